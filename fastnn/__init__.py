@@ -1,0 +1,54 @@
+"""fastnn: dense neural networks at the speed of the hardware, on NumPy, Numba or CuPy.
+
+`import fastnn` imports NumPy and nothing heavier; the rest is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Public name -> (module, attribute); modules themselves have no attribute.
+_PUBLIC = {
+    "Activation": (".activations", "Activation"),
+    "BackendUnavailable": (".errors", "BackendUnavailable"),
+    "DataFileError": (".errors", "DataFileError"),
+    "Diverged": (".errors", "Diverged"),
+    "ModelFileError": (".errors", "ModelFileError"),
+    "Network": (".network", "Network"),
+    "activations": (".activations", None),
+    "available_backends": (".backends", "available_backends"),
+    "costs": (".costs", None),
+    "get_backend": (".backends", "get_backend"),
+    "gradcheck": (".gradient_check", "gradcheck"),
+    "initializers": (".initializers", None),
+    "load": (".model_file", "load"),
+    "optimizers": (".optimizers", None),
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+if TYPE_CHECKING:
+    from . import activations, costs, initializers, optimizers
+    from .activations import Activation
+    from .backends import available_backends, get_backend
+    from .errors import BackendUnavailable, DataFileError, Diverged, ModelFileError
+    from .gradient_check import gradcheck
+    from .model_file import load
+    from .network import Network
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'fastnn' has no attribute {name!r}")
+    module_name, attribute = _PUBLIC[name]
+    module = importlib.import_module(module_name, __name__)
+    value = module if attribute is None else getattr(module, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

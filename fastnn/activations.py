@@ -1,0 +1,224 @@
+"""Activation functions g and their derivatives g', one row each (spec: Activations).
+
+Shapes: z, a are (m, n); elementwise except softmax, which is shared over the row. `value` and
+`derivative` are the NumPy reference; the compiled engines select their own code by `code` and
+`parameter`. Sigmoid, softmax and friends neither overflow nor warn for any finite z.
+
+| name       | g(z)                  | g'(z)       | g(0) | g(-inf) | g(+inf) | g(NaN) |
+|------------|-----------------------|-------------|------|---------|---------|--------|
+| sigmoid    | 1/(1+e^-z)            | a(1-a)      | 1/2  | 0       | 1       | NaN    |
+| tanh       | tanh z                | 1-a^2       | 0    | -1      | 1       | NaN    |
+| relu       | max(0, z)             | 1 if z>0    | 0    | 0       | +inf    | NaN    |
+| leaky_relu | z if z>0 else slope z | 1 or slope  | 0    | -inf    | +inf    | NaN    |
+| identity   | z                     | 1           | 0    | -inf    | +inf    | NaN    |
+| softmax    | e^z_j / sum_k e^z_k   | not elementwise | 1/n for a row of zeros | 0 beside a finite z | NaN row | NaN row |
+
+g' at the kink z = 0 of relu and leaky_relu is the left one (0, slope); g'(NaN) is NaN everywhere
+but for identity, whose g' is the constant 1. leaky_relu with slope 0 is relu, also at -inf.
+Sources: the lecture (MC886/MO444, Unicamp 2018); leaky ReLU: Maas et al. 2013, "Rectifier
+nonlinearities improve neural network acoustic models", section 2; softmax: Bridle 1990.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import finite_number, unknown_name
+
+__all__ = ["ACTIVATIONS", "Activation", "Identity", "LeakyReLU", "ReLU", "Sigmoid", "Softmax", "Tanh", "get"]
+
+Array = NDArray[Any]
+
+
+class Activation:
+    """One row of the table. Functions of a user's own are reserved for a later version.
+
+    Attributes
+    ----------
+    name : str
+        The name used in `hidden=`, `output=` and in model files.
+    code : int
+        Number by which compiled kernels select the function; kernels/cpu and kernels/cuda use the same.
+    elementwise : bool
+        False for softmax, which is allowed at the output only.
+    kinked : bool
+        True where g' jumps at z = 0; the gradient check reports such crossings apart.
+    parameter : float
+        The slope of leaky_relu; 0.0 where there is none.
+    """
+
+    name: ClassVar[str]
+    code: ClassVar[int]
+    elementwise: ClassVar[bool] = True
+    kinked: ClassVar[bool] = False
+    parameter: float = 0.0
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        """a = g(z), (m, n) -> (m, n) of z's dtype. Overwrites `out`, which may be z itself."""
+        raise NotImplementedError
+
+    def derivative(self, z: Array, a: Array) -> Array:
+        """g'(z), (m, n), a fresh array, from z and a = g(z)."""
+        raise NotImplementedError
+
+    def config(self) -> dict[str, Any]:
+        """What a model file stores: the name and the parameters by name."""
+        return {"name": self.name}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Activation) and type(other) is type(self) and other.parameter == self.parameter
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.parameter))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class Sigmoid(Activation):
+    """Logistic function 1/(1+e^-z), g' = a(1-a)."""
+
+    name, code = "sigmoid", 1
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        # e^-|z| <= 1 never overflows: 1/(1+e) for z >= 0, e/(1+e) below.
+        e = np.exp(-np.abs(z))
+        return np.divide(np.where(z < 0, e, z.dtype.type(1)), 1 + e, out=out)
+
+    def derivative(self, z: Array, a: Array) -> Array:
+        return np.asarray(a * (1 - a))
+
+
+class Tanh(Activation):
+    """Hyperbolic tangent, g' = 1-a^2."""
+
+    name, code = "tanh", 2
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        return np.asarray(np.tanh(z, out=out))
+
+    def derivative(self, z: Array, a: Array) -> Array:
+        return np.asarray(1 - a * a)
+
+
+class ReLU(Activation):
+    """Rectifier max(0, z), g' = 1 if z > 0 else 0."""
+
+    name, code, kinked = "relu", 3, True
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        # maximum keeps NaN and maps -inf to 0; z*(z>0) and where(z>0,z,0) each lose one of the two.
+        return np.asarray(np.maximum(z, 0, out=out))
+
+    def derivative(self, z: Array, a: Array) -> Array:
+        return np.asarray(np.heaviside(z, z.dtype.type(0)))  # NaN stays NaN
+
+
+class LeakyReLU(Activation):
+    """z if z > 0 else slope * z, g' = 1 or slope.
+
+    Parameters
+    ----------
+    slope : float
+        Finite and >= 0 (a negative slope would not be monotone). Default 0.01, as in the lecture.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The slope is not a finite number >= 0.
+    """
+
+    name, code, kinked = "leaky_relu", 4, True
+
+    def __init__(self, slope: float = 0.01) -> None:
+        self.parameter = finite_number("slope", slope, least=0)
+
+    @property
+    def slope(self) -> float:
+        return self.parameter
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        slope = z.dtype.type(self.parameter)
+        negative = np.minimum(z, 0)
+        if slope:
+            negative *= slope  # 0 * -inf would be NaN, so slope 0 takes the other way
+        else:
+            negative = np.where(np.isnan(z), z, z.dtype.type(0))
+        return np.add(np.maximum(z, 0), negative, out=out)
+
+    def derivative(self, z: Array, a: Array) -> Array:
+        slope = np.where(np.isnan(z), z, z.dtype.type(self.parameter))
+        return np.where(z > 0, z.dtype.type(1), slope)
+
+    def config(self) -> dict[str, Any]:
+        return {"name": self.name, "slope": self.parameter}
+
+    def __repr__(self) -> str:
+        return f"LeakyReLU(slope={self.parameter!r})"
+
+
+class Identity(Activation):
+    """g(z) = z, g' = 1."""
+
+    name, code = "identity", 0
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        return np.asarray(np.positive(z, out=out))
+
+    def derivative(self, z: Array, a: Array) -> Array:
+        return np.ones_like(z)
+
+
+class Softmax(Activation):
+    """h_j = e^z_j / sum_k e^z_k over each row; output layer only.
+
+    The row's maximum is subtracted first, so the result is invariant to a shift of the row and
+    nothing overflows. A row that holds NaN or +inf, or only -inf, is NaN throughout.
+    """
+
+    name, code, elementwise = "softmax", 5, False
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        with np.errstate(invalid="ignore"):  # inf - inf: the documented NaN row
+            e = np.exp(z - z.max(axis=1, keepdims=True))
+        return np.divide(e, e.sum(axis=1, keepdims=True), out=out)
+
+    def derivative(self, z: Array, a: Array) -> Array:
+        raise TypeError("softmax has no elementwise derivative; its output delta is in fastnn.costs")
+
+
+ACTIVATIONS: dict[str, type[Activation]] = {cls.name: cls for cls in (Sigmoid, Tanh, ReLU, LeakyReLU, Identity, Softmax)}
+
+
+def get(activation: str | Activation, argument: str = "activation") -> Activation:
+    """The Activation for a name (with its default parameters), or the instance itself.
+
+    Raises
+    ------
+    ValueError
+        Unknown name; the message suggests the nearest.
+    TypeError
+        Neither a name nor an Activation.
+    """
+    if isinstance(activation, Activation):
+        return activation
+    if isinstance(activation, str):
+        if activation not in ACTIVATIONS:
+            raise unknown_name(argument, activation, ACTIVATIONS)
+        return ACTIVATIONS[activation]()
+    raise TypeError(f"{argument} must be a name or an Activation, got {activation!r} ({type(activation).__name__})")
+
+
+def from_config(config: dict[str, Any]) -> Activation:
+    """The Activation a model file describes; names are looked up in the table, never imported."""
+    options = dict(config)
+    name = options.pop("name", None)
+    if name not in ACTIVATIONS:
+        raise unknown_name("activation", name, ACTIVATIONS)
+    allowed = {"slope"} if name == LeakyReLU.name else set()
+    if set(options) != allowed:
+        raise ValueError(f"activation {name!r} takes {sorted(allowed) or 'no parameters'}, got {sorted(options)}")
+    return ACTIVATIONS[name](**options)

@@ -1,0 +1,113 @@
+"""The lazy registry of engines. Importing this imports no engine but NumPy's, and no optional package.
+
+`"auto"` is the only name that chooses. Asking for an engine by name gets it or raises
+`BackendUnavailable` with the reason and the install command.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from dataclasses import dataclass
+
+from ..errors import BackendUnavailable, unknown_name
+from .base import Backend, Program
+
+__all__ = ["AUTO_GPU_PARAMETERS", "Backend", "Program", "available_backends", "choose_backend", "get_backend"]
+
+# Below this many parameters a step is bound by kernel launches, and a CPU finishes first. From
+# public reports (small nets slower on a GPU), not from a measurement of fastnn; see README.
+AUTO_GPU_PARAMETERS = 1_000_000
+
+
+@dataclass(frozen=True)
+class _Entry:
+    module: str
+    cls: str
+    install: str
+
+
+# In order of preference of "auto".
+_ENGINES = {
+    "cupy": _Entry(".cupy_backend", "CupyBackend", 'pip install "fastnn-backends[cuda13]" (driver for CUDA 13) or "fastnn-backends[cuda12]"'),
+    "numba": _Entry(".numba_backend", "NumbaBackend", 'pip install "fastnn-backends[cpu]"'),
+    "numpy": _Entry(".numpy_backend", "NumpyBackend", "pip install fastnn-backends"),
+}
+_instances: dict[str, Backend] = {}
+_reasons: dict[str, str] = {}
+_lock = threading.Lock()
+
+
+def get_backend(backend: str | Backend = "auto", *, parameters: int | None = None) -> Backend:
+    """The engine of this name; one instance per process.
+
+    Parameters
+    ----------
+    backend : str or Backend
+        "numpy", "numba", "cupy", "auto", or an engine, which is returned as it is.
+    parameters : int, optional
+        Number of parameters of the network, for "auto".
+
+    Raises
+    ------
+    ValueError
+        Unknown name.
+    BackendUnavailable
+        The engine cannot run here; the message says why and what to install.
+    TypeError
+        Neither a name nor a Backend.
+    """
+    return choose_backend(backend, parameters=parameters)[0]
+
+
+def choose_backend(backend: str | Backend = "auto", *, parameters: int | None = None) -> tuple[Backend, str]:
+    """The engine, and one sentence that says why it was taken. Arguments and errors as `get_backend`."""
+    if isinstance(backend, Backend):
+        return backend, f"{backend.name}: given"
+    if not isinstance(backend, str):
+        raise TypeError(f"backend must be a name or a Backend, got {backend!r} ({type(backend).__name__})")
+    if backend == "auto":
+        return _automatic(parameters)
+    if backend not in _ENGINES:
+        raise unknown_name("backend", backend, ["auto", *sorted(_ENGINES)])
+    reason = _load(backend)
+    if reason is not None:
+        raise BackendUnavailable(f"backend={backend!r} cannot be used: {reason}. To install it: {_ENGINES[backend].install}")
+    return _instances[backend], f"{backend}: asked for by name"
+
+
+def available_backends() -> dict[str, str | None]:
+    """Each engine's name with None if it can be used here, else the reason why not."""
+    return {name: _load(name) for name in ("numpy", "numba", "cupy")}
+
+
+def install_command(name: str) -> str:
+    """The pip command that installs what an engine needs."""
+    return _ENGINES[name].install
+
+
+def _automatic(parameters: int | None) -> tuple[Backend, str]:
+    why_not = []
+    for name in _ENGINES:
+        reason = _load(name)
+        if reason is None and name == "cupy" and (parameters or 0) < AUTO_GPU_PARAMETERS:
+            reason = f"a GPU is usable, but {parameters or 0:,} parameters are fewer than the {AUTO_GPU_PARAMETERS:,} from which one is taken to pay"
+        if reason is None:
+            return _instances[name], "; ".join([f"{name}: the fastest usable engine", *why_not])
+        why_not.append(f"{name} not taken: {reason}")
+    raise BackendUnavailable("no engine can be used: " + "; ".join(why_not))  # pragma: no cover - NumPy always loads
+
+
+def _load(name: str) -> str | None:
+    """Make the engine's one instance; the reason if that cannot be done. Both outcomes are remembered."""
+    with _lock:
+        if name not in _instances and name not in _reasons:
+            entry = _ENGINES[name]
+            try:
+                module = importlib.import_module(entry.module, __package__)
+                _instances[name] = getattr(module, entry.cls)()
+            except BackendUnavailable as error:
+                _reasons[name] = str(error)
+            except ImportError as error:
+                _reasons[name] = f"{error.name or 'a package it needs'} cannot be imported ({error})"
+        return _reasons.get(name)

@@ -1,0 +1,320 @@
+"""The contract between a network and an engine.
+
+Two levels (architecture): *operations*, small and stateless, on which trust rests; *programs*,
+many training steps in the engine's own best form, on which speed rests. A program must produce
+what the composition of operations produces.
+
+Every public operation checks shapes, dtypes and devices once and calls the engine's `_operation`.
+There is no fallback from one engine to another: what an engine cannot do, it refuses.
+
+Shapes: m rows (examples), n_in inputs and n_out units of a layer, K units of the output layer.
+All arrays of one call have one dtype, float32 or float64. Any strides are accepted; an engine may
+copy an array that is not C-contiguous into one that is. `out` must be C-contiguous, is overwritten
+and may not overlap an input, except in `activate`, where it may be z itself.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from .. import activations, costs
+from ..activations import Activation
+from ..costs import Pair
+from ..errors import positive_integer
+
+if TYPE_CHECKING:
+    from ..network import Network
+    from ..optimizers import Optimizer
+
+__all__ = ["FLOATS", "Array", "Backend", "Program"]
+
+# An array of the engine: numpy.ndarray, or cupy.ndarray on the device. CuPy cannot be named in an
+# annotation here, because nothing of it may be imported by the core.
+Array = Any
+FLOATS = ("float32", "float64")
+
+
+class Program(ABC):
+    """Many training steps of one network with one optimizer and one batch size.
+
+    Made by `Backend.compile`. `run` moves `net.theta`, the optimizer's state and its step counter.
+
+    Attributes
+    ----------
+    hits : int or None
+        Of the rows of the last `run`, how many were right before their update: the largest output
+        for classes, every output on its side of 1/2 for sigmoid with cross_entropy; None for values.
+    """
+
+    hits: int | None = None
+
+    def __init__(self, net: Network, optimizer: Optimizer, batch_size: int) -> None:
+        self.net, self.optimizer, self.batch_size = net, optimizer, positive_integer("batch_size", batch_size)
+        optimizer.bind(net, lambda: net.backend.zeros(net.theta.shape, net.dtype))
+
+    def steps(self, rows: int) -> int:
+        """Steps in an epoch over `rows` rows; the short last batch counts."""
+        return -(-rows // self.batch_size)
+
+    def run(self, X: Array, y: Array, order: Array, start: int, stop: int) -> tuple[float, int]:
+        """Take steps start..stop (stop excluded) of an epoch over the rows of X in this order.
+
+        Step s takes rows order[s * batch_size : (s + 1) * batch_size], averages their gradient over
+        its own rows, adds the L2 term (lambda / n) Theta of the weights with n = `rows of X`, and
+        updates once.
+
+        Parameters
+        ----------
+        X : (n, s_1) of the network's dtype, C-contiguous, on the engine's device
+        y : (n,) int64 classes, or (n, K) of the network's dtype
+        order : (any,) int64, row numbers
+        start, stop : int
+            0 <= start <= stop <= steps(len(order)).
+
+        Returns
+        -------
+        cost_sum : float
+            Sum over the rows taken of the cost before each row's update, the L2 cost included once per row.
+        rows : int
+            Rows taken.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Shapes, dtypes or the range of steps do not fit; nothing was changed.
+        """
+        self._check(X, y, order, start, stop)
+        return self._run(X, y, order, start, stop)
+
+    def _check(self, X: Array, y: Array, order: Array, start: int, stop: int) -> None:
+        net = self.net
+        if X.ndim != 2 or X.shape[1] != net.sizes[0] or X.dtype != net.dtype or not X.flags.c_contiguous:
+            raise ValueError(f"X must be a C-contiguous (n, {net.sizes[0]}) array of {net.dtype}, got shape {tuple(X.shape)} of {X.dtype}")
+        net.backend.check_targets(net.pair, y, X.shape[0], net.sizes[-1], net.dtype)
+        if order.ndim != 1 or order.dtype != np.int64 or not order.flags.c_contiguous:
+            raise TypeError(f"order must be a contiguous one-dimensional int64 array, got shape {tuple(order.shape)} of {order.dtype}")
+        if not 0 <= start <= stop <= self.steps(order.shape[0]):
+            raise ValueError(f"start={start}, stop={stop} must satisfy 0 <= start <= stop <= {self.steps(order.shape[0])}")
+
+    @abstractmethod
+    def _run(self, X: Array, y: Array, order: Array, start: int, stop: int) -> tuple[float, int]: ...
+
+
+class Backend(ABC):
+    """An engine: the four operations of the lecture, the output delta, array handling and `compile`."""
+
+    name: ClassVar[str]
+
+    # ---- the operations -------------------------------------------------------------------------
+
+    def dense_forward(self, a: Array, W: Array, b: Array, out: Array | None = None) -> Array:
+        """z = a W^T + b: (m, n_in), (n_out, n_in), (n_out,) -> (m, n_out). Overwrites `out`.
+
+        Raises
+        ------
+        TypeError
+            Not arrays of this engine, or dtypes that differ or are not float32/float64.
+        ValueError
+            Shapes that do not fit together.
+        """
+        self._check_arrays(a=(a, 2), W=(W, 2), b=(b, 1))
+        self._check_shape("W", W, (W.shape[0], a.shape[1]))
+        self._check_shape("b", b, (W.shape[0],))
+        return self._dense_forward(a, W, b, self._out(out, (a.shape[0], W.shape[0]), a, W, b))
+
+    def activate(self, activation: str | Activation, z: Array, out: Array | None = None) -> Array:
+        """a = g(z), (m, n) -> (m, n). Overwrites `out`, which may be z itself."""
+        g = activations.get(activation)
+        self._check_arrays(z=(z, 2))
+        return self._activate(g, z, z if out is z else self._out(out, z.shape, z))
+
+    def output_delta(self, output: str | Activation, cost: str, z: Array, a: Array, y: Array, out: Array | None = None) -> Array:
+        """delta^(L) of the output layer, (m, K), without 1/m. Overwrites `out`.
+
+        y: integer classes (m,), or (m, K) of z's dtype; see `fastnn.costs` for what each pair takes.
+        """
+        g, pair = self._output(output, cost, z, a, y)
+        return self._output_delta(g, pair, z, a, y, self._out(out, z.shape, z, a, y))
+
+    def cost_sum(self, output: str | Activation, cost: str, z: Array, a: Array, y: Array) -> float:
+        """Sum over rows of the cost, without L2 and without 1/m, accumulated in float64. Synchronises."""
+        _, pair = self._output(output, cost, z, a, y)
+        return self._cost_sum(pair, z, a, y)
+
+    def propagate_delta(self, delta: Array, W: Array, activation: str | Activation, z: Array, a: Array, out: Array | None = None) -> Array:
+        """delta^(l) = (delta^(l+1) W) * g'(z^(l)): (m, n_out), (n_out, n_in), z and a (m, n_in) -> (m, n_in). Overwrites `out`."""
+        g = activations.get(activation)
+        if not g.elementwise:
+            raise ValueError(f"activation={g.name!r} is for the output layer only; its delta comes from output_delta")
+        self._check_arrays(delta=(delta, 2), W=(W, 2), z=(z, 2), a=(a, 2))
+        self._check_shape("W", W, (delta.shape[1], W.shape[1]))
+        self._check_shape("z", z, (delta.shape[0], W.shape[1]))
+        self._check_shape("a", a, z.shape)
+        return self._propagate_delta(delta, W, g, z, a, self._out(out, z.shape, delta, W, z, a))
+
+    def accumulate(self, Delta_W: Array, Delta_b: Array, delta: Array, a: Array) -> None:
+        """Accumulates: Delta_W += delta^T a, Delta_b += column sums of delta; no 1/m.
+
+        Delta_W (n_out, n_in) and Delta_b (n_out,) are C-contiguous and changed in place;
+        delta (m, n_out), a (m, n_in).
+        """
+        self._check_arrays(Delta_W=(Delta_W, 2), Delta_b=(Delta_b, 1), delta=(delta, 2), a=(a, 2))
+        self._check_shape("a", a, (delta.shape[0], a.shape[1]))
+        self._check_shape("Delta_W", Delta_W, (delta.shape[1], a.shape[1]))
+        self._check_shape("Delta_b", Delta_b, (delta.shape[1],))
+        for name, target in (("Delta_W", Delta_W), ("Delta_b", Delta_b)):
+            self._check_target(name, target, delta, a)
+        self._accumulate(Delta_W, Delta_b, delta, a)
+
+    def update(self, optimizer: Optimizer, theta: Array, grad: Array) -> None:
+        """One optimizer step: moves theta (P,) in place from the gradient (P,), advances the optimizer's state and t."""
+        self._check_arrays(theta=(theta, 1), grad=(grad, 1))
+        self._check_shape("grad", grad, theta.shape)
+        self._check_target("theta", theta, grad)
+        optimizer.t += 1
+        self._update(optimizer, theta, grad, optimizer.t)
+
+    @abstractmethod
+    def compile(self, net: Network, optimizer: Optimizer, batch_size: int) -> Program:
+        """A training program for this network, optimizer and batch size; binds the optimizer to the network."""
+
+    # ---- arrays ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def is_array(self, x: object) -> bool:
+        """Whether x is an array that lies where this engine computes."""
+
+    @abstractmethod
+    def asarray(self, x: Any, dtype: Any = None) -> Array:
+        """x as a C-contiguous array of this engine; a copy only if it is not one already."""
+
+    @abstractmethod
+    def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
+        """x as a NumPy array, complete when this returns; x itself where the engine computes in NumPy arrays."""
+
+    @abstractmethod
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """A zero array of this engine."""
+
+    @abstractmethod
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An array of this engine with undefined content."""
+
+    @abstractmethod
+    def copyto(self, target: Array, source: Array) -> None:
+        """Overwrites target (in place) with source, both of this engine and of one shape and dtype."""
+
+    @abstractmethod
+    def concatenate(self, parts: list[Array]) -> Array:
+        """The rows of several arrays of this engine below each other, a fresh array."""
+
+    @abstractmethod
+    def sum_of_squares(self, x: Array) -> float:
+        """Sum of x^2 over all elements, accumulated in float64. Synchronises."""
+
+    @abstractmethod
+    def all_finite(self, x: Array) -> bool:
+        """Whether no element is infinite or NaN. Synchronises."""
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Returns when everything asked of the engine so far is done."""
+
+    # ---- what an engine writes ------------------------------------------------------------------
+
+    @abstractmethod
+    def _dense_forward(self, a: Array, W: Array, b: Array, out: Array) -> Array: ...
+
+    @abstractmethod
+    def _activate(self, activation: Activation, z: Array, out: Array) -> Array: ...
+
+    @abstractmethod
+    def _output_delta(self, activation: Activation, pair: Pair, z: Array, a: Array, y: Array, out: Array) -> Array: ...
+
+    @abstractmethod
+    def _cost_sum(self, pair: Pair, z: Array, a: Array, y: Array) -> float: ...
+
+    @abstractmethod
+    def _propagate_delta(self, delta: Array, W: Array, activation: Activation, z: Array, a: Array, out: Array) -> Array: ...
+
+    @abstractmethod
+    def _accumulate(self, Delta_W: Array, Delta_b: Array, delta: Array, a: Array) -> None: ...
+
+    @abstractmethod
+    def _update(self, optimizer: Optimizer, theta: Array, grad: Array, t: int) -> None: ...
+
+    # ---- checks shared by all engines -----------------------------------------------------------
+
+    def _check_arrays(self, **arrays: tuple[Any, int]) -> None:
+        """Each (array, ndim) is an array of this engine with that many dimensions; all have one float dtype."""
+        first = ""
+        for name, (x, ndim) in arrays.items():
+            if not self.is_array(x):
+                raise TypeError(f"{name} must be an array of the {self.name} engine, got {type(x).__module__}.{type(x).__name__}; see backend.asarray")
+            if x.ndim != ndim:
+                raise ValueError(f"{name} must have {ndim} dimension{'s' if ndim > 1 else ''}, got shape {tuple(x.shape)}")
+            if x.dtype.name not in FLOATS:
+                raise TypeError(f"{name} must be float32 or float64, got {x.dtype}")
+            first = first or name
+            if x.dtype != arrays[first][0].dtype:
+                raise TypeError(f"{name} is {x.dtype} but {first} is {arrays[first][0].dtype}; the operations take one dtype")
+
+    def _check_shape(self, name: str, x: Array, shape: tuple[int, ...]) -> None:
+        if tuple(x.shape) != tuple(shape):
+            raise ValueError(f"{name} must have shape {tuple(shape)} beside the other arguments, got {tuple(x.shape)}")
+
+    def _check_target(self, name: str, target: Array, *inputs: Array) -> None:
+        """A target written in place is C-contiguous and does not overlap an input."""
+        if not target.flags.c_contiguous:
+            raise ValueError(f"{name} must be C-contiguous, got shape {tuple(target.shape)} with strides {target.strides}")
+        if any(self._overlap(target, x) for x in inputs):
+            raise ValueError(f"{name} overlaps an input in memory; give it memory of its own")
+
+    def _out(self, out: Array | None, shape: tuple[int, ...], *inputs: Array) -> Array:
+        if out is None:
+            return self.empty(tuple(shape), inputs[0].dtype)
+        self._check_arrays(out=(out, 2), input=(inputs[0], 2))
+        self._check_shape("out", out, shape)
+        self._check_target("out", out, *inputs)
+        return out
+
+    def _overlap(self, x: Array, y: Array) -> bool:
+        return bool(np.may_share_memory(x, y))
+
+    def _output(self, output: str | Activation, cost: str, z: Array, a: Array, y: Array) -> tuple[Activation, Pair]:
+        g = activations.get(output, "output")
+        pair = costs.pair(g, cost)
+        self._check_arrays(z=(z, 2), a=(a, 2))
+        self._check_shape("a", a, z.shape)
+        self.check_targets(pair, y, z.shape[0], z.shape[1], z.dtype)
+        if y.ndim == 1:
+            self._check_classes(y, z.shape[1])
+        return g, pair
+
+    def check_targets(self, pair: Pair, y: Array, m: int, K: int, dtype: Any) -> None:
+        """y is (m,) integer classes or (m, K) values of the dtype, whichever the pair takes.
+
+        Raises
+        ------
+        TypeError, ValueError
+            y is not an array of this engine, or its dtype or shape does not fit.
+        """
+        if not self.is_array(y):
+            raise TypeError(f"y must be an array of the {self.name} engine, got {type(y).__module__}.{type(y).__name__}; see backend.asarray")
+        classes = y.ndim == 1 and y.dtype.kind in "iu"
+        if classes and pair.targets != "probabilities":
+            if y.shape[0] != m:
+                raise ValueError(f"y must have one class per row, shape ({m},), got {tuple(y.shape)}")
+            return
+        if pair.targets == "classes":
+            raise TypeError(f"y must be integer classes of shape ({m},) for softmax with cross_entropy, got shape {tuple(y.shape)} of {y.dtype}")
+        if tuple(y.shape) != (m, K) or y.dtype != dtype:
+            raise ValueError(f"y must be ({m}, {K}) of {dtype}, got shape {tuple(y.shape)} of {y.dtype}")
+
+    def _check_classes(self, y: Array, K: int) -> None:
+        """Classes lie in 0..K-1. Synchronises; programs check once per fit instead."""
+        if y.shape[0] and not (int(y.min()) >= 0 and int(y.max()) < K):
+            raise ValueError(f"y must hold classes 0..{K - 1}, got {int(y.min())}..{int(y.max())}")

@@ -1,0 +1,118 @@
+"""The NumPy engine: the reference. It reads like the lecture, and the fast engines are tested against it.
+
+Symbols as on the board (spec: Symbols): a^(l) (m, s_l), z^(l), delta^(l), Delta^(l), Theta^(l).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..activations import Activation
+from ..costs import Pair
+from .base import Array, Backend, Program
+
+if TYPE_CHECKING:
+    from ..network import Network
+    from ..optimizers import Optimizer
+
+__all__ = ["NumpyBackend"]
+
+
+class NumpyBackend(Backend):
+    """Plain NumPy on the CPU; BLAS does the matrix products."""
+
+    name = "numpy"
+
+    # ---- the four operations, and the delta they start from ---------------------------------------
+
+    def _dense_forward(self, a: Array, W: Array, b: Array, out: Array) -> Array:
+        np.matmul(a, W.T, out=out)  # z = a Theta^T
+        out += b  # + b
+        return out
+
+    def _activate(self, activation: Activation, z: Array, out: Array) -> Array:
+        return activation.value(z, out=out)  # a = g(z)
+
+    def _output_delta(self, activation: Activation, pair: Pair, z: Array, a: Array, y: Array, out: Array) -> Array:
+        out[...] = pair.delta(activation, z, a, y)
+        return out
+
+    def _propagate_delta(self, delta: Array, W: Array, activation: Activation, z: Array, a: Array, out: Array) -> Array:
+        np.matmul(delta, W, out=out)  # delta^(l+1) Theta^(l)
+        out *= activation.derivative(z, a)  # * g'(z^(l))
+        return out
+
+    def _accumulate(self, Delta_W: Array, Delta_b: Array, delta: Array, a: Array) -> None:
+        Delta_W += delta.T @ a  # Delta := Delta + delta^T a
+        Delta_b += delta.sum(axis=0)
+
+    def _cost_sum(self, pair: Pair, z: Array, a: Array, y: Array) -> float:
+        return pair.cost(z, a, y)
+
+    def _update(self, optimizer: Optimizer, theta: Array, grad: Array, t: int) -> None:
+        optimizer.step(theta, grad, optimizer.state, t)
+
+    def compile(self, net: Network, optimizer: Optimizer, batch_size: int) -> Program:
+        return NumpyProgram(net, optimizer, batch_size)
+
+    # ---- arrays -------------------------------------------------------------------------------------
+
+    def is_array(self, x: object) -> bool:
+        return isinstance(x, np.ndarray)
+
+    def asarray(self, x: Any, dtype: Any = None) -> Array:
+        return np.ascontiguousarray(x, dtype=dtype)
+
+    def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
+        return np.asarray(x)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        return np.zeros(shape, dtype)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        return np.empty(shape, dtype)
+
+    def copyto(self, target: Array, source: Array) -> None:
+        np.copyto(target, source)
+
+    def concatenate(self, parts: list[Array]) -> Array:
+        return np.concatenate(parts)
+
+    def sum_of_squares(self, x: Array) -> float:
+        return float(np.sum(np.square(x, dtype=np.float64)))
+
+    def all_finite(self, x: Array) -> bool:
+        return bool(np.isfinite(x).all())
+
+    def synchronize(self) -> None:
+        """Nothing to wait for: NumPy returns when it is done."""
+
+
+class NumpyProgram(Program):
+    """The composition of the operations, step by step."""
+
+    def _run(self, X: Array, y: Array, order: Array, start: int, stop: int) -> tuple[float, int]:
+        net, batch = self.net, self.batch_size
+        cost_sum, rows, hits = 0.0, 0, 0
+        for step in range(start, stop):
+            chosen = order[step * batch : (step + 1) * batch]
+            step_cost, step_hits = self._step(X[chosen], y[chosen], X.shape[0])
+            cost_sum += step_cost
+            rows += chosen.shape[0]
+            hits += step_hits or 0
+        self.hits = hits if net.counts_hits(y) else None
+        return cost_sum, rows
+
+    def _step(self, x: Array, y: Array, n: int) -> tuple[float, int | None]:
+        """One step on the batch x (m, s_1), y; n rows in the training set, for L2."""
+        net = self.net
+        m = x.shape[0]
+        data_cost, Delta, h = net.backpropagate(x, y)  # all gradients before any parameter moves
+        cost_sum = data_cost + m * net.l2 / (2 * n) * net.sum_of_squared_weights()
+        D = Delta
+        D /= m
+        net.add_l2_gradient(D, net.l2 / n)
+        net.backend.update(self.optimizer, net.theta, D)
+        return cost_sum, net.count_hits(h, y)

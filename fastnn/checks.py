@@ -1,0 +1,146 @@
+"""What a user hands in, made into what an engine takes - or refused with one clear sentence.
+
+X and y are checked for type, shape, range and finiteness before anything else happens, block by
+block, so that the temporaries stay small. The first offending row and column are named.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .backends.base import Backend
+from .costs import Pair
+
+__all__ = ["inputs", "targets"]
+
+Array = NDArray[Any]
+BLOCK = 1 << 22  # elements converted at a time: 16 MiB of float32
+
+
+def numeric(argument: str, x: Any) -> Any:
+    """x as an array of bool, integer or real numbers; device arrays pass through.
+
+    Raises
+    ------
+    TypeError
+        Strings, objects, complex numbers, ragged lists, sparse matrices.
+    """
+    if not hasattr(x, "__cuda_array_interface__"):
+        if hasattr(x, "toarray") and not isinstance(x, np.ndarray):
+            raise TypeError(f"{argument} must be dense, got a sparse {type(x).__name__}; pass {argument}.toarray()")
+        try:
+            x = np.asarray(x)
+        except ValueError as error:
+            raise TypeError(f"{argument} must be a rectangular array of numbers, got a ragged {type(x).__name__}") from error
+    if x.dtype.kind not in "biuf":
+        hint = ""
+        if x.dtype.kind == "O" and x.size:
+            culprit = next((v for v in x.flat if not isinstance(v, (int, float, np.number))), x.flat[0])
+            hint = f", for example {culprit!r}"
+        raise TypeError(f"{argument} must hold real numbers, got dtype {x.dtype}{hint}")
+    return x
+
+
+def _locate(bad: Array, first_row: int) -> str:
+    """'row 3, column 7' or 'row 3' of the first True."""
+    position = np.argwhere(bad)[0]
+    row = f"row {first_row + int(position[0])}"
+    return f"{row}, column {int(position[1])}" if bad.ndim == 2 else row
+
+
+def _convert(argument: str, x: Any, dtype: np.dtype[Any], backend: Backend, factor: float | None, first_row: int = 0) -> Any:
+    """x (m, ...) as a C-contiguous array of the engine and dtype, all finite; x itself if it is one already."""
+    if not isinstance(x, np.ndarray):  # an array on a device: one look there, details only if something is wrong
+        on_device = backend.asarray(x, dtype)
+        if backend.all_finite(on_device):
+            return on_device if factor is None else on_device * dtype.type(factor)
+        x = backend.to_numpy(backend.asarray(x))
+    ready = x.dtype == dtype and x.flags.c_contiguous and x.dtype.isnative and factor is None
+    result = x if ready else np.empty(x.shape, dtype)
+    rows = max(1, BLOCK // max(1, x[:1].size))
+    for start in range(0, x.shape[0], rows):
+        block = x[start : start + rows]
+        if x.dtype.kind == "f" and not (finite := np.isfinite(block)).all():
+            value = block[~finite][0]
+            raise ValueError(f"{argument} must be finite, got {value} at {_locate(~finite, first_row + start)}")
+        if ready:
+            continue
+        target = result[start : start + rows]
+        with np.errstate(over="ignore"):
+            target[...] = block
+            if factor is not None:
+                target *= dtype.type(factor)
+        if not (finite := np.isfinite(target)).all():
+            raise ValueError(f"{argument} holds {block[~finite][0]!r} at {_locate(~finite, first_row + start)}, which overflows {dtype}; scale the data or use dtype='float64'")
+    return backend.asarray(result)
+
+
+def inputs(X: Any, n_in: int, dtype: np.dtype[Any], backend: Backend, *, scale: float | None = None, argument: str = "X", first_row: int = 0) -> Any:
+    """X as (m, n_in) of the dtype, C-contiguous, on the engine's device; X itself where it is that already.
+
+    Integers and float64 are converted (rounded to the dtype); integers are multiplied by `scale` if given.
+    Errors count rows from `first_row`, for callers that go block by block.
+
+    Raises
+    ------
+    TypeError
+        Not an array of real numbers.
+    ValueError
+        Not two-dimensional, another width, no rows, NaN or infinite (row and column named), or overflowing the dtype.
+    """
+    X = numeric(argument, X)
+    if X.ndim != 2:
+        hint = f"; one example is {argument}.reshape(1, -1)" if X.ndim == 1 else ""
+        raise ValueError(f"{argument} must have shape (rows, {n_in}), got {tuple(X.shape)}{hint}")
+    if X.shape[1] != n_in:
+        raise ValueError(f"{argument} must have {n_in} columns, one per input unit, got {X.shape[1]}")
+    if X.shape[0] == 0:
+        raise ValueError(f"{argument} must have at least one row, got an empty array of shape {tuple(X.shape)}")
+    return _convert(argument, X, dtype, backend, scale if X.dtype.kind in "iu" else None, first_row)
+
+
+def targets(y: Any, pair: Pair, m: int, K: int, dtype: np.dtype[Any], backend: Backend, *, argument: str = "y") -> Any:
+    """y as int64 classes (m,) or as (m, K) of the dtype, on the engine's device (architecture: what y is).
+
+    Raises
+    ------
+    TypeError
+        Not numbers, or not integers where classes are wanted.
+    ValueError
+        Another number of rows or columns, classes out of 0..K-1, probabilities out of [0, 1], NaN or infinite.
+    """
+    y = numeric(argument, y)
+    if y.ndim not in (1, 2):
+        raise ValueError(f"{argument} must have one or two dimensions, got shape {tuple(y.shape)}")
+    if y.shape[0] != m:
+        raise ValueError(f"{argument} must have one entry per row of X ({m}), got {y.shape[0]}")
+    if pair.targets == "classes" or (pair.targets == "values" and K > 1 and y.ndim == 1 and y.dtype.kind in "iu"):
+        return _classes(y, m, K, backend, argument)
+    if y.ndim == 1 and K > 1:
+        raise ValueError(f"{argument} must have shape ({m}, {K}), one column per output unit, got ({m},) of {y.dtype}")
+    if y.ndim == 2 and y.shape[1] != K:
+        raise ValueError(f"{argument} must have {K} column{'s' if K > 1 else ''}, one per output unit, got {y.shape[1]}")
+    y = _convert(argument, y.reshape(m, K), dtype, backend, None)
+    if pair.targets == "probabilities":
+        outside = (y < 0) | (y > 1)
+        if bool(outside.any()):
+            where = backend.to_numpy(outside)
+            raise ValueError(f"{argument} must lie in [0, 1] for sigmoid with cross_entropy, got {backend.to_numpy(y)[where][0]} at {_locate(where, 0)}")
+    return y
+
+
+def _classes(y: Any, m: int, K: int, backend: Backend, argument: str) -> Any:
+    if y.dtype.kind not in "biu":
+        raise TypeError(f"{argument} must be integer classes 0..{K - 1} of shape ({m},), got dtype {y.dtype}")
+    if y.ndim != 1:
+        hint = f"; pass {argument}.argmax(axis=1) for one-hot rows" if y.shape[1] == K else f"; pass {argument}.ravel()" if y.shape[1] == 1 else ""
+        raise ValueError(f"{argument} must be integer classes of shape ({m},), got shape {tuple(y.shape)}{hint}")
+    outside = (y < 0) | (y >= K)
+    if bool(outside.any()):
+        where = backend.to_numpy(outside) if not isinstance(outside, np.ndarray) else outside
+        host = y if isinstance(y, np.ndarray) else backend.to_numpy(y)
+        raise ValueError(f"{argument} must hold classes 0..{K - 1} (the network has {K} outputs), got {host[where][0]} at {_locate(where, 0)}")
+    return backend.asarray(y, np.int64)

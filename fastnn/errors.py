@@ -1,0 +1,102 @@
+"""Errors and warnings of fastnn, and the wording they share. Imports the standard library only."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BackendUnavailable(RuntimeError):
+    """The engine asked for by name cannot run here. The message gives the reason and the install command."""
+
+
+class Diverged(ArithmeticError):
+    """Training stopped because the cost or a parameter became infinite or NaN.
+
+    The network and the optimizer are back at the last finite slice when this is raised.
+
+    Attributes
+    ----------
+    epoch : int
+        Epoch in which it happened, counted over the network's life.
+    layer : int
+        Layer l (2..L, as in the lecture) where the first non-finite number was found.
+    history : fastnn.training.History
+        The completed epochs.
+    """
+
+    def __init__(self, message: str, *, epoch: int, layer: int, history: object) -> None:
+        super().__init__(message)
+        self.epoch = epoch
+        self.layer = layer
+        self.history = history
+
+
+class ModelFileError(ValueError):
+    """A model file that is not one, is damaged, or describes something this version does not know."""
+
+
+class DataFileError(ValueError):
+    """A data file (IDX, CSV, npz) that is missing, truncated, or not what it should be."""
+
+
+class TrainingInterrupted(UserWarning):
+    """Ctrl-C stopped a fit; the last completed step was kept."""
+
+
+class SymmetricStart(UserWarning):
+    """Some hidden units start identical and will stay identical (spec: symmetry breaking)."""
+
+
+def nearest(given: object, known: Iterable[str]) -> str:
+    """'; did you mean 'relu'?' or '' - the nearest of the known names, for error messages."""
+    match = difflib.get_close_matches(str(given).lower(), list(known), n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def unknown_name(argument: str, given: object, known: Iterable[str]) -> ValueError:
+    """A ValueError naming the argument, what was given, the names there are, and the nearest of them."""
+    names = list(known)
+    return ValueError(f"{argument}={given!r} is not known{nearest(given, names) or '.'} Known: {', '.join(names)}.")
+
+
+def positive_integer(argument: str, given: object) -> int:
+    """`given` as an int >= 1.
+
+    Raises
+    ------
+    TypeError
+        `given` is not an integer (bools and floats are not).
+    ValueError
+        `given` is below 1.
+    """
+    import numpy as np
+
+    if isinstance(given, bool) or not isinstance(given, (int, np.integer)):
+        raise TypeError(f"{argument} must be a positive integer, got {given!r} ({type(given).__name__})")
+    if given < 1:
+        raise ValueError(f"{argument} must be a positive integer, got {given!r}")
+    return int(given)
+
+
+def finite_number(argument: str, given: object, *, above: float | None = None, least: float | None = None, below: float | None = None) -> float:
+    """`given` as a finite float inside the bounds: > above, >= least, < below.
+
+    Raises
+    ------
+    TypeError
+        `given` is not a real number.
+    ValueError
+        `given` is not finite or outside the bounds.
+    """
+    import numpy as np
+
+    bounds = [f"> {above:g}" if above is not None else "", f">= {least:g}" if least is not None else "", f"< {below:g}" if below is not None else ""]
+    wanted = " and ".join(["a finite number", *(b for b in bounds if b)])
+    if isinstance(given, (bool, np.bool_)) or not isinstance(given, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{argument} must be {wanted}, got {given!r} ({type(given).__name__})")
+    value = float(given)
+    inside = np.isfinite(value) and (above is None or value > above) and (least is None or value >= least) and (below is None or value < below)
+    if not inside:
+        raise ValueError(f"{argument} must be {wanted}, got {given!r}")
+    return value

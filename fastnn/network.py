@@ -1,0 +1,436 @@
+"""The network: sizes, activations, cost and one flat vector Theta, on an engine it does not know.
+
+Forward, backpropagation and the gradient are the composition of the engine's operations, in the
+order of the lecture: all gradients are computed before any parameter moves.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import activations, checks, costs, initializers
+from .activations import Activation
+from .backends import Backend, choose_backend
+from .errors import finite_number, positive_integer, unknown_name
+from .initializers import Initializer
+from .layout import Layout
+
+if TYPE_CHECKING:
+    import os
+
+    from .optimizers import Optimizer
+    from .training import History
+
+__all__ = ["DEFAULT_LEARNING_RATE", "Network"]
+
+Array = Any
+PRECISIONS = ("fp32",)
+
+
+class _Default(float):
+    """A default that `fit` can tell from the same number given by the user."""
+
+
+DEFAULT_LEARNING_RATE = _Default(1e-3)
+
+
+class Network:
+    """A dense feed-forward network.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Units per layer (s_1, ..., s_L), input first, at least two.
+    hidden : str, Activation or list of them
+        Activation of the hidden layers; a list has one entry per hidden layer.
+    output : str or Activation
+        Activation of the output layer.
+    cost : str
+        "cross_entropy" (softmax or sigmoid outputs) or "squared_error" (any output).
+    init : str, Initializer, flat vector, or (weights, biases)
+        Initial Theta: "auto" (He before relu and leaky_relu, else Glorot), another name, an instance,
+        a vector laid out as `theta`, or two lists of arrays (n_out, n_in) and (n_out,).
+    l2 : float
+        lambda >= 0; acts on weights, never on biases.
+    backend : str or Backend
+        "auto" chooses from what is usable and the number of parameters; a name gets that engine or raises.
+    dtype : "float32" or "float64"
+    precision : "fp32"
+        Arithmetic of float32 products; reduced precisions are not offered by this version.
+    seed : int
+        Seed >= 0 of the initial weights; the same on every engine.
+
+    Attributes
+    ----------
+    theta : array (P,)
+        All parameters, on the engine's device, writable in place: for each layer in turn its
+        weights row by row, then its biases.
+    weights, biases : list of arrays
+        Views into theta, (n_out, n_in) and (n_out,).
+    backend_reason : str
+        Why this engine was taken.
+    epochs_trained : int
+        Epochs completed over the network's life; the next `fit` goes on from there.
+    scale : float or None
+        Factor for integer inputs, from the `fit` that was given one.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A parameter that is not known or makes no sense beside the others.
+    BackendUnavailable
+        The engine asked for by name cannot run here.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        hidden: str | Activation | Sequence[str | Activation] = "relu",
+        output: str | Activation = "softmax",
+        cost: str = "cross_entropy",
+        init: Any = "auto",
+        l2: float = 0.0,
+        backend: str | Backend = "auto",
+        dtype: Any = "float32",
+        precision: str = "fp32",
+        seed: int = 0,
+    ) -> None:
+        self.sizes = _check_sizes(sizes)
+        self.hidden = _check_hidden(hidden, len(self.sizes) - 2)
+        self.output = activations.get(output, "output")
+        self.cost = cost
+        self.pair = costs.pair(self.output, cost)
+        if self.sizes[-1] < 2 and not self.output.elementwise:
+            raise ValueError("softmax over one output is always 1; use two outputs, or output='sigmoid'")
+        self.l2 = finite_number("l2", l2, least=0)
+        self.dtype = _check_dtype(dtype)
+        if precision not in PRECISIONS:
+            raise unknown_name("precision", precision, PRECISIONS)
+        self.precision = precision
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise ValueError(f"seed must be an integer >= 0, got {seed!r}")
+        self.layout = Layout(self.sizes)
+        start = _initial(init, self.layout, [*self.hidden, self.output], int(seed)).astype(self.dtype)
+        self.backend, self.backend_reason = choose_backend(backend, parameters=self.layout.size)
+        self._place(start)
+        self.epochs_trained = 0
+        self.scale: float | None = None
+        self.preprocessing: dict[str, Any] | None = None
+
+    def _place(self, vector: Array) -> None:
+        self.theta = self.backend.empty((self.layout.size,), self.dtype)
+        self.backend.copyto(self.theta, self.backend.asarray(vector))
+        self.weights, self.biases = self.layout.split(self.theta)
+        self._training = threading.Lock()
+
+    @property
+    def activations(self) -> list[Activation]:
+        """g of layers 2..L."""
+        return [*self.hidden, self.output]
+
+    def split(self, vector: Array) -> tuple[list[Array], list[Array]]:
+        """The views (weights, biases) of any vector laid out as theta."""
+        return self.layout.split(vector)
+
+    # ---- forward and back, as on the board --------------------------------------------------------
+
+    def forward(self, X: Any) -> list[Array]:
+        """[a^(1), ..., a^(L)], each (m, s_l); NumPy arrays for NumPy input, device arrays for device input."""
+        x = self._inputs(X)
+        _, a = self._forward(x)
+        return a if self._on_device(X) else [self.backend.to_numpy(layer) for layer in a]
+
+    def _forward(self, x: Array) -> tuple[list[Array], list[Array]]:
+        """z^(2..L) and a^(1..L) of the rows x."""
+        z, a = [], [x]
+        for W, b, g in zip(self.weights, self.biases, self.activations, strict=True):
+            z.append(self.backend.dense_forward(a[-1], W, b))
+            a.append(self.backend.activate(g, z[-1]))
+        return z, a
+
+    def backpropagate(self, x: Array, y: Array, Delta: Array | None = None) -> tuple[float, Array, Array]:
+        """Forward and backward over one batch. Accumulates into Delta; no 1/m, no L2, nothing else changed.
+
+        Parameters
+        ----------
+        x : (m, s_1); y : (m,) int64 classes or (m, K); both already on the engine, of the network's dtype
+        Delta : (P,), optional
+            Running sums laid out as theta; zeros if not given.
+
+        Returns
+        -------
+        cost_sum : float, Delta : (P,), h : (m, K)
+            Sum of the rows' costs, Delta, and the outputs a^(L).
+        """
+        backend = self.backend
+        if Delta is None:
+            Delta = backend.zeros(self.theta.shape, self.dtype)
+        Delta_W, Delta_b = self.split(Delta)
+        z, a = self._forward(x)
+        cost_sum = backend.cost_sum(self.output, self.cost, z[-1], a[-1], y)
+        delta = backend.output_delta(self.output, self.cost, z[-1], a[-1], y)
+        for layer in reversed(range(len(self.weights))):
+            backend.accumulate(Delta_W[layer], Delta_b[layer], delta, a[layer])
+            if layer:  # there is no delta^(1)
+                delta = backend.propagate_delta(delta, self.weights[layer], self.hidden[layer - 1], z[layer - 1], a[layer])
+        return cost_sum, Delta, a[-1]
+
+    def cost_and_gradient(self, X: Any, y: Any, *, micro_batch: int | None = None) -> tuple[float, Array]:
+        """Mean cost over the rows, L2 included, and its gradient.
+
+        J = cost_sum / m + lambda / (2 m) sum Theta^2 and D = Delta / m + (lambda / m) Theta off the
+        biases, with m the rows passed (spec: Costs).
+
+        Parameters
+        ----------
+        X : (m, s_1), y : targets (architecture: what y is)
+        micro_batch : int, optional
+            Rows processed at a time; Delta accumulates to the same result in less memory.
+
+        Returns
+        -------
+        J : float
+        D : (P,)
+            A fresh vector laid out as theta, on the engine's device.
+
+        Raises
+        ------
+        TypeError, ValueError
+            X or y is not what the network takes.
+        """
+        x = self._inputs(X)
+        targets = self._targets(y, x.shape[0])
+        m = x.shape[0]
+        step = m if micro_batch is None else positive_integer("micro_batch", micro_batch)
+        cost_sum, Delta = 0.0, None
+        for start in range(0, m, step):
+            part, Delta, _ = self.backpropagate(x[start : start + step], targets[start : start + step], Delta)
+            cost_sum += part
+        assert Delta is not None
+        Delta /= m
+        self.add_l2_gradient(Delta, self.l2 / m)
+        return cost_sum / m + self.l2 / (2 * m) * self.sum_of_squared_weights(), Delta
+
+    def mean_cost(self, X: Any, y: Any) -> float:
+        """J of `cost_and_gradient` without the gradient."""
+        return self._evaluate(self._inputs(X), self._targets(y, len(X)), self.l2 / len(X))[0]
+
+    def add_l2_gradient(self, grad: Array, factor: float) -> None:
+        """Accumulates factor * Theta into the weights' part of grad (P,); biases are left alone."""
+        if factor:
+            for D_W, W in zip(self.split(grad)[0], self.weights, strict=True):
+                D_W += self.dtype.type(factor) * W
+
+    def sum_of_squared_weights(self) -> float:
+        """Sum of Theta^2 without biases, for the L2 cost; 0.0 without L2."""
+        return sum(self.backend.sum_of_squares(W) for W in self.weights) if self.l2 else 0.0
+
+    # ---- use --------------------------------------------------------------------------------------
+
+    def predict_proba(self, X: Any) -> Array:
+        """h, (m, K), for softmax and sigmoid outputs.
+
+        Raises
+        ------
+        ValueError
+            The output is neither softmax nor sigmoid, or X does not fit.
+        """
+        if self.output.name not in ("softmax", "sigmoid"):
+            raise ValueError(f"predict_proba needs a softmax or sigmoid output, this network has {self.output.name!r}; use predict")
+        return self._outputs(X)
+
+    def predict(self, X: Any) -> Array:
+        """What the network says of each row.
+
+        Softmax: the class, int64 (m,). Sigmoid with cross_entropy: h >= 1/2 as int64 0/1, (m, K).
+        Otherwise h, (m, K). With K = 1 the last two have shape (m,).
+        """
+        h = self._outputs(X)
+        if self.output.name == "softmax":
+            return h.argmax(axis=1)
+        if self.pair.targets == "probabilities":
+            h = (h >= 0.5).astype(np.int64)
+        return h[:, 0] if self.sizes[-1] == 1 else h
+
+    def score(self, X: Any, y: Any) -> float:
+        """Accuracy for classes, exact match for 0/1 targets, R^2 (mean over outputs) otherwise.
+
+        R^2 = 1 - sum (y - h)^2 / sum (y - mean y)^2 per output; a constant output column counts 1.0
+        if matched exactly, else 0.0.
+        """
+        h = np.asarray(self.backend.to_numpy(self._outputs(X)), np.float64)
+        t = np.asarray(self.backend.to_numpy(self._targets(y, h.shape[0])))
+        if t.ndim == 1:
+            return float((h.argmax(axis=1) == t).mean())
+        if self.pair.targets == "probabilities" and np.isin(t, (0, 1)).all():
+            return float(((h >= 0.5) == t).all(axis=1).mean())
+        residual, spread = ((t - h) ** 2).sum(axis=0), ((t - t.mean(axis=0)) ** 2).sum(axis=0)
+        constant = np.where(residual == 0, 1.0, 0.0)
+        return float(np.where(spread == 0, constant, 1 - residual / np.where(spread == 0, 1, spread)).mean())
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        optimizer: str | Optimizer = "adam",
+        learning_rate: float = DEFAULT_LEARNING_RATE,
+        batch_size: int | None = None,
+        epochs: int = 20,
+        shuffle: bool = True,
+        order: Callable[[int], Any] | None = None,
+        validation: tuple[Any, Any] | float | None = None,
+        callbacks: Sequence[Callable[[int, History, Network], Any]] = (),
+        progress: Any = False,
+        seed: int = 0,
+        scale: float | None = None,
+    ) -> History:
+        """Train on X, y; see `fastnn.training.fit`, which this calls."""
+        from .training import fit
+
+        return fit(
+            self, X, y, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size, epochs=epochs, shuffle=shuffle,
+            order=order, validation=validation, callbacks=callbacks, progress=progress, seed=seed, scale=scale,
+        )  # fmt: skip
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to one safetensors file; see `fastnn.model_file`."""
+        from .model_file import save
+
+        save(self, path)
+
+    # ---- shared with training ---------------------------------------------------------------------
+
+    def counts_hits(self, y: Array) -> bool:
+        """Whether right and wrong can be told for these targets: classes, or sigmoid with cross_entropy."""
+        return y.ndim == 1 or self.pair.targets == "probabilities"
+
+    def count_hits(self, h: Array, y: Array) -> int | None:
+        """Rows that are right: the largest output for classes, every output on y's side of 1/2 for probabilities."""
+        if not self.counts_hits(y):
+            return None
+        if y.ndim == 1:
+            return int((h.argmax(axis=1) == y).sum())
+        return int(((h >= 0.5) == (y >= 0.5)).all(axis=1).sum())
+
+    def _evaluate(self, x: Array, y: Array, l2_per_row: float) -> tuple[float, int | None]:
+        """Mean cost with L2 and the number of hits over prepared rows, in blocks."""
+        cost_sum, hits = 0.0, 0
+        for rows in self._blocks(x.shape[0]):
+            z, a = self._forward(x[rows])
+            cost_sum += self.backend.cost_sum(self.output, self.cost, z[-1], a[-1], y[rows])
+            hits += self.count_hits(a[-1], y[rows]) or 0
+        cost = cost_sum / x.shape[0] + l2_per_row / 2 * self.sum_of_squared_weights()
+        return cost, hits if self.counts_hits(y) else None
+
+    def _outputs(self, X: Any) -> Array:
+        X = checks.numeric("X", X)
+        if X.ndim != 2 or X.shape[0] == 0:
+            self._inputs(X)  # refuses, with its reason
+        device, parts = self._on_device(X), []
+        for rows in self._blocks(X.shape[0]):
+            a = self._inputs(X[rows], first_row=rows.start)
+            for W, b, g in zip(self.weights, self.biases, self.activations, strict=True):
+                z = self.backend.dense_forward(a, W, b)
+                a = self.backend.activate(g, z, out=z)
+            parts.append(a if device else self.backend.to_numpy(a))
+        if len(parts) == 1:
+            return parts[0]
+        return self.backend.concatenate(parts) if device else np.concatenate(parts)
+
+    def _blocks(self, m: int) -> Iterator[slice]:
+        """Row ranges whose widest activation stays near checks.BLOCK elements."""
+        rows = max(1, checks.BLOCK // max(self.sizes))
+        return (slice(start, min(start + rows, m)) for start in range(0, m, rows))
+
+    def _on_device(self, X: Any) -> bool:
+        return self.backend.is_array(X) and not isinstance(X, np.ndarray)
+
+    def _inputs(self, X: Any, first_row: int = 0, argument: str = "X") -> Array:
+        return checks.inputs(X, self.sizes[0], self.dtype, self.backend, scale=self.scale, argument=argument, first_row=first_row)
+
+    def _targets(self, y: Any, m: int, argument: str = "y") -> Array:
+        return checks.targets(y, self.pair, m, self.sizes[-1], self.dtype, self.backend, argument=argument)
+
+    # ---- copies -----------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {key: value for key, value in self.__dict__.items() if key not in ("backend", "weights", "biases", "_training")}
+        return {**state, "theta": self.backend.to_numpy(self.theta), "backend": self.backend.name}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        theta, name = state.pop("theta"), state.pop("backend")
+        self.__dict__.update(state)
+        self.backend, _ = choose_backend(name)
+        self._place(np.array(theta))
+
+    def __repr__(self) -> str:
+        hidden = ", ".join(dict.fromkeys(repr(g) for g in self.hidden)) or "no hidden layer"
+        return f"Network({'-'.join(map(str, self.sizes))}, {hidden}, {self.output.name} + {self.cost}, {self.layout.size:,} parameters, {self.dtype}, {self.backend.name})"
+
+
+def _check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
+    if isinstance(sizes, (str, bytes)) or not hasattr(sizes, "__len__"):
+        raise TypeError(f"sizes must be a sequence of positive integers, got {sizes!r}")
+    if len(sizes) < 2:
+        raise ValueError(f"sizes must name at least the input and the output layer, got {list(sizes)}")
+    return tuple(positive_integer(f"sizes[{i}]", size) for i, size in enumerate(sizes))
+
+
+def _check_hidden(hidden: Any, layers: int) -> tuple[Activation, ...]:
+    if isinstance(hidden, (str, Activation)):
+        chosen = [activations.get(hidden, "hidden")] * layers
+    elif isinstance(hidden, Sequence):
+        chosen = [activations.get(h, f"hidden[{i}]") for i, h in enumerate(hidden)]
+        if len(chosen) != layers:
+            raise ValueError(f"hidden must have one activation per hidden layer ({layers}), got {len(chosen)}")
+    else:
+        raise TypeError(f"hidden must be a name, an Activation or a list of them, got {hidden!r} ({type(hidden).__name__})")
+    if not all(g.elementwise for g in chosen):
+        raise ValueError("hidden='softmax' is not possible: softmax is for the output layer only")
+    return tuple(chosen)
+
+
+def _check_dtype(dtype: Any) -> np.dtype[Any]:
+    try:
+        result = np.dtype(dtype)
+    except TypeError:
+        raise unknown_name("dtype", dtype, ("float32", "float64")) from None
+    if result.name not in ("float32", "float64") or not result.isnative:
+        raise unknown_name("dtype", result.name, ("float32", "float64"))
+    return result
+
+
+def _initial(init: Any, layout: Layout, g: Sequence[Activation], seed: int) -> np.ndarray[Any, Any]:
+    """The initial Theta as a float64 vector."""
+    vector = np.zeros(layout.size)
+    weights, biases = layout.split(vector)
+    if isinstance(init, (str, Initializer)):
+        rng = np.random.default_rng(seed)
+        for W, activation in zip(weights, g, strict=True):
+            W[...] = initializers.get(init, activation).draw(W.shape[1], W.shape[0], rng)
+        return vector
+    if isinstance(init, tuple) and len(init) == 2:
+        for kind, given, views in (("weights", init[0], weights), ("biases", init[1], biases)):
+            if len(given) != len(views):
+                raise ValueError(f"init {kind} must have one array per layer ({len(views)}), got {len(given)}")
+            for layer, (array, view) in enumerate(zip(given, views, strict=True)):
+                array = checks.numeric(f"init {kind}[{layer}]", array)
+                if array.shape != view.shape:
+                    raise ValueError(f"init {kind}[{layer}] must have shape {view.shape}, got {array.shape}")
+                view[...] = array
+    else:
+        array = checks.numeric("init", init)
+        if array.shape != vector.shape:
+            raise ValueError(f"init must be a vector of {layout.size} parameters for these sizes, got shape {array.shape}")
+        vector[...] = array
+    if not np.isfinite(vector).all():
+        layer, where = layout.layer_of(int(np.argmin(np.isfinite(vector))))
+        raise ValueError(f"init must be finite, got {vector[np.argmin(np.isfinite(vector))]} at {where}")
+    return vector

@@ -1,0 +1,195 @@
+"""Update rules, one class each (spec: Training). All work elementwise on the flat vector.
+
+A rule reads the gradient D of the whole vector and moves theta in place; every gradient is known
+before any parameter moves. `step` is the NumPy reference. Compiled engines select their own code
+by `code` and read `hyper()`; `slots` names the state vectors, each laid out as theta, zero at first.
+t counts the steps, 1 at the first.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import finite_number, unknown_name
+
+__all__ = ["OPTIMIZERS", "SGD", "Adam", "Momentum", "Optimizer", "get"]
+
+Array = NDArray[Any]
+
+
+class Optimizer:
+    """An update rule with its hyper-parameters and, once bound to a network, its state.
+
+    An instance keeps its state over several fits of the same network; `reset()` forgets it.
+
+    Attributes
+    ----------
+    learning_rate : float
+        alpha > 0.
+    slots : tuple of str
+        Names of the state vectors.
+    state : list of arrays
+        One vector like theta per slot, on the network's device; empty until bound.
+    t : int
+        Steps taken.
+    """
+
+    name: ClassVar[str]
+    code: ClassVar[int]
+    slots: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, learning_rate: float) -> None:
+        self.learning_rate = finite_number("learning_rate", learning_rate, above=0)
+        self.state: list[Any] = []
+        self.t = 0
+        self._owner: weakref.ref[Any] | None = None
+
+    def hyper(self) -> tuple[float, ...]:
+        """The constants of the rule in the order its kernels read them; the learning rate first."""
+        return (self.learning_rate,)
+
+    def step(self, theta: Array, grad: Array, state: Sequence[Array], t: int) -> None:
+        """Move theta (in place) by step number t from the gradient; updates the state vectors in place.
+
+        theta, grad, state[k]: (P,), one dtype. `grad` is left as it was.
+        """
+        raise NotImplementedError
+
+    def bind(self, owner: Any, zeros: Callable[[], Any]) -> None:
+        """Attach to `owner` (a network), making zero state vectors unless it is already attached to it.
+
+        Raises
+        ------
+        ValueError
+            The instance carries the state of another network.
+        """
+        if self._owner is not None and self._owner() is owner:
+            return
+        if self.state or self.t:
+            raise ValueError(f"optimizer={self!r} carries the state of another network; give a fresh instance, or call reset() first")
+        self.state = [zeros() for _ in self.slots]
+        self._owner = weakref.ref(owner)
+
+    def reset(self) -> None:
+        """Forget the state and the network."""
+        self.state, self.t, self._owner = [], 0, None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A weak reference cannot be pickled, and the copy belongs to no network yet.
+        return {**self.__dict__, "_owner": None, "state": [], "t": 0}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{value:g}' for value in self.hyper())})"
+
+
+class SGD(Optimizer):
+    """Gradient descent: theta := theta - alpha D (the lecture).
+
+    Parameters
+    ----------
+    learning_rate : float
+        alpha > 0.
+    """
+
+    name, code = "sgd", 0
+
+    def __init__(self, learning_rate: float = 1e-3) -> None:
+        super().__init__(learning_rate)
+
+    def step(self, theta: Array, grad: Array, state: Sequence[Array], t: int) -> None:
+        theta -= theta.dtype.type(self.learning_rate) * grad
+
+
+class Momentum(Optimizer):
+    """v := mu v + D; theta := theta - alpha v (Polyak 1964; the form of Sutskever et al. 2013 with alpha outside).
+
+    Parameters
+    ----------
+    learning_rate : float
+        alpha > 0.
+    momentum : float
+        mu in [0, 1).
+    """
+
+    name, code, slots = "momentum", 1, ("velocity",)
+
+    def __init__(self, learning_rate: float = 1e-3, momentum: float = 0.9) -> None:
+        super().__init__(learning_rate)
+        self.momentum = finite_number("momentum", momentum, least=0, below=1)
+
+    def hyper(self) -> tuple[float, ...]:
+        return (self.learning_rate, self.momentum)
+
+    def step(self, theta: Array, grad: Array, state: Sequence[Array], t: int) -> None:
+        (v,) = state
+        v *= v.dtype.type(self.momentum)
+        v += grad
+        theta -= theta.dtype.type(self.learning_rate) * v
+
+
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2015, arXiv 1412.6980, algorithm 1).
+
+    m := b1 m + (1-b1) D;  v := b2 v + (1-b2) D^2;
+    theta := theta - alpha (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps).
+
+    Parameters
+    ----------
+    learning_rate : float
+        alpha > 0.
+    beta1, beta2 : float
+        Decay rates in [0, 1).
+    eps : float
+        > 0, outside the root, as in the paper.
+    """
+
+    name, code, slots = "adam", 2, ("m", "v")
+
+    def __init__(self, learning_rate: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> None:
+        super().__init__(learning_rate)
+        self.beta1 = finite_number("beta1", beta1, least=0, below=1)
+        self.beta2 = finite_number("beta2", beta2, least=0, below=1)
+        self.eps = finite_number("eps", eps, above=0)
+
+    def hyper(self) -> tuple[float, ...]:
+        return (self.learning_rate, self.beta1, self.beta2, self.eps)
+
+    def step(self, theta: Array, grad: Array, state: Sequence[Array], t: int) -> None:
+        m, v = state
+        scalar = theta.dtype.type  # 1 - b^t in float64 first: in float32 it would lose its digits at small t
+        m += scalar(1 - self.beta1) * (grad - m)
+        v += scalar(1 - self.beta2) * (grad * grad - v)
+        root = np.sqrt(v * scalar(1 / (1 - self.beta2**t)))
+        root += scalar(self.eps)
+        theta -= scalar(self.learning_rate / (1 - self.beta1**t)) * (m / root)
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {cls.name: cls for cls in (SGD, Momentum, Adam)}
+
+
+def get(optimizer: str | Optimizer, learning_rate: float | None = None) -> Optimizer:
+    """A fresh rule for a name, or the instance itself.
+
+    Raises
+    ------
+    ValueError
+        Unknown name (the nearest is suggested), a learning rate that is not > 0, or a learning
+        rate given beside an instance, which has its own.
+    TypeError
+        Neither a name nor an Optimizer.
+    """
+    if isinstance(optimizer, Optimizer):
+        if learning_rate is not None:
+            raise ValueError(f"learning_rate={learning_rate!r} was given beside optimizer={optimizer!r}, which has its own; give one of the two")
+        return optimizer
+    if isinstance(optimizer, str):
+        if optimizer not in OPTIMIZERS:
+            raise unknown_name("optimizer", optimizer, OPTIMIZERS)
+        options = {} if learning_rate is None else {"learning_rate": learning_rate}
+        return OPTIMIZERS[optimizer](**options)
+    raise TypeError(f"optimizer must be a name or an Optimizer, got {optimizer!r} ({type(optimizer).__name__})")
