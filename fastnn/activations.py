@@ -86,7 +86,7 @@ class Sigmoid(Activation):
     def value(self, z: Array, out: Array | None = None) -> Array:
         # e^-|z| <= 1 never overflows: 1/(1+e) for z >= 0, e/(1+e) below.
         e = np.exp(-np.abs(z))
-        return np.divide(np.where(z < 0, e, z.dtype.type(1)), 1 + e, out=out)
+        return np.asarray(np.divide(np.where(z < 0, e, z.dtype.type(1)), 1 + e, out=out))
 
     def derivative(self, z: Array, a: Array) -> Array:
         return np.asarray(a * (1 - a))
@@ -184,7 +184,7 @@ class Softmax(Activation):
     def value(self, z: Array, out: Array | None = None) -> Array:
         with np.errstate(invalid="ignore"):  # inf - inf: the documented NaN row
             e = np.exp(z - z.max(axis=1, keepdims=True))
-        return np.divide(e, e.sum(axis=1, keepdims=True), out=out)
+        return np.asarray(np.divide(e, e.sum(axis=1, keepdims=True), out=out))
 
     def derivative(self, z: Array, a: Array) -> Array:
         raise TypeError("softmax has no elementwise derivative; its output delta is in fastnn.costs")

@@ -69,7 +69,7 @@ class He(Initializer):
     name = "he"
 
     def draw(self, n_in: int, n_out: int, rng: np.random.Generator) -> Array:
-        return rng.standard_normal((n_out, n_in)) * np.sqrt(2 / n_in)
+        return np.asarray(rng.standard_normal((n_out, n_in)) * np.sqrt(2 / n_in))
 
 
 class LeCun(Initializer):
@@ -78,7 +78,7 @@ class LeCun(Initializer):
     name = "lecun"
 
     def draw(self, n_in: int, n_out: int, rng: np.random.Generator) -> Array:
-        return rng.standard_normal((n_out, n_in)) * np.sqrt(1 / n_in)
+        return np.asarray(rng.standard_normal((n_out, n_in)) * np.sqrt(1 / n_in))
 
 
 class Normal(Initializer):

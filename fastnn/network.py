@@ -399,7 +399,7 @@ def _check_hidden(hidden: Any, layers: int) -> tuple[Activation, ...]:
 
 def _check_dtype(dtype: Any) -> np.dtype[Any]:
     try:
-        result = np.dtype(dtype)
+        result: np.dtype[Any] = np.dtype(dtype)
     except TypeError:
         raise unknown_name("dtype", dtype, ("float32", "float64")) from None
     if result.name not in ("float32", "float64") or not result.isnative:

@@ -87,7 +87,7 @@ def install_command(name: str) -> str:
 
 
 def _automatic(parameters: int | None) -> tuple[Backend, str]:
-    why_not = []
+    why_not: list[str] = []
     for name in _ENGINES:
         reason = _load(name)
         if reason is None and name == "cupy" and (parameters or 0) < AUTO_GPU_PARAMETERS:

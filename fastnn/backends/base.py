@@ -47,9 +47,12 @@ class Program(ABC):
     hits : int or None
         Of the rows of the last `run`, how many were right before their update: the largest output
         for classes, every output on its side of 1/2 for sigmoid with cross_entropy; None for values.
+    training_rows : int or None
+        n of the L2 term; the rows of X if None. `fit` sets it where X holds validation rows as well.
     """
 
     hits: int | None = None
+    training_rows: int | None = None
 
     def __init__(self, net: Network, optimizer: Optimizer, batch_size: int) -> None:
         self.net, self.optimizer, self.batch_size = net, optimizer, positive_integer("batch_size", batch_size)
@@ -59,11 +62,15 @@ class Program(ABC):
         """Steps in an epoch over `rows` rows; the short last batch counts."""
         return -(-rows // self.batch_size)
 
+    def l2_per_row(self, X: Array) -> float:
+        """lambda / n of the L2 term."""
+        return self.net.l2 / (self.training_rows or X.shape[0])
+
     def run(self, X: Array, y: Array, order: Array, start: int, stop: int) -> tuple[float, int]:
         """Take steps start..stop (stop excluded) of an epoch over the rows of X in this order.
 
         Step s takes rows order[s * batch_size : (s + 1) * batch_size], averages their gradient over
-        its own rows, adds the L2 term (lambda / n) Theta of the weights with n = `rows of X`, and
+        its own rows, adds the L2 term (lambda / n) Theta of the weights with n = `training_rows`, and
         updates once.
 
         Parameters

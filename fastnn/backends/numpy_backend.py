@@ -96,23 +96,24 @@ class NumpyProgram(Program):
     def _run(self, X: Array, y: Array, order: Array, start: int, stop: int) -> tuple[float, int]:
         net, batch = self.net, self.batch_size
         cost_sum, rows, hits = 0.0, 0, 0
-        for step in range(start, stop):
-            chosen = order[step * batch : (step + 1) * batch]
-            step_cost, step_hits = self._step(X[chosen], y[chosen], X.shape[0])
-            cost_sum += step_cost
-            rows += chosen.shape[0]
-            hits += step_hits or 0
+        with np.errstate(all="ignore"):  # a divergence is found by `fit`, which names its epoch and layer
+            for step in range(start, stop):
+                chosen = order[step * batch : (step + 1) * batch]
+                step_cost, step_hits = self._step(X[chosen], y[chosen], self.l2_per_row(X))
+                cost_sum += step_cost
+                rows += chosen.shape[0]
+                hits += step_hits or 0
         self.hits = hits if net.counts_hits(y) else None
         return cost_sum, rows
 
-    def _step(self, x: Array, y: Array, n: int) -> tuple[float, int | None]:
-        """One step on the batch x (m, s_1), y; n rows in the training set, for L2."""
+    def _step(self, x: Array, y: Array, l2_per_row: float) -> tuple[float, int | None]:
+        """One step on the batch x (m, s_1), y."""
         net = self.net
         m = x.shape[0]
         data_cost, Delta, h = net.backpropagate(x, y)  # all gradients before any parameter moves
-        cost_sum = data_cost + m * net.l2 / (2 * n) * net.sum_of_squared_weights()
+        cost_sum = data_cost + m * l2_per_row / 2 * net.sum_of_squared_weights()
         D = Delta
         D /= m
-        net.add_l2_gradient(D, net.l2 / n)
+        net.add_l2_gradient(D, l2_per_row)
         net.backend.update(self.optimizer, net.theta, D)
         return cost_sum, net.count_hits(h, y)

@@ -1,0 +1,155 @@
+"""Model files: one safetensors file, data only, checked before anything is made of it.
+
+Tensor "theta" (P,) of the network's dtype; the metadata names the format, its version, the network
+and a SHA-256 of theta. Nothing in the file names code: activations, costs and dtypes are looked up
+in fastnn's tables. Written to a temporary file beside the target and moved over it, so that a
+crash or a full disk leaves the old file as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import activations, costs
+from .backends import Backend
+from .errors import ModelFileError, positive_integer
+from .layout import Layout
+from .network import Network
+
+__all__ = ["FORMAT_VERSION", "load", "save"]
+
+FORMAT_VERSION = 1
+_FIELDS = {"sizes", "hidden", "output", "cost", "l2", "dtype", "precision", "scale", "epochs_trained"}
+
+
+def save(net: Network, path: str | os.PathLike[str]) -> None:
+    """Write `net` to `path`, replacing a file there in one move.
+
+    Raises
+    ------
+    OSError
+        The folder does not exist or cannot be written, or the disk is full; a file already there is untouched.
+    """
+    from safetensors.numpy import save as serialise
+
+    theta = np.ascontiguousarray(net.backend.to_numpy(net.theta))
+    network = {
+        "sizes": list(net.sizes),
+        "hidden": [g.config() for g in net.hidden],
+        "output": net.output.config(),
+        "cost": net.cost,
+        "l2": net.l2,
+        "dtype": net.dtype.name,
+        "precision": net.precision,
+        "scale": net.scale,
+        "epochs_trained": net.epochs_trained,
+    }
+    metadata = {
+        "format": "fastnn",
+        "version": str(FORMAT_VERSION),
+        "network": json.dumps(network),
+        "preprocessing": json.dumps(net.preprocessing, allow_nan=False),
+        "theta_sha256": hashlib.sha256(theta.tobytes()).hexdigest(),
+    }
+    _replace(Path(path), serialise({"theta": theta}, metadata=metadata))
+
+
+def _replace(path: Path, content: bytes) -> None:
+    folder = path.parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"path={str(path)!r}: the folder {str(folder)!r} does not exist")
+    if path.is_dir():
+        raise IsADirectoryError(f"path={str(path)!r} is a folder; give a file name such as {str(path / 'model.safetensors')!r}")
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes it private; a model is an ordinary file
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # the new name itself survives a power cut
+    finally:
+        os.close(directory)
+
+
+def load(path: str | os.PathLike[str], *, backend: str | Backend = "auto") -> Network:
+    """The network of a model file, on the engine asked for.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file.
+    ModelFileError
+        Not a fastnn model, damaged, from a newer version, or describing what this version does not know.
+    BackendUnavailable
+        The engine asked for by name cannot run here.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"path={str(path)!r}: no such model file")
+    theta, metadata = _read(path)
+    try:
+        config = _config(metadata)
+        sizes = tuple(positive_integer("sizes", size) for size in config["sizes"])
+        if theta.shape != (Layout(sizes).size,):
+            raise ValueError(f"theta has shape {theta.shape}, sizes {list(sizes)} need ({Layout(sizes).size},)")
+        if theta.dtype.name != config["dtype"]:
+            raise ValueError(f"theta is {theta.dtype}, the file says {config['dtype']!r}")
+        if hashlib.sha256(theta.tobytes()).hexdigest() != metadata["theta_sha256"]:
+            raise ValueError("the checksum of theta does not match; the file is damaged")
+        if config["cost"] not in costs.COSTS:
+            raise ValueError(f"unknown cost {config['cost']!r}")
+        net = Network(
+            sizes,
+            hidden=[activations.from_config(g) for g in config["hidden"]],
+            output=activations.from_config(config["output"]),
+            cost=config["cost"], init=theta, l2=config["l2"], backend=backend, dtype=config["dtype"], precision=config["precision"],
+        )  # fmt: skip
+        net.scale = None if config["scale"] is None else float(config["scale"])
+        net.epochs_trained = int(config["epochs_trained"])
+        net.preprocessing = json.loads(metadata["preprocessing"])
+        if net.epochs_trained < 0 or (net.scale is not None and not (np.isfinite(net.scale) and net.scale > 0)):
+            raise ValueError("scale or epochs_trained is out of range")
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelFileError(f"path={str(path)!r} is not a usable fastnn model: {error}") from error
+    return net
+
+
+def _read(path: Path) -> tuple[np.ndarray[Any, Any], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = dict(file.metadata() or {})
+            names = list(file.keys())
+            if metadata.get("format") != "fastnn":
+                raise ModelFileError(f"path={str(path)!r} is a safetensors file but not a fastnn model (tensors: {', '.join(names[:5])})")
+            if names != ["theta"]:
+                raise ModelFileError(f"path={str(path)!r} is not a usable fastnn model: it must hold the tensor 'theta' alone, got {names[:5]}")
+            return np.array(file.get_tensor("theta")), metadata
+    except SafetensorError as error:
+        raise ModelFileError(f"path={str(path)!r} is not a model file, or is damaged: {error}") from error
+
+
+def _config(metadata: dict[str, str]) -> dict[str, Any]:
+    if metadata.get("version") != str(FORMAT_VERSION):
+        raise ValueError(f"format version {metadata.get('version')!r}, this fastnn reads version {FORMAT_VERSION}; install a newer fastnn")
+    config = json.loads(metadata["network"])
+    if not isinstance(config, dict) or set(config) != _FIELDS:
+        raise ValueError(f"the network description must have the fields {sorted(_FIELDS)}")
+    return config
