@@ -1,0 +1,114 @@
+"""CSV with a header line, UTF-8; comma, or semicolon or tab where the header has no comma."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataFileError
+from .columns import BadCell, RawTable, Want, first_bad, numbers
+
+__all__ = ["read_csv"]
+
+BLOCK = 10_000  # rows held as text at a time
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
+
+
+def read_csv(path: str | os.PathLike[str], want: Want) -> RawTable:
+    """The wanted columns of a CSV file.
+
+    Parameters
+    ----------
+    path : path
+    want : callable
+        Gets the column names, returns those to read as numbers and the target's (kept as text), or None.
+
+    Raises
+    ------
+    DataFileError
+        Missing or empty file, not UTF-8, no header, names missing or double, a line with more or
+        fewer fields than the header, or a wanted cell that is missing, text, or not finite; with the
+        line and the column.
+    """
+    path = Path(path)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            first = file.readline()
+            file.seek(0)
+            separator = next((mark for mark in SEPARATORS if mark in first), ",")
+            return _read(path, csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True), separator, want)
+    except FileNotFoundError:
+        raise DataFileError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise DataFileError(f"{path}: not UTF-8 text ({error.reason} at byte 0x{error.object[error.start]:02X}); save the table as UTF-8") from None
+    except csv.Error as error:
+        raise DataFileError(f"{path}: not a CSV file ({error})") from None
+    except OSError as error:
+        raise DataFileError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _read(path: Path, reader: Any, separator: str, want: Want) -> RawTable:
+    names = [name.strip() for name in next((row for row in reader if row), [])]
+    _check_header(path, names)
+    columns, target = want(names)
+    picked = {name: names.index(name) for name in columns}
+    lines: list[int] = []
+    parts: dict[str, list[NDArray[np.float64]]] = {name: [] for name in columns}
+    answers: list[str] = []
+    rows = _rows(path, reader, len(names), lines)
+    while block := list(islice(rows, BLOCK)):
+        start = len(lines) - len(block)
+        cells = list(zip(*block, strict=True))
+        found = {name: numbers(cells[i]) for name, i in picked.items()}
+        if bad := first_bad(found):
+            name, cell = bad
+            raise DataFileError(f"{path}: {_where(lines, start + cell.row)}, column {name!r}: {cell.reason}")
+        for name, values in found.items():
+            assert not isinstance(values, BadCell)
+            parts[name].append(values)
+        if target is not None:
+            answers += [cell.strip() for cell in cells[names.index(target)]]
+    if not lines:
+        raise DataFileError(f"{path}: has a header but no rows")
+    X = np.empty((len(lines), len(columns)))
+    for i, name in enumerate(columns):
+        X[:, i] = np.concatenate(parts.pop(name))
+    notes = [f"fields are separated by {SEPARATORS[separator]}s"] if separator != "," else []
+    return RawTable(path, names, columns, X, answers if target is not None else None, lambda row: _where(lines, row), notes)
+
+
+def _rows(path: Path, reader: Any, width: int, lines: list[int]) -> Iterator[list[str]]:
+    """Rows that are not blank, all `width` fields wide; their line numbers go to `lines`."""
+    for row in reader:
+        if not row:
+            continue
+        if len(row) != width:
+            raise DataFileError(f"{path}: line {reader.line_num} has {len(row)} field{'s' * (len(row) != 1)}, the header has {width}")
+        lines.append(reader.line_num)
+        yield row
+
+
+def _where(lines: list[int], row: int) -> str:
+    return f"row {row + 1} (line {lines[row]})"
+
+
+def _check_header(path: Path, names: list[str]) -> None:
+    if not names:
+        raise DataFileError(f"{path}: is empty; a header line with column names is expected")
+    for i, name in enumerate(names):
+        if not name:
+            raise DataFileError(f"{path}: column {i + 1} of the header has no name (an index column? pandas: to_csv(index=False))")
+    numeric = [name for name in names if not isinstance(numbers([name]), BadCell)]
+    counted = [[str(k) for k in range(first, first + len(numeric))] for first in (0, 1)]
+    if numeric and numeric not in counted:  # names 0, 1, 2, ... are what pandas writes for unnamed columns
+        raise DataFileError(f"{path}: the first line holds numbers ({numeric[0]!r}), so it looks like data; a header line with column names is expected")
+    if len(set(names)) < len(names):
+        double = next(name for i, name in enumerate(names) if name in names[:i])
+        raise DataFileError(f"{path}: two columns are called {double!r}; column names must differ")

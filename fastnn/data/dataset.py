@@ -1,0 +1,105 @@
+"""A data set as the command line trains on it, and its parts once the rows are dealt out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .preprocessing import fit_scaling, scale_features, scale_target
+from .splits import split_rows
+
+__all__ = ["TEST_FRACTION", "DataSet", "Parts", "deal"]
+
+Array = NDArray[Any]
+TEST_FRACTION = 0.2  # of a set that brings no test rows of its own
+
+
+@dataclass
+class DataSet:
+    """Rows with targets, not split and not scaled.
+
+    Attributes
+    ----------
+    name, title : str
+        For file names; for people.
+    X : (n, features)
+        Integers for pixels, float64 for tables.
+    y : (n,)
+        int64 codes 0..K-1 for classification, float64 for regression.
+    preprocessing : dict
+        What is stored with the model (see `fastnn.data.preprocessing`); `deal` adds the scaling of a table.
+    task : str
+        "classification" or "regression".
+    classes : list or None
+        What code k stands for.
+    test : (X, y) or None
+        Test rows of its own.
+    scale : float or None
+        Factor for integer pixels, for `Network.fit`.
+    notes : list of str
+        What was guessed or is worth knowing.
+    """
+
+    name: str
+    title: str
+    X: Array
+    y: Array
+    preprocessing: dict[str, Any]
+    task: str = "classification"
+    classes: list[Any] | None = None
+    test: tuple[Array, Array] | None = None
+    scale: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Disjoint rows, ready for `fit` and `score`: (X, y) each; validation is None where none was asked for."""
+
+    train: tuple[Array, Array]
+    validation: tuple[Array, Array] | None
+    test: tuple[Array, Array]
+    preprocessing: dict[str, Any]
+
+
+def deal(data: DataSet, *, validation: float, seed: int) -> Parts:
+    """Split the rows and scale a table by its training rows alone.
+
+    Parameters
+    ----------
+    data : DataSet
+        Appended to: notes about constant columns.
+    validation : float
+        Fraction of the rows left after the test rows, in [0, 1).
+    seed : int
+        Of the split.
+
+    Raises
+    ------
+    DataFileError
+        Too few rows, or rows of a class, for the split; values too large to standardise.
+    """
+    codes = data.y if data.classes is not None else None
+    held_out = TEST_FRACTION if data.test is None else 0.0
+    rows = split_rows(len(data.X), test=held_out, validation=validation, seed=seed, classes=codes, names=data.classes)
+    preprocessing = dict(data.preprocessing)
+    if preprocessing["kind"] == "table":
+        targets = data.y[rows.train] if data.task == "regression" else None
+        preprocessing |= fit_scaling(preprocessing["columns"], data.X[rows.train], targets, data.notes)
+
+    def part(X: Array, y: Array) -> tuple[Array, Array]:
+        if preprocessing["kind"] != "table":
+            return X, y
+        return scale_features(preprocessing, X), y if data.task == "classification" else scale_target(preprocessing, y)
+
+    watched = part(data.X[rows.validation], data.y[rows.validation]) if len(rows.validation) else None
+    test = part(*data.test) if data.test is not None else part(data.X[rows.test], data.y[rows.test])
+    return Parts(part(data.X[rows.train], data.y[rows.train]), watched, test, preprocessing)
+
+
+def class_counts(y: Array, classes: list[Any]) -> list[int]:
+    """Rows of each class, in the order of `classes`."""
+    return [int(count) for count in np.bincount(y, minlength=len(classes))]

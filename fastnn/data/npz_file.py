@@ -1,0 +1,110 @@
+"""Tables in NumPy's npz: one-dimensional arrays are columns, two-dimensional ones several. Never unpickles."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataFileError
+from .columns import RawTable, Want
+
+__all__ = ["expand", "read_arrays", "read_npz"]
+
+LIMIT = 1 << 33  # bytes the arrays may unpack to
+
+
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
+    """All arrays of an npz file, in its order.
+
+    Raises
+    ------
+    DataFileError
+        Missing, not an npz file, damaged, empty, more than 8 GiB unpacked, or an array that could
+        only be read by unpickling (allow_pickle=False: unpickling runs code).
+    """
+    path = Path(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+            if size > LIMIT:
+                raise DataFileError(f"{path}: would unpack to {size:,} bytes; the limit is {LIMIT:,}")
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except DataFileError:
+        raise
+    except FileNotFoundError:
+        raise DataFileError(f"{path}: no such file") from None
+    except zipfile.BadZipFile as error:
+        raise DataFileError(f"{path}: not an npz file ({error})") from None
+    except ValueError as error:
+        if "allow_pickle" in str(error):
+            raise DataFileError(f"{path}: holds an array of Python objects, which fastnn does not unpickle; save numbers or fixed-width text") from None
+        raise DataFileError(f"{path}: damaged npz file ({error})") from None
+    except (OSError, EOFError, KeyError, MemoryError, NotImplementedError, RuntimeError, zlib.error) as error:
+        raise DataFileError(f"{path}: cannot be read ({error or type(error).__name__})") from None
+    if not arrays:
+        raise DataFileError(f"{path}: holds no arrays")
+    odd = next((name for name, x in arrays.items() if not isinstance(x, np.ndarray)), None)  # a zip member that is not .npy comes back as bytes
+    if odd is not None:
+        raise DataFileError(f"{path}: {odd!r} is not an array")
+    return arrays
+
+
+def expand(name: str, x: NDArray[Any]) -> list[str]:
+    """Column names of one array: its own for (m,) and (m, 1), else name[0], name[1], ... over the flattened rest."""
+    width = int(np.prod(x.shape[1:], dtype=np.int64))
+    return [name] if width == 1 else [f"{name}[{i}]" for i in range(width)]
+
+
+def read_npz(path: str | os.PathLike[str], want: Want) -> RawTable:
+    """The wanted columns of an npz file.
+
+    An array (m, ...) gives the columns of `expand`. All arrays must have the same number of rows.
+
+    Parameters
+    ----------
+    path : path
+    want : callable
+        Gets the column names, returns those to read as numbers and the target's, or None.
+
+    Raises
+    ------
+    DataFileError
+        As `read_arrays`; arrays without rows or of different lengths; wanted columns that do not hold finite real numbers.
+    """
+    path = Path(path)
+    arrays = read_arrays(path)
+    lengths = {name: x.shape[0] if x.ndim else None for name, x in arrays.items()}
+    rows = next(iter(lengths.values()))
+    for name, length in lengths.items():
+        if length != rows or length is None:
+            shapes = ", ".join(f"{key} {tuple(x.shape)}" for key, x in arrays.items())
+            raise DataFileError(f"{path}: array {name!r} does not have one entry per row like the others ({shapes})")
+    if not rows:
+        raise DataFileError(f"{path}: its arrays have no rows")
+    place = {column: (name, i) for name, x in arrays.items() for i, column in enumerate(expand(name, x))}
+    names = list(place)
+    columns, target = want(names)
+    X = np.empty((rows, len(columns)))
+    flat = {name: x.reshape(rows, -1) for name, x in arrays.items()}
+    for i, column in enumerate(columns):
+        name, k = place[column]
+        if flat[name].dtype.kind not in "biuf":
+            raise DataFileError(f"{path}: array {name!r} holds {flat[name].dtype}, numbers are expected in feature columns")
+        X[:, i] = flat[name][:, k]
+    finite = np.isfinite(X)
+    if not finite.all():
+        row, i = (int(v) for v in np.argwhere(~finite)[0])
+        raise DataFileError(f"{path}: {_where(row)}, column {columns[i]!r}: {X[row, i]} is not a finite number")
+    answers = None if target is None else flat[place[target][0]][:, place[target][1]]
+    return RawTable(path, names, columns, X, answers, _where, [])
+
+
+def _where(row: int) -> str:
+    return f"row {row} (counted from 0)"

@@ -1,0 +1,141 @@
+"""What a model remembers about its data, so that `predict` repeats it: a plain dict, stored as JSON.
+
+    images:  {"version": 1, "kind": "images", "shape": [height, width], "classes": [0, ..., 9]}
+    table:   {"version": 1, "kind": "table", "task": "classification" | "regression", "target": name,
+              "columns": [names], "classes": [values] | None,
+              "feature_mean": [numbers], "feature_factor": [numbers],
+              "target_mean": number, "target_std": number}                  # the last two for regression
+
+A feature becomes (x - mean) * factor with factor = 1 / standard deviation, both of the training rows;
+a column that is constant there has factor 0, because no weight for it could be learned. A regression
+target becomes (y - mean) / std and a prediction goes the other way.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataFileError, ModelFileError
+
+__all__ = ["check", "fit_scaling", "scale_features", "scale_target", "unscale_target"]
+
+Floats = NDArray[np.float64]
+VERSION = 1
+
+
+def fit_scaling(columns: list[str], X: Floats, y: Floats | None, notes: list[str]) -> dict[str, Any]:
+    """Means and factors of the training rows.
+
+    Parameters
+    ----------
+    columns : list of str
+        Names of X's columns.
+    X : (m, n) float64
+    y : (m,) float64 or None
+        Regression targets.
+    notes : list of str
+        Appended to: constant columns.
+
+    Raises
+    ------
+    DataFileError
+        Values so large that their spread overflows, or a constant regression target.
+    """
+    mean, std, constant = _spread(X)
+    if not (np.isfinite(mean).all() and np.isfinite(std).all()):
+        column = columns[int(np.argmin(np.isfinite(mean) & np.isfinite(std)))]
+        raise DataFileError(f"column {column!r} holds values too large to standardise (up to {np.abs(X).max():g})")
+    if constant.any():
+        names = [name for name, flat in zip(columns, constant, strict=True) if flat]
+        shown = ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        notes.append(f"{len(names)} column{'s' * (len(names) > 1)} constant over the training rows and therefore without influence: {shown}")
+    scaling: dict[str, Any] = {"feature_mean": mean.tolist(), "feature_factor": np.where(constant, 0, 1 / np.where(constant, 1, std)).tolist()}
+    if y is not None:
+        target_mean, target_std, flat_target = (float(v[0]) for v in _spread(y[:, None]))
+        if flat_target or not math.isfinite(target_std):
+            raise DataFileError("the target is constant over the training rows: nothing to learn" if flat_target else "the target's values are too large to standardise")
+        scaling |= {"target_mean": target_mean, "target_std": target_std}
+    return scaling
+
+
+def _spread(X: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Mean, standard deviation and "is constant" of each column."""
+    with np.errstate(all="ignore"):  # what overflows is refused by the caller
+        mean = X.mean(axis=0)
+        std = X.std(axis=0)
+        # Rounding of the mean leaves a spread of a few eps in a column of equal values.
+        return mean, std, std <= 8 * np.finfo(np.float64).eps * np.abs(X).max(axis=0)
+
+
+def scale_features(preprocessing: dict[str, Any], X: Floats) -> Floats:
+    """(x - mean) * factor of each column, a fresh (m, n) float64."""
+    mean, factor = (np.array(preprocessing[key], np.float64) for key in ("feature_mean", "feature_factor"))
+    return np.asarray((X - mean) * factor, np.float64)
+
+
+def scale_target(preprocessing: dict[str, Any], y: Floats) -> Floats:
+    """(y - mean) / std, a fresh (m,) float64."""
+    return np.asarray((y - preprocessing["target_mean"]) / preprocessing["target_std"], np.float64)
+
+
+def unscale_target(preprocessing: dict[str, Any], h: Floats) -> Floats:
+    """Predictions (m,) in the units of the file, fresh float64."""
+    return np.asarray(np.asarray(h, np.float64) * preprocessing["target_std"] + preprocessing["target_mean"], np.float64)
+
+
+def check(preprocessing: Any, *, inputs: int, outputs: int) -> dict[str, Any]:
+    """The dict if it is one of the two kinds above and fits a network of so many inputs and outputs.
+
+    Raises
+    ------
+    ModelFileError
+        Missing, of another version, or contradicting itself or the network.
+    """
+    if preprocessing is None:
+        raise ModelFileError("the model does not say how its data was prepared (it was not trained by `fastnn train`); use fastnn.load and net.predict")
+    if not isinstance(preprocessing, dict) or preprocessing.get("kind") not in ("images", "table"):
+        raise ModelFileError("the model's preprocessing is of a kind this version does not know")
+    if preprocessing.get("version") != VERSION:
+        raise ModelFileError(f"the model's preprocessing has version {preprocessing.get('version')!r}, this fastnn knows {VERSION}")
+    wrong = _image_fault(preprocessing, inputs, outputs) if preprocessing["kind"] == "images" else _table_fault(preprocessing, inputs, outputs)
+    if wrong:
+        raise ModelFileError(f"the model's preprocessing is damaged: {wrong}")
+    return preprocessing
+
+
+def _image_fault(p: dict[str, Any], inputs: int, outputs: int) -> str:
+    shape = p.get("shape")
+    if not (isinstance(shape, list) and len(shape) == 2 and all(isinstance(s, int) and s > 0 for s in shape) and math.prod(shape) == inputs):
+        return f"shape {shape!r} is not that of images of {inputs} pixels"
+    return _class_fault(p, outputs)
+
+
+def _table_fault(p: dict[str, Any], inputs: int, outputs: int) -> str:
+    columns = p.get("columns")
+    if not (isinstance(columns, list) and len(columns) == inputs and all(isinstance(c, str) for c in columns) and len(set(columns)) == inputs):
+        return f"columns are not {inputs} different names"
+    if not isinstance(p.get("target"), str) or p.get("task") not in ("classification", "regression"):
+        return f"target {p.get('target')!r} or task {p.get('task')!r} is not valid"
+    for key in ("feature_mean", "feature_factor"):
+        values = p.get(key)
+        if not (isinstance(values, list) and len(values) == inputs and all(map(_finite, values))):
+            return f"{key} is not {inputs} finite numbers"
+    if p["task"] == "classification":
+        return _class_fault(p, outputs)
+    if not (_finite(p.get("target_mean")) and _finite(p.get("target_std")) and p["target_std"] > 0):
+        return "target_mean and target_std are not finite numbers"
+    return "" if outputs == 1 else f"a regression model has 1 output, this one has {outputs}"
+
+
+def _class_fault(p: dict[str, Any], outputs: int) -> str:
+    classes = p.get("classes")
+    valid = isinstance(classes, list) and len(classes) == outputs and all(isinstance(c, (str, int, float)) for c in classes)
+    return "" if valid else f"classes are not {outputs} names or numbers"
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
