@@ -1,0 +1,118 @@
+"""Options, the engines every test runs on, and the summary of which of them ran.
+
+Only a real GPU may be missing: a test that cannot get any other engine fails, it does not skip.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Deterministic and short by default; `--hypothesis-profile=thorough` looks further.
+settings.register_profile("fastnn", deadline=None, derandomize=True, database=None, max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("thorough", parent=settings.get_profile("fastnn"), derandomize=False, max_examples=500)
+settings.load_profile("fastnn")
+
+# "cupy-on-cpu" is the CuPy engine bound to a stand-in device that runs its CUDA kernels on the CPU.
+ENGINES = ("numpy", "numba", "cupy-on-cpu", "cupy")
+MAY_BE_MISSING = {"cupy"}
+REQUIRED = pytest.StashKey[frozenset[str]]()
+
+_made: dict[str, object] = {}  # name -> the engine, or the reason (str) why there is none
+
+
+def engine(name):
+    """The engine of this name, or a string that says why it cannot be used. One instance per session."""
+    if name not in _made:
+        try:
+            if name == "cupy-on-cpu":
+                _made[name] = importlib.import_module("cuda_on_cpu").make_backend()
+            else:
+                import fastnn
+
+                _made[name] = fastnn.get_backend(name)
+        except Exception as error:  # the reason is reported, whatever it is
+            _made[name] = f"{type(error).__name__}: {error}"
+    return _made[name]
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--require-backend", action="append", default=[], metavar="NAME", choices=ENGINES,
+        help="an error if this engine cannot be used (repeatable); with cupy, gpu tests that would skip fail",
+    )  # fmt: skip
+
+
+def pytest_configure(config):
+    config.stash[REQUIRED] = frozenset(config.getoption("--require-backend"))
+    for name in sorted(config.stash[REQUIRED]):
+        if isinstance(engine(name), str):
+            raise pytest.UsageError(f"--require-backend={name}, but it cannot be used: {engine(name)}")
+
+
+def _engine_of(item):
+    """The engine a test runs on, None where it runs on none in particular."""
+    callspec = getattr(item, "callspec", None)
+    name = callspec.params.get("backend") if callspec else None
+    if name in ENGINES:
+        return name
+    return "cupy" if item.get_closest_marker("gpu") else None
+
+
+def pytest_runtest_setup(item):
+    name = _engine_of(item)
+    if name is None:
+        return
+    item.user_properties.append(("engine", name))
+    reason = engine(name)
+    if isinstance(reason, str):
+        if name in MAY_BE_MISSING and name not in item.config.stash[REQUIRED]:
+            pytest.skip(f"{name}: {reason}")
+        pytest.fail(f"engine {name} cannot be used: {reason}", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and item.get_closest_marker("gpu") and "cupy" in item.config.stash[REQUIRED]:
+        report.outcome, report.longrepr = "failed", f"skipped, but --require-backend=cupy was given: {report.longrepr}"
+    return report
+
+
+_ran: Counter[tuple[str, str]] = Counter()
+
+
+def pytest_runtest_logreport(report):
+    name = dict(report.user_properties).get("engine")
+    if name and (report.when == "call" or (report.when == "setup" and not report.passed)):
+        _ran[name, report.outcome] += 1
+
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.section("engines")
+    for name in ENGINES:
+        counts = {outcome: _ran[name, outcome] for outcome in ("passed", "failed", "skipped")}
+        ran = counts["passed"] + counts["failed"]
+        if ran:
+            terminalreporter.line(f"{name:12} ran {ran} tests: {counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped")
+        else:
+            reason = _made.get(name, "no test asked for it")
+            reason = reason if isinstance(reason, str) else "no test asked for it"
+            terminalreporter.line(f"{name:12} did not run ({counts['skipped']} tests skipped): {reason.splitlines()[0]}")
+
+
+# Module scope groups the tests of a file by engine; Hypothesis needs more than function scope.
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.gpu if name == "cupy" else ()) for name in ENGINES])
+def backend(request):
+    """Each engine in turn."""
+    return engine(request.param)
+
+
+@pytest.fixture(scope="module", params=["float32", "float64"])
+def dtype(request):
+    """Both dtypes in turn."""
+    return np.dtype(request.param)

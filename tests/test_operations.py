@@ -1,0 +1,381 @@
+"""Each operation of each engine against the oracle, over shapes, layouts and the input space."""
+
+from __future__ import annotations
+
+import cases
+import numpy as np
+import pytest
+import reference
+import tolerances
+from cases import LAYOUTS, PAIRS, SHAPES, laid_out, normal
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from fastnn import activations, optimizers
+
+shapes = pytest.mark.parametrize(("m", "n_in", "n_out"), SHAPES, ids=lambda n: str(n))
+layouts = pytest.mark.parametrize("layout", LAYOUTS)
+ODD = (5, 7, 3)  # one small odd shape for what does not depend on the shape
+
+
+def check_forward(backend, a, W, b, layout="contiguous", give_out=False):
+    out = backend.asarray(np.full((len(a), len(W)), np.nan, a.dtype)) if give_out else None
+    z = backend.dense_forward(laid_out(backend, a, layout), laid_out(backend, W, layout), laid_out(backend, b, "strided" if layout == "strided" else "contiguous"), out=out)
+    assert out is None or z is out
+    tolerances.assert_close(backend.to_numpy(z), reference.dense_forward(a, W, b), tolerances.dense_forward(a, W, b), dtype=a.dtype)
+
+
+def check_propagate(backend, delta, W, name, z, layout="contiguous", give_out=False):
+    a = reference.activation(name, z).astype(z.dtype)
+    out = backend.asarray(np.full(z.shape, np.nan, z.dtype)) if give_out else None
+    arrays = [laid_out(backend, x, layout) for x in (delta, W, z, a)]
+    d = backend.propagate_delta(arrays[0], arrays[1], name, arrays[2], arrays[3], out=out)
+    assert out is None or d is out
+    slope = reference.derivative(name, z)
+    tolerances.assert_close(backend.to_numpy(d), reference.propagate_delta(delta, W, name, z), tolerances.propagate_delta(delta, W, name, z, slope), dtype=z.dtype)
+
+
+def check_accumulate(backend, Delta_W, Delta_b, delta, a, layout="contiguous"):
+    got_W, got_b = backend.asarray(Delta_W.copy()), backend.asarray(Delta_b.copy())
+    assert backend.accumulate(got_W, got_b, laid_out(backend, delta, layout), laid_out(backend, a, layout)) is None
+    W, b = reference.accumulate(Delta_W, Delta_b, delta, a)
+    bound_W, bound_b = tolerances.accumulate(Delta_W, Delta_b, delta, a)
+    tolerances.assert_close(backend.to_numpy(got_W), W, bound_W, dtype=a.dtype, what="Delta_W")
+    tolerances.assert_close(backend.to_numpy(got_b), b, bound_b, dtype=a.dtype, what="Delta_b")
+
+
+def check_output(backend, output, cost, z, y, layout="contiguous", give_out=False):
+    a = reference.activation(output, z).astype(z.dtype)
+    out = backend.asarray(np.full(z.shape, np.nan, z.dtype)) if give_out else None
+    z_, a_ = laid_out(backend, z, layout), laid_out(backend, a, layout)
+    y_ = cases.engine_targets(backend, y) if y.ndim == 1 else laid_out(backend, y, layout)
+    delta = backend.output_delta(output, cost, z_, a_, y_, out=out)
+    assert out is None or delta is out
+    t, h = reference.as_rows(y, z.shape[1]), reference.activation(output, z)
+    expected = reference.output_delta(output, cost, z, y)
+    tolerances.assert_close(backend.to_numpy(delta), expected, tolerances.output_delta(output, cost, z, t, h), dtype=z.dtype)
+    J = backend.cost_sum(output, cost, z_, a_, y_)
+    assert type(J) is float
+    tolerances.assert_close(J, reference.cost_rows(output, cost, z, y).sum(), tolerances.cost_sum(output, cost, z, t, h), what="cost_sum")
+
+
+# ---- shapes and layouts -------------------------------------------------------------------------------
+
+
+@shapes
+@layouts
+def test_dense_forward(backend, dtype, m, n_in, n_out, layout):
+    check_forward(backend, normal((m, n_in), dtype), normal((n_out, n_in), dtype, 1), normal((n_out,), dtype, 2), layout)
+
+
+@shapes
+@pytest.mark.parametrize("name", cases.HIDDEN)
+def test_propagate_delta(backend, dtype, m, n_in, n_out, name):
+    check_propagate(backend, normal((m, n_out), dtype), normal((n_out, n_in), dtype, 1), name, cases.away_from_kinks(normal((m, n_in), dtype, 2)))
+
+
+@layouts
+@pytest.mark.parametrize("give_out", [False, True])
+def test_propagate_delta_layouts(backend, dtype, layout, give_out):
+    m, n_in, n_out = ODD
+    check_propagate(backend, normal((m, n_out), dtype), normal((n_out, n_in), dtype, 1), "tanh", normal((m, n_in), dtype, 2), layout, give_out)
+
+
+@shapes
+@layouts
+def test_accumulate(backend, dtype, m, n_in, n_out, layout):
+    check_accumulate(backend, normal((n_out, n_in), dtype), normal((n_out,), dtype, 1), normal((m, n_out), dtype, 2), normal((m, n_in), dtype, 3), layout)
+
+
+@pytest.mark.parametrize("give_out", [False, True])
+@pytest.mark.parametrize(("output", "cost"), PAIRS)
+@pytest.mark.parametrize(("m", "K"), [(1, 2), (7, 3), (33, 10), (3, 67), (130, 5)])
+def test_output_delta_and_cost(backend, dtype, output, cost, m, K, give_out):
+    z = cases.away_from_kinks(normal((m, K), dtype, scale=2))
+    check_output(backend, output, cost, z, cases.targets_for(output, cost, m, K, dtype), give_out=give_out)
+
+
+@layouts
+@pytest.mark.parametrize(("output", "cost"), PAIRS)
+def test_output_delta_layouts(backend, dtype, output, cost, layout):
+    check_output(backend, output, cost, cases.away_from_kinks(normal((5, 4), dtype)), cases.targets_for(output, cost, 5, 4, dtype), layout)
+
+
+@pytest.mark.parametrize("output", ["softmax", "sigmoid", "identity"])
+def test_integer_classes_with_squared_error_mean_their_one_hot_rows(backend, dtype, output):
+    check_output(backend, output, "squared_error", normal((9, 4), dtype), np.arange(9) % 4)
+
+
+@pytest.mark.parametrize("output", ["sigmoid", "identity"])
+def test_one_output_unit(backend, dtype, output):
+    cost = "cross_entropy" if output == "sigmoid" else "squared_error"
+    check_output(backend, output, cost, normal((9, 1), dtype), cases.targets_for(output, cost, 9, 1, dtype))
+
+
+@shapes
+@pytest.mark.parametrize("name", [*cases.HIDDEN, "softmax"])
+def test_activate(backend, dtype, m, n_in, n_out, name):
+    z = normal((m, n_in), dtype, scale=3)
+    expected = reference.activation(name, z)
+    tolerances.assert_close(backend.to_numpy(backend.activate(name, backend.asarray(z))), expected, tolerances.activate(name, z, expected), dtype=dtype)
+
+
+@layouts
+@pytest.mark.parametrize("name", [*cases.HIDDEN, "softmax"])
+def test_activate_layouts_and_out(backend, dtype, name, layout):
+    z = normal((5, 7), dtype)
+    expected = reference.activation(name, z)
+    bound = tolerances.activate(name, z, expected)
+    given_z = laid_out(backend, z, layout)
+    out = backend.asarray(np.full(z.shape, np.nan, dtype))
+    assert backend.activate(name, given_z, out=out) is out
+    tolerances.assert_close(backend.to_numpy(out), expected, bound, dtype=dtype)
+    assert backend.to_numpy(given_z).tobytes() == z.tobytes(), "z was changed"
+    # in place, whatever the strides
+    assert backend.activate(name, given_z, out=given_z) is given_z
+    tolerances.assert_close(backend.to_numpy(given_z), expected, bound, dtype=dtype, what="in place")
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.05, 0.3, 1.0, 2.5])
+def test_leaky_relu_takes_its_slope(backend, dtype, slope):
+    z, g = cases.away_from_kinks(normal((5, 7), dtype)), activations.LeakyReLU(slope)
+    expected = reference.activation("leaky_relu", z, slope)
+    tolerances.assert_close(backend.to_numpy(backend.activate(g, backend.asarray(z))), expected, 2 * tolerances.eps(dtype) * np.abs(expected), dtype=dtype)
+    eye, ones = backend.asarray(np.eye(7, dtype=dtype)), backend.asarray(np.ones((5, 7), dtype))
+    d = backend.propagate_delta(ones, eye, g, backend.asarray(z), backend.asarray(expected.astype(dtype)))
+    tolerances.assert_close(backend.to_numpy(d), reference.derivative("leaky_relu", z, slope), tolerances.eps(dtype) * slope, dtype=dtype)
+
+
+@shapes
+def test_out_is_overwritten_and_returned(backend, dtype, m, n_in, n_out):
+    check_forward(backend, normal((m, n_in), dtype), normal((n_out, n_in), dtype, 1), normal((n_out,), dtype, 2), give_out=True)
+
+
+def test_read_only_inputs_are_fine(backend, dtype):
+    """Data often comes from a memory map or a broadcast."""
+    if not isinstance(backend.zeros((1,), dtype), np.ndarray):
+        pytest.skip("device arrays have no such flag")
+    m, n_in, n_out = ODD
+    a, W, b = normal((m, n_in), dtype), normal((n_out, n_in), dtype, 1), normal((n_out,), dtype, 2)
+    delta, z = normal((m, n_out), dtype), normal((m, n_in), dtype, 4)
+    for x in (a, W, b, delta, z):
+        x.flags.writeable = False
+    check = tolerances.assert_close
+    check(backend.dense_forward(a, W, b), reference.dense_forward(a, W, b), tolerances.dense_forward(a, W, b), dtype=dtype)
+    check(backend.activate("relu", z), np.maximum(z, 0), 0.0, dtype=dtype)
+    got = backend.propagate_delta(delta, W, "identity", z, z)
+    check(got, reference.propagate_delta(delta, W, "identity", z), tolerances.propagate_delta(delta, W, "identity", z, np.ones_like(z)), dtype=dtype)
+    Delta_W, Delta_b = np.zeros((n_out, n_in), dtype), np.zeros(n_out, dtype)
+    backend.accumulate(Delta_W, Delta_b, delta, a)
+    check(Delta_W, reference.accumulate(0, 0, delta, a)[0], tolerances.accumulate(Delta_W * 0, Delta_b * 0, delta, a)[0], dtype=dtype)
+
+
+# ---- the space of inputs ------------------------------------------------------------------------------
+
+size = st.integers(1, 40)
+magnitude = st.sampled_from([1e-12, 1e-3, 1.0, 30.0, 1e6])
+
+
+@given(m=size, n_in=size, n_out=size, seed=st.integers(0, 2**32 - 1), scale=magnitude, layout=st.sampled_from(LAYOUTS))
+@example(m=1, n_in=1, n_out=1, seed=0, scale=1e6, layout="strided")
+def test_products_over_the_input_space(backend, dtype, m, n_in, n_out, seed, scale, layout):
+    a, W, b = normal((m, n_in), dtype, seed, scale), normal((n_out, n_in), dtype, seed + 1), normal((n_out,), dtype, seed, scale)
+    delta = normal((m, n_out), dtype, seed, scale)
+    check_forward(backend, a, W, b, layout)
+    check_propagate(backend, delta, W, "sigmoid", normal((m, n_in), dtype, seed, 3.0), layout)
+    check_accumulate(backend, W.copy(), b.copy(), delta, a, layout)
+
+
+@given(pair=st.sampled_from(PAIRS), m=size, K=st.integers(2, 40), seed=st.integers(0, 2**32 - 1), scale=st.sampled_from([1e-6, 1.0, 20.0]))
+def test_outputs_over_the_input_space(backend, dtype, pair, m, K, seed, scale):
+    z = cases.away_from_kinks(normal((m, K), dtype, seed, scale), gap=1e-7)
+    check_output(backend, *pair, z, cases.targets_for(*pair, m, K, dtype, seed))
+
+
+# ---- accumulation ---------------------------------------------------------------------------------------
+
+
+def test_two_halves_accumulate_to_the_whole(backend, dtype):
+    m, n_in, n_out = 37, 11, 6
+    delta, a = normal((m, n_out), dtype), normal((m, n_in), dtype, 1)
+    Delta_W, Delta_b = backend.zeros((n_out, n_in), dtype), backend.zeros((n_out,), dtype)
+    for rows in (slice(0, 20), slice(20, m)):
+        backend.accumulate(Delta_W, Delta_b, backend.asarray(delta[rows]), backend.asarray(a[rows]))
+    zero_W, zero_b = np.zeros((n_out, n_in), dtype), np.zeros(n_out, dtype)
+    bounds = tolerances.accumulate(zero_W, zero_b, delta, a)
+    for got, expected, bound in zip((Delta_W, Delta_b), reference.accumulate(zero_W, zero_b, delta, a), bounds, strict=True):
+        tolerances.assert_close(backend.to_numpy(got), expected, 2 * bound, dtype=dtype)
+
+
+def test_accumulating_twice_doubles(backend, dtype):
+    delta, a = backend.asarray(normal((5, 3), dtype)), backend.asarray(normal((5, 7), dtype))
+    Delta_W, Delta_b = backend.zeros((3, 7), dtype), backend.zeros((3,), dtype)
+    backend.accumulate(Delta_W, Delta_b, delta, a)
+    once = [np.array(backend.to_numpy(x)) for x in (Delta_W, Delta_b)]
+    backend.accumulate(Delta_W, Delta_b, delta, a)
+    for got, first in zip((Delta_W, Delta_b), once, strict=True):
+        tolerances.assert_close(backend.to_numpy(got), 2 * first, 7 * tolerances.eps(dtype) * (2 * np.abs(first) + 1), dtype=dtype)
+
+
+def test_long_bias_sums_do_not_drift(backend):
+    """A running float32 sum of 0.1 over 2^16 rows is off by 6e-4; a sum in blocks, in pairs or in float64 is not."""
+    m = 1 << 16
+    delta, a = backend.asarray(np.full((m, 3), 0.1, np.float32)), backend.asarray(np.ones((m, 1), np.float32))
+    Delta_W, Delta_b = backend.zeros((3, 1), np.float32), backend.zeros((3,), np.float32)
+    backend.accumulate(Delta_W, Delta_b, delta, a)
+    exact = np.full(3, m * float(np.float32(0.1)))
+    tolerances.assert_close(backend.to_numpy(Delta_b), exact, tolerances.LONG_SUM * exact, what="bias gradient")
+
+
+# ---- updates ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("P", [1, 7, 1000])
+@pytest.mark.parametrize("rule", [optimizers.SGD(0.3), optimizers.Momentum(0.05, 0.8), optimizers.Adam(0.02, 0.8, 0.99, 1e-7)], ids=lambda rule: rule.name)
+def test_update(backend, dtype, rule, P):
+    """Steps 1 to 3, each from the engine's own state before it, so that errors do not add up."""
+    rule = type(rule)(*rule.hyper())
+    theta = backend.asarray(normal((P,), dtype))
+    rule.bind(backend, lambda: backend.zeros((P,), dtype))
+    for t in (1, 2, 3):
+        grad = normal((P,), dtype, t)
+        grad[::5] = 0  # a parameter that no row reaches must not become NaN
+        before, state = np.array(backend.to_numpy(theta)), [np.array(backend.to_numpy(s)) for s in rule.state]
+        device_grad = backend.asarray(grad.copy())
+        assert backend.update(rule, theta, device_grad) is None
+        assert rule.t == t
+        assert backend.to_numpy(device_grad).tobytes() == grad.tobytes(), "the gradient was changed"
+        expected, new_state = reference.UPDATES[rule.name](before, grad, state, t, *rule.hyper())
+        bound, state_bounds = tolerances.UPDATES[rule.name](before, grad, state, t, *rule.hyper())
+        tolerances.assert_close(backend.to_numpy(theta), expected, bound, dtype=dtype, what="theta")
+        for slot, got, want, limit in zip(rule.slots, rule.state, new_state, state_bounds, strict=True):
+            tolerances.assert_close(backend.to_numpy(got), want, limit, dtype=dtype, what=slot)
+
+
+# ---- what is refused, and that a refusal changes nothing --------------------------------------------------
+
+# operation -> its arguments: a tuple is the shape of an array, anything else is passed as it is
+CALLS = {
+    "dense_forward": {"a": (5, 7), "W": (3, 7), "b": (3,), "out": (5, 3)},
+    "activate": {"activation": "relu", "z": (5, 7), "out": (5, 7)},
+    "output_delta": {"output": "sigmoid", "cost": "squared_error", "z": (5, 3), "a": (5, 3), "y": (5, 3), "out": (5, 3)},
+    "cost_sum": {"output": "sigmoid", "cost": "cross_entropy", "z": (5, 3), "a": (5, 3), "y": (5, 3)},
+    "propagate_delta": {"delta": (5, 3), "W": (3, 7), "activation": "tanh", "z": (5, 7), "a": (5, 7), "out": (5, 7)},
+    "accumulate": {"Delta_W": (3, 7), "Delta_b": (3,), "delta": (5, 3), "a": (5, 7)},
+    "update": {"optimizer": optimizers.SGD(0.1), "theta": (9,), "grad": (9,)},
+}
+ARRAYS = [(operation, name) for operation, arguments in CALLS.items() for name, value in arguments.items() if isinstance(value, tuple)]
+WRONG = {
+    "the other float": lambda x: x.astype("float32" if x.dtype == "float64" else "float64"),
+    "integers": lambda x: x.astype(np.int64),
+    "half precision": lambda x: x.astype(np.float16),
+    "a list": lambda x: x.tolist(),
+    "None": lambda x: None,
+    "a row more": lambda x: np.concatenate([x, x[:1]]),
+    "a column more": lambda x: np.concatenate([x, x[..., :1]], axis=-1),
+    "a dimension more": lambda x: x[None],
+}
+
+
+def refused(backend, operation, arguments, error=(TypeError, ValueError), match=None):
+    """The call raises, and no array among its arguments has changed."""
+    arrays = {name: x for name, x in arguments.items() if backend.is_array(x)}
+    before = {name: backend.to_numpy(x).tobytes() for name, x in arrays.items()}
+    with pytest.raises(error, match=match):
+        getattr(backend, operation)(**arguments)
+    assert {name: backend.to_numpy(x).tobytes() for name, x in arrays.items()} == before
+
+
+def arguments_of(backend, operation, dtype):
+    return {name: backend.asarray(normal(value, dtype, seed)) if isinstance(value, tuple) else value for seed, (name, value) in enumerate(CALLS[operation].items())}
+
+
+@pytest.mark.parametrize(("operation", "name", "wrong"), [(*array, wrong) for array in ARRAYS for wrong in WRONG if (array[1], wrong) != ("out", "None")])
+def test_wrong_arrays_are_refused(backend, dtype, operation, name, wrong):
+    arguments = arguments_of(backend, operation, dtype)
+    value = WRONG[wrong](normal(CALLS[operation][name], dtype))
+    arguments[name] = backend.asarray(value) if isinstance(value, np.ndarray) else value
+    # y may be several things, so what is wrong with it may be its type or its shape
+    kind = (TypeError, ValueError) if name == "y" else ValueError if wrong.endswith("more") else TypeError
+    steps = getattr(arguments.get("optimizer"), "t", None)
+    refused(backend, operation, arguments, kind, match=None if wrong == "the other float" else rf"\b({name}|{'|'.join(CALLS[operation])})\b")
+    assert getattr(arguments.get("optimizer"), "t", None) == steps, "a refused update advanced the step counter"
+
+
+@pytest.mark.parametrize("operation", CALLS)
+def test_the_calls_above_are_right_but_for_what_was_made_wrong(backend, dtype, operation):
+    arguments = arguments_of(backend, operation, dtype)
+    if "optimizer" in arguments:
+        arguments["optimizer"] = optimizers.SGD(0.1)
+    if operation == "cost_sum":
+        arguments["y"] = backend.asarray(np.full((5, 3), 0.5, dtype))
+    getattr(backend, operation)(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("operation", "aliases"),
+    [
+        ("dense_forward", ("out", "a")),
+        ("dense_forward", ("out", "W")),
+        ("output_delta", ("out", "z")),
+        ("output_delta", ("out", "a")),
+        ("output_delta", ("out", "y")),
+        ("propagate_delta", ("out", "delta")),
+        ("propagate_delta", ("out", "W")),
+        ("propagate_delta", ("out", "z")),
+        ("propagate_delta", ("out", "a")),
+        ("accumulate", ("Delta_W", "delta")),
+        ("accumulate", ("Delta_W", "a")),
+        ("update", ("theta", "grad")),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "-is-".join(x),
+)
+def test_overlapping_memory_is_refused(backend, dtype, operation, aliases):
+    """Square shapes throughout, so that nothing but the overlap is wrong. Once the same array, once shifted by a row."""
+    target, source = aliases
+    arguments = {name: backend.asarray(normal((4,) * len(value), dtype)) if isinstance(value, tuple) else value for name, value in CALLS[operation].items()}
+    refused(backend, operation, {**arguments, target: arguments[source]}, ValueError, "overlap")
+    shape = tuple(arguments[source].shape)
+    roomy = backend.asarray(normal((5, *shape[1:]), dtype))
+    refused(backend, operation, {**arguments, target: roomy[1:], source: roomy[:-1]}, ValueError, "overlap")
+
+
+def test_activate_refuses_an_overlap_other_than_z_itself(backend, dtype):
+    roomy = backend.asarray(normal((6, 7), dtype))
+    refused(backend, "activate", {"activation": "relu", "z": roomy[:-1], "out": roomy[1:]}, ValueError, "overlap")
+
+
+TARGETS = [("dense_forward", "out"), ("activate", "out"), ("output_delta", "out"), ("propagate_delta", "out"), ("accumulate", "Delta_W")]
+
+
+@pytest.mark.parametrize(
+    ("operation", "name", "layout"),
+    [(*target, layout) for target in [*TARGETS, ("accumulate", "Delta_b"), ("update", "theta")] for layout in ("strided", "reversed")]
+    + [(*target, "transposed") for target in TARGETS],
+)
+def test_targets_that_are_not_contiguous_are_refused(backend, dtype, operation, name, layout):
+    arguments = arguments_of(backend, operation, dtype)
+    arguments[name] = laid_out(backend, normal(CALLS[operation][name], dtype), layout)
+    refused(backend, operation, arguments, ValueError, f"{name} must be C-contiguous")
+
+
+@pytest.mark.parametrize("operation", ["output_delta", "cost_sum"])
+@pytest.mark.parametrize("classes", [[0, 1, 2, 3, 0], [0, -1, 2, 1, 0], [2**40, 0, 0, 0, 0]], ids=["too large", "negative", "huge"])
+@pytest.mark.parametrize("cost", ["cross_entropy", "squared_error"])
+def test_classes_out_of_range_are_refused(backend, dtype, operation, cost, classes):
+    z = backend.asarray(normal((5, 3), dtype))
+    arguments = {"output": "softmax", "cost": cost, "z": z, "a": backend.activate("softmax", z), "y": backend.asarray(np.array(classes, np.int64))}
+    refused(backend, operation, arguments, ValueError, r"classes 0\.\.2")
+
+
+def test_names_and_pairs_that_make_no_sense_are_refused(backend, dtype):
+    x = backend.asarray(normal((4, 4), dtype))
+    y = backend.asarray(np.arange(4))
+    refused(backend, "activate", {"activation": "rleu", "z": x}, ValueError, "did you mean 'relu'")
+    refused(backend, "activate", {"activation": 3, "z": x}, TypeError, "activation")
+    refused(backend, "propagate_delta", {"delta": x, "W": x, "activation": "softmax", "z": x, "a": x}, ValueError, "output layer only")
+    for operation in ("output_delta", "cost_sum"):
+        refused(backend, operation, {"output": "tanh", "cost": "cross_entropy", "z": x, "a": x, "y": y}, ValueError, "squared_error")
+        refused(backend, operation, {"output": "softmax", "cost": "cros_entropy", "z": x, "a": x, "y": y}, ValueError, "did you mean 'cross_entropy'")
+        refused(backend, operation, {"output": "softmax", "cost": "cross_entropy", "z": x, "a": x, "y": x}, TypeError, "integer classes")
+        refused(backend, operation, {"output": "sigmoid", "cost": "cross_entropy", "z": x, "a": x, "y": y}, ValueError, r"\(4, 4\)")
