@@ -5,13 +5,14 @@ Symbols as on the board (spec: Symbols): a^(l) (m, s_l), z^(l), delta^(l), Delta
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..activations import Activation
 from ..costs import Pair
-from .base import Array, Backend, Program
+from .base import Array, Program
+from .host import HostBackend
 
 if TYPE_CHECKING:
     from ..network import Network
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["NumpyBackend"]
 
 
-class NumpyBackend(Backend):
+class NumpyBackend(HostBackend):
     """Plain NumPy on the CPU; BLAS does the matrix products."""
 
     name = "numpy"
@@ -46,7 +47,7 @@ class NumpyBackend(Backend):
 
     def _accumulate(self, Delta_W: Array, Delta_b: Array, delta: Array, a: Array) -> None:
         Delta_W += delta.T @ a  # Delta := Delta + delta^T a
-        Delta_b += delta.sum(axis=0)
+        Delta_b += delta.sum(axis=0, dtype=np.float64)  # a float32 sum over millions of rows drifts by percents
 
     def _cost_sum(self, pair: Pair, z: Array, a: Array, y: Array) -> float:
         return pair.cost(z, a, y)
@@ -56,38 +57,6 @@ class NumpyBackend(Backend):
 
     def compile(self, net: Network, optimizer: Optimizer, batch_size: int) -> Program:
         return NumpyProgram(net, optimizer, batch_size)
-
-    # ---- arrays -------------------------------------------------------------------------------------
-
-    def is_array(self, x: object) -> bool:
-        return isinstance(x, np.ndarray)
-
-    def asarray(self, x: Any, dtype: Any = None) -> Array:
-        return np.ascontiguousarray(x, dtype=dtype)
-
-    def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
-        return np.asarray(x)
-
-    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        return np.zeros(shape, dtype)
-
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        return np.empty(shape, dtype)
-
-    def copyto(self, target: Array, source: Array) -> None:
-        np.copyto(target, source)
-
-    def concatenate(self, parts: list[Array]) -> Array:
-        return np.concatenate(parts)
-
-    def sum_of_squares(self, x: Array) -> float:
-        return float(np.sum(np.square(x, dtype=np.float64)))
-
-    def all_finite(self, x: Array) -> bool:
-        return bool(np.isfinite(x).all())
-
-    def synchronize(self) -> None:
-        """Nothing to wait for: NumPy returns when it is done."""
 
 
 class NumpyProgram(Program):

@@ -1,1 +1,80 @@
-"""Numba kernels."""
+"""Numba kernels for the CPU: how they are compiled and where the compiled code is kept.
+
+Numba's disk cache does not notice a change in a function of another file, so a hash of all the
+sources here names the cache folder: new sources, new folder. The folder lies in the user's cache
+(`$XDG_CACHE_HOME/fastnn` or `~/.cache/fastnn`), or in `NUMBA_CACHE_DIR` where that is set; where
+none can be written, a warning says so and the code is compiled anew in each process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import warnings
+from pathlib import Path
+
+import numba
+
+__all__ = ["CACHE_FOLDER", "JIT", "compiled", "exact"]
+
+# False under NUMBA_DISABLE_JIT, where kernels run as plain Python; calling BLAS through Numba then
+# silently multiplies nothing, so kernels/cpu/gemm.py has a Python product for that case.
+JIT = not numba.config.DISABLE_JIT
+
+# What a compiler may do with floating point here. Never blanket fastmath: `nnan` and `ninf` would
+# delete the NaN checks and the documented edge values.
+_RELAXED = {"reassoc", "contract", "nsz", "arcp"}
+
+
+def _source_hash() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _cache_folder() -> Path | None:
+    """The folder for this state of the sources, made and tried; None if it cannot be written."""
+    root = Path(numba.config.CACHE_DIR or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = root / "fastnn" / f"numba-{_source_hash()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        warnings.warn(
+            f"compiled code cannot be kept in {folder} ({error.strerror or error}), so each process compiles anew (seconds); set NUMBA_CACHE_DIR to a folder that can be written",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    return folder
+
+
+CACHE_FOLDER = _cache_folder()
+
+
+def _decorated(function, signature, **options):
+    """`numba.njit` with fastnn's options, caching in CACHE_FOLDER."""
+    if not JIT:
+        return function
+    arguments = (signature,) if signature is not None else ()
+    if CACHE_FOLDER is None:
+        return numba.njit(*arguments, nogil=True, error_model="numpy", **options)(function)
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(CACHE_FOLDER)  # read by Numba when the function is decorated, not later
+    try:
+        return numba.njit(*arguments, nogil=True, error_model="numpy", cache=True, **options)(function)
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+def compiled(function, signature=None):
+    """A kernel: compiled without the GIL, division by zero as in NumPy, sums may be reordered."""
+    return _decorated(function, signature, fastmath=_RELAXED)
+
+
+def exact(function, signature=None):
+    """As `compiled`, but only a*b+c may be contracted: for code that relies on the order of its operations."""
+    return _decorated(function, signature, fastmath={"contract"})

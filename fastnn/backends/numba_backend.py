@@ -1,0 +1,161 @@
+"""The Numba engine: compiled kernels around BLAS, the fastest way here to train on a CPU.
+
+Operations are single compiled calls. The program runs many steps inside one compiled function
+(kernels/cpu/program.py), with no Python between them. One thread runs it; BLAS uses its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..activations import Activation
+from ..costs import Pair
+from ..errors import BackendUnavailable
+from .base import Array, Program
+from .host import HostBackend
+
+try:
+    import numba  # noqa: F401 - the reason below names what is missing
+except ImportError as error:
+    raise BackendUnavailable(f"Numba cannot be imported ({error})") from error
+try:
+    import scipy.linalg.cython_blas  # noqa: F401 - the BLAS that compiled code calls
+except ImportError as error:
+    raise BackendUnavailable(f"SciPy, whose BLAS Numba calls, cannot be imported ({error})") from error
+
+from ..kernels.cpu import gemm, operations
+from ..kernels.cpu.program import training_program
+
+if TYPE_CHECKING:
+    from ..network import Network
+    from ..optimizers import Optimizer
+
+__all__ = ["NumbaBackend"]
+
+
+class NumbaBackend(HostBackend):
+    """Compiled for the CPU with Numba; NumPy arrays in and out.
+
+    Raises
+    ------
+    BackendUnavailable
+        Numba or SciPy is missing, or the product inside compiled code does not work.
+    """
+
+    name = "numba"
+
+    def __init__(self) -> None:
+        reason = gemm.probe()
+        if reason is not None:
+            raise BackendUnavailable(reason)
+        # BLAS reads alpha and beta through pointers.
+        self._one = {name: np.ones(1, name) for name in ("float32", "float64")}
+        self._zero = {name: np.zeros(1, name) for name in ("float32", "float64")}
+
+    def _scalars(self, x: Array) -> tuple[Array, Array]:
+        return self._one[x.dtype.name], self._zero[x.dtype.name]
+
+    # ---- operations; arrays that are not C-contiguous are copied into ones that are -----------------
+
+    def _dense_forward(self, a: Array, W: Array, b: Array, out: Array) -> Array:
+        one, zero = self._scalars(a)
+        _checked(gemm.gemm_nt(_c(a), _c(W), out, one, zero))
+        operations.add_bias(out, _c(b))
+        return out
+
+    def _activate(self, activation: Activation, z: Array, out: Array) -> Array:
+        no_bias = np.zeros(z.shape[1], z.dtype)
+        operations.activate_rows(activation.code, z.dtype.type(activation.parameter), _c(z), no_bias, out)
+        return out
+
+    def _output_delta(self, activation: Activation, pair: Pair, z: Array, a: Array, y: Array, out: Array) -> Array:
+        operations.output_delta(pair.code, activation.code, a.dtype.type(activation.parameter), _c(a), *_targets(y, a), out)
+        return out
+
+    def _cost_sum(self, pair: Pair, z: Array, a: Array, y: Array) -> float:
+        return float(operations.cost_of_rows(pair.code, _c(z), _c(a), *_targets(y, a)))
+
+    def _propagate_delta(self, delta: Array, W: Array, activation: Activation, z: Array, a: Array, out: Array) -> Array:
+        one, zero = self._scalars(a)
+        _checked(gemm.gemm_nn(_c(delta), _c(W), out, one, zero))
+        operations.times_derivative(activation.code, a.dtype.type(activation.parameter), out, _c(a))
+        return out
+
+    def _accumulate(self, Delta_W: Array, Delta_b: Array, delta: Array, a: Array) -> None:
+        one, _ = self._scalars(a)
+        delta = _c(delta)
+        _checked(gemm.gemm_tn(delta, _c(a), Delta_W, one, one))
+        operations.sum_columns(delta, Delta_b, np.empty_like(Delta_b))
+
+    def _update(self, optimizer: Optimizer, theta: Array, grad: Array, t: int) -> None:
+        state1, state2 = _two_states(optimizer, theta)
+        hyper = np.array(optimizer.hyper())
+        operations.update_range(optimizer.code, hyper, t, theta, _c(grad), state1, state2, 0, theta.shape[0], 1.0, 0.0)
+
+    def compile(self, net: Network, optimizer: Optimizer, batch_size: int) -> Program:
+        return NumbaProgram(net, optimizer, batch_size)
+
+
+class NumbaProgram(Program):
+    """One compiled call for a whole slice of steps; its workspace is allocated here, once."""
+
+    def __init__(self, net: Network, optimizer: Optimizer, batch_size: int) -> None:
+        super().__init__(net, optimizer, batch_size)
+        sizes, dtype, batch = np.array(net.sizes, np.int64), net.dtype, self.batch_size
+        K, widest = net.sizes[-1], max(net.sizes[1:])
+
+        def scratch(count: int) -> Array:
+            return np.empty(count, dtype)
+
+        starts = np.concatenate([[0], np.cumsum(sizes[1:])]).astype(np.int64)
+        codes = np.array([g.code for g in net.activations], np.int64)
+        slopes = np.array([g.parameter for g in net.activations], dtype)
+        self._shapes = (sizes, net.layout.offsets, starts, codes, slopes, net.pair.code, optimizer.code)
+        self._work = (
+            *(scratch(batch * net.sizes[0]), scratch(batch * int(starts[-1])), scratch(batch * K)),
+            *(scratch(batch * widest), scratch(batch * widest)),
+            *(np.empty(batch, np.int64), scratch(batch * K), scratch(widest), np.array([1, 0], dtype)),
+        )
+        self._grad = scratch(net.layout.size)
+        self._no_classes, self._no_values = np.empty(0, np.int64), np.empty((0, K), dtype)
+        self._run_steps: Any = training_program(dtype)
+
+    def _run(self, X: Array, y: Array, order: Array, start: int, stop: int) -> tuple[float, int]:
+        net, rule = self.net, self.optimizer
+        by_class = y.ndim == 1
+        classes, values = (np.ascontiguousarray(y, np.int64), self._no_values) if by_class else (self._no_classes, np.ascontiguousarray(y))
+        state1, state2 = _two_states(rule, net.theta)
+        cost_sum, rows, hits, status = self._run_steps(
+            X, classes, values, by_class, order, start, stop, self.batch_size,
+            *self._shapes, np.array(rule.hyper()), rule.t, self.l2_per_row(X),
+            net.theta, self._grad, state1, state2, *self._work,
+        )  # fmt: skip
+        _checked(status)
+        rule.t += stop - start
+        self.hits = int(hits) if net.counts_hits(y) else None
+        return float(cost_sum), int(rows)
+
+
+def _c(x: Array) -> Array:
+    return np.ascontiguousarray(x)
+
+
+def _targets(y: Array, a: Array) -> tuple[Array, Array, bool]:
+    """(classes, values, by_class) as kernels take them; the one that is not used is empty."""
+    if y.ndim == 1:
+        return np.ascontiguousarray(y, np.int64), np.empty((0, a.shape[1]), a.dtype), True
+    return np.empty(0, np.int64), _c(y), False
+
+
+def _two_states(optimizer: Optimizer, theta: Array) -> tuple[Array, Array]:
+    """The optimizer's state vectors; an empty one stands for each that its rule does not have."""
+    empty = np.empty(0, theta.dtype)
+    first, second = [*optimizer.state, empty, empty][:2]
+    return first, second
+
+
+def _checked(status: int) -> None:
+    if status:
+        raise RuntimeError(f"a matrix product inside compiled code returned status {status}; run `fastnn doctor`")

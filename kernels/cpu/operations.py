@@ -1,0 +1,264 @@
+"""The elementwise and row-wise parts of forward, backward and update, in place on C-contiguous arrays.
+
+Symbols as in the lecture. Functions are selected by the codes of fastnn.activations, fastnn.costs
+and fastnn.optimizers, outside the inner loops, so that one compilation serves every network.
+`code` 0 identity, 1 sigmoid, 2 tanh, 3 relu, 4 leaky_relu, 5 softmax; `pair` 0 softmax with
+cross-entropy, 1 sigmoid with cross-entropy, 2 elementwise with squared error, 3 softmax with it.
+Scalars are made with `type` so that a float32 array never meets a float64 number.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import compiled
+from .elementary import exp, sigmoid, tanh
+
+__all__ = [
+    "activate_rows",
+    "add_bias",
+    "cost_of_rows",
+    "hits_of_rows",
+    "output_delta",
+    "sum_columns",
+    "sum_of_squares",
+    "times_derivative",
+    "update_range",
+]
+
+
+def _add_bias(z, b):
+    """Accumulates: z (m, n) += b (n,)."""
+    for i in range(z.shape[0]):
+        for j in range(z.shape[1]):
+            z[i, j] += b[j]
+
+
+add_bias = compiled(_add_bias)
+
+
+def _softmax_row(z, a, i):
+    """Overwrites a[i] with softmax(z[i]); a may be z. NaN or +inf anywhere makes the row NaN."""
+    n = z.shape[1]
+    top = z[i, 0]
+    for j in range(1, n):
+        top = z[i, j] if z[i, j] > top else top
+    total = z.dtype.type(0)
+    for j in range(n):
+        e = exp(z[i, j] - top)
+        a[i, j] = e
+        total += e
+    for j in range(n):
+        a[i, j] = a[i, j] / total
+
+
+_softmax_row = compiled(_softmax_row)
+
+
+def _activate_rows(code, slope, z, b, a):
+    """Overwrites a (m, n) with g(z + b); a may be z. `slope` is the leaky ReLU's."""
+    m, n = z.shape
+    zero = z.dtype.type(0)
+    if code == 1:
+        for i in range(m):
+            for j in range(n):
+                a[i, j] = sigmoid(z[i, j] + b[j])
+    elif code == 2:
+        for i in range(m):
+            for j in range(n):
+                a[i, j] = tanh(z[i, j] + b[j])
+    elif code == 3 or (code == 4 and slope == zero):
+        for i in range(m):
+            for j in range(n):
+                v = z[i, j] + b[j]
+                a[i, j] = zero if v < zero else v  # this way round NaN stays NaN
+    elif code == 4:
+        for i in range(m):
+            for j in range(n):
+                v = z[i, j] + b[j]
+                a[i, j] = v if v > zero else v * slope
+    else:
+        for i in range(m):
+            for j in range(n):
+                a[i, j] = z[i, j] + b[j]
+        if code == 5:
+            for i in range(m):
+                _softmax_row(a, a, i)
+
+
+activate_rows = compiled(_activate_rows)
+
+
+def _times_derivative(code, slope, delta, a):
+    """delta (m, n) *= g'(z), from a = g(z), in place. A NaN in a makes delta NaN."""
+    m, n = delta.shape
+    zero, one = a.dtype.type(0), a.dtype.type(1)
+    if code == 1:
+        for i in range(m):
+            for j in range(n):
+                delta[i, j] *= a[i, j] * (one - a[i, j])
+    elif code == 2:
+        for i in range(m):
+            for j in range(n):
+                delta[i, j] *= one - a[i, j] * a[i, j]
+    elif code == 3:
+        for i in range(m):
+            for j in range(n):
+                delta[i, j] *= one if a[i, j] > zero else (zero if a[i, j] <= zero else a[i, j])
+    elif code == 4:
+        for i in range(m):
+            for j in range(n):
+                delta[i, j] *= one if a[i, j] > zero else (slope if a[i, j] <= zero else a[i, j])
+
+
+times_derivative = compiled(_times_derivative)
+
+
+def _output_delta(pair, code, slope, a, classes, values, by_class, delta):
+    """Overwrites delta (m, K) with the delta of the output layer from a = h (m, K), no 1/m.
+
+    Targets: classes (m,) if by_class, else values (m, K); the other is not read.
+    """
+    m, K = a.shape
+    zero, one = a.dtype.type(0), a.dtype.type(1)
+    for i in range(m):
+        if by_class:
+            for j in range(K):
+                delta[i, j] = a[i, j] - (one if classes[i] == j else zero)
+        else:
+            for j in range(K):
+                delta[i, j] = a[i, j] - values[i, j]
+    if pair == 2:
+        times_derivative(code, slope, delta, a)
+    elif pair == 3:
+        for i in range(m):
+            dot = zero
+            for j in range(K):
+                dot += delta[i, j] * a[i, j]
+            for j in range(K):
+                delta[i, j] = a[i, j] * (delta[i, j] - dot)
+
+
+output_delta = compiled(_output_delta)
+
+
+def _cost_of_rows(pair, z, a, classes, values, by_class):
+    """Sum over rows of the cost, from z, a (m, K) of the output layer, in float64. See fastnn.costs."""
+    m, K = z.shape
+    zero = z.dtype.type(0)
+    cost = 0.0
+    if pair == 0:
+        for i in range(m):
+            top = z[i, 0]
+            for j in range(1, K):
+                top = z[i, j] if z[i, j] > top else top
+            total = zero
+            for j in range(K):
+                total += exp(z[i, j] - top)
+            cost += np.log(np.float64(total)) + (np.float64(top) - np.float64(z[i, classes[i]]))
+    elif pair == 1:
+        for i in range(m):
+            for j in range(K):
+                v = z[i, j]
+                cost += np.float64(zero if v < zero else v) - np.float64(v) * values[i, j] + np.log1p(np.float64(exp(-abs(v))))
+    else:
+        for i in range(m):
+            for j in range(K):
+                wanted = np.float64(classes[i] == j) if by_class else np.float64(values[i, j])
+                e = np.float64(a[i, j]) - wanted
+                cost += e * e / 2
+    return cost
+
+
+cost_of_rows = compiled(_cost_of_rows)
+
+
+def _hits_of_rows(pair, a, classes, values, by_class):
+    """Rows that are right: the first largest output is the class, or every output on its target's side of 1/2; 0 for values."""
+    m, K = a.shape
+    half = a.dtype.type(0.5)
+    hits = 0
+    for i in range(m):
+        if by_class:
+            best = 0
+            for j in range(1, K):
+                if a[i, j] > a[i, best]:
+                    best = j
+            hits += int(best == classes[i])
+        elif pair == 1:
+            right = True
+            for j in range(K):
+                right = right and (a[i, j] >= half) == (values[i, j] >= half)
+            hits += int(right)
+    return hits
+
+
+hits_of_rows = compiled(_hits_of_rows)
+
+
+def _sum_columns(delta, total, partial):
+    """Accumulates: total (n,) += column sums of delta (m, n). partial (n,) is scratch.
+
+    Rows are summed in groups of 128 and the groups after them: a running float32 sum over
+    millions of rows would drift by percents.
+    """
+    m, n = delta.shape
+    for start in range(0, m, 128):
+        for j in range(n):
+            partial[j] = delta[start, j]
+        for i in range(start + 1, min(start + 128, m)):
+            for j in range(n):
+                partial[j] += delta[i, j]
+        for j in range(n):
+            total[j] += partial[j]
+
+
+sum_columns = compiled(_sum_columns)
+
+
+def _sum_of_squares(x):
+    """Sum of x^2 over a flat array, in float64."""
+    total = 0.0
+    for i in range(x.size):
+        v = np.float64(x[i])
+        total += v * v
+    return total
+
+
+sum_of_squares = compiled(_sum_of_squares)
+
+
+def _update_range(rule, hyper, t, theta, grad, state1, state2, lo, hi, share, l2):
+    """One optimizer step on theta[lo:hi], in place, from D = share * grad + l2 * theta; state likewise.
+
+    rule: 0 SGD, 1 Momentum, 2 Adam, formulas in fastnn.optimizers. share is 1/m where grad is Delta;
+    l2 is lambda/n on weights and 0 on biases. hyper (float64) as Optimizer.hyper(); t >= 1.
+    """
+    kind = theta.dtype.type
+    share, l2 = kind(share), kind(l2)
+    rate = kind(hyper[0])
+    if rule == 0:
+        for i in range(lo, hi):
+            theta[i] -= rate * (share * grad[i] + l2 * theta[i])
+    elif rule == 1:
+        mu = kind(hyper[1])
+        for i in range(lo, hi):
+            v = mu * state1[i] + (share * grad[i] + l2 * theta[i])
+            state1[i] = v
+            theta[i] -= rate * v
+    else:
+        # 1 - b^t in float64 first: in float32 it would lose its digits at small t.
+        fresh1, fresh2 = kind(1 - hyper[1]), kind(1 - hyper[2])
+        rate = kind(hyper[0] / (1 - hyper[1] ** t))
+        correction = kind(1 / (1 - hyper[2] ** t))
+        eps = kind(hyper[3])
+        for i in range(lo, hi):
+            D = share * grad[i] + l2 * theta[i]
+            m = state1[i] + fresh1 * (D - state1[i])
+            v = state2[i] + fresh2 * (D * D - state2[i])
+            state1[i] = m
+            state2[i] = v
+            theta[i] -= rate * (m / (np.sqrt(v * correction) + eps))
+
+
+update_range = compiled(_update_range)
