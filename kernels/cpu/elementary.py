@@ -141,12 +141,14 @@ def _tanh64(x):
 
 def exp(x):
     """e^x of a float32 or float64 scalar, in its own precision. (Without JIT this body runs; compiled code takes the overload.)"""
-    return _exp32(x) if x.dtype == np.float32 else _exp64(x)
+    with np.errstate(all="ignore"):
+        return _exp32(x) if x.dtype == np.float32 else _exp64(x)
 
 
 def tanh(x):
     """tanh x of a float32 or float64 scalar, in its own precision."""
-    return _tanh32(x) if x.dtype == np.float32 else _tanh64(x)
+    with np.errstate(all="ignore"):
+        return _tanh32(x) if x.dtype == np.float32 else _tanh64(x)
 
 
 if JIT:

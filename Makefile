@@ -1,0 +1,48 @@
+# Two commands for a user: `make demo` and `make test`. Each sets up .venv from nothing but
+# Python >= 3.11, make and a C++ compiler, and reuses it the second time.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint types suite suite-without-jit bench clean
+
+demo: $(VENV)/.demo
+	$(BIN)/fastnn train digits
+
+# The suite runs last, so that pytest's summary is the last thing printed.
+test: lint types suite-without-jit suite
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+# Compiled code cannot be measured for coverage: the Numba tests run once more as plain Python and
+# assert the same values; the suite proper then adds its own coverage and asks for 95 %.
+suite-without-jit: $(VENV)/.dev
+	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -m "not slow and not gpu" -k "numba" --cov --cov-report= tests/test_operations.py tests/test_activations.py tests/test_costs.py tests/test_programs.py tests/test_elementary.py
+
+suite: $(VENV)/.dev
+	$(BIN)/pytest --cov --cov-append --cov-report=term-missing:skip-covered --cov-fail-under=95
+
+bench: $(VENV)/.dev
+	$(BIN)/pytest bench --benchmark-only --benchmark-group-by=group
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "fastnn needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	$(PIP) --editable ".[all]"
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(PIP) --editable ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
