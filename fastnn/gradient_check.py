@@ -141,10 +141,10 @@ def _report(net: Network, D: Any, N: Any, kinked: Any, chosen: Any, sampled: boo
         use = (layer_of == layer) & ~kinked
         d, n = D[use], N[use]
         size = np.linalg.norm(d) + np.linalg.norm(n)
-        error = float(np.linalg.norm(d - n) / size) if size > 0 else 0.0
+        error = 0.0 if size == 0 else float(np.linalg.norm(d - n) / size)  # NaN stays NaN
         worst = _describe(net, chosen[use], d, n)
         layers.append(LayerReport(layer + 2, int(use.sum()), int(((layer_of == layer) & kinked).sum()), error, worst))
-    largest = max(r.relative_error for r in layers)
+    largest = float(np.max([r.relative_error for r in layers]))  # keeps NaN, which max() may pass by
     names = [net.layout.layer_of(int(index))[1] for index in chosen[kinked]]
     # NaN must fail: `not <` instead of `>=`, and max() may pass a NaN by.
     ok = all(r.relative_error < bound for r in layers) and any(r.checked for r in layers)
