@@ -165,11 +165,10 @@ def network_gradient(dtype, sizes, rows):
 def training(dtype, steps):
     """Of max|theta|, between two ways to compute the same `steps` updates.
 
-    A step differs by a few sums of some ten terms (10 eps each way); while learning_rate x curvature
-    stays below 2 these differences add up and do not grow, so they are linear in the steps. The factor
-    100 covers Adam, whose quotient m / sqrt(v) amplifies relative errors of small gradients.
+    A step differs by a few sums of some ten terms (10 eps); while learning_rate x curvature stays
+    below 2 these differences add up and do not grow, so they are linear in the steps. (Seen: 2 eps a step.)
     """
-    return 100 * 10 * eps(dtype) * max(steps, 1)
+    return 10 * eps(dtype) * max(steps, 1)
 
 
 # Ten significant digits were printed in the lecture; half a unit of the last one.
