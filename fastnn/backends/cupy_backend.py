@@ -1,0 +1,188 @@
+"""The CuPy engine: own CUDA kernels and cuBLAS on an NVIDIA GPU.
+
+Row-major arrays are column-major ones transposed, so the three products of the lecture are, for BLAS:
+    z = a Theta^T            (n_out, m)    = op_T(Theta) op_N(a)
+    delta Theta              (n_in, m)     = op_N(Theta) op_N(delta)
+    Delta (+)= delta^T a     (n_in, n_out) = op_N(a)     op_T(delta)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..activations import Activation
+from ..costs import SIGMOID_CROSS_ENTROPY, SOFTMAX_CROSS_ENTROPY, Pair
+from ..kernels.cuda.launchers import Kernels, partials_shape, scratch_size
+from .base import Array, Backend, Program
+from .cupy_device import Device, open_device
+
+if TYPE_CHECKING:
+    from ..network import Network
+    from ..optimizers import Optimizer
+
+__all__ = ["CupyBackend"]
+
+
+class CupyBackend(Backend):
+    """CUDA kernels and cuBLAS on the current device.
+
+    Parameters
+    ----------
+    device : Device, optional
+        What to compute on; None is the current CUDA device through CuPy.
+
+    Raises
+    ------
+    BackendUnavailable
+        No CuPy, no driver, no device, or one that cannot be used, with the reason.
+    """
+
+    name = "cupy"
+
+    def __init__(self, device: Device | None = None) -> None:
+        self.device = open_device() if device is None else device
+        self.kernels = Kernels(self.device)
+
+    # ---- the four operations, and the delta they start from ---------------------------------------
+
+    def _dense_forward(self, a: Array, W: Array, b: Array, out: Array) -> Array:
+        a, W, b = self._contiguous(a, W, b)
+        self.product_forward(a, W, out)
+        self.kernels.add_bias(out, b)
+        return out
+
+    def _activate(self, activation: Activation, z: Array, out: Array) -> Array:
+        target = out if out.flags.c_contiguous else self.device.empty(tuple(out.shape), out.dtype)
+        self.kernels.activate(activation, *self._contiguous(z), target)
+        if target is not out:  # in place on a view with strides
+            self.device.copy(out, target)
+        return out
+
+    def _output_delta(self, activation: Activation, pair: Pair, z: Array, a: Array, y: Array, out: Array) -> Array:
+        a, y = self._contiguous(a, y)
+        self.kernels.output_delta(activation, is_cross_entropy(pair), a, self._targets(y), out)
+        return out
+
+    def _propagate_delta(self, delta: Array, W: Array, activation: Activation, z: Array, a: Array, out: Array) -> Array:
+        delta, W, a = self._contiguous(delta, W, a)
+        self.product_back(delta, W, out)
+        self.kernels.times_derivative(activation, out, a)
+        return out
+
+    def _accumulate(self, Delta_W: Array, Delta_b: Array, delta: Array, a: Array) -> None:
+        delta, a = self._contiguous(delta, a)
+        self.product_outer(delta, a, Delta_W, accumulate=True)
+        scratch = self.device.empty((scratch_size(delta.shape[1]),), delta.dtype)
+        self.kernels.column_sums(delta, Delta_b, scratch, accumulate=True)
+
+    def _cost_sum(self, pair: Pair, z: Array, a: Array, y: Array) -> float:
+        z, a, y = self._contiguous(z, a, y)
+        partials, totals = self.empty(partials_shape(), np.float64), self.zeros((2,), np.float64)
+        self.kernels.cost(is_cross_entropy(pair), z, a, self._targets(y), partials, totals)
+        return float(self.device.to_numpy(totals)[0])
+
+    def _update(self, optimizer: Optimizer, theta: Array, grad: Array, t: int) -> None:
+        spans = self.asarray(np.array([[0, 0, theta.shape[0]]], np.int64))
+        (grad,) = self._contiguous(grad)
+        self.kernels.update(optimizer.name, theta, grad, optimizer.state, spans, 1, 0.0, update_constants(optimizer, t))
+
+    def compile(self, net: Network, optimizer: Optimizer, batch_size: int) -> Program:
+        from .cupy_program import CupyProgram
+
+        return CupyProgram(self, net, optimizer, batch_size)
+
+    # ---- the products, on C-contiguous arrays -------------------------------------------------------
+
+    def product_forward(self, a: Array, W: Array, z: Array) -> None:
+        """z = a W^T, (m, n_in), (n_out, n_in) -> (m, n_out); overwrites z."""
+        (m, n_in), n_out = a.shape, W.shape[0]
+        self.device.gemm("T", "N", n_out, m, n_in, W, n_in, a, n_in, z, n_out)
+
+    def product_back(self, delta: Array, W: Array, out: Array) -> None:
+        """out = delta W, (m, n_out), (n_out, n_in) -> (m, n_in); overwrites out."""
+        m, (n_out, n_in) = delta.shape[0], W.shape
+        self.device.gemm("N", "N", n_in, m, n_out, W, n_in, delta, n_out, out, n_in)
+
+    def product_outer(self, delta: Array, a: Array, Delta_W: Array, *, accumulate: bool) -> None:
+        """Delta_W = or += delta^T a, (m, n_out), (m, n_in) -> (n_out, n_in); no 1/m."""
+        (m, n_out), n_in = delta.shape, a.shape[1]
+        self.device.gemm("N", "T", n_in, n_out, m, a, n_in, delta, n_out, Delta_W, n_in, beta=1.0 if accumulate else 0.0)
+
+    # ---- arrays -------------------------------------------------------------------------------------
+
+    def is_array(self, x: object) -> bool:
+        return self.device.is_array(x)
+
+    def asarray(self, x: Any, dtype: Any = None) -> Array:
+        return self.device.asarray(x, dtype)
+
+    def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
+        return self.device.to_numpy(x)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        x = self.device.empty(shape, dtype)
+        self.device.clear(x)
+        return x
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        return self.device.empty(shape, dtype)
+
+    def copyto(self, target: Array, source: Array) -> None:
+        self.device.copy(target, source)
+
+    def concatenate(self, parts: list[Array]) -> Array:
+        rows = [part.shape[0] for part in parts]
+        whole = self.device.empty((sum(rows), *parts[0].shape[1:]), parts[0].dtype)
+        for part, stop, count in zip(parts, np.cumsum(rows).tolist(), rows, strict=True):
+            self.device.copy(whole[stop - count : stop], part)
+        return whole
+
+    def sum_of_squares(self, x: Array) -> float:
+        return self._scan(x)[0]
+
+    def all_finite(self, x: Array) -> bool:
+        return x.dtype.kind in "biu" or self._scan(x)[1] == 0
+
+    def synchronize(self) -> None:
+        self.device.synchronize()
+
+    def _scan(self, x: Array) -> tuple[float, float]:
+        """Sum of x^2 and the number of elements that are infinite or NaN."""
+        x = self.asarray(x, x.dtype if x.dtype.name in ("float32", "float64") else np.float64)
+        partials, totals = self.empty(partials_shape(), np.float64), self.zeros((2,), np.float64)
+        self.kernels.squares_and_nonfinite(x, partials, totals)
+        squares, nonfinite = self.device.to_numpy(totals)
+        return float(squares), float(nonfinite)
+
+    def _contiguous(self, *arrays: Array) -> list[Array]:
+        return [x if x.flags.c_contiguous else self.device.asarray(x) for x in arrays]
+
+    def _targets(self, y: Array) -> Array:
+        """Classes as the int64 that kernels read; values as they are."""
+        return y if y.ndim == 2 else self.device.asarray(y, np.int64)
+
+    def _overlap(self, x: Array, y: Array) -> bool:
+        return self.device.overlap(x, y)
+
+
+def is_cross_entropy(pair: Pair) -> bool:
+    """Whether the cost of the pair is cross_entropy, so that the output delta is a - y."""
+    return pair in (SOFTMAX_CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY)
+
+
+def update_constants(optimizer: Optimizer, t: int) -> tuple[float, ...]:
+    """The numbers that the rule's kernel (update.cu) takes last, for step number t; powers of beta in float64.
+
+    Raises
+    ------
+    TypeError
+        The rule has no CUDA kernel.
+    """
+    if optimizer.name in ("sgd", "momentum"):
+        return optimizer.hyper()
+    if optimizer.name == "adam":
+        learning_rate, beta1, beta2, eps = optimizer.hyper()
+        return (learning_rate / (1 - beta1**t), 1 - beta1, 1 - beta2, 1 / (1 - beta2**t), eps)
+    raise TypeError(f"optimizer={optimizer!r} has no kernel in the cupy engine; use sgd, momentum or adam, or another backend")

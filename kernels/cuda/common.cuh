@@ -1,0 +1,87 @@
+// What every kernel file shares: types, the warp and block reductions, the order used by argmax.
+//
+// REAL is float or double, given by -DREAL=float. Literals are written 0, 1 or (REAL)0.5: a plain 0.5
+// would turn a float expression into double. Sizes and indices are 64-bit, because rows * columns may
+// exceed 2^31. No floating-point atomics anywhere: the same input gives the same bits.
+#pragma once
+
+#ifndef REAL
+#error "compile with -DREAL=float or -DREAL=double"
+#endif
+
+typedef long long int64;
+
+#define WARP 32
+#define MAX_WARPS 32  // of a block: 1024 threads
+#define FULL_WARP 0xffffffffu
+#define INFINITE ((REAL)__builtin_huge_val())  // INFINITY is a macro of a header that NVRTC does not have
+#define NOT_A_NUMBER ((REAL)__builtin_nan(""))
+
+// The two faults are planted by tests only, which must then fail.
+#ifdef FASTNN_FAULT_NO_BARRIER
+#define block_barrier()
+#else
+#define block_barrier() __syncthreads()
+#endif
+#ifdef FASTNN_FAULT_SHORT_SHUFFLE
+#define FIRST_SHUFFLE 8
+#else
+#define FIRST_SHUFFLE 16
+#endif
+
+// Where a thread of a one-dimensional grid starts, and how far it strides.
+__device__ __forceinline__ int64 first_index() { return (int64)blockIdx.x * blockDim.x + threadIdx.x; }
+__device__ __forceinline__ int64 index_stride() { return (int64)gridDim.x * blockDim.x; }
+
+// Kernels that give each row to one warp: the warp's number in the grid, the warps in the grid, the lane.
+__device__ __forceinline__ int64 first_row() { return first_index() / WARP; }
+__device__ __forceinline__ int64 row_stride() { return index_stride() / WARP; }
+__device__ __forceinline__ int lane_id() { return threadIdx.x % WARP; }
+
+// Sum over the warp, the same bits in every lane: at each step both partners add the same two numbers.
+template <class T>
+__device__ __forceinline__ T warp_sum(T value) {
+    for (int step = FIRST_SHUFFLE; step > 0; step /= 2) value += __shfl_xor_sync(FULL_WARP, value, step);
+    return value;
+}
+
+// Largest number of the warp; NaN is passed over unless there is nothing else.
+__device__ __forceinline__ REAL warp_max(REAL value) {
+    for (int step = FIRST_SHUFFLE; step > 0; step /= 2) value = fmax(value, __shfl_xor_sync(FULL_WARP, value, step));
+    return value;
+}
+
+// Whether entry (value, index) comes before (best, best_index) as argmax of NumPy has it: NaN is the
+// largest, and of equals the first wins. A total order, so the result does not depend on the reduction.
+__device__ __forceinline__ bool precedes(REAL value, int64 index, REAL best, int64 best_index) {
+    const bool is_nan = value != value, best_is_nan = best != best;
+    if (is_nan != best_is_nan) return is_nan;
+    if (is_nan || value == best) return index < best_index;
+    return value > best;
+}
+
+// Position of the largest of row[0..n), n >= 1; one warp, the same in every lane.
+__device__ __forceinline__ int64 warp_argmax(const REAL* row, int64 n) {
+    REAL best = -INFINITE;
+    int64 best_index = n;  // behind every real entry, so lanes without one never win
+    for (int64 j = lane_id(); j < n; j += WARP)
+        if (precedes(row[j], j, best, best_index)) best = row[j], best_index = j;
+    for (int step = FIRST_SHUFFLE; step > 0; step /= 2) {
+        const REAL value = __shfl_xor_sync(FULL_WARP, best, step);
+        const int64 index = __shfl_xor_sync(FULL_WARP, best_index, step);
+        if (precedes(value, index, best, best_index)) best = value, best_index = index;
+    }
+    return best_index;
+}
+
+// Sum over the block in a fixed order, valid in thread 0. All threads call it; blocks are whole warps.
+// of_warp: shared memory for MAX_WARPS numbers, used by this call alone.
+__device__ __forceinline__ double block_sum(double value, double* of_warp) {
+    value = warp_sum(value);
+    if (lane_id() == 0) of_warp[threadIdx.x / WARP] = value;
+    block_barrier();
+    double total = 0;
+    if (threadIdx.x == 0)
+        for (unsigned warp = 0; warp < blockDim.x / WARP; ++warp) total += of_warp[warp];
+    return total;
+}

@@ -1,0 +1,82 @@
+// Sum over rows of the cost, from z so that it stays finite, and the rows that are right ("hits").
+//
+//   softmax, cross_entropy   log sum_k e^(z_k - top) + (top - z_y),  top = max z
+//   sigmoid, cross_entropy   sum_k max(z, 0) - y z + log(1 + e^-|z|)
+//   squared_error            sum_k (a - y)^2 / 2
+//
+//   z, a (rows, cols); y (rows, cols), or classes (rows,).
+//   partials (2, blocks), double: overwritten with each block's cost and hits.
+//
+// A hit is the first largest output for classes, and every output on y's side of 1/2 for probabilities;
+// squared_error with values counts none. One warp per row; a row's terms are REAL, sums are double.
+// A class outside 0..cols-1 makes the cost NaN instead of reading foreign memory.
+#include "common.cuh"
+
+__device__ __forceinline__ void store_partials(double cost, double hits, double* partials) {
+    __shared__ double cost_of_warp[MAX_WARPS], hits_of_warp[MAX_WARPS];
+    cost = block_sum(cost, cost_of_warp);
+    hits = block_sum(hits, hits_of_warp);
+    if (threadIdx.x == 0) {
+        partials[blockIdx.x] = cost;
+        partials[gridDim.x + blockIdx.x] = hits;
+    }
+}
+
+__device__ __forceinline__ REAL squared(REAL error) { return error * error; }
+
+extern "C" __global__ void cost_softmax_cross_entropy(const REAL* z, const REAL* a, const int64* classes, double* partials, int64 rows, int64 cols) {
+    double cost = 0, hits = 0;
+    for (int64 i = first_row(); i < rows; i += row_stride()) {
+        const REAL* row = z + i * cols;
+        const int64 chosen = classes[i];
+        REAL top = -INFINITE, sum = 0;
+        for (int64 j = lane_id(); j < cols; j += WARP) top = fmax(top, row[j]);
+        top = warp_max(top);
+        for (int64 j = lane_id(); j < cols; j += WARP) sum += exp(row[j] - top);
+        sum = warp_sum(sum);
+        const int64 largest = warp_argmax(a + i * cols, cols);
+        if (lane_id() == 0) {  // the other lanes hold the same numbers
+            const REAL of_chosen = chosen >= 0 && chosen < cols ? row[chosen] : NOT_A_NUMBER;
+            cost += log(sum) + (top - of_chosen);
+            hits += largest == chosen;
+        }
+    }
+    store_partials(cost, hits, partials);
+}
+
+extern "C" __global__ void cost_sigmoid_cross_entropy(const REAL* z, const REAL* a, const REAL* y, double* partials, int64 rows, int64 cols) {
+    const REAL half = (REAL)0.5;
+    double cost = 0, hits = 0;
+    for (int64 i = first_row(); i < rows; i += row_stride()) {
+        int wrong = 0;
+        for (int64 k = i * cols + lane_id(); k < (i + 1) * cols; k += WARP) {
+            const REAL positive = z[k] < 0 ? (REAL)0 : z[k];  // max(z, 0) that keeps NaN
+            cost += positive - y[k] * z[k] + log1p(exp(-fabs(z[k])));
+            wrong += (a[k] >= half) != (y[k] >= half);
+        }
+        wrong = warp_sum(wrong);
+        if (lane_id() == 0) hits += wrong == 0;
+    }
+    store_partials(cost, hits, partials);
+}
+
+extern "C" __global__ void cost_squared_values(const REAL* a, const REAL* y, double* partials, int64 count) {
+    double cost = 0;
+    for (int64 k = first_index(); k < count; k += index_stride()) cost += squared(a[k] - y[k]);
+    store_partials(cost / 2, 0, partials);
+}
+
+extern "C" __global__ void cost_squared_classes(const REAL* a, const int64* classes, double* partials, int64 rows, int64 cols) {
+    double cost = 0, hits = 0;
+    for (int64 i = first_row(); i < rows; i += row_stride()) {
+        const REAL* row = a + i * cols;
+        const int64 chosen = classes[i];
+        for (int64 j = lane_id(); j < cols; j += WARP) cost += squared(row[j] - (j == chosen ? (REAL)1 : (REAL)0));
+        const int64 largest = warp_argmax(row, cols);
+        if (lane_id() == 0) {
+            hits += largest == chosen;
+            if (chosen < 0 || chosen >= cols) cost += NOT_A_NUMBER;
+        }
+    }
+    store_partials(cost / 2, hits, partials);
+}

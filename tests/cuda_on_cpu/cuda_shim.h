@@ -1,0 +1,179 @@
+// CUDA on the CPU, for tests: the kernels' own sources compile against this header with g++.
+//
+// A block runs as fibers, one for each thread, on one CPU thread. A fiber runs until it reaches a barrier
+// or ends; then the scheduler resumes another, in an order drawn anew at every round from a seed. So a
+// kernel whose result hangs on the order, because a barrier is missing, fails for some seed.
+//
+// Also caught: barriers and shuffles that not all threads reach, and shared memory read before it was
+// written (it is NaN at the start of every block). Not imitated: the memory model, -ftz, coalescing, limits.
+#pragma once
+#include <math.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <string.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __forceinline__ static inline __attribute__((always_inline))
+// Shared variables are gathered in one section of memory. One block runs at a time, so one copy is enough.
+#define __shared__ static __attribute__((section("shim_shared"), used))
+extern "C" char __start_shim_shared[] __attribute__((weak)), __stop_shim_shared[] __attribute__((weak));
+
+struct dim3 {
+    unsigned x, y, z;
+};
+static dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace shim {
+
+enum State { READY, AT_BLOCK_BARRIER, AT_WARP_BARRIER, ENDED };
+constexpr unsigned WARP_SIZE = 32;
+constexpr size_t STACK = 32 * 1024;
+
+// A fiber is entered through its context the first time and through `resume_at` ever after: swapcontext
+// asks the kernel for the signal mask at every switch, which would be most of the run time.
+struct Fiber {
+    ucontext_t context;
+    jmp_buf resume_at;
+    bool entered = false;
+    std::unique_ptr<char[]> stack;
+    State state;
+};
+
+static std::vector<std::unique_ptr<Fiber>> fibers;  // kept from block to block
+static std::vector<uint64_t> mailbox;               // one value for each thread, for shuffles
+static jmp_buf scheduler;
+static unsigned current, threads;
+static void (*kernel)(void**);
+static void** arguments;
+static uint64_t random_state;
+
+static uint64_t random_below(uint64_t n) {  // splitmix64
+    uint64_t x = (random_state += 0x9e3779b97f4a7c15u);
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return (x ^ (x >> 31)) % n;
+}
+
+static void wait_in(State state) {
+    Fiber& me = *fibers[current];
+    me.state = state;
+    if (_setjmp(me.resume_at) == 0) _longjmp(scheduler, 1);
+}
+
+static void fiber_main() {
+    for (;;) {  // one turn for each block
+        kernel(arguments);
+        wait_in(ENDED);
+    }
+}
+
+static void add_fiber() {
+    auto fiber = std::make_unique<Fiber>();
+    fiber->stack = std::make_unique<char[]>(STACK);
+    getcontext(&fiber->context);
+    fiber->context.uc_stack.ss_sp = fiber->stack.get();
+    fiber->context.uc_stack.ss_size = STACK;
+    fiber->context.uc_link = nullptr;  // fiber_main never returns
+    makecontext(&fiber->context, fiber_main, 0);
+    fibers.push_back(std::move(fiber));
+}
+
+static void resume(unsigned thread) {
+    current = thread;
+    threadIdx = {thread % blockDim.x, thread / blockDim.x % blockDim.y, thread / (blockDim.x * blockDim.y)};
+    if (_setjmp(scheduler)) return;  // the fiber waits or has ended
+    Fiber& fiber = *fibers[thread];
+    if (fiber.entered) _longjmp(fiber.resume_at, 1);
+    fiber.entered = true;
+    setcontext(&fiber.context);
+}
+
+static unsigned count(State state, unsigned first, unsigned last) {
+    unsigned found = 0;
+    for (unsigned i = first; i < last; ++i) found += fibers[i]->state == state;
+    return found;
+}
+
+static void release(State state, unsigned first, unsigned last) {
+    for (unsigned i = first; i < last; ++i)
+        if (fibers[i]->state == state) fibers[i]->state = READY;
+}
+
+// Lets every warp pass whose threads all wait at a warp barrier; whether there was one.
+static bool release_warps() {
+    bool any = false;
+    for (unsigned first = 0; first < threads; first += WARP_SIZE) {
+        const unsigned last = std::min(threads, first + WARP_SIZE);
+        if (count(AT_WARP_BARRIER, first, last) == last - first) {
+            release(AT_WARP_BARRIER, first, last);
+            any = true;
+        }
+    }
+    return any;
+}
+
+// Returns nullptr, or what the kernel did wrong.
+static const char* run_block(std::vector<unsigned>& order) {
+    memset(__start_shim_shared, 0xff, __stop_shim_shared - __start_shim_shared);  // NaN in float and double
+    for (unsigned i = 0; i < threads; ++i) fibers[i]->state = READY;
+    for (;;) {
+        for (unsigned i = threads; i > 1; --i) std::swap(order[i - 1], order[random_below(i)]);
+        for (unsigned thread : order)
+            if (fibers[thread]->state == READY) resume(thread);
+        const unsigned ended = count(ENDED, 0, threads);
+        if (ended == threads) return nullptr;
+        if (release_warps()) continue;
+        if (count(AT_WARP_BARRIER, 0, threads)) return "a shuffle or __syncwarp was not reached by all threads of its warp";
+        if (ended) return "a __syncthreads was not reached by all threads of the block";
+        release(AT_BLOCK_BARRIER, 0, threads);
+    }
+}
+
+// grid, block: three numbers each. Returns nullptr, or what the kernel did wrong.
+static const char* launch(void (*body)(void**), void** values, const unsigned* grid, const unsigned* block, uint64_t seed) {
+    kernel = body, arguments = values, random_state = seed;
+    gridDim = {grid[0], grid[1], grid[2]}, blockDim = {block[0], block[1], block[2]};
+    threads = blockDim.x * blockDim.y * blockDim.z;
+    if (threads == 0 || threads > 1024) return "a block has 1 to 1024 threads";
+    while (fibers.size() < threads) add_fiber();
+    mailbox.assign(threads, 0);
+    std::vector<unsigned> order(threads);
+    for (unsigned i = 0; i < threads; ++i) order[i] = i;
+    const uint64_t blocks = (uint64_t)grid[0] * grid[1] * grid[2], shift = random_below(blocks ? blocks : 1);
+    for (uint64_t i = 0; i < blocks; ++i) {  // blocks have no order either: start anywhere, go round
+        const uint64_t b = (i + shift) % blocks;
+        blockIdx = {(unsigned)(b % grid[0]), (unsigned)(b / grid[0] % grid[1]), (unsigned)(b / grid[0] / grid[1])};
+        if (const char* wrong = run_block(order)) {
+            fibers.clear();  // they hang somewhere inside the kernel
+            return wrong;
+        }
+    }
+    return nullptr;
+}
+
+// The value that the thread `lane ^ mask` of this warp handed in.
+template <class T>
+T exchange_xor(T value, unsigned mask) {
+    const unsigned me = current, partner = me ^ mask;
+    memcpy(&mailbox[me], &value, sizeof value);
+    wait_in(AT_WARP_BARRIER);  // until all have written
+    T result;
+    memcpy(&result, &mailbox[partner < threads ? partner : me], sizeof result);
+    wait_in(AT_WARP_BARRIER);  // until all have read
+    return result;
+}
+
+}  // namespace shim
+
+static inline void __syncthreads() { shim::wait_in(shim::AT_BLOCK_BARRIER); }
+static inline void __syncwarp(unsigned = 0xffffffffu) { shim::wait_in(shim::AT_WARP_BARRIER); }
+template <class T>
+T __shfl_xor_sync(unsigned, T value, int mask) {
+    return shim::exchange_xor(value, (unsigned)mask);
+}
