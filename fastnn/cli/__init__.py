@@ -1,4 +1,14 @@
-"""The command line."""
+"""The command line: `fastnn train | predict | gradcheck | doctor | example`.
+
+Results go to stdout, progress and remarks to stderr. Exit codes: 0 done; 1 training diverged or a
+check failed; 2 bad input, in one line; 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
 
 def main() -> None:
-    """Entry point."""
+    """Run the command line of this process and exit."""
+    from .app import app  # typer and rich, which `import fastnn` must not load
+
+    app()

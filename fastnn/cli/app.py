@@ -1,0 +1,104 @@
+"""The commands and their options. Each imports what it needs when it runs, so that --help is quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from .errors import OneLineErrors
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    cls=OneLineErrors, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train dense neural networks on NumPy, Numba or CuPy. Results go to stdout, progress to stderr.",
+)  # fmt: skip
+
+Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
+Engine = Annotated[str, typer.Option("--backend", metavar="NAME", help="numpy, numba, cupy, or auto: the fastest that is usable.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"fastnn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    """Train dense neural networks on NumPy, Numba or CuPy. Results go to stdout, progress to stderr."""
+
+
+@app.command()
+def train(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="digits, mnist, FILE.csv or FILE.npz")],
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder with the four IDX files of MNIST; or set FASTNN_MNIST.")] = None,
+    target: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of a table to predict: its name, or its position from 0.")] = None,
+    task: Annotated[str | None, typer.Option(metavar="TASK", help="classification or regression; guessed, and said, if not given.")] = None,
+    backend: Engine = "auto",
+    hidden: Annotated[str | None, typer.Option(metavar="SIZES", help="Units of the hidden layers, as 128,64; or none.")] = None,
+    activation: Annotated[str, typer.Option(metavar="NAME", help="Of the hidden layers: relu, leaky_relu, tanh, sigmoid, identity.")] = "relu",
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows per step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Step length alpha. By default adam 0.001, momentum 0.05, sgd 0.1.")] = None,
+    optimizer: Annotated[str | None, typer.Option(metavar="NAME", help="adam, momentum or sgd.")] = None,
+    l2: Annotated[float | None, typer.Option(help="Lambda: lambda / (2 rows) times the sum of squared weights is added to the cost.")] = None,
+    validation: Annotated[float | None, typer.Option(metavar="FRACTION", help="Of the training rows, only watched; 0 for none.")] = None,
+    dtype: Annotated[str, typer.Option(metavar="NAME", help="float32 or float64.")] = "float32",
+    seed: Annotated[int, typer.Option(help="Of the split, the weights and the order of rows.")] = 0,
+    save: Annotated[Path | None, typer.Option(metavar="PATH", help="Model file; runs/NAME.safetensors if not given.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="PATH", help="Learning curve; beside the model if not given.")] = None,
+    no_plot: Annotated[bool, typer.Option("--no-plot", help="Draw no learning curve.")] = False,
+    json: Json = False,
+) -> int:
+    """Train a network and test it on rows it has not seen.
+
+    digits: 1,797 handwritten digits that come with scikit-learn. mnist: 70,000 of them from IDX files.
+    A table: every column but the target is a numeric feature.
+    """
+    from .settings import TrainOptions
+    from .training import train as run
+
+    chosen = TrainOptions(source, data, target, task, backend, hidden, activation, epochs, batch_size, learning_rate, optimizer, l2, validation, dtype, seed)
+    return run(chosen, save=save, plot=plot, no_plot=no_plot, as_json=json)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `fastnn train` saved.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The model's columns in any order (.csv, .npz), or images (IDX, .npz).")],
+    output: Annotated[Path | None, typer.Option(metavar="PATH", help="Write there instead of to stdout.")] = None,
+    backend: Engine = "auto",
+    json: Json = False,
+) -> None:
+    """Predict every row of a file, with the columns, scaling and classes of the training."""
+    from .prediction import predict as run
+
+    run(model, file, output=output, backend=backend, as_json=json)
+
+
+@app.command()
+def gradcheck(backend: Engine = "auto", seed: Annotated[int, typer.Option(help="Of weights and data.")] = 0, json: Json = False) -> int:
+    """Compare backpropagation with numerical gradients, for every activation and every output/cost pair."""
+    from .diagnosis import gradcheck as run
+
+    return run(backend, seed, as_json=json)
+
+
+@app.command()
+def doctor(json: Json = False) -> int:
+    """List engines, versions, BLAS, CPU and GPU, and test every usable engine."""
+    from .diagnosis import doctor as run
+
+    return run(as_json=json)
+
+
+@app.command()
+def example(json: Json = False) -> None:
+    """Print the lecture's worked example of backpropagation step by step, with both of its endings."""
+    from .diagnosis import example as run
+
+    run(as_json=json)

@@ -1,0 +1,106 @@
+"""One clear line on stderr and an exit code for whatever the user can get wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from ..errors import BackendUnavailable, Diverged, nearest
+
+__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "OneLineErrors", "known", "remark", "warnings_as_remarks"]
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+# typer carries a click of its own in newer versions and uses the installed one in older ones.
+ClickException: Any = typer.BadParameter.__mro__[2]
+
+
+def remark(text: str) -> None:
+    """One line on stderr."""
+    print(f"fastnn: {' '.join(text.splitlines())}", file=sys.stderr, flush=True)
+
+
+def known(option: str, given: str, names: Iterable[str]) -> str:
+    """`given` if it is one of the names.
+
+    Raises
+    ------
+    ValueError
+        It is not; the nearest name is suggested.
+    """
+    names = list(names)
+    if given not in names:
+        raise ValueError(f"{option} {given!r} is not known{nearest(given, names) or '.'} Known: {', '.join(names)}")
+    return given
+
+
+@contextmanager
+def warnings_as_remarks() -> Iterator[None]:
+    """Warnings of the library as lines on stderr, without file and line number."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *rest, **more: remark(f"warning: {message}")  # restored by catch_warnings
+        yield
+
+
+class OneLineErrors(TyperGroup):
+    """A group of commands whose errors are one line, never a traceback or a panel."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run, and exit with the code; with standalone_mode=False return it."""
+
+        def run() -> Any:
+            return TyperGroup.main(self, args, prog_name or "fastnn", complete_var, standalone_mode=False, windows_expand_args=windows_expand_args, **extra)
+
+        code = guarded(run)
+        if standalone_mode:
+            sys.exit(code)
+        return code
+
+
+def guarded(run: Callable[[], Any]) -> int:
+    """The exit code of a command, with its error printed."""
+    try:
+        result = run()
+        sys.stdout.flush()
+    except ClickException as error:  # an option or argument that the parser refuses
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "fastnn"
+        message = error.format_message()
+        if message.strip():  # empty where a command is missing: the help was printed
+            remark(f"error: {message} (see {path} --help)")
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        remark("interrupted")
+        return INTERRUPTED
+    except Diverged as error:
+        remark(f"error: {error} Nothing was saved.")
+        return FAILED
+    except BrokenPipeError:  # `fastnn predict ... | head`; Python would complain again when it closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        remark(f"error: {name}{error.strerror or error}")
+        return BAD_INPUT
+    except MemoryError as error:
+        remark(f"error: not enough memory ({str(error) or 'for a network or a batch of this size'})")
+        return BAD_INPUT
+    except (ValueError, TypeError, BackendUnavailable) as error:
+        remark(f"error: {error}")
+        return BAD_INPUT
+    return result if isinstance(result, int) else 0

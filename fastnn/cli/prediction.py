@@ -1,0 +1,73 @@
+"""`fastnn predict`: a saved model on a file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from .. import __version__
+from ..model_file import load
+from ..prediction import Predictions, predict_file
+from .errors import known, remark
+from .settings import BACKENDS
+
+__all__ = ["predict"]
+
+
+def predict(model: Path, file: Path, *, output: Path | None, backend: str, as_json: bool) -> None:
+    """Run the command: CSV (prediction, probability), or one JSON object, to stdout or to a file."""
+    net = load(model, backend=known("--backend", backend, BACKENDS))
+    result = predict_file(net, file)
+    for note in result.notes:
+        remark(note)
+    text = _json(model, file, result, net.backend.name) if as_json else _csv(result)
+    if output is None:
+        print(text, end="")
+        return
+    existed = output.exists()
+    _replace(output, text)
+    remark(f"{len(result.answers):,} predictions written to {output}{' (an earlier file was overwritten)' if existed else ''}")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write beside the target and move, so that a full disk leaves the earlier file as it was."""
+    if path.is_dir():
+        raise ValueError(f"--output {path}: is a folder, a file name is expected")
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with open(handle, "w", encoding="utf-8", newline="") as file:
+                file.write(text)
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(temporary, 0o666 & ~umask)  # mkstemp gives 0600, which others could not read
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ValueError(f"--output {path}: cannot be written ({error.strerror or error})") from None
+
+
+def _csv(result: Predictions) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    if result.probabilities is None:
+        writer.writerow(["prediction"])
+        writer.writerows([answer] for answer in result.answers)
+    else:
+        writer.writerow(["prediction", "probability"])
+        writer.writerows((answer, f"{p:.6f}") for answer, p in zip(result.answers, result.probabilities, strict=True))
+    return buffer.getvalue()
+
+
+def _json(model: Path, file: Path, result: Predictions, engine: str) -> str:
+    content = {"fastnn": __version__, "command": "predict", "model": str(model), "file": str(file), "engine": engine, "rows": len(result.answers), "notes": result.notes}
+    content |= {"predictions": result.answers}
+    if result.probabilities is not None:
+        content["probabilities"] = result.probabilities
+    return json.dumps(content, allow_nan=False) + "\n"

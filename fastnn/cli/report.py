@@ -1,0 +1,109 @@
+"""What `fastnn train` prints for people, before and after training."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+from ..confusion import worst_pairs
+from ..data.dataset import DataSet, Parts
+from ..network import Network
+from .settings import TrainOptions
+
+if TYPE_CHECKING:
+    from .training import Outcome
+
+__all__ = ["after", "before"]
+
+WIDEST = 16  # classes; a wider confusion matrix is shown as its most frequent mistakes
+PAIRS = 12
+
+
+def line(label: str, text: str) -> None:
+    """One labelled line on stdout."""
+    print(f"{label:<11}{text}", flush=True)
+
+
+def before(options: TrainOptions, data: DataSet, parts: Parts, net: Network) -> None:
+    """Engine, data, split, network and training settings."""
+    train, test = len(parts.train[1]), len(parts.test[1])
+    watched = len(parts.validation[1]) if parts.validation else 0
+    kind = f"{len(data.classes)} classes" if data.classes is not None else "regression"
+    line("engine", net.backend_reason)
+    line("data", f"{data.title}: {train + watched + test:,} rows, {data.X.shape[1]:,} features, {kind}")
+    for note in data.notes:
+        line("", note)
+    how = "by class, " if data.classes is not None else ""
+    own = "the set's own " if data.test is not None else ""
+    line("split", f"{train:,} training, {watched:,} validation, {own}{test:,} test rows; {how}seed {options.seed}")
+    hidden = f"{options.activation}, " if len(net.sizes) > 2 else ""
+    line("network", f"{'-'.join(map(str, net.sizes))}, {hidden}{net.output.name} output with {net.cost}, {net.dtype}")
+    line("", f"{net.layout.size:,} parameters")
+    decay = f", L2 {net.l2:g}" if net.l2 else ""
+    line("training", f"{options.optimizer}, learning rate {options.learning_rate:g}, batches of {options.batch_size}, {options.epochs} epochs{decay}")
+
+
+def after(data: DataSet, parts: Parts, net: Network, outcome: Outcome) -> None:
+    """Test result, confusion matrix, files, and how to go on."""
+    done = len(outcome.history.cost)
+    if outcome.history.interrupted:
+        line("stopped", f"by Ctrl-C after {done} complete epoch{'s' * (done != 1)}; what was learned until then is kept")
+    rows = len(parts.test[1])
+    line("time", f"{outcome.seconds:.2f} s")
+    if outcome.confusion is None:
+        line("test", f"R2 {outcome.test_score:.4f}, root mean square error {outcome.test_rmse:.4g}, cost {outcome.test_cost:.4g}, on {rows:,} rows not seen in training")
+    else:
+        wrong = rows - int(outcome.confusion.trace())
+        line("test", f"accuracy {100 * outcome.test_score:.2f} % ({wrong:,} of {rows:,} rows not seen in training are wrong), cost {outcome.test_cost:.4g}")
+        _confusion(outcome.confusion, data.classes or [])
+    for label, path in (("curve", outcome.plot), ("model", outcome.model)):
+        if path is not None:
+            line(label, path + (" (an earlier file was overwritten)" if path in outcome.overwritten else ""))
+    if outcome.model is not None:
+        _how_to_use(data, net, outcome.model)
+
+
+def _how_to_use(data: DataSet, net: Network, model: str) -> None:
+    images = net.preprocessing is not None and net.preprocessing["kind"] == "images"
+    file = "IMAGES.npz" if images else "FILE.csv"
+    line("use it", f"fastnn predict {shlex.quote(model)} {file}")
+    print("\n    import fastnn")
+    print(f"    net = fastnn.load({model!r})")
+    if images:
+        top = round(1 / net.scale) if net.scale else 1
+        print(f"    net.predict(X)  # X: integer pixels 0..{top}, shape (rows, {net.sizes[0]})")
+    else:
+        print("    from fastnn.prediction import predict_file  # repeats columns, scaling and classes")
+        print(f"    predict_file(net, {file!r}).answers")
+
+
+def _confusion(matrix: Any, classes: list[Any]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    def cell(value: Any, style: str = "") -> Text:
+        return Text(str(value), style)  # Text: a class called "[red]" is not markup
+
+    console = Console(file=sys.stdout, highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title_justify="left")
+    widest = max(sum(max(len(str(c)), len(str(matrix[:, k].max()))) + 2 for k, c in enumerate(classes)) + max(len(str(c)) for c in classes) + 16, 40)
+    if len(classes) <= WIDEST and widest <= max(console.width, 80):
+        table.title = Text("confusion matrix: rows are the truth, columns the prediction")
+        table.add_column("", justify="right", no_wrap=True)
+        for name in classes:
+            table.add_column(cell(name), justify="right", no_wrap=True)
+        table.add_column("right", justify="right", no_wrap=True)
+        for k, name in enumerate(classes):
+            row = [cell(n or ".", "bold" if p == k else "red" if n else "dim") for p, n in enumerate(matrix[k])]
+            share = f"{100 * matrix[k, k] / max(1, matrix[k].sum()):.1f} %"
+            table.add_row(cell(name, "bold"), *row, cell(share))
+    else:
+        table.title = Text(f"the most frequent mistakes among {len(classes)} classes")
+        for name in ("truth", "prediction", "rows"):
+            table.add_column(name, justify="right" if name == "rows" else "left")
+        for t, p, n in worst_pairs(matrix, PAIRS):
+            table.add_row(cell(classes[t]), cell(classes[p]), cell(n))
+    console.print(table)

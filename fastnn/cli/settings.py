@@ -1,0 +1,140 @@
+"""The options of `train`, checked, with the defaults of each kind of data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import activations, optimizers
+from ..data import digits, mnist, tables
+from ..data.dataset import DataSet
+from ..errors import finite_number, nearest, positive_integer
+from .errors import known
+
+__all__ = ["LEARNING_RATES", "Defaults", "TrainOptions", "check", "default_batch", "hidden_layers"]
+
+BACKENDS = ("auto", "numpy", "numba", "cupy")
+DTYPES = ("float32", "float64")
+# By optimizer, where --learning-rate is not given: alpha means something else to each rule.
+LEARNING_RATES = {"adam": 1e-3, "momentum": 0.05, "sgd": 0.1}
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What is used where no option says otherwise; chosen on validation rows (README)."""
+
+    hidden: str
+    epochs: int
+    batch_size: int
+    optimizer: str
+    l2: float
+    validation: float
+
+
+DIGITS = Defaults("128,64", 40, 16, "adam", 0.0, 0.1)
+MNIST = Defaults("300,100", 10, 128, "momentum", 5.0, 1 / 12)  # 5,000 of the 60,000 training rows
+TABLE = Defaults("64,32", 100, 32, "adam", 0.0, 0.1)
+
+
+@dataclass
+class TrainOptions:
+    """The options of `train` as given; None where the default of the data is meant. `check` fills them in."""
+
+    source: str
+    data: Path | None = None
+    target: str | None = None
+    task: str | None = None
+    backend: str = "auto"
+    hidden: str | None = None
+    activation: str = "relu"
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    optimizer: str | None = None
+    l2: float | None = None
+    validation: float | None = None
+    dtype: str = "float32"
+    seed: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for the JSON object."""
+        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+
+
+def hidden_layers(text: str) -> list[int]:
+    """'128,64' as [128, 64]; 'none' as [].
+
+    Raises
+    ------
+    ValueError
+        Anything else, or a size that is not a positive integer.
+    """
+    if text.strip().lower() == "none":
+        return []
+    sizes = []
+    for part in text.split(","):
+        try:
+            sizes.append(positive_integer("--hidden", int(part)))
+        except ValueError:
+            raise ValueError(f"--hidden must be positive integers such as 128,64, or none, got {text!r}") from None
+    return sizes
+
+
+def check(options: TrainOptions) -> Callable[[], DataSet]:
+    """Fill in the defaults and refuse what makes no sense, before any data is read; returns what will read it.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An option that is unknown, out of range, or meant for another kind of data.
+    """
+    defaults, read = _source(options)
+    for name in ("hidden", "epochs", "batch_size", "optimizer", "l2", "validation"):
+        if getattr(options, name) is None and name != "batch_size":
+            setattr(options, name, getattr(defaults, name))
+    known("--backend", options.backend, BACKENDS)
+    known("--dtype", options.dtype, DTYPES)
+    known("--activation", options.activation, [name for name, g in activations.ACTIVATIONS.items() if g.elementwise])
+    known("--optimizer", str(options.optimizer), optimizers.OPTIMIZERS)
+    hidden_layers(str(options.hidden))
+    positive_integer("--epochs", options.epochs)
+    if options.batch_size is not None:
+        positive_integer("--batch-size", options.batch_size)
+    if options.learning_rate is None:
+        options.learning_rate = LEARNING_RATES.get(str(options.optimizer), 1e-3)
+    finite_number("--learning-rate", options.learning_rate, above=0)
+    finite_number("--l2", options.l2, least=0)
+    finite_number("--validation", options.validation, least=0, below=1)
+    if options.seed < 0:
+        raise ValueError(f"--seed must be an integer >= 0, got {options.seed}")
+    return read
+
+
+def default_batch(options: TrainOptions, rows: int) -> int:
+    """Rows per step where --batch-size is not given: that of the data, or all rows of a smaller set."""
+    return min(_source(options)[0].batch_size, rows)
+
+
+def _source(options: TrainOptions) -> tuple[Defaults, Callable[[], DataSet]]:
+    source = options.source
+    table_only = {"--target": options.target, "--task": options.task}
+    if source in ("digits", "mnist"):
+        misplaced = [name for name, value in table_only.items() if value is not None]
+        if misplaced:
+            raise ValueError(f"{misplaced[0]} is for tables (FILE.csv or FILE.npz), not for {source!r}")
+    if options.data is not None and source != "mnist":
+        raise ValueError(f"--data is for 'mnist' only, not for {source!r}")
+    if source == "digits":
+        return DIGITS, digits.load
+    if source == "mnist":
+        return MNIST, lambda: mnist.load(options.data)
+    if Path(source).suffix.lower() not in (".csv", ".tsv", ".npz"):
+        raise ValueError(f"SOURCE {source!r} is not known{nearest(source, ['digits', 'mnist']) or '.'} Known: digits, mnist, FILE.csv, FILE.npz")
+    if options.task is not None:
+        known("--task", options.task, tables.TASKS)
+    target = options.target
+    if target is None:
+        raise ValueError(f"--target COLUMN is missing: the column of {source} to predict")
+    return TABLE, lambda: tables.load(source, target, task=options.task)

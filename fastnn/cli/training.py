@@ -1,0 +1,194 @@
+"""`fastnn train`: read, split, train, test, draw, save."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import __version__, plots
+from ..confusion import confusion_matrix
+from ..data.dataset import DataSet, Parts, deal
+from ..data.preprocessing import unscale_target
+from ..network import Network
+from ..training import History
+from . import report
+from .errors import BAD_INPUT, INTERRUPTED, remark, warnings_as_remarks
+from .settings import TrainOptions, check, default_batch, hidden_layers
+
+__all__ = ["Outcome", "train"]
+
+
+@dataclass
+class Outcome:
+    """What a training run came to; the test figures are of the network as the last epoch left it."""
+
+    history: History
+    seconds: float
+    test_cost: float
+    test_score: float
+    test_rmse: float | None
+    confusion: Any
+    model: str | None = None
+    plot: str | None = None
+    overwritten: tuple[str, ...] = ()
+
+
+def train(options: TrainOptions, *, save: Path | None, plot: Path | None, no_plot: bool, as_json: bool) -> int:
+    """Run the command; returns its exit code.
+
+    Parameters
+    ----------
+    options : TrainOptions
+        Filled in on the way.
+    save, plot : path, optional
+        Where the model and the picture go; runs/NAME.safetensors and .png if not given.
+    no_plot : bool
+        Draw nothing.
+    as_json : bool
+        One JSON object on stdout instead of the report.
+    """
+    read = check(options)
+    if plot is not None and no_plot:
+        raise ValueError("--plot and --no-plot exclude each other")
+    data = read()
+    parts = deal(data, validation=float(options.validation or 0), seed=options.seed)
+    rows = len(parts.train[1])
+    if options.batch_size is None:
+        options.batch_size = default_batch(options, rows)
+    elif options.batch_size > rows:
+        raise ValueError(f"--batch-size {options.batch_size} is larger than the {rows:,} training rows")
+    net = _network(options, data, parts)
+    model, picture = _outputs(data, save, plot, no_plot)
+    if not as_json:
+        report.before(options, data, parts, net)
+    began = time.perf_counter()
+    with warnings_as_remarks():
+        history = net.fit(
+            *parts.train, optimizer=str(options.optimizer), learning_rate=float(options.learning_rate or 0), batch_size=options.batch_size,
+            epochs=int(options.epochs or 0), validation=parts.validation, scale=data.scale, seed=options.seed, progress=True,
+        )  # fmt: skip
+    outcome = _test(net, data, parts, history, time.perf_counter() - began)
+    code = _write(net, data, outcome, model, picture)
+    if as_json:
+        print(json.dumps(_plain(_object(options, data, parts, net, outcome)), allow_nan=False))
+    else:
+        report.after(data, parts, net, outcome)
+    return INTERRUPTED if history.interrupted else code
+
+
+def _network(options: TrainOptions, data: DataSet, parts: Parts) -> Network:
+    outputs = len(data.classes) if data.classes is not None else 1
+    output, cost = ("softmax", "cross_entropy") if data.classes is not None else ("identity", "squared_error")
+    net = Network(
+        [data.X.shape[1], *hidden_layers(str(options.hidden)), outputs], hidden=options.activation, output=output, cost=cost,
+        l2=float(options.l2 or 0), backend=options.backend, dtype=options.dtype, seed=options.seed,
+    )  # fmt: skip
+    net.preprocessing = parts.preprocessing
+    return net
+
+
+def _outputs(data: DataSet, save: Path | None, plot: Path | None, no_plot: bool) -> tuple[Path, Path | None]:
+    """Where model and picture go, tried out before training, so that no hour of it is lost to a typing slip."""
+    model = save or Path("runs") / f"{data.name}.safetensors"
+    picture = None if no_plot else plot or model.with_suffix(".png")
+    if picture is not None and not plots.available():
+        if plot is not None:
+            raise ValueError(f"--plot needs matplotlib, which is not installed: {plots.INSTALL}")
+        remark(f"no learning curve is drawn, because matplotlib is not installed: {plots.INSTALL}")
+        picture = None
+    if picture is not None and picture.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise ValueError(f"--plot {picture}: the name must end in .png, .pdf or .svg")
+    if picture == model:
+        raise ValueError(f"--plot and --save name the same file, {model}")
+    for option, path in (("--save", model), ("--plot", picture)):
+        if path is not None:
+            _try_to_write(option, path)
+    return model, picture
+
+
+def _try_to_write(option: str, path: Path) -> None:
+    if path.is_dir():
+        raise ValueError(f"{option} {path}: is a folder, a file name is expected")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"{option} {path}: cannot be written ({error.strerror or error})") from None
+
+
+def _test(net: Network, data: DataSet, parts: Parts, history: History, seconds: float) -> Outcome:
+    X, y = parts.test
+    # `mean_cost` spreads lambda over the rows it is given; here it is spread over the training rows, as in `val_cost`.
+    weight_decay = net.l2 / 2 * net.sum_of_squared_weights()
+    cost = net.mean_cost(X, y) - weight_decay / len(y) + weight_decay / len(parts.train[1])
+    if data.classes is not None:
+        matrix = confusion_matrix(y, net.predict(X), len(data.classes))
+        return Outcome(history, seconds, cost, float(matrix.trace() / matrix.sum()), None, matrix)
+    error = unscale_target(parts.preprocessing, net.predict(X)) - unscale_target(parts.preprocessing, y)
+    return Outcome(history, seconds, cost, net.score(X, y), float(np.sqrt(np.mean(error**2))), None)
+
+
+def _write(net: Network, data: DataSet, outcome: Outcome, model: Path, picture: Path | None) -> int:
+    """Save and draw; what cannot be written is said, and the results are still shown."""
+    code = 0
+    existed = [str(path) for path in (model, picture) if path is not None and path.exists()]
+    try:
+        net.save(model)
+        outcome.model = str(model)
+    except OSError as error:
+        remark(f"error: the model could not be saved to {model}: {error.strerror or error}")
+        code = BAD_INPUT
+    if picture is not None and outcome.history.cost:
+        try:
+            plots.learning_curve(outcome.history, picture, title=data.title)
+            outcome.plot = str(picture)
+        except OSError as error:
+            remark(f"error: the learning curve could not be written to {picture}: {error.strerror or error}")
+            code = BAD_INPUT
+    elif picture is not None:
+        remark("no epoch was completed, so there is no learning curve")
+    outcome.overwritten = tuple(path for path in existed if path in (outcome.model, outcome.plot))
+    return code
+
+
+def _object(options: TrainOptions, data: DataSet, parts: Parts, net: Network, outcome: Outcome) -> dict[str, Any]:
+    history = {key: value for key, value in asdict(outcome.history).items() if key != "interrupted"}
+    result: dict[str, Any] = {
+        "fastnn": __version__,
+        "command": "train",
+        "configuration": {
+            **options.as_json(), "task": data.task, "hidden": list(net.sizes[1:-1]), "sizes": list(net.sizes), "output": net.output.name, "cost": net.cost, "scale": net.scale,
+        },
+        "engine": {"backend": net.backend.name, "reason": net.backend_reason},
+        "data": {
+            "name": data.name, "features": data.X.shape[1], "classes": data.classes, "notes": data.notes,
+            "train_rows": len(parts.train[1]), "validation_rows": len(parts.validation[1]) if parts.validation else 0, "test_rows": len(parts.test[1]),
+        },
+        "parameters": net.layout.size,
+        "history": history,
+        "epochs_completed": len(outcome.history.cost),
+        "interrupted": outcome.history.interrupted,
+        "test_cost": outcome.test_cost,
+    }  # fmt: skip
+    if outcome.confusion is not None:
+        result |= {"test_accuracy": outcome.test_score, "confusion": outcome.confusion.tolist()}
+    else:
+        result |= {"test_r2": outcome.test_score, "test_rmse": outcome.test_rmse}
+    return result | {"model": outcome.model, "plot": outcome.plot, "seconds": outcome.seconds}
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity: None instead."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,258 @@
+"""What this machine offers to fastnn, and whether each engine computes correctly on it.
+
+Nothing is assumed from version numbers alone: every usable engine runs its operations against
+float64 NumPy, and its matrix product from several threads at once.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import threading
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import __version__, activations
+from .backends import Backend, available_backends, get_backend, install_command
+
+__all__ = ["PACKAGES", "Engine", "Report", "examine", "openblas_warnings", "self_test"]
+
+PACKAGES = ("numpy", "scipy", "numba", "llvmlite", "cupy-cuda12x", "cupy-cuda13x", "scikit-learn", "matplotlib", "safetensors", "threadpoolctl", "typer", "rich")
+# Could return wrong products, silently, when called from several threads at once.
+UNSAFE_OPENBLAS = ("0.3.28", "0.3.29")
+THREADS, ROUNDS = 4, 25
+
+
+@dataclass
+class Engine:
+    """One engine: why it cannot be used (None if it can), how to install it, and what its self-test found ([] is good)."""
+
+    name: str
+    reason: str | None
+    install: str
+    faults: list[str] | None
+
+
+@dataclass
+class Report:
+    """Everything `fastnn doctor` shows; `ok` if every usable engine passed."""
+
+    engines: list[Engine]
+    versions: dict[str, str | None]
+    blas: list[dict[str, Any]]
+    cpu: dict[str, Any]
+    gpu: dict[str, Any]
+    warnings: list[str]
+
+    @property
+    def ok(self) -> bool:
+        """No usable engine failed its self-test."""
+        return not any(engine.faults for engine in self.engines)
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as plain values."""
+        return {"fastnn": __version__, "command": "doctor", "ok": self.ok, **asdict(self)}
+
+
+def examine() -> Report:
+    """Look at everything; a few seconds, more where an engine compiles for the first time."""
+    reasons = available_backends()
+    engines = [Engine(name, reason, install_command(name), self_test(get_backend(name)) if reason is None else None) for name, reason in reasons.items()]
+    blas = blas_libraries()  # after the engines, which load theirs
+    return Report(engines, versions(), blas, cpu(), gpu(reasons["cupy"]), openblas_warnings(blas))
+
+
+# ---- what is there ----------------------------------------------------------------------------------
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python, fastnn and the packages it can use; None where one is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version(), "fastnn": __version__}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def blas_libraries() -> list[dict[str, Any]]:
+    """BLAS and OpenMP libraries of this process with version and threads, SciPy's own among them."""
+    if importlib.util.find_spec("scipy") is not None:
+        import scipy.linalg  # noqa: F401 - loads its BLAS, so that it shows below
+    from threadpoolctl import threadpool_info
+
+    keys = ("user_api", "internal_api", "version", "num_threads", "threading_layer", "architecture")
+    return [{"library": os.path.basename(entry["filepath"]), **{key: entry.get(key) for key in keys}} for entry in threadpool_info()]
+
+
+def openblas_warnings(blas: list[dict[str, Any]]) -> list[str]:
+    """A sentence for each loaded OpenBLAS of a version known to go wrong."""
+    return [
+        f"{entry['library']} is OpenBLAS {entry['version']}, which could silently return wrong products when several threads multiply at once. "
+        "Remedy: pip install --upgrade numpy scipy"
+        for entry in blas
+        if entry["internal_api"] == "openblas" and ".".join(str(entry["version"]).split(".")[:3]) in UNSAFE_OPENBLAS  # wheels add digits: 0.3.29.265.0
+    ]
+
+
+def cpu() -> dict[str, Any]:
+    """Model, cores, and the vector instructions NumPy found."""
+    config = np.show_config(mode="dicts")
+    features = (config or {}).get("SIMD Extensions", {})
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "machine": platform.machine(), "model": _cpu_model(), "cores": os.cpu_count(), "usable_cores": usable,
+        "features": [*features.get("baseline", []), *features.get("found", [])],
+    }  # fmt: skip
+
+
+def _cpu_model() -> str | None:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), None)
+    except OSError:
+        return platform.processor() or None
+
+
+def gpu(reason: str | None) -> dict[str, Any]:
+    """What the driver's own tool reports; `usable` is about the CuPy engine."""
+    devices: list[str] = []
+    tool = shutil.which("nvidia-smi")
+    if tool is not None:
+        command = [tool, "--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader"]
+        try:
+            result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            pass
+        else:
+            devices = [line.strip() for line in result.stdout.splitlines() if line.strip()] if result.returncode == 0 else []
+    return {"usable": reason is None, "reason": reason, "devices": devices}
+
+
+# ---- self-test --------------------------------------------------------------------------------------
+
+
+def self_test(backend: Backend) -> list[str]:
+    """What this engine computes wrongly, one sentence each; an empty list is a pass.
+
+    The four operations, the output delta and the cost, in float32 and float64, against float64 NumPy
+    written out here; then one product computed by several threads at once, against the same product
+    computed alone.
+    """
+    faults: list[str] = []
+    for dtype in ("float32", "float64"):
+        try:
+            faults += _operations(backend, dtype)
+            faults += _concurrent(backend, dtype)
+        except Exception as error:  # a broken installation can raise anything; the report must still come
+            faults.append(f"{dtype}: {type(error).__name__}: {error}")
+    return faults
+
+
+def _operations(backend: Backend, dtype: str) -> list[str]:
+    rng = np.random.default_rng(7)
+    m, n_in, n_out = 33, 70, 45
+    x, W = rng.uniform(-1, 1, (m, n_in)), rng.uniform(-0.5, 0.5, (n_out, n_in))
+    b, delta, y = rng.uniform(-1, 1, n_out), rng.uniform(-1, 1, (m, n_out)), rng.integers(0, n_out, m)
+    x, W, b, delta = (v.astype(dtype).astype(np.float64) for v in (x, W, b, delta))  # the oracle sees the rounded inputs
+    a_, W_, b_, d_ = (backend.asarray(v.astype(dtype)) for v in (x, W, b, delta))
+    z = x @ W.T + b
+    z_ = backend.dense_forward(a_, W_, b_)
+    eps = float(np.finfo(dtype).eps)
+    sizes = {"dense_forward": np.abs(x) @ np.abs(W.T) + np.abs(b), "propagate_delta": np.abs(delta) @ np.abs(W), "accumulate": np.abs(delta.T) @ np.abs(x)}
+    faults: list[str] = []
+
+    def compare(name: str, given: Any, wanted: Any, size: Any, terms: int) -> None:
+        # |error| <= c n eps sum |a||b| for a sum of n products in any order, with c = 4 for the arithmetic around it.
+        host = np.asarray(backend.to_numpy(given), np.float64)
+        if host.shape != np.shape(wanted) or not (np.abs(host - wanted) <= 4 * (terms + 8) * eps * (size + eps)).all():
+            faults.append(f"{dtype}: {name} differs from float64 NumPy")
+
+    compare("dense_forward", z_, z, sizes["dense_forward"], n_in)
+    formulas = {"sigmoid": 1 / (1 + np.exp(-z)), "tanh": np.tanh(z), "relu": np.maximum(z, 0), "leaky_relu": np.where(z > 0, z, 0.01 * z), "identity": z}
+    exp = np.exp(z - z.max(axis=1, keepdims=True))
+    formulas["softmax"] = exp / exp.sum(axis=1, keepdims=True)
+    for name in activations.ACTIVATIONS:
+        if name in formulas:
+            compare(f"activate({name})", backend.activate(name, z_), formulas[name], sizes["dense_forward"], n_in)
+    h, h_ = formulas["softmax"], backend.activate("softmax", z_)
+    y_ = backend.asarray(y.astype(np.int64))
+    compare("output_delta", backend.output_delta("softmax", "cross_entropy", z_, h_, y_), h - np.eye(n_out)[y], sizes["dense_forward"], n_in)
+    cost = -np.log(h[np.arange(m), y]).sum()
+    if not abs(backend.cost_sum("softmax", "cross_entropy", z_, h_, y_) - cost) <= 4 * (n_in + 8) * eps * sizes["dense_forward"].sum():
+        faults.append(f"{dtype}: cost_sum differs from float64 NumPy")
+    s = 1 / (1 + np.exp(-x))
+    back = backend.propagate_delta(d_, W_, "sigmoid", a_, backend.activate("sigmoid", a_))
+    compare("propagate_delta", back, (delta @ W) * s * (1 - s), sizes["propagate_delta"], n_out)
+    Delta_W, Delta_b = backend.zeros((n_out, n_in), np.dtype(dtype)), backend.zeros((n_out,), np.dtype(dtype))
+    for _ in range(2):  # it accumulates
+        backend.accumulate(Delta_W, Delta_b, d_, a_)
+    compare("accumulate", Delta_W, 2 * delta.T @ x, 2 * sizes["accumulate"], m)
+    compare("accumulate (bias)", Delta_b, 2 * delta.sum(axis=0), 2 * np.abs(delta).sum(axis=0), m)
+    return faults
+
+
+def _concurrent(backend: Backend, dtype: str) -> list[str]:
+    """The engine's product from several threads at once, each against a float64 product; the sizes are large enough for BLAS to split."""
+    rng = np.random.default_rng(11)
+    jobs = []
+    for k in range(THREADS):
+        a, W = (rng.uniform(-1, 1, shape).astype(dtype) for shape in ((192 + 16 * k, 256), (160, 256)))
+        wide = [v.astype(np.float64) for v in (a, W)]
+        bound = 4 * 264 * float(np.finfo(dtype).eps) * (np.abs(wide[0]) @ np.abs(wide[1].T))
+        jobs.append((backend.asarray(a), backend.asarray(W), wide[0] @ wide[1].T, bound))
+    zeros = backend.zeros((160,), np.dtype(dtype))
+    wrong: list[int] = []
+    errors: list[BaseException] = []
+    start = threading.Barrier(THREADS)
+
+    def work(a: Any, W: Any, wanted: NDArray[Any], bound: NDArray[Any]) -> None:
+        try:
+            start.wait()
+            for _ in range(ROUNDS):
+                z = np.asarray(backend.to_numpy(backend.dense_forward(a, W, zeros)), np.float64)
+                if not (np.abs(z - wanted) <= bound).all():
+                    wrong.append(1)
+        except Exception as error:  # carried to the calling thread
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=job) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return [f"{dtype}: {len(wrong)} of {THREADS * ROUNDS} products computed by {THREADS} threads at once are wrong"] if wrong else []
+
+
+def text(report: Report) -> str:
+    """The report for people."""
+    lines = [f"fastnn {__version__} on Python {report.versions['python']}, {sys.platform}", "", "Engines"]
+    for engine in report.engines:
+        if engine.reason is not None:
+            lines += [f"  {engine.name:<7} not usable: {engine.reason}", f"          install: {engine.install}"]
+        else:
+            lines.append(f"  {engine.name:<7} usable, self-test {'FAILED' if engine.faults else 'passed'}")
+            lines += [f"          {fault}" for fault in engine.faults or []]
+    lines += ["", "Packages"]
+    lines += [f"  {name:<14} {version or 'not installed'}" for name, version in report.versions.items() if name not in ("python", "fastnn")]
+    lines += ["", "BLAS and threads"]
+    for entry in report.blas:
+        details = [entry["internal_api"], entry["version"] or "", entry["architecture"] or "", f"{entry['num_threads']} threads"]
+        lines.append(f"  {entry['library']}: {', '.join(d for d in details if d)}")
+    lines += ["", "CPU", f"  {report.cpu['model'] or report.cpu['machine']}, {report.cpu['usable_cores']} of {report.cpu['cores']} cores usable"]
+    lines.append(f"  {' '.join(report.cpu['features']) or 'no vector instructions reported'}")
+    devices = report.gpu["devices"]
+    lines += ["", "GPU", *(f"  {device}" for device in devices or ["none reported by the driver"])]
+    lines += [f"\nWARNING: {warning}" for warning in report.warnings]
+    return "\n".join(lines)

@@ -1,0 +1,135 @@
+"""Use a model on a file, with the columns, classes and scaling it was trained with.
+
+>>> net = fastnn.load("runs/iris.safetensors")                # doctest: +SKIP
+>>> predict_file(net, "new.csv").answers                      # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .data import idx, npz_file, preprocessing, tables
+from .errors import DataFileError
+from .network import Network
+
+__all__ = ["Predictions", "predict_file"]
+
+PREFERRED = ("X", "data", "images")  # where an npz has several arrays of the right width
+
+
+@dataclass
+class Predictions:
+    """What the model says of each row of a file.
+
+    Attributes
+    ----------
+    answers : list
+        Classes as the training file spelled them, or numbers in its units.
+    probabilities : list of float or None
+        h of the class answered; None for regression.
+    notes : list of str
+        What was ignored or converted.
+    """
+
+    answers: list[Any]
+    probabilities: list[float] | None
+    notes: list[str] = field(default_factory=list)
+
+
+def predict_file(net: Network, path: str | os.PathLike[str]) -> Predictions:
+    """Predictions for every row of a file.
+
+    Parameters
+    ----------
+    net : Network
+        Trained by `fastnn train`, so that it knows how its data was prepared.
+    path : path
+        For a table model .csv or .npz with its columns in any order; for an image model IDX images
+        or .npz with an array (rows, pixels) or (rows, height, width).
+
+    Raises
+    ------
+    ModelFileError
+        The network does not say how its data was prepared, or says it wrongly.
+    DataFileError
+        The file is not usable, or lacks a column.
+    """
+    known = preprocessing.check(net.preprocessing, inputs=net.sizes[0], outputs=net.sizes[-1])
+    notes: list[str] = []
+    if known["kind"] == "images":
+        X = _images(Path(path), known["shape"], net.scale, notes)
+    else:
+        raw, extra = tables.read_columns(path, known["columns"])
+        if known["target"] in extra:
+            notes.append(f"column {known['target']!r} is what the model predicts; it is ignored")
+        if others := [repr(name) for name in extra if name != known["target"]]:
+            shown = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+            notes.append(f"ignored, because the model does not know {'them' if len(others) > 1 else 'it'}: {shown}")
+        X = preprocessing.scale_features(known, raw)
+        _check_range(path, known["columns"], X, net.dtype)
+    if known["kind"] == "table" and known["task"] == "regression":
+        return Predictions(preprocessing.unscale_target(known, net.predict(X)).tolist(), None, notes)
+    h = np.asarray(net.predict_proba(X))
+    codes = h.argmax(axis=1)
+    return Predictions([known["classes"][k] for k in codes], [float(p) for p in h[np.arange(len(h)), codes]], notes)
+
+
+def _check_range(path: Any, columns: list[str], X: NDArray[np.float64], dtype: np.dtype[Any]) -> None:
+    """Scaled features fit the network's dtype; the message names the column of the file."""
+    outside = ~(np.abs(X) <= np.finfo(dtype).max)
+    if outside.any():
+        row, i = (int(v) for v in np.argwhere(outside)[0])
+        raise DataFileError(f"{path}: row {row + 1}, column {columns[i]!r}: the value is too large for {dtype}")
+
+
+def _images(path: Path, shape: list[int], scale: float | None, notes: list[str]) -> NDArray[Any]:
+    """Rows of pixels (m, height * width), integers where `scale` still has to be applied."""
+    if path.suffix.lower() in (".csv", ".tsv"):
+        raise DataFileError(f"{path}: this model takes images: an IDX file, or .npz with an array (rows, {shape[0] * shape[1]})")
+    if path.suffix.lower() != ".npz":
+        X: NDArray[Any] = idx.read_images(path)
+        if list(X.shape[1:]) != shape:
+            raise DataFileError(f"{path}: holds images of {X.shape[1]} x {X.shape[2]} pixels, the model takes {shape[0]} x {shape[1]}")
+    else:
+        X = _pick(path, shape, notes)
+    X = X.reshape(len(X), -1)
+    return X if scale is None else _pixels(path, X, scale, notes)
+
+
+def _pick(path: Path, shape: list[int], notes: list[str]) -> NDArray[Any]:
+    arrays = npz_file.read_arrays(path)
+    pixels = shape[0] * shape[1]
+    fitting = [name for name, x in arrays.items() if x.ndim > 1 and len(x) and tuple(x.shape[1:]) in ((pixels,), tuple(shape)) and x.dtype.kind in "iuf"]
+    preferred = [name for name in PREFERRED if name in fitting] or fitting
+    if not fitting or (len(fitting) > 1 and preferred[0] not in PREFERRED):
+        shapes = ", ".join(f"{name} {tuple(x.shape)} {x.dtype}" for name, x in arrays.items())
+        problem = "no array" if not fitting else "several arrays"
+        raise DataFileError(f"{path}: {problem} of numbers with the model's {pixels} pixels per row ({shapes}); call the one that is meant X")
+    if len(arrays) > 1:
+        notes.append(f"array {preferred[0]!r} is read; ignored: {', '.join(repr(name) for name in arrays if name != preferred[0])}")
+    return arrays[preferred[0]]
+
+
+def _pixels(path: Path, X: NDArray[Any], scale: float, notes: list[str]) -> NDArray[Any]:
+    """Integers within the range the model was trained on, or floats that are scaled already."""
+    top = round(1 / scale)
+    finite = np.isfinite(X)
+    if not finite.all():
+        row, column = (int(v) for v in np.argwhere(~finite)[0])
+        raise DataFileError(f"{path}: row {row} (counted from 0), pixel {column}: {X[row, column]} is not a finite number")
+    if X.dtype.kind == "f" and X.max() <= 1:
+        notes.append("pixels are fractions of 1 and taken as they are")
+    elif X.dtype.kind == "f":
+        if (fractional := X % 1 != 0).any():
+            raise DataFileError(f"{path}: pixels must be integers 0..{top}, or scaled into 0..1 already; got {X[fractional][0]:g}")
+        X = np.clip(X, -1, top + 1).astype(np.int64)
+        notes.append(f"pixels are whole numbers and scaled by 1/{top}, as in training")
+    if X.min() < 0 or (X.dtype.kind in "iu" and X.max() > top):
+        raise DataFileError(f"{path}: pixels outside 0..{top}, the range on which the model was trained")
+    return X
