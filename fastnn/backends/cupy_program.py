@@ -96,15 +96,15 @@ class CupyProgram(Program):
 
     def _step(self, X: Array, y: Array, order: Array, first: int, m: int) -> None:
         """One step on rows order[first : first + m]: all gradients before any parameter moves."""
-        batch, n = self._batch(y, m), X.shape[0]
+        batch, l2_per_row = self._batch(y, m), self.l2_per_row(X)
         self._kernels.gather(X, order, first, batch.a[0])
         self._kernels.gather(y, order, first, batch.y)
         self._forward(batch)
-        self._add_cost(batch, m, n)
+        self._add_cost(batch, m * l2_per_row / 2)
         self._backward(batch)
         net, optimizer = self.net, self.optimizer
         constants = update_constants(optimizer, optimizer.t + 1)
-        self._kernels.update(optimizer.name, net.theta, self._Delta, optimizer.state, self._spans, m, net.l2 / n, constants)
+        self._kernels.update(optimizer.name, net.theta, self._Delta, optimizer.state, self._spans, m, l2_per_row, constants)
         optimizer.t += 1
 
     def _forward(self, batch: _Batch) -> None:
@@ -114,13 +114,13 @@ class CupyProgram(Program):
             self._backend.product_forward(a[layer], W, z[layer])
             self._kernels.bias_activate(g, z[layer], b, a[layer + 1])
 
-    def _add_cost(self, batch: _Batch, m: int, n: int) -> None:
-        """Accumulates the batch's cost, with (lambda / 2n) sum Theta^2 for each of its rows, and its hits."""
+    def _add_cost(self, batch: _Batch, l2_scale: float) -> None:
+        """Accumulates the batch's cost, with l2_scale sum Theta^2 for all of its rows together, and its hits."""
         net = self.net
         self._kernels.cost(is_cross_entropy(net.pair), batch.z, batch.a[-1], batch.y, self._partials, self._totals)
-        if net.l2:
+        if l2_scale:
             for W in net.weights:
-                self._kernels.squares_and_nonfinite(W, self._partials, self._cost_total, scale=m * net.l2 / (2 * n))
+                self._kernels.squares_and_nonfinite(W, self._partials, self._cost_total, scale=l2_scale)
 
     def _backward(self, batch: _Batch) -> None:
         """Overwrites Delta with this batch's sums; no 1/m, no L2."""

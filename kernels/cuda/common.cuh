@@ -14,8 +14,8 @@ typedef long long int64;
 #define WARP 32
 #define MAX_WARPS 32  // of a block: 1024 threads
 #define FULL_WARP 0xffffffffu
-#define INFINITE ((REAL)__builtin_huge_val())  // INFINITY is a macro of a header that NVRTC does not have
-#define NOT_A_NUMBER ((REAL)__builtin_nan(""))
+#define INFINITE ((REAL)__int_as_float(0x7f800000))  // by their bits: the macros are in headers that NVRTC does not have
+#define NOT_A_NUMBER ((REAL)__int_as_float(0x7fffffff))
 
 // The two faults are planted by tests only, which must then fail.
 #ifdef FASTNN_FAULT_NO_BARRIER

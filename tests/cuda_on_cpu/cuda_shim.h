@@ -177,3 +177,8 @@ template <class T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
     return shim::exchange_xor(value, (unsigned)mask);
 }
+static inline float __int_as_float(int bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
