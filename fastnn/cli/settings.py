@@ -35,7 +35,7 @@ class Defaults:
 
 DIGITS = Defaults("128,64", 40, 16, "adam", 0.0, 0.1)
 MNIST = Defaults("300,100", 10, 128, "momentum", 5.0, 1 / 12)  # 5,000 of the 60,000 training rows
-TABLE = Defaults("64,32", 100, 32, "adam", 0.0, 0.1)
+TABLE = Defaults("64,32", 100, 32, "adam", 3.0, 0.1)
 
 
 @dataclass

@@ -1,0 +1,333 @@
+"""Tables: what is read, what is guessed and said, what is refused with row and column, and the scaling."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fastnn import DataFileError, ModelFileError
+from fastnn.data import digits, preprocessing, tables
+from fastnn.data.dataset import deal
+
+QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def csv_file(tmp_path, text, name="t.csv", encoding="utf-8"):
+    path = tmp_path / name
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def numeric_table(tmp_path, rows=60, target=lambda i: i % 3, name="t.csv"):
+    rng = np.random.default_rng(1)
+    lines = [f"{a:.4f},{b:.4f},{target(i)}" for i, (a, b) in enumerate(rng.normal(size=(rows, 2)))]
+    return csv_file(tmp_path, "\n".join(["a,b,y", *lines]) + "\n", name)
+
+
+# ---- reading ----------------------------------------------------------------------------------------
+
+
+def test_text_targets_become_sorted_classes(tmp_path):
+    path = csv_file(tmp_path, "x,kind,z\n1.5,setosa,2\n-3,virginica ,4e2\n0,setosa,.5\n")
+    data = tables.load(path, "kind")
+    np.testing.assert_array_equal(data.X, [[1.5, 2], [-3, 400], [0, 0.5]])
+    assert data.classes == ["setosa", "virginica"]
+    assert data.y.tolist() == [0, 1, 0]
+    assert data.preprocessing["columns"] == ["x", "z"]
+    assert any("classification, guessed" in note for note in data.notes)
+
+
+@pytest.mark.parametrize(("target", "task"), [
+    (lambda i: i % 3, "classification"),
+    (lambda i: i % 2, "classification"),
+    (lambda i: i, "regression"),
+    (lambda i: i % 21, "regression"),
+    (lambda i: i % 15, "regression"),  # 60 rows: 4 of each
+    (lambda i: i + 0.5, "regression"),
+    (lambda i: "ab"[i % 2], "classification"),
+])  # fmt: skip
+def test_the_task_is_guessed_and_said(tmp_path, target, task):
+    data = tables.load(numeric_table(tmp_path, target=target), "y")
+    assert data.task == task
+    assert any(f"task: {task}, guessed" in note for note in data.notes)
+
+
+def test_the_task_given_is_taken_without_a_remark(tmp_path):
+    data = tables.load(numeric_table(tmp_path), "y", task="regression")
+    assert data.task == "regression"
+    assert data.classes is None
+    assert data.notes == []
+    assert tables.load(numeric_table(tmp_path, target=lambda i: (i % 2) / 2), "y", task="classification").classes == [0, 0.5]
+    with pytest.raises(ValueError, match="did you mean 'regression'"):
+        tables.load(numeric_table(tmp_path), "y", task="regresion")
+
+
+def test_target_by_position(tmp_path):
+    for target in ("2", "-1"):
+        data = tables.load(numeric_table(tmp_path), target)
+        assert data.preprocessing["target"] == "y"
+        assert any("'y', at position" in note for note in data.notes)
+
+
+def test_separators_quotes_and_a_byte_order_mark(tmp_path):
+    data = tables.load(csv_file(tmp_path, "a;b;y\r\n1;2;0\r\n3;4;1\r\n", encoding="utf-8-sig"), "y")
+    assert data.X.tolist() == [[1, 2], [3, 4]]
+    assert any("semicolons" in note for note in data.notes)
+    data = tables.load(csv_file(tmp_path, 'a,"b, wide",y\n1, 2,"x, y"\n\n3,4,z\n'), "y")
+    assert data.preprocessing["columns"] == ["a", "b, wide"]
+    assert data.classes == ["x, y", "z"]
+
+
+def test_more_rows_than_a_block(tmp_path):
+    path = csv_file(tmp_path, "a,y\n" + "".join(f"{i},{i % 2}\n" for i in range(25_001)))
+    data = tables.load(path, "y")
+    np.testing.assert_array_equal(data.X[:, 0], np.arange(25_001))
+    path.write_text(path.read_text() + "x,1\n")
+    refused(path, r"row 25002 \(line 25003\), column 'a'")
+
+
+# ---- refusals ---------------------------------------------------------------------------------------
+
+
+def refused(path, match, target="y", task=None):
+    with pytest.raises(DataFileError, match=match) as caught:
+        tables.load(path, target, task=task)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "match"), [
+    ("", "is empty; a header"),
+    ("\n\n", "is empty; a header"),
+    ("a,b,y\n", "a header but no rows"),
+    ("a,a,y\n1,2,3\n", "two columns are called 'a'"),
+    ("a,,y\n1,2,3\n", "column 2 of the header has no name"),
+    ("5.1,3.5,setosa\n4.9,3,setosa\n", "looks like data"),
+    ("1,2,7,y\n4.9,3,1,1\n", "looks like data"),
+    ("a,b,y\n1,2,0\n1,2\n", "line 3 has 2 fields, the header has 3"),
+    ("a,b,y\n1,2,0,4\n", "line 2 has 4 fields"),
+    ("a,b,y\n1,2,0\n1,,0\n", r"row 2 \(line 3\), column 'b': missing value \(empty\)"),
+    ("a,b,y\n1,2,0\n1,NA,0\n", r"column 'b': missing value \('NA'\)"),
+    ("a,b,y\n\n\n1,NaN,0\n", r"row 1 \(line 4\), column 'b': missing value"),
+    ("a,b,y\nred,2,0\n", r"column 'a': text 'red' where a number"),
+    ("a,b,y\n1,2,0\n1,x,0\nx,2,0\n", r"row 2 \(line 3\), column 'b'"),
+    ("a,b,y\n1_000,2,0\n", "text '1_000'"),
+    ("a,b,y\n1,inf,0\n", "inf is not a finite number"),
+    ("a,b,y\n1,1e999,0\n", "1e999 is not a finite number"),
+    ("a,b,y\n1,2,\n", r"column 'y': missing value \(empty\) in the target"),
+    ("a,b,y\n1,2,0\n1,2,1\n3,4,one\n", r"row 3 .*'y': text 'one' where a number is expected; if these are classes"),
+    ("a,b,y\n1,2,0\n1,2,1\n3,4,inf\n", r"row 3 .*'y': inf is not a finite"),
+    ("a,b,y\n1,2,k\n1,3,k\n", r"same value in every row \(k\)"),
+    ("y\n1\n2\n", "no column besides the target"),
+    ("a,b,kind\n1,2,3\n", "has no column 'y'. Columns: a, b, kind"),
+    ('a,b,y\n1,2,"0\n', "not a CSV file"),
+])  # fmt: skip
+def test_bad_csv(tmp_path, text, match):
+    refused(csv_file(tmp_path, text), match)
+
+
+def test_the_nearest_column_is_suggested(tmp_path):
+    refused(csv_file(tmp_path, "a,b,species\n1,2,x\n"), "did you mean 'species'", target="specie")
+    refused(csv_file(tmp_path, "a,b,y\n1,2,x\n"), "has no column '7'", target="7")
+
+
+def test_files_that_are_no_tables(tmp_path):
+    refused(tmp_path / "none.csv", "no such file")
+    refused(tmp_path / "none.npz", "no such file")
+    refused(tmp_path / "table.xlsx", "ends in .csv or .npz")
+    (tmp_path / "folder.csv").mkdir()
+    refused(tmp_path / "folder.csv", "is a folder")
+    refused(csv_file(tmp_path, "a,b,y\n1,2,é\n", encoding="latin-1"), "not UTF-8 text.*0xE9")
+    refused(csv_file(tmp_path, "a,b,y\n1,2,3\n", encoding="utf-16"), "not UTF-8 text")
+    refused(csv_file(tmp_path, "a,b,y\n1,2,z\n3,4,w\n"), "text 'z', but regression needs numbers", task="regression")
+
+
+@QUICK
+@given(content=st.binary(max_size=120), ending=st.sampled_from([".csv", ".npz"]))
+def test_any_bytes_are_a_table_or_a_data_file_error(tmp_path, content, ending):
+    path = tmp_path / f"t{ending}"
+    path.write_bytes(content)
+    with pytest.raises(DataFileError):
+        tables.load(path, "a column nobody has")
+
+
+# ---- npz --------------------------------------------------------------------------------------------
+
+
+def npz_file(tmp_path, **arrays):
+    np.savez(tmp_path / "t.npz", **arrays)
+    return tmp_path / "t.npz"
+
+
+def test_npz_arrays_become_columns(tmp_path):
+    path = npz_file(tmp_path, X=np.arange(12).reshape(6, 2), age=np.arange(6.0), y=np.array(["a", "b"] * 3))
+    data = tables.load(path, "y")
+    assert data.preprocessing["columns"] == ["X[0]", "X[1]", "age"]
+    assert data.X[2].tolist() == [4, 5, 2]
+    assert data.classes == ["a", "b"]
+    assert tables.load(npz_file(tmp_path, X=np.ones((4, 2)), y=np.array([[0.5], [1.5], [2.5], [3.5]])), "y").task == "regression"
+    assert tables.load(npz_file(tmp_path, X=np.ones((4, 2)), y=np.array([b"u", b"v"] * 2)), "y").classes == ["u", "v"]
+
+
+class Trap:
+    def __reduce__(self):
+        return (pytest.fail, ("unpickled",))
+
+
+@pytest.mark.parametrize(("arrays", "match"), [
+    ({"X": np.ones((4, 2)), "y": np.arange(3)}, r"array 'y' does not have one entry per row .*X \(4, 2\), y \(3,\)"),
+    ({"X": np.ones((4, 2)), "y": np.float64(3)}, "array 'y' does not have"),
+    ({"X": np.ones((0, 2)), "y": np.ones(0)}, "no rows"),
+    ({"X": np.array([[1, 2], [np.nan, 4]]), "y": np.arange(2)}, r"row 1 \(counted from 0\), column 'X\[0\]': nan"),
+    ({"X": np.array([["a", "b"]] * 4), "y": np.arange(4)}, "array 'X' holds <U1, numbers are expected"),
+    ({"X": np.ones((4, 2), complex), "y": np.arange(4)}, "holds complex128"),
+    ({"X": np.ones((4, 2)), "y": np.ones(4, complex)}, "a target is numbers or text"),
+    ({"X": np.ones((4, 2)), "y": np.array([0, 1, np.inf, 1])}, r"row 2 .*'y': inf"),
+    ({"X": np.ones((4, 2)), "y": np.array([b"\xff", b"v"] * 2)}, "bytes that are not UTF-8"),
+    ({"X": np.ones((4, 2)), "y": np.array([Trap()] * 4)}, "Python objects, which fastnn does not unpickle"),
+    ({}, "holds no arrays"),
+])  # fmt: skip
+def test_bad_npz(tmp_path, arrays, match):
+    refused(npz_file(tmp_path, **arrays), match)
+
+
+def test_damaged_npz(tmp_path):
+    path = npz_file(tmp_path, X=np.ones((40, 2)), y=np.arange(40) % 2)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    refused(path, "not an npz file")
+    buffer = io.BytesIO()
+    np.save(buffer, np.ones((40, 2)))
+    for name, member in (("X.npy", buffer.getvalue()[:-100]), ("X.txt", b"hello")):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(name, member)
+        refused(path, "damaged npz|not an array")
+    np.save(tmp_path / "plain.npy", np.ones(3))
+    (tmp_path / "plain.npy").rename(path)
+    refused(path, "not an npz file")
+
+
+def test_npz_that_would_unpack_to_too_much(tmp_path, monkeypatch):
+    monkeypatch.setattr("fastnn.data.npz_file.LIMIT", 100)
+    refused(npz_file(tmp_path, X=np.ones((40, 2)), y=np.arange(40)), "would unpack to")
+
+
+# ---- scaling ----------------------------------------------------------------------------------------
+
+
+def test_scaling_is_fitted_on_the_training_rows_only(tmp_path):
+    data = tables.load(numeric_table(tmp_path, target=lambda i: 3.25 * i + 100), "y")
+    parts = deal(data, validation=0.1, seed=5)
+    X, y = parts.train
+    np.testing.assert_allclose(X.mean(axis=0), 0, atol=1e-14)
+    np.testing.assert_allclose(X.std(axis=0), 1, rtol=1e-14)
+    np.testing.assert_allclose([y.mean(), y.std()], [0, 1], atol=1e-14)
+    assert abs(parts.test[0].mean(axis=0)).min() > 1e-6  # which fitting on all rows would not leave
+    back = preprocessing.unscale_target(parts.preprocessing, np.concatenate([y, parts.validation[1], parts.test[1]]))
+    np.testing.assert_allclose(np.sort(back), np.sort(data.y), rtol=1e-13)
+
+
+def test_a_shift_of_the_test_rows_does_not_change_the_training_rows(tmp_path):
+    data = tables.load(numeric_table(tmp_path), "y")
+    before = deal(data, validation=0.1, seed=5)
+    from fastnn.data.splits import split_rows
+
+    rows = split_rows(len(data.X), test=0.2, validation=0.1, seed=5, classes=data.y)
+    data.X[rows.test] += 1000
+    data.X[rows.validation] -= 1000
+    after = deal(data, validation=0.1, seed=5)
+    np.testing.assert_array_equal(before.train[0], after.train[0])
+    assert before.preprocessing == after.preprocessing
+
+
+def test_constant_columns_have_no_influence_and_are_named(tmp_path):
+    path = csv_file(tmp_path, "a,c,y\n" + "".join(f"{i},0.1,{i % 2}\n" for i in range(30)))
+    data = tables.load(path, "y")
+    parts = deal(data, validation=0.1, seed=0)
+    assert any("1 column constant" in note and "'c'" in note for note in data.notes)
+    assert (parts.train[0][:, 1] == 0).all()
+    moved = preprocessing.scale_features(parts.preprocessing, np.array([[1.0, 5e6]]))
+    assert moved[0, 1] == 0
+
+
+def test_values_that_cannot_be_standardised(tmp_path):
+    path = csv_file(tmp_path, "a,b,y\n" + "".join(f"{i},{(-1) ** i}e308,{i}\n" for i in range(30)))
+    with pytest.raises(DataFileError, match="column 'b' holds values too large"):
+        deal(tables.load(path, "y"), validation=0.1, seed=0)
+    path = csv_file(tmp_path, "a,y\n" + "".join(f"{i},7.5\n" for i in range(30)))
+    with pytest.raises(DataFileError, match="target is constant"):
+        deal(tables.load(path, "y"), validation=0.1, seed=0)
+
+
+def test_columns_are_found_in_any_order(tmp_path):
+    path = csv_file(tmp_path, "note,b,a\nhello,2,1\nworld,4,3\n")
+    X, extra = tables.read_columns(path, ["a", "b"])
+    assert X.tolist() == [[1, 2], [3, 4]]
+    assert extra == ["note"]
+    with pytest.raises(DataFileError, match=r"column 'aa' \(and 1 more\), which the model needs, is missing; did you mean 'a'"):
+        tables.read_columns(path, ["aa", "q", "b"])
+
+
+# ---- what a model file may hold ---------------------------------------------------------------------
+
+IMAGES = {"version": 1, "kind": "images", "shape": [2, 3], "classes": [0, 1]}
+TABLE = {
+    "version": 1, "kind": "table", "task": "regression", "target": "y", "columns": ["a", "b"], "classes": None,
+    "feature_mean": [0.0, 1.0], "feature_factor": [1, 2.0], "target_mean": 0.0, "target_std": 2.0,
+}  # fmt: skip
+
+
+def test_valid_preprocessing_passes():
+    assert preprocessing.check(IMAGES, inputs=6, outputs=2) is IMAGES
+    assert preprocessing.check(TABLE, inputs=2, outputs=1) is TABLE
+
+
+@pytest.mark.parametrize(("content", "match"), [
+    (None, "not trained by `fastnn train`"),
+    ([], "a kind this version does not know"),
+    ({"kind": "sound"}, "a kind this version"),
+    ({**IMAGES, "version": 2}, "version 2, this fastnn knows 1"),
+    ({**IMAGES, "shape": [3, 3]}, "images of 6 pixels"),
+    ({**IMAGES, "classes": [0]}, "not 2 names"),
+])  # fmt: skip
+def test_damaged_image_preprocessing(content, match):
+    with pytest.raises(ModelFileError, match=match):
+        preprocessing.check(content, inputs=6, outputs=2)
+
+
+@pytest.mark.parametrize(("change", "match"), [
+    ({"columns": ["a", "a"]}, "2 different names"),
+    ({"columns": ["a"]}, "2 different names"),
+    ({"task": "both"}, "task 'both'"),
+    ({"feature_mean": [0.0]}, "feature_mean is not 2"),
+    ({"feature_factor": [0.0, float("nan")]}, "feature_factor is not 2 finite"),
+    ({"target_std": 0.0}, "target_std"),
+    ({"task": "classification"}, "classes are not"),
+])  # fmt: skip
+def test_damaged_table_preprocessing(change, match):
+    with pytest.raises(ModelFileError, match=match):
+        preprocessing.check({**TABLE, **change}, inputs=2, outputs=1)
+    with pytest.raises(ModelFileError, match="has 1 output"):
+        preprocessing.check(TABLE, inputs=2, outputs=3)
+
+
+# ---- the embedded digits ----------------------------------------------------------------------------
+
+
+def test_digits():
+    data = digits.load()
+    assert data.X.shape == (1797, 64)
+    assert data.X.dtype == np.uint8
+    assert data.X.max() == 16
+    assert data.scale == 1 / 16
+    parts = deal(data, validation=0.1, seed=0)
+    assert [len(part[1]) for part in (parts.train, parts.validation, parts.test)] == [1294, 144, 359]
+
+
+def test_digits_without_scikit_learn(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
+    with pytest.raises(DataFileError, match=r"pip install \"fastnn-backends\[sklearn\]\""):
+        digits.load()
