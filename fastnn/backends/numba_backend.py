@@ -1,7 +1,7 @@
 """The Numba engine: compiled kernels around BLAS, the fastest way here to train on a CPU.
 
 Operations are single compiled calls. The program runs many steps inside one compiled function
-(kernels/cpu/program.py), with no Python between them. One thread runs it; BLAS uses its own.
+(kernels/cpu/program.py), with no Python between them, on as many threads as the plan says.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ try:
 except ImportError as error:
     raise BackendUnavailable(f"SciPy, whose BLAS Numba calls, cannot be imported ({error})") from error
 
-from ..kernels.cpu import gemm, operations
+from ..kernels.cpu import JIT, gemm, operations
 from ..kernels.cpu.program import training_program
+from ..kernels.cpu.team import new_barrier
+from .cpu_plan import choose_plan
+from .cpu_threads import blas_on_one_thread, run_team, usable_threads
 
 if TYPE_CHECKING:
     from ..network import Network
@@ -87,7 +90,7 @@ class NumbaBackend(HostBackend):
         one, _ = self._scalars(a)
         delta = _c(delta)
         _checked(gemm.gemm_tn(delta, _c(a), Delta_W, one, one))
-        operations.sum_columns(delta, Delta_b, np.empty_like(Delta_b))
+        operations.sum_columns(delta, 0, Delta_b.shape[0], Delta_b, np.empty_like(Delta_b))
 
     def _update(self, optimizer: Optimizer, theta: Array, grad: Array, t: int) -> None:
         state1, state2 = _two_states(optimizer, theta)
@@ -99,43 +102,47 @@ class NumbaBackend(HostBackend):
 
 
 class NumbaProgram(Program):
-    """One compiled call for a whole slice of steps; its workspace is allocated here, once."""
+    """One compiled call per thread for a whole slice of steps; the workspace is allocated here, once."""
 
     def __init__(self, net: Network, optimizer: Optimizer, batch_size: int) -> None:
         super().__init__(net, optimizer, batch_size)
-        sizes, dtype, batch = np.array(net.sizes, np.int64), net.dtype, self.batch_size
+        self.plan = choose_plan(net.sizes, self.batch_size, net.dtype.itemsize, usable_threads() if JIT else 1)
+        sizes, dtype, team, C = np.array(net.sizes, np.int64), net.dtype, self.plan.threads, self.plan.chunk
         K, widest = net.sizes[-1], max(net.sizes[1:])
+        starts = np.concatenate([[0], np.cumsum(sizes[1:])]).astype(np.int64)
+        codes = np.array([g.code for g in net.activations], np.int64)
+        slopes = np.array([g.parameter for g in net.activations], dtype)
 
         def scratch(count: int) -> Array:
             return np.empty(count, dtype)
 
-        starts = np.concatenate([[0], np.cumsum(sizes[1:])]).astype(np.int64)
-        codes = np.array([g.code for g in net.activations], np.int64)
-        slopes = np.array([g.parameter for g in net.activations], dtype)
         self._shapes = (sizes, net.layout.offsets, starts, codes, slopes, net.pair.code, optimizer.code)
-        self._work = (
-            *(scratch(batch * net.sizes[0]), scratch(batch * int(starts[-1])), scratch(batch * K)),
-            *(scratch(batch * widest), scratch(batch * widest)),
-            *(np.empty(batch, np.int64), scratch(batch * K), scratch(widest), np.array([1, 0], dtype)),
-        )
+        self._work = (scratch(C * net.sizes[0]), scratch(C * int(starts[-1])), scratch(C * int(starts[-1])), scratch(C * K))
+        self._targets = (np.empty(C, np.int64), scratch(C * K))
+        self._sums = (scratch(team * widest), np.array([1, 0], dtype), np.zeros(team * 16), np.zeros(team * 16, np.int64))
         self._grad = scratch(net.layout.size)
         self._no_classes, self._no_values = np.empty(0, np.int64), np.empty((0, K), dtype)
-        self._run_steps: Any = training_program(dtype)
+        self._worker: Any = training_program(dtype)
 
     def _run(self, X: Array, y: Array, order: Array, start: int, stop: int) -> tuple[float, int]:
-        net, rule = self.net, self.optimizer
+        net, rule, team = self.net, self.optimizer, self.plan.threads
         by_class = y.ndim == 1
         classes, values = (np.ascontiguousarray(y, np.int64), self._no_values) if by_class else (self._no_classes, np.ascontiguousarray(y))
-        state1, state2 = _two_states(rule, net.theta)
-        cost_sum, rows, hits, status = self._run_steps(
-            X, classes, values, by_class, order, start, stop, self.batch_size,
-            *self._shapes, np.array(rule.hyper()), rule.t, self.l2_per_row(X),
-            net.theta, self._grad, state1, state2, *self._work,
-        )  # fmt: skip
-        _checked(status)
+        hyper, states, meeting = np.array(rule.hyper()), _two_states(rule, net.theta), new_barrier()
+
+        def work(me: int) -> int:
+            return int(self._worker(
+                me, team, meeting, X, classes, values, by_class, order, start, stop, self.batch_size, self.plan.chunk,
+                *self._shapes, hyper, rule.t, self.l2_per_row(X), net.theta, self._grad, *states, *self._work, *self._targets, *self._sums,
+            ))  # fmt: skip
+
+        with blas_on_one_thread():
+            for status in run_team(work, team):
+                _checked(status)
         rule.t += stop - start
-        self.hits = int(hits) if net.counts_hits(y) else None
-        return float(cost_sum), int(rows)
+        self.hits = int(self._sums[3][::16].sum()) if net.counts_hits(y) else None
+        rows = min(stop * self.batch_size, order.shape[0]) - min(start * self.batch_size, order.shape[0])
+        return float(self._sums[2][::16].sum()), rows
 
 
 def _c(x: Array) -> Array:

@@ -15,7 +15,7 @@ from numba.core import types
 
 from . import JIT, compiled
 
-__all__ = ["gemm_nn", "gemm_nt", "gemm_tn", "probe"]
+__all__ = ["gemm_nn", "gemm_nt", "gemm_tn", "gemm_tn_columns", "probe"]
 
 _N, _T = np.uint8(ord("N")), np.uint8(ord("T"))
 _KIND = {np.dtype(np.float32): np.uint8(ord("s")), np.dtype(np.float64): np.uint8(ord("d"))}
@@ -55,10 +55,11 @@ if JIT:
         n = b.shape[1]
         return _xxgemm(_kind(a), _N, _N, n, m, k, alpha.ctypes, b.ctypes, n, a.ctypes, k, beta.ctypes, out.ctypes, n)
 
-    def _tn(a, b, out, alpha, beta):
+    def _tn_columns(a, first, last, b, out, alpha, beta):
         k, m = a.shape
         n = b.shape[1]
-        return _xxgemm(_kind(a), _N, _T, n, m, k, alpha.ctypes, b.ctypes, n, a.ctypes, m, beta.ctypes, out.ctypes, n)
+        left, target = a.ravel()[first:], out.ravel()[first * n :]
+        return _xxgemm(_kind(a), _N, _T, n, last - first, k, alpha.ctypes, b.ctypes, n, left.ctypes, m, beta.ctypes, target.ctypes, n)
 
 else:
 
@@ -68,14 +69,21 @@ else:
     def _nn(a, b, out, alpha, beta):
         return _python_product(a, b, out, beta[0])
 
-    def _tn(a, b, out, alpha, beta):
-        return _python_product(a.T, b, out, beta[0])
+    def _tn_columns(a, first, last, b, out, alpha, beta):
+        return _python_product(a.T[first:last], b, out[first:last], beta[0])
 
 
 # Each: a, b, out C-contiguous of one dtype; alpha, beta: one-element views of that dtype, because
 # BLAS reads them through pointers. Returns BLAS' status, 0 if all is well.
 gemm_nt = compiled(_nt)  # out (m, n) = a (m, k) b (n, k)^T + beta out
 gemm_nn = compiled(_nn)  # out (m, n) = a (m, k) b (k, n) + beta out
+gemm_tn_columns = compiled(_tn_columns)  # rows first..last of out (m, n) = a (k, m)^T b (k, n) + beta out
+
+
+def _tn(a, b, out, alpha, beta):
+    return gemm_tn_columns(a, 0, a.shape[1], b, out, alpha, beta)
+
+
 gemm_tn = compiled(_tn)  # out (m, n) = a (k, m)^T b (k, n) + beta out
 
 

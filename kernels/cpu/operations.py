@@ -196,21 +196,21 @@ def _hits_of_rows(pair, a, classes, values, by_class):
 hits_of_rows = compiled(_hits_of_rows)
 
 
-def _sum_columns(delta, total, partial):
-    """Accumulates: total (n,) += column sums of delta (m, n). partial (n,) is scratch.
+def _sum_columns(delta, first, last, total, partial):
+    """Accumulates: total[first:last] += sums of those columns of delta (m, n). partial (>= last - first,) is scratch.
 
     Rows are summed in groups of 128 and the groups after them: a running float32 sum over
     millions of rows would drift by percents.
     """
-    m, n = delta.shape
+    m = delta.shape[0]
     for start in range(0, m, 128):
-        for j in range(n):
-            partial[j] = delta[start, j]
+        for j in range(first, last):
+            partial[j - first] = delta[start, j]
         for i in range(start + 1, min(start + 128, m)):
-            for j in range(n):
-                partial[j] += delta[i, j]
-        for j in range(n):
-            total[j] += partial[j]
+            for j in range(first, last):
+                partial[j - first] += delta[i, j]
+        for j in range(first, last):
+            total[j] += partial[j - first]
 
 
 sum_columns = compiled(_sum_columns)
