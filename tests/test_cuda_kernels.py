@@ -1,0 +1,439 @@
+"""Each CUDA kernel, compiled for the CPU (cuda_on_cpu), against NumPy in extended precision.
+
+Bounds: `ulps` units in the last place of the magnitudes that enter a result; sums of n terms add n.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from cuda_on_cpu import ShimDevice
+from fastnn.kernels.cuda.launchers import Kernels, partials_shape, scratch_size
+from tolerances import assert_close
+
+from fastnn.activations import Identity, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
+
+FLOATS = ["float32", "float64"]
+# One element, single rows and columns, odd sizes, exact tiles, more rows than one block or chunk takes.
+SHAPES = [(1, 1), (1, 5), (3, 1), (7, 33), (33, 31), (64, 64), (2, 300), (257, 10), (600, 3)]
+SEEDS = (1, 22, 333)
+ELEMENTWISE = [Identity(), Sigmoid(), Tanh(), ReLU(), LeakyReLU(), LeakyReLU(0.0), LeakyReLU(1.5)]
+EDGES = [0.0, -0.0, 1.0, -1.0, 1e4, -1e4, 1e-30, -1e-30, np.inf, -np.inf, np.nan]
+
+shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
+floats = pytest.mark.parametrize("dtype", FLOATS)
+activations = pytest.mark.parametrize("g", ELEMENTWISE, ids=repr)
+
+
+def kernels(seed=1):
+    return Kernels(ShimDevice(seed))
+
+
+def normal(shape, dtype, seed=0, scale=3.0):
+    return (np.random.default_rng([seed, *np.atleast_1d(shape)]).standard_normal(shape) * scale).astype(dtype)
+
+
+def classes(m, n, seed=0):
+    return np.random.default_rng([seed, m, n]).integers(0, n, m)
+
+
+class Guarded:
+    """An array between two margins, which must be untouched afterwards."""
+
+    MARGIN, MARK = 512, 0xA5
+
+    def __init__(self, content):
+        content = np.ascontiguousarray(content)
+        self.memory = np.full(content.nbytes + 2 * self.MARGIN, self.MARK, np.uint8)
+        self.array = self.memory[self.MARGIN : self.MARGIN + content.nbytes].view(content.dtype).reshape(content.shape)
+        self.array[...] = content
+
+    def intact(self):
+        return (self.memory[: self.MARGIN] == self.MARK).all() and (self.memory[self.MARGIN + self.array.nbytes :] == self.MARK).all()
+
+
+class Memory:
+    """Guarded copies of arrays; `check` at the end."""
+
+    def __init__(self):
+        self.guarded = []
+
+    def __call__(self, content):
+        self.guarded.append(Guarded(content))
+        return self.guarded[-1].array
+
+    def blank(self, shape, dtype):
+        return self(np.full(shape, np.nan, dtype))
+
+    def check(self):
+        assert all(g.intact() for g in self.guarded), "a kernel wrote outside its arrays"
+
+
+@pytest.fixture
+def memory():
+    made = Memory()
+    yield made
+    made.check()
+
+
+def wide(*arrays):
+    return [np.asarray(x).astype(np.longdouble) for x in arrays]
+
+
+def close(actual, expected, magnitude, ulps):
+    dtype = actual.dtype
+    assert_close(actual, expected, ulps * np.finfo(dtype).eps * np.abs(magnitude) + np.finfo(dtype).tiny, dtype=dtype)
+
+
+def g_of(g, z):
+    if isinstance(g, Sigmoid):
+        e = np.exp(-np.abs(z))
+        return np.where(z < 0, e, 1) / (1 + e)
+    if isinstance(g, Tanh):
+        return np.tanh(z)
+    if isinstance(g, (ReLU, LeakyReLU)):
+        return np.where(z > 0, z, np.longdouble(np.float32(g.parameter) if z.dtype == np.float32 else g.parameter) * z)
+    return z
+
+
+def slope_of(g, a):
+    """g' in extended precision, from the a that the kernel was given."""
+    if isinstance(g, Sigmoid):
+        return a * (1 - a)
+    if isinstance(g, Tanh):
+        return 1 - a * a
+    if isinstance(g, (ReLU, LeakyReLU)):
+        return np.where(a > 0, 1, np.longdouble(g.parameter))
+    return np.ones_like(a)
+
+
+def softmax_of(z):
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def one_hot(y, n):
+    return (np.arange(n) == y[:, None]).astype(np.longdouble) if y.ndim == 1 else y.astype(np.longdouble)
+
+
+# ---- bias and activation ------------------------------------------------------------------------------
+
+
+@floats
+@shapes
+def test_add_bias(shape, dtype, memory):
+    z, b = normal(shape, dtype), normal(shape[1:], dtype, 1)
+    out = memory(z)
+    kernels().add_bias(out, memory(b))
+    np.testing.assert_array_equal(out, z + b)
+
+
+@floats
+@shapes
+@activations
+def test_activate_and_bias_activate(g, shape, dtype, memory):
+    z, b = normal(shape, dtype), normal(shape[1:], dtype, 1)
+    a = memory.blank(shape, dtype)
+    kernels().activate(g, memory(z), a)
+    expected = g_of(g, *wide(z))
+    close(a, expected, expected, 8)
+    in_place, shifted, fused = memory(z), memory(z), memory.blank(shape, dtype)
+    kernels().activate(g, in_place, in_place)
+    np.testing.assert_array_equal(in_place, a)
+    kernels().bias_activate(g, shifted, memory(b), fused)
+    np.testing.assert_array_equal(shifted, z + b)
+    in_place[...] = z + b
+    kernels().activate(g, in_place, in_place)
+    np.testing.assert_array_equal(fused, in_place)
+    in_place[...] = z
+    kernels().bias_activate(g, in_place, memory(b), in_place)
+    np.testing.assert_array_equal(fused, in_place)
+
+
+@floats
+@activations
+def test_activation_table_at_the_edges(g, dtype):
+    """fastnn/activations.py: 0, infinities, NaN, and +-1e4, as the NumPy reference has them."""
+    z = np.array([EDGES], dtype)
+    a = np.empty_like(z)
+    kernels().activate(g, z, a)
+    with np.errstate(all="ignore"):
+        expected = g.value(z.copy())
+        derivative = g.derivative(z, expected)
+    np.testing.assert_array_equal(np.isnan(a), np.isnan(z))
+    np.testing.assert_allclose(a, expected, rtol=8 * np.finfo(dtype).eps, atol=np.finfo(dtype).tiny)
+    delta = np.ones_like(z)
+    kernels().times_derivative(g, delta, a)
+    # 1 - a^2 and a(1 - a) cancel near saturation, where only the absolute error is bounded.
+    np.testing.assert_allclose(delta, derivative, rtol=0, atol=8 * np.finfo(dtype).eps)
+
+
+@floats
+@shapes
+@pytest.mark.parametrize("seed", SEEDS)
+def test_softmax_and_bias_softmax(shape, dtype, seed, memory):
+    z, b = normal(shape, dtype, scale=10), normal(shape[1:], dtype, 1)
+    a = memory.blank(shape, dtype)
+    kernels(seed).activate(Softmax(), memory(z), a)
+    expected = softmax_of(*wide(z))
+    spread = np.abs(z - z.max(axis=1, keepdims=True))
+    close(a, expected, expected * (8 + shape[1] + spread), 1)
+    shifted, fused, again = memory(z), memory.blank(shape, dtype), memory(z + b)
+    kernels(seed).bias_activate(Softmax(), shifted, memory(b), fused)
+    np.testing.assert_array_equal(shifted, z + b)
+    kernels(seed + 1).activate(Softmax(), again, again)
+    np.testing.assert_array_equal(fused, again)
+
+
+@floats
+@pytest.mark.parametrize("n", [1, 3, 32, 40])
+def test_softmax_at_the_edges(n, dtype):
+    rows = np.zeros((7, n), dtype)
+    rows[1, -1] = np.nan
+    rows[2, 0] = np.inf
+    rows[3, :] = -np.inf
+    rows[4, 1:] = -np.inf
+    rows[5, :] = 1e4
+    rows[6, 0] = -1e4
+    a = np.empty_like(rows)
+    kernels().activate(Softmax(), rows, a)
+    assert np.isnan(a[1:4]).all()
+    np.testing.assert_allclose(a[[0, 5]], 1 / n, rtol=1e-6)
+    np.testing.assert_array_equal(a[4], np.arange(n) == 0)
+    np.testing.assert_allclose(a[6], (np.arange(n) > 0) / (n - 1) if n > 1 else [1], rtol=1e-6)
+
+
+# ---- deltas ---------------------------------------------------------------------------------------------
+
+
+@floats
+@shapes
+@pytest.mark.parametrize("kind", ["values", "classes"])
+@pytest.mark.parametrize("cross_entropy", [True, False], ids=["cross_entropy", "squared_error"])
+@pytest.mark.parametrize("g", [*ELEMENTWISE, Softmax()], ids=repr)
+def test_output_delta(g, cross_entropy, kind, shape, dtype, memory):
+    m, n = shape
+    softmax = isinstance(g, Softmax)
+    z = normal(shape, dtype)
+    a = (softmax_of(z) if softmax else g.value(z)).astype(dtype)
+    y = normal(shape, dtype, 5, scale=1) if kind == "values" else classes(m, n)
+    delta = memory.blank(shape, dtype)
+    kernels().output_delta(g, cross_entropy, memory(a), memory(y), delta)
+    (h,), t = wide(a), one_hot(y, n)
+    e = h - t
+    if cross_entropy:
+        expected, magnitude = e, np.abs(h) + np.abs(t)
+    elif softmax:
+        expected = h * (e - (e * h).sum(axis=1, keepdims=True))
+        magnitude = h * (np.abs(e) + (np.abs(e) * h).sum(axis=1, keepdims=True)) * (n + 4)
+    else:
+        expected = e * slope_of(g, h)
+        magnitude = (np.abs(h) + np.abs(t)) * (np.abs(slope_of(g, h)) + 1)
+    close(delta, expected, magnitude, 4)
+
+
+@floats
+@shapes
+@activations
+def test_times_derivative(g, shape, dtype, memory):
+    z, start = normal(shape, dtype), normal(shape, dtype, 2)
+    a, delta = g.value(z), memory(start)
+    kernels().times_derivative(g, delta, memory(a))
+    (h, d) = wide(a, start)
+    close(delta, d * slope_of(g, h), d * (np.abs(slope_of(g, h)) + 1), 4)
+
+
+@activations
+def test_the_derivative_is_a_factor_and_no_choice(g):
+    """0 * inf and NaN stay NaN on the way back: a dead unit does not hide a divergence."""
+    delta = np.array([[np.inf, np.nan, np.nan, 1.0]], np.float32)
+    a = np.array([[0.0, 0.0, 1.0, np.nan]], np.float32)
+    with np.errstate(invalid="ignore"):
+        expected = delta * g.derivative(a, a)
+    kernels().times_derivative(g, delta, a)
+    np.testing.assert_array_equal(delta, expected)
+
+
+# ---- column sums ----------------------------------------------------------------------------------------
+
+TALL = [(1, 1), (8, 33), (255, 3), (256, 2), (257, 70), (1000, 5), (40_000, 3)]
+
+
+def column_sums(x, start, accumulate, seed, memory):
+    sums = memory(start)
+    kernels(seed).column_sums(memory(x), sums, memory.blank(scratch_size(x.shape[1]), x.dtype), accumulate=accumulate)
+    return sums
+
+
+@floats
+@pytest.mark.parametrize("shape", TALL, ids=str)
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_column_sums(shape, accumulate, dtype, memory):
+    x, start = normal(shape, dtype), normal(shape[1:], dtype, 9)
+    if not accumulate:
+        start[...] = np.nan  # overwritten, not added to
+    X, before = wide(x, start if accumulate else np.zeros_like(start))
+    for seed in SEEDS if shape[0] < 1000 else SEEDS[:1]:
+        sums = column_sums(x, start, accumulate, seed, memory)
+        # In lanes and chunks: a thread adds at most 80 in a row, then 8 lanes, 64 chunks in lanes.
+        close(sums, X.sum(axis=0) + before, np.abs(X).sum(axis=0) + np.abs(before), 100)
+
+
+# ---- cost and hits ----------------------------------------------------------------------------------------
+
+
+def cost(cross_entropy, z, a, y, seed=1):
+    totals = np.array([100.0, 7.0])
+    kernels(seed).cost(cross_entropy, z, a, y, np.full(partials_shape(), np.nan), totals)
+    return totals - [100.0, 7.0]
+
+
+def argmax_hits(a, y):
+    return int((a.argmax(axis=1) == y).sum())
+
+
+@floats
+@shapes
+@pytest.mark.parametrize("seed", SEEDS)
+def test_cost_and_hits(shape, seed, dtype):
+    m, n = shape
+    z, y, values = normal(shape, dtype), classes(m, n), normal(shape, dtype, 4, scale=1)
+    e = np.finfo(dtype).eps
+    Z, V = wide(z, values)
+
+    a = softmax_of(z)
+    got, hits = cost(True, z, a, y, seed)
+    top = Z.max(axis=1)
+    rows = np.log(np.exp(Z - top[:, None]).sum(axis=1)) + top - Z[np.arange(m), y]
+    assert_close(got, rows.sum(), float(e * (8 + n) * (np.abs(Z).max(axis=1) + np.log(n) + 1).sum()) + 1e-13)
+    assert hits == argmax_hits(a, y)
+
+    a, p = Sigmoid().value(z), np.random.default_rng(m).random(shape).astype(dtype)
+    got, hits = cost(True, z, a, p, seed)
+    terms = np.maximum(Z, 0) - p * Z + np.log1p(np.exp(-np.abs(Z)))
+    assert_close(got, terms.sum(), float(8 * e * (2 * np.abs(Z) + 1).sum()) + 1e-13)
+    assert hits == ((a >= 0.5) == (p >= 0.5)).all(axis=1).sum()
+
+    got, hits = cost(False, z, z, values, seed)
+    assert_close(got, ((Z - V) ** 2).sum() / 2, float(8 * e * (Z**2 + V**2).sum()) + 1e-13)
+    assert hits == 0
+
+    got, hits = cost(False, z, z, y, seed)
+    assert_close(got, ((Z - one_hot(y, n)) ** 2).sum() / 2, float(8 * e * (Z**2 + 1).sum()) + 1e-13)
+    assert hits == argmax_hits(z, y)
+
+
+@floats
+def test_argmax_takes_the_first_of_equals_and_nan_first_of_all(dtype):
+    a = np.zeros((6, 70), dtype)
+    a[1, [40, 8]] = 1
+    a[2, [69, 3]] = [np.inf, np.nan]
+    a[3, [5, 33]] = np.nan
+    a[4, :] = -np.inf
+    a[5, 1:] = -1
+    firsts = a.argmax(axis=1)
+    for column in (*firsts, 69):
+        y = np.full(6, column)
+        for seed in SEEDS:
+            assert cost(False, a, a, y, seed)[1] == (firsts == y).sum()
+
+
+@pytest.mark.parametrize("wrong", [-1, 5, 2**40])
+def test_a_class_out_of_range_makes_the_cost_nan(wrong):
+    a = np.full((3, 5), 0.2, np.float32)
+    y = np.array([0, wrong, 1])
+    assert np.isnan(cost(True, a, a, y)[0])
+    assert np.isnan(cost(False, a, a, y)[0])
+
+
+@floats
+def test_costs_are_finite_at_the_edges(dtype):
+    z = np.array([[1e4, -1e4, 0], [-1e4, -1e4, 1e4]], dtype)
+    np.testing.assert_allclose(cost(True, z, Softmax().value(z), np.array([1, 2])), [2e4, 1], rtol=1e-6)
+    np.testing.assert_allclose(cost(True, z, Sigmoid().value(z), np.zeros_like(z))[0], 2e4 + np.log(2), rtol=1e-6)
+    z[0, 0] = np.nan
+    assert np.isnan(cost(True, z, z, np.array([1, 2]))[0])
+    assert np.isnan(cost(True, z, z, np.zeros_like(z))[0])
+    assert np.isnan(cost(False, z, z, np.zeros_like(z))[0])
+
+
+# ---- whole vectors, rows of a batch, updates ----------------------------------------------------------------
+
+
+@floats
+@pytest.mark.parametrize("count", [1, 2, 255, 257, 100_003])
+def test_squares_and_nonfinite(count, dtype):
+    x = normal(count, dtype)
+    for bad in ({}, {0: np.nan}, {count - 1: -np.inf, 0: np.inf}):
+        for index, value in bad.items():
+            x[index] = value
+        totals = np.array([5.0, 1.0])
+        kernels().squares_and_nonfinite(x, np.full(partials_shape(), np.nan), totals, scale=2.0)
+        assert totals[1] == 1 + 2 * len(bad)
+        if not bad:
+            np.testing.assert_allclose(totals[0], 5 + 2 * (wide(x)[0] ** 2).sum(), rtol=1e-13)
+
+
+@floats
+@shapes
+def test_gather(shape, dtype, memory):
+    m, n = shape
+    x, y = normal(shape, dtype), classes(m, 1000)
+    order = np.random.default_rng(3).integers(0, m, m + 4)
+    for first, rows in ((0, m), (4, m), (2, 1), (1, 0)):
+        out, chosen = memory.blank((rows, n), dtype), memory(np.full(rows, -7))
+        kernels().gather(memory(x), memory(order), first, out)
+        kernels().gather(memory(y), memory(order), first, chosen)
+        np.testing.assert_array_equal(out, x[order[first : first + rows]])
+        np.testing.assert_array_equal(chosen, y[order[first : first + rows]])
+
+
+def test_gather_of_a_row_that_is_not_there():
+    x, y, order = normal((4, 3), np.float32), np.arange(4), np.array([0, 4, -1, 3])
+    out, chosen = np.zeros((4, 3), np.float32), np.zeros(4, np.int64)
+    kernels().gather(x, order, 0, out)
+    kernels().gather(y, order, 0, chosen)
+    assert np.isnan(out[1:3]).all()
+    np.testing.assert_array_equal(out[[0, 3]], x[[0, 3]])
+    np.testing.assert_array_equal(chosen, [0, -1, -1, 3])
+
+
+UPDATES = {"sgd": (0, (0.1,)), "momentum": (1, (0.1, 0.9)), "adam": (2, (0.02, 0.1, 0.001, 30.0, 1e-8))}
+
+
+def updated(rule, theta, Delta, state, weights, rows, decay, constants):
+    D = Delta / rows + np.where(weights, decay * theta, 0)
+    if rule == "sgd":
+        return theta - constants[0] * D, []
+    if rule == "momentum":
+        v = constants[1] * state[0] + D
+        return theta - constants[0] * v, [v]
+    rate, b1, b2, correction, eps = constants
+    m, v = state[0] + b1 * (D - state[0]), state[1] + b2 * (D * D - state[1])
+    return theta - rate * m / (np.sqrt(v * correction) + eps), [m, v]
+
+
+@floats
+@pytest.mark.parametrize("decay", [0.0, 0.25])
+@pytest.mark.parametrize("sizes", [(1, 1), (3, 2), (5, 7, 1, 4), (60, 90, 3)], ids=str)
+@pytest.mark.parametrize("rule", UPDATES)
+def test_update(rule, sizes, decay, dtype, memory):
+    """1/m and L2 within the step; biases do not decay."""
+    spans, weights, begin = [], [], 0
+    for n_in, n_out in itertools.pairwise(sizes):
+        spans.append((begin, begin + n_in * n_out, begin + (n_in + 1) * n_out))
+        begin = spans[-1][2]
+        weights += [True] * (n_in * n_out) + [False] * n_out
+    slots, constants = UPDATES[rule]
+    theta, Delta = normal(begin, dtype), normal(begin, dtype, 1)
+    state = [np.abs(normal(begin, dtype, 2 + k)) for k in range(slots)]
+    moved, states, untouched = memory(theta), [memory(s) for s in state], memory(Delta)
+    kernels().update(rule, moved, untouched, states, memory(np.array(spans)), 7, decay, constants)
+    expected, expected_states = updated(rule, *wide(theta, Delta), wide(*state), weights, 7, decay, constants)
+    scale = np.abs(theta) + np.abs(Delta) + sum(np.abs(s) for s in state) + 1
+    close(moved, expected, scale, 16)
+    for got, want in zip(states, expected_states, strict=True):
+        close(got, want, scale**2, 16)
+    np.testing.assert_array_equal(untouched, Delta)
