@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from .errors import OneLineErrors
+from .errors import OneLineErrors, integer, number
 
 __all__ = ["app"]
 
@@ -41,14 +41,14 @@ def train(
     backend: Engine = "auto",
     hidden: Annotated[str | None, typer.Option(metavar="SIZES", help="Units of the hidden layers, as 128,64; or none.")] = None,
     activation: Annotated[str, typer.Option(metavar="NAME", help="Of the hidden layers: relu, leaky_relu, tanh, sigmoid, identity.")] = "relu",
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows per step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Step length alpha. By default adam 0.001, momentum 0.05, sgd 0.1.")] = None,
+    epochs: Annotated[str | None, typer.Option(metavar="INTEGER", help="Passes over the training rows.")] = None,
+    batch_size: Annotated[str | None, typer.Option(metavar="INTEGER", help="Rows per step.")] = None,
+    learning_rate: Annotated[str | None, typer.Option(metavar="NUMBER", help="Step length alpha. By default adam 0.001, momentum 0.05, sgd 0.1.")] = None,
     optimizer: Annotated[str | None, typer.Option(metavar="NAME", help="adam, momentum or sgd.")] = None,
-    l2: Annotated[float | None, typer.Option(help="Lambda: lambda / (2 rows) times the sum of squared weights is added to the cost.")] = None,
-    validation: Annotated[float | None, typer.Option(metavar="FRACTION", help="Of the training rows, only watched; 0 for none.")] = None,
+    l2: Annotated[str | None, typer.Option(metavar="NUMBER", help="Lambda: lambda / (2 rows) times the sum of squared weights is added to the cost.")] = None,
+    validation: Annotated[str | None, typer.Option(metavar="FRACTION", help="Of the training rows, only watched; 0 for none.")] = None,
     dtype: Annotated[str, typer.Option(metavar="NAME", help="float32 or float64.")] = "float32",
-    seed: Annotated[int, typer.Option(help="Of the split, the weights and the order of rows.")] = 0,
+    seed: Annotated[str, typer.Option(metavar="INTEGER", help="Of the split, the weights and the order of rows.")] = "0",
     save: Annotated[Path | None, typer.Option(metavar="PATH", help="Model file; runs/NAME.safetensors if not given.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="PATH", help="Learning curve; beside the model if not given.")] = None,
     no_plot: Annotated[bool, typer.Option("--no-plot", help="Draw no learning curve.")] = False,
@@ -62,7 +62,10 @@ def train(
     from .settings import TrainOptions
     from .training import train as run
 
-    chosen = TrainOptions(source, data, target, task, backend, hidden, activation, epochs, batch_size, learning_rate, optimizer, l2, validation, dtype, seed)
+    chosen = TrainOptions(
+        source, data, target, task, backend, hidden, activation, integer("--epochs", epochs), integer("--batch-size", batch_size), number("--learning-rate", learning_rate),
+        optimizer, number("--l2", l2), number("--validation", validation), dtype, integer("--seed", seed) or 0,
+    )  # fmt: skip
     return run(chosen, save=save, plot=plot, no_plot=no_plot, as_json=json)
 
 
@@ -81,11 +84,11 @@ def predict(
 
 
 @app.command()
-def gradcheck(backend: Engine = "auto", seed: Annotated[int, typer.Option(help="Of weights and data.")] = 0, json: Json = False) -> int:
+def gradcheck(backend: Engine = "auto", seed: Annotated[str, typer.Option(metavar="INTEGER", help="Of weights and data.")] = "0", json: Json = False) -> int:
     """Compare backpropagation with numerical gradients, for every activation and every output/cost pair."""
     from .diagnosis import gradcheck as run
 
-    return run(backend, seed, as_json=json)
+    return run(backend, integer("--seed", seed) or 0, as_json=json)
 
 
 @app.command()

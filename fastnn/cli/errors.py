@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from ..errors import BackendUnavailable, Diverged, nearest
 
-__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "OneLineErrors", "known", "remark", "warnings_as_remarks"]
+__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "OneLineErrors", "integer", "known", "number", "remark", "warnings_as_remarks"]
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 # typer carries a click of its own in newer versions and uses the installed one in older ones.
@@ -40,6 +40,22 @@ def known(option: str, given: str, names: Iterable[str]) -> str:
     return given
 
 
+def integer(option: str, given: str | None) -> int | None:
+    """An option's text as an integer. Read here and not by typer, whose message leaves out what was given."""
+    try:
+        return None if given is None else int(given)
+    except ValueError:
+        raise ValueError(f"{option} must be an integer, got {given!r}") from None
+
+
+def number(option: str, given: str | None) -> float | None:
+    """An option's text as a number."""
+    try:
+        return None if given is None else float(given)
+    except ValueError:
+        raise ValueError(f"{option} must be a number, got {given!r}") from None
+
+
 @contextmanager
 def warnings_as_remarks() -> Iterator[None]:
     """Warnings of the library as lines on stderr, without file and line number."""
@@ -51,6 +67,14 @@ def warnings_as_remarks() -> Iterator[None]:
 
 class OneLineErrors(TyperGroup):
     """A group of commands whose errors are one line, never a traceback or a panel."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; Ctrl-C is caught here, before typer turns it into an exit without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            remark("interrupted")
+            return INTERRUPTED
 
     def main(
         self,
@@ -84,9 +108,6 @@ def guarded(run: Callable[[], Any]) -> int:
         if message.strip():  # empty where a command is missing: the help was printed
             remark(f"error: {message} (see {path} --help)")
         return BAD_INPUT
-    except KeyboardInterrupt:
-        remark("interrupted")
-        return INTERRUPTED
     except Diverged as error:
         remark(f"error: {error} Nothing was saved.")
         return FAILED

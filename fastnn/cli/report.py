@@ -88,10 +88,10 @@ def _confusion(matrix: Any, classes: list[Any]) -> None:
         return Text(str(value), style)  # Text: a class called "[red]" is not markup
 
     console = Console(file=sys.stdout, highlight=False)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     widest = max(sum(max(len(str(c)), len(str(matrix[:, k].max()))) + 2 for k, c in enumerate(classes)) + max(len(str(c)) for c in classes) + 16, 40)
     if len(classes) <= WIDEST and widest <= max(console.width, 80):
-        table.title = Text("confusion matrix: rows are the truth, columns the prediction")
+        print("\nconfusion matrix: rows are the truth, columns the prediction")  # as a title of the table it would be wrapped to its width
         table.add_column("", justify="right", no_wrap=True)
         for name in classes:
             table.add_column(cell(name), justify="right", no_wrap=True)
@@ -101,7 +101,7 @@ def _confusion(matrix: Any, classes: list[Any]) -> None:
             share = f"{100 * matrix[k, k] / max(1, matrix[k].sum()):.1f} %"
             table.add_row(cell(name, "bold"), *row, cell(share))
     else:
-        table.title = Text(f"the most frequent mistakes among {len(classes)} classes")
+        print(f"\nthe most frequent mistakes among {len(classes)} classes")
         for name in ("truth", "prediction", "rows"):
             table.add_column(name, justify="right" if name == "rows" else "left")
         for t, p, n in worst_pairs(matrix, PAIRS):

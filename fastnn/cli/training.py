@@ -97,6 +97,8 @@ def _network(options: TrainOptions, data: DataSet, parts: Parts) -> Network:
 def _outputs(data: DataSet, save: Path | None, plot: Path | None, no_plot: bool) -> tuple[Path, Path | None]:
     """Where model and picture go, tried out before training, so that no hour of it is lost to a typing slip."""
     model = save or Path("runs") / f"{data.name}.safetensors"
+    if model.is_dir():
+        raise ValueError(f"--save {model}: is a folder, a file name is expected")
     picture = None if no_plot else plot or model.with_suffix(".png")
     if picture is not None and not plots.available():
         if plot is not None:

@@ -1,0 +1,130 @@
+"""`fastnn doctor`: its self-test finds faults that are planted, and its report is complete."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+
+import fastnn
+from fastnn import doctor
+from fastnn.backends.numpy_backend import NumpyBackend
+
+
+@pytest.mark.parametrize("name", ["numpy", "numba"])
+def test_healthy_engines_pass(name):
+    assert doctor.self_test(fastnn.get_backend(name)) == []
+
+
+class WrongForward(NumpyBackend):
+    def _dense_forward(self, a, W, b, out):
+        out = super()._dense_forward(a, W, b, out)
+        out[0, 0] *= 1 + 1e-3
+        return out
+
+
+class WrongBack(NumpyBackend):
+    def _propagate_delta(self, delta, W, activation, z, a, out):
+        out[...] = delta @ W  # g' forgotten
+        return out
+
+
+class OverwritesDelta(NumpyBackend):
+    def _accumulate(self, Delta_W, Delta_b, delta, a):
+        Delta_W[...] = delta.T @ a
+        Delta_b[...] = delta.sum(axis=0)
+
+
+class NotAProduct(NumpyBackend):
+    def _dense_forward(self, a, W, b, out):
+        out[...] = np.nan
+        return out
+
+
+class WrongWhenConcurrent(NumpyBackend):
+    busy = threading.Semaphore(1)
+
+    def _dense_forward(self, a, W, b, out):
+        alone = self.busy.acquire(blocking=False)
+        out = super()._dense_forward(a, W, b, out)
+        threading.Event().wait(0.0005)
+        if alone:
+            self.busy.release()
+        else:
+            out[-1] = 0
+        return out
+
+
+class Broken(NumpyBackend):
+    def _activate(self, activation, z, out):
+        raise RuntimeError("no such symbol")
+
+
+@pytest.mark.parametrize(("engine", "fault"), [
+    (WrongForward, "dense_forward differs"),
+    (WrongBack, "propagate_delta differs"),
+    (OverwritesDelta, "accumulate differs"),
+    (NotAProduct, "dense_forward differs"),
+    (WrongWhenConcurrent, "threads at once are wrong"),
+    (Broken, "RuntimeError: no such symbol"),
+])  # fmt: skip
+def test_planted_faults_are_found(engine, fault):
+    faults = doctor.self_test(engine())
+    assert any(fault in line for line in faults), faults
+
+
+def test_openblas_versions_known_to_go_wrong():
+    def library(version, internal="openblas"):
+        return {"library": "libscipy_openblas.so", "internal_api": internal, "version": version}
+
+    found = doctor.openblas_warnings([library("0.3.28"), library("0.3.29.265.0"), library("0.3.30"), library("0.3.31.188.0"), library("0.3.28", "mkl"), library(None)])
+    assert len(found) == 2
+    assert all("pip install --upgrade" in line for line in found)
+
+
+def test_report_names_both_blas_libraries_and_every_engine():
+    report = doctor.examine()
+    assert [engine.name for engine in report.engines] == ["numpy", "numba", "cupy"]
+    assert report.ok
+    assert len([entry for entry in report.blas if entry["user_api"] == "blas"]) >= 2  # NumPy's and SciPy's
+    assert report.versions["numpy"] == np.__version__
+    assert report.cpu["usable_cores"] >= 1
+    json.dumps(report.as_json(), allow_nan=False)
+    page = doctor.text(report)
+    for word in ("Engines", "numba", "BLAS and threads", "CPU", "GPU", *(f"  {name}" for name in doctor.PACKAGES)):
+        assert word in page
+
+
+def test_unusable_engines_show_reason_and_command(monkeypatch):
+    monkeypatch.setattr(doctor, "available_backends", lambda: {"numpy": None, "numba": "Numba cannot be imported", "cupy": "no CUDA driver"})
+    report = doctor.examine()
+    page = doctor.text(report)
+    assert "not usable: Numba cannot be imported" in page
+    assert 'pip install "fastnn-backends[cpu]"' in page
+    assert report.engines[1].faults is None
+    assert report.ok
+
+
+def test_a_failed_self_test_shows(monkeypatch):
+    monkeypatch.setattr(doctor, "self_test", lambda backend: ["float32: dense_forward differs from float64 NumPy"])
+    monkeypatch.setattr(doctor, "available_backends", lambda: {"numpy": None, "numba": "-", "cupy": "-"})
+    monkeypatch.setattr(doctor, "openblas_warnings", lambda blas: ["old OpenBLAS"])
+    report = doctor.examine()
+    assert not report.ok
+    page = doctor.text(report)
+    assert "FAILED" in page
+    assert "WARNING: old OpenBLAS" in page
+
+
+@pytest.mark.parametrize(("script", "devices"), [
+    ("echo 'Some GPU, 1024 MiB, 1.0, 9.0'", ["Some GPU, 1024 MiB, 1.0, 9.0"]),
+    ("exit 9", []),
+])  # fmt: skip
+def test_gpu_is_reported_as_the_driver_tells(tmp_path, monkeypatch, script, devices):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: str(tool))
+    assert doctor.gpu("no driver")["devices"] == devices
+    tool.unlink()
+    assert doctor.gpu(None) == {"usable": True, "reason": None, "devices": []}
