@@ -6,6 +6,7 @@ Only a real GPU may be missing: a test that cannot get any other engine fails, i
 from __future__ import annotations
 
 import importlib
+import threading
 from collections import Counter
 
 import numpy as np
@@ -31,6 +32,7 @@ def engine(name):
         try:
             if name == "cupy-on-cpu":
                 _made[name] = importlib.import_module("cuda_on_cpu").make_backend()
+                _one_kernel_at_a_time(importlib.import_module("cuda_on_cpu.device").ShimDevice)
             else:
                 import fastnn
 
@@ -38,6 +40,17 @@ def engine(name):
         except Exception as error:  # the reason is reported, whatever it is
             _made[name] = f"{type(error).__name__}: {error}"
     return _made[name]
+
+
+def _one_kernel_at_a_time(device):
+    """A GPU runs the kernels of a stream one after another; the fibers of the stand-in are one global machine."""
+    launch, lock = device._launch, threading.Lock()
+
+    def locked(self, *arguments):
+        with lock:
+            return launch(self, *arguments)
+
+    device._launch = locked
 
 
 def pytest_addoption(parser):
@@ -89,20 +102,20 @@ _ran: Counter[tuple[str, str]] = Counter()
 def pytest_runtest_logreport(report):
     name = dict(report.user_properties).get("engine")
     if name and (report.when == "call" or (report.when == "setup" and not report.passed)):
-        _ran[name, report.outcome] += 1
+        _ran[name, "expected to fail" if hasattr(report, "wasxfail") else report.outcome] += 1
 
 
 def pytest_terminal_summary(terminalreporter):
     terminalreporter.section("engines")
     for name in ENGINES:
-        counts = {outcome: _ran[name, outcome] for outcome in ("passed", "failed", "skipped")}
-        ran = counts["passed"] + counts["failed"]
-        if ran:
-            terminalreporter.line(f"{name:12} ran {ran} tests: {counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped")
+        counts = {outcome: _ran[name, outcome] for outcome in ("passed", "failed", "skipped", "expected to fail") if _ran[name, outcome]}
+        text = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+        if counts.keys() - {"skipped"}:
+            terminalreporter.line(f"{name:12} ran: {text}")
         else:
-            reason = _made.get(name, "no test asked for it")
-            reason = reason if isinstance(reason, str) else "no test asked for it"
-            terminalreporter.line(f"{name:12} did not run ({counts['skipped']} tests skipped): {reason.splitlines()[0]}")
+            reason = _made.get(name)
+            reason = reason.splitlines()[0] if isinstance(reason, str) else "no test asked for it"
+            terminalreporter.line(f"{name:12} did not run ({text or 'no tests'}): {reason}")
 
 
 # Module scope groups the tests of a file by engine; Hypothesis needs more than function scope.

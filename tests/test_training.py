@@ -1,0 +1,296 @@
+"""`fit`: batches, orders, histories, validation, callbacks, optimizers, divergence - against independent arithmetic."""
+
+from __future__ import annotations
+
+import cases
+import numpy as np
+import pytest
+import reference
+import tolerances
+
+import fastnn
+from fastnn import optimizers
+
+SIZES, NAMES = (4, 5, 3), ("tanh", "softmax")
+ROWS = 23
+
+
+def data(rows=ROWS):
+    return cases.normal((rows, 4), np.float64), np.arange(rows) % 3
+
+
+def net_of(backend, dtype="float64", **options):
+    return fastnn.Network(SIZES, hidden="tanh", init=cases.parameters(SIZES), backend=backend, dtype=dtype, **options)
+
+
+def theta_of(net):
+    return np.array(net.backend.to_numpy(net.theta))
+
+
+def oracle(theta, X, y, orders, batch, rate=0.3, l2=0.0, n=None):
+    """Plain gradient descent over these orders of rows, wide: theta, and per epoch the running cost and the hits."""
+    n, costs, accuracies = n or len(X), [], []
+    for order in orders:
+        total = hits = 0
+        for start in range(0, len(order), batch):
+            rows = order[start : start + batch]
+            share = l2 * len(rows) / n
+            total += len(rows) * reference.cost(theta, SIZES, NAMES, "cross_entropy", X[rows], y[rows], share)
+            hits += (reference.forward(theta, SIZES, NAMES, X[rows])[1][-1].argmax(axis=1) == y[rows]).sum()
+            theta = theta - np.longdouble(rate) * reference.gradient(theta, SIZES, NAMES, "cross_entropy", X[rows], y[rows], share)
+        costs.append(total / len(order))
+        accuracies.append(hits / len(order))
+    return theta, costs, accuracies
+
+
+def shuffles(epochs, m=ROWS, seed=0):
+    return [np.random.default_rng([seed, epoch]).permutation(m) for epoch in epochs]
+
+
+def check(net, history, expected, steps):
+    theta, costs, accuracies = expected
+    bound = tolerances.training(net.dtype, steps)
+    tolerances.assert_close(theta_of(net), theta, bound * float(abs(theta).max()), dtype=net.dtype)
+    tolerances.assert_close(history.cost, np.array(costs), bound * 10)
+    assert history.accuracy == pytest.approx(accuracies, abs=1e-12)
+
+
+# ---- batches and orders -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.7])
+@pytest.mark.parametrize("batch_size", [1, 5, ROWS])
+def test_fit_is_gradient_descent_over_the_shuffled_rows(backend, dtype, batch_size, l2):
+    (X, y), net = data(), net_of(backend, dtype, l2=l2)
+    X = X.astype(np.float32)
+    history = net.fit(X, y, optimizer="sgd", learning_rate=0.3, batch_size=batch_size, epochs=3)
+    expected = oracle(cases.parameters(SIZES).astype(dtype), X, y, shuffles(range(3)), batch_size, l2=l2)
+    check(net, history, expected, 3 * -(-ROWS // batch_size))
+
+
+@pytest.mark.parametrize("rows", [23, 128, 150])
+def test_batch_size_none_means_128_or_all_rows(backend, rows):
+    results = []
+    for batch_size in (None, min(128, rows)):
+        net = net_of(backend)
+        net.fit(*data(rows), optimizer="sgd", learning_rate=0.3, batch_size=batch_size, epochs=2)
+        results.append(theta_of(net))
+    np.testing.assert_array_equal(*results)
+
+
+def test_without_shuffling_rows_come_in_order(backend):
+    (X, y), net = data(), net_of(backend)
+    history = net.fit(X, y, optimizer="sgd", learning_rate=0.3, batch_size=5, epochs=2, shuffle=False)
+    check(net, history, oracle(cases.parameters(SIZES), X, y, [np.arange(ROWS)] * 2, 5), 10)
+
+
+def test_a_second_fit_goes_on_and_does_not_replay(backend):
+    (X, y), once, twice = data(), net_of(backend), net_of(backend)
+    options = {"optimizer": "sgd", "learning_rate": 0.3, "batch_size": 5, "seed": 7}
+    whole = once.fit(X, y, epochs=5, **options)
+    parts = [twice.fit(X, y, epochs=epochs, **options) for epochs in (2, 3)]
+    np.testing.assert_array_equal(theta_of(once), theta_of(twice))
+    # slices end by the clock, so the partial sums of the cost may be added up in another grouping
+    assert parts[0].cost + parts[1].cost == pytest.approx(whole.cost, rel=1e-14)
+    assert once.epochs_trained == twice.epochs_trained == 5
+    check(once, whole, oracle(cases.parameters(SIZES), X, y, shuffles(range(5), seed=7), 5), 25)
+
+
+def test_order_is_asked_with_the_epoch_over_the_networks_life(backend):
+    (X, y), net, asked = data(), net_of(backend), []
+
+    def order(epoch):
+        asked.append(epoch)
+        return [[3, 3, 1, 0, 22, 3], np.arange(ROWS)[::-1], np.array([5], np.int32)][epoch]
+
+    histories = [net.fit(X, y, optimizer="sgd", learning_rate=0.3, batch_size=5, epochs=epochs, order=order) for epochs in (2, 1)]
+    assert asked == [0, 1, 2]
+    expected = oracle(cases.parameters(SIZES), X, y, [np.array([3, 3, 1, 0, 22, 3]), np.arange(ROWS)[::-1], np.array([5])], 5)
+    histories[0].cost += histories[1].cost
+    histories[0].accuracy += histories[1].accuracy
+    check(net, histories[0], expected, 8)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_same_seed_twice_gives_the_same_bits_and_another_does_not(backend, dtype, seed):
+    results = {}
+    for run in (seed, seed, seed + 5):
+        net = net_of(backend, dtype)
+        net.fit(*data(), epochs=3, batch_size=5, seed=run)
+        assert results.setdefault(run, theta_of(net).tobytes()) == theta_of(net).tobytes()
+    assert len(set(results.values())) == 2
+
+
+# ---- optimizers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "make"), [("sgd", optimizers.SGD), ("momentum", optimizers.Momentum), ("adam", optimizers.Adam)])
+def test_names_and_instances_and_learning_rates(backend, name, make):
+    results = []
+    for options in ({"optimizer": name, "learning_rate": 0.02}, {"optimizer": make(0.02)}, {"optimizer": name}, {"optimizer": make()}, {"optimizer": make(1e-3)}):
+        net = net_of(backend)
+        net.fit(*data(), epochs=2, batch_size=5, **options)
+        results.append(theta_of(net).tobytes())
+    assert results[0] == results[1]
+    assert results[2] == results[3] == results[4]
+    assert results[0] != results[2]
+
+
+@pytest.mark.parametrize("make", [lambda: optimizers.Momentum(0.05), lambda: optimizers.Adam(0.01)], ids=["momentum", "adam"])
+def test_an_instance_keeps_its_state_and_a_name_starts_fresh(backend, make):
+    thetas = {}
+    for way in ("one fit", "instance", "name"):
+        net, rule = net_of(backend), make()
+        for epochs in (4,) if way == "one fit" else (2, 2):
+            if way == "name":
+                rule = make()
+            net.fit(*data(), optimizer=rule, epochs=epochs, batch_size=5)
+        thetas[way] = theta_of(net).tobytes()
+        assert rule.t == (10 if way == "name" else 20)
+    assert thetas["one fit"] == thetas["instance"] != thetas["name"]
+
+
+def test_a_learning_rate_beside_an_instance_is_refused():
+    net = net_of("numpy")
+    for rate in (0.1, 1e-3):  # the default's number as well, when it is given
+        with pytest.raises(ValueError, match=r"learning_rate=.* beside optimizer=Adam"):
+            net.fit(*data(), optimizer=optimizers.Adam(), learning_rate=rate)
+    rule = optimizers.Adam()
+    net_of("numpy").fit(*data(), optimizer=rule, epochs=1)
+    with pytest.raises(ValueError, match="state of another network"):
+        net.fit(*data(), optimizer=rule, epochs=1)
+
+
+# ---- history, validation, callbacks ----------------------------------------------------------------------------------
+
+
+def test_history_has_one_entry_per_epoch(backend):
+    (X, y), net = data(), net_of(backend)
+    history = net.fit(X, y, epochs=4, validation=(X[:7], y[:7]))
+    lists = [history.cost, history.accuracy, history.val_cost, history.val_accuracy, history.seconds]
+    assert [len(values) for values in lists] == [4] * 5
+    assert all(type(value) is float and np.isfinite(value) for values in lists for value in values)
+    assert history.interrupted is False
+    assert min(history.seconds) > 0
+
+
+def test_without_validation_or_classes_lists_stay_empty(backend):
+    net = fastnn.Network([4, 2], output="identity", cost="squared_error", backend=backend)
+    history = net.fit(data()[0], np.zeros((ROWS, 2)), epochs=2)
+    assert (len(history.cost), history.accuracy, history.val_cost, history.val_accuracy) == (2, [], [], [])
+
+
+@pytest.mark.parametrize("targets", ["0/1", "soft"])
+def test_accuracy_of_sigmoid_outputs(backend, targets):
+    """Exact match for 0/1 targets; soft targets are neither right nor wrong."""
+    X, _ = data()
+    y = np.random.default_rng(0).integers(0, 2, (ROWS, 2)).astype(float)
+    if targets == "soft":
+        y[0, 0] = 0.3
+    net = fastnn.Network([4, 2], output="sigmoid", backend=backend, dtype="float64", seed=1)
+    right = float(((net.predict_proba(X) >= 0.5) == y).all(axis=1).mean())
+    history = net.fit(X, y, epochs=1, batch_size=ROWS, validation=(X, y))
+    assert history.accuracy == ([right] if targets == "0/1" else [])
+    assert history.val_accuracy == ([net.score(X, y)] if targets == "0/1" else [])
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.9])
+def test_validation_pair_is_measured_after_each_epoch(backend, l2):
+    """val_cost is the mean cost plus (lambda / 2n) sum Theta^2 with n the training rows; nothing is trained on these rows."""
+    (X, y), (V, t) = data(), (cases.normal((9, 4), np.float64, 5), np.arange(9) % 3)
+    seen, net, plain = [], net_of(backend, l2=l2), net_of(backend, l2=l2)
+
+    def watch(epoch, history, net):
+        theta = theta_of(net)
+        J = reference.cost(theta, SIZES, NAMES, "cross_entropy", V, t, l2 * len(V) / ROWS)
+        seen.append((float(J), float((reference.forward(theta, SIZES, NAMES, V)[1][-1].argmax(axis=1) == t).mean())))
+
+    history = net.fit(X, y, epochs=3, batch_size=5, validation=(V, t), callbacks=[watch])
+    plain.fit(X, y, epochs=3, batch_size=5)
+    np.testing.assert_array_equal(theta_of(net), theta_of(plain))
+    assert history.val_cost == pytest.approx([J for J, _ in seen], rel=1e-12)
+    assert history.val_accuracy == pytest.approx([accuracy for _, accuracy in seen])
+
+
+def test_a_validation_fraction_is_disjoint_chosen_by_the_seed_and_left_out_of_n(backend):
+    """Labels give the rows away: training sees each of its rows once an epoch, validation rows never."""
+    rows, l2 = 20, 0.5
+    X, y = data(rows)
+    net = net_of(backend, l2=l2)
+    history = net.fit(X, y, optimizer="sgd", learning_rate=0.3, epochs=1, batch_size=16, validation=0.2, seed=3)
+    again, other = net_of(backend, l2=l2), net_of(backend, l2=l2)
+    assert again.fit(X, y, optimizer="sgd", learning_rate=0.3, epochs=1, batch_size=16, validation=0.2, seed=3).val_cost == history.val_cost
+    assert other.fit(X, y, optimizer="sgd", learning_rate=0.3, epochs=1, batch_size=16, validation=0.2, seed=4).val_cost != history.val_cost
+    # one full batch of 16: which 4 rows were left out is found by trying all, then cost, theta and val_cost must fit them
+    import itertools
+
+    costs = reference.cost_rows("softmax", "cross_entropy", reference.forward(cases.parameters(SIZES), SIZES, NAMES, X)[0][-1], y)
+    squares = sum((W**2).sum() for W, _ in reference.split(cases.parameters(SIZES), SIZES))
+    data_cost = history.cost[0] - l2 / (2 * 16) * squares
+    held_out = [rows_ for rows_ in itertools.combinations(range(rows), 4) if abs((costs.sum() - costs[list(rows_)].sum()) / 16 - data_cost) < 1e-12]
+    assert len(held_out) == 1
+    train = np.setdiff1d(np.arange(rows), held_out[0])
+    theta, _, _ = oracle(cases.parameters(SIZES), X[train], y[train], [np.arange(16)], 16, l2=l2)
+    tolerances.assert_close(theta_of(net), theta, tolerances.training(np.float64, 1) * float(abs(theta).max()))
+    V = list(held_out[0])
+    tolerances.assert_close(history.val_cost[0], reference.cost(theta, SIZES, NAMES, "cross_entropy", X[V], y[V], l2 * 4 / 16), 1e-12)
+
+
+def test_callbacks_see_every_epoch_and_true_stops(backend):
+    calls, net = [], net_of(backend)
+
+    def count(epoch, history, given):
+        calls.append((epoch, len(history.cost), given is net, given.epochs_trained))
+        return epoch == 3
+
+    def truthy(epoch, history, net):
+        calls.append("second")
+        return 1  # not True: a callback that happens to return something does not stop
+
+    net.fit(*data(), epochs=2, callbacks=[count, truthy])
+    net.fit(*data(), epochs=9, callbacks=(count, truthy))
+    numbered = [call for call in calls if call != "second"]
+    assert numbered == [(0, 1, True, 1), (1, 2, True, 2), (2, 1, True, 3), (3, 2, True, 4)]
+    assert calls.count("second") == 4, "every callback sees every epoch, the one that stops as well"
+    assert net.epochs_trained == 4
+
+
+def test_an_error_in_a_callback_passes_through_and_the_network_can_be_trained_again(backend):
+    net = net_of(backend)
+
+    def fail(epoch, history, net):
+        raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        net.fit(*data(), epochs=3, callbacks=[fail])
+    assert net.epochs_trained == 1
+    net.fit(*data(), epochs=1)
+
+
+def test_training_learns(backend, dtype):
+    """Three well separated clouds are told apart, with the defaults but for more epochs: right on 99 % of fresh rows."""
+    rng = np.random.default_rng(0)
+    centres = np.array([[4.0, 0, 0, 0], [0, 4.0, 0, 0], [0, 0, 4.0, 0]])
+    y = np.arange(300) % 3
+    X, V = (centres[y] + rng.standard_normal((300, 4)) * 0.7 for _ in range(2))
+    net = fastnn.Network([4, 16, 3], backend=backend, dtype=dtype)
+    history = net.fit(X, y, learning_rate=0.02, epochs=15)
+    assert net.score(V, y) >= 0.99
+    assert history.cost[-1] < 0.1 * history.cost[0]
+
+
+# ---- scale ----------------------------------------------------------------------------------------------------------------
+
+
+def test_scale_is_applied_to_integers_and_kept(backend, dtype):
+    pixels = np.random.default_rng(0).integers(0, 256, (ROWS, 4), dtype=np.uint8)
+    _, y = data()
+    scaled, plain = net_of(backend, dtype), net_of(backend, dtype)
+    scaled.fit(pixels, y, epochs=2, scale=1 / 255)
+    plain.fit(pixels.astype(dtype) * dtype.type(1 / 255), y, epochs=2)
+    assert theta_of(scaled).tobytes() == theta_of(plain).tobytes()
+    assert scaled.scale == 1 / 255
+    np.testing.assert_array_equal(scaled.predict_proba(pixels), plain.predict_proba(pixels.astype(dtype) * dtype.type(1 / 255)))
+    scaled.fit(pixels, y, epochs=1)  # goes on with the factor it has
+    plain.fit(pixels.astype(dtype) * dtype.type(1 / 255), y, epochs=1)
+    assert theta_of(scaled).tobytes() == theta_of(plain).tobytes()
