@@ -95,7 +95,7 @@ class NumbaBackend(HostBackend):
     def _update(self, optimizer: Optimizer, theta: Array, grad: Array, t: int) -> None:
         state1, state2 = _two_states(optimizer, theta)
         hyper = np.array(optimizer.hyper())
-        operations.update_range(optimizer.code, hyper, t, theta, _c(grad), state1, state2, 0, theta.shape[0], 1.0, 0.0)
+        operations.update(optimizer.code, hyper, t, theta, _c(grad), state1, state2, 1.0, 0.0)
 
     def compile(self, net: Network, optimizer: Optimizer, batch_size: int) -> Program:
         return NumbaProgram(net, optimizer, batch_size)
@@ -119,7 +119,8 @@ class NumbaProgram(Program):
         self._shapes = (sizes, net.layout.offsets, starts, codes, slopes, net.pair.code, optimizer.code)
         self._work = (scratch(C * net.sizes[0]), scratch(C * int(starts[-1])), scratch(C * int(starts[-1])), scratch(C * K))
         self._targets = (np.empty(C, np.int64), scratch(C * K))
-        self._sums = (scratch(team * widest), np.array([1, 0], dtype), np.zeros(team * 16), np.zeros(team * 16, np.int64))
+        self._scratch = (scratch(team * widest), scratch(team * 16), np.array([1, 0], dtype))
+        self._sums = (np.zeros(team * 16), np.zeros(team * 16, np.int64))
         self._grad = scratch(net.layout.size)
         self._no_classes, self._no_values = np.empty(0, np.int64), np.empty((0, K), dtype)
         self._worker: Any = training_program(dtype)
@@ -133,16 +134,16 @@ class NumbaProgram(Program):
         def work(me: int) -> int:
             return int(self._worker(
                 me, team, meeting, X, classes, values, by_class, order, start, stop, self.batch_size, self.plan.chunk,
-                *self._shapes, hyper, rule.t, self.l2_per_row(X), net.theta, self._grad, *states, *self._work, *self._targets, *self._sums,
+                *self._shapes, hyper, rule.t, self.l2_per_row(X), net.theta, self._grad, *states, *self._work, *self._targets, *self._scratch, *self._sums,
             ))  # fmt: skip
 
         with blas_on_one_thread():
             for status in run_team(work, team):
                 _checked(status)
         rule.t += stop - start
-        self.hits = int(self._sums[3][::16].sum()) if net.counts_hits(y) else None
+        self.hits = int(self._sums[1][::16].sum()) if net.counts_hits(y) else None
         rows = min(stop * self.batch_size, order.shape[0]) - min(start * self.batch_size, order.shape[0])
-        return float(self._sums[2][::16].sum()), rows
+        return float(self._sums[0][::16].sum()), rows
 
 
 def _c(x: Array) -> Array:

@@ -23,7 +23,7 @@ __all__ = [
     "sum_columns",
     "sum_of_squares",
     "times_derivative",
-    "update_range",
+    "update",
 ]
 
 
@@ -202,15 +202,16 @@ def _sum_columns(delta, first, last, total, partial):
     Rows are summed in groups of 128 and the groups after them: a running float32 sum over
     millions of rows would drift by percents.
     """
-    m = delta.shape[0]
+    m, n = delta.shape[0], last - first
+    target = total[first:last]
     for start in range(0, m, 128):
-        for j in range(first, last):
-            partial[j - first] = delta[start, j]
+        partial[:n] = delta[start][first:last]
         for i in range(start + 1, min(start + 128, m)):
-            for j in range(first, last):
-                partial[j - first] += delta[i, j]
-        for j in range(first, last):
-            total[j] += partial[j - first]
+            row = delta[i][first:last]
+            for j in range(n):
+                partial[j] += row[j]
+        for j in range(n):
+            target[j] += partial[j]
 
 
 sum_columns = compiled(_sum_columns)
@@ -228,21 +229,23 @@ def _sum_of_squares(x):
 sum_of_squares = compiled(_sum_of_squares)
 
 
-def _update_range(rule, hyper, t, theta, grad, state1, state2, lo, hi, share, l2):
-    """One optimizer step on theta[lo:hi], in place, from D = share * grad + l2 * theta; state likewise.
+def _update(rule, hyper, t, theta, grad, state1, state2, share, l2):
+    """One optimizer step on theta (n,), in place, from D = share * grad + l2 * theta; state likewise.
 
     rule: 0 SGD, 1 Momentum, 2 Adam, formulas in fastnn.optimizers. share is 1/m where grad is Delta;
-    l2 is lambda/n on weights and 0 on biases. hyper (float64) as Optimizer.hyper(); t >= 1.
+    l2 is lambda/n on weights and 0 on biases. hyper (float64) as Optimizer.hyper(); t >= 1. Callers
+    pass slices: a loop from a start that is not plainly 0 would not be vectorised, because Numba
+    must then allow for negative indices.
     """
     kind = theta.dtype.type
     share, l2 = kind(share), kind(l2)
     rate = kind(hyper[0])
     if rule == 0:
-        for i in range(lo, hi):
+        for i in range(theta.size):
             theta[i] -= rate * (share * grad[i] + l2 * theta[i])
     elif rule == 1:
         mu = kind(hyper[1])
-        for i in range(lo, hi):
+        for i in range(theta.size):
             v = mu * state1[i] + (share * grad[i] + l2 * theta[i])
             state1[i] = v
             theta[i] -= rate * v
@@ -252,7 +255,7 @@ def _update_range(rule, hyper, t, theta, grad, state1, state2, lo, hi, share, l2
         rate = kind(hyper[0] / (1 - hyper[1] ** t))
         correction = kind(1 / (1 - hyper[2] ** t))
         eps = kind(hyper[3])
-        for i in range(lo, hi):
+        for i in range(theta.size):
             D = share * grad[i] + l2 * theta[i]
             m = state1[i] + fresh1 * (D - state1[i])
             v = state2[i] + fresh2 * (D * D - state2[i])
@@ -261,4 +264,4 @@ def _update_range(rule, hyper, t, theta, grad, state1, state2, lo, hi, share, l2
             theta[i] -= rate * (m / (np.sqrt(v * correction) + eps))
 
 
-update_range = compiled(_update_range)
+update = compiled(_update)

@@ -14,7 +14,7 @@ Memory, all C-contiguous of the network's dtype, given by the caller (C = rows o
   theta, grad, state1, state2 (P,)  the flat vectors: layer by layer weights (s_{l+1}, s_l), then biases
   x (C * s_1,), a, d (C * (s_2 + ... + s_L),)  the gathered rows; activations and deltas of layers 2..L
   h (C * s_L,)  the outputs; chunk_classes (C,) int64, chunk_values (C * s_L,)  the gathered targets
-  partial (team * widest,), const (2,) = (1, 0); costs (team * 16,) float64, hits (team * 16,) int64
+  partials (team * widest,), scalars (team * 16,), const (2,) = (1, 0); costs (team * 16,) float64, hits (team * 16,) int64
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numba.core import types
 
 from . import JIT, compiled
 from .gemm import gemm_nn, gemm_nt, gemm_tn_columns
-from .operations import activate_rows, add_bias, cost_of_rows, hits_of_rows, output_delta, sum_columns, sum_of_squares, times_derivative, update_range
+from .operations import activate_rows, add_bias, cost_of_rows, hits_of_rows, output_delta, sum_columns, sum_of_squares, times_derivative, update
 from .team import barrier, prefetch
 
 __all__ = ["training_program"]
@@ -124,7 +124,7 @@ _deltas = compiled(_deltas)
 def _worker(
     me, team, meeting, X, classes, values, by_class, order, start, stop, batch, capacity,
     sizes, offsets, starts, codes, slopes, pair, rule, hyper, t, l2,
-    theta, grad, state1, state2, x, a, d, h, chunk_classes, chunk_values, partials, const, costs, hits,
+    theta, grad, state1, state2, x, a, d, h, chunk_classes, chunk_values, partials, scalars, const, costs, hits,
 ):  # fmt: skip
     """Thread `me` of `team` through steps start..stop over X[order]. Returns BLAS' status; theta, state, costs and hits move.
 
@@ -135,6 +135,7 @@ def _worker(
     layers, K = sizes.size - 1, sizes[sizes.size - 1]
     widest = partials.size // team
     partial = partials[me * widest : (me + 1) * widest]
+    scales = scalars[16 * me : 16 * me + 2]
     cost, right, status = 0.0, 0, 0
     for step in range(start, stop):
         rows = order[step * batch : min((step + 1) * batch, order.size)]
@@ -165,6 +166,11 @@ def _worker(
                 status |= _deltas(lo, hi, capacity, sizes, offsets, starts, codes, slopes, theta, a, d, one, zero)
             barrier(meeting, team)
             beta = zero if begin == 0 else one
+            # Plain gradient descent over a batch of one chunk needs no gradient vector: the product
+            # itself moves theta, (1 - alpha lambda/n) theta - (alpha/m) delta^T a, in one pass.
+            direct = rule == 0 and rows.size <= capacity
+            if direct:
+                scales[0], scales[1] = -hyper[0] / rows.size, 1 - hyper[0] * l2
             for layer in range(layers):
                 n_in, n_out = sizes[layer], sizes[layer + 1]
                 first, last = _share(n_out, me, team)
@@ -172,18 +178,23 @@ def _worker(
                     continue
                 delta = _rows_of(d, starts[layer], capacity, n_out, 0, C)
                 inputs = _rows_of(x, 0, capacity, n_in, 0, C) if layer == 0 else _rows_of(a, starts[layer - 1], capacity, n_in, 0, C)
-                status |= gemm_tn_columns(delta, first, last, inputs, _weights(grad, offsets, sizes, layer), one, beta)
+                biases = offsets[layer] + n_out * n_in
+                own = slice(offsets[layer] + first * n_in, offsets[layer] + last * n_in)
+                if l2 != 0 and begin == 0:
+                    cost += rows.size * l2 / 2 * sum_of_squares(theta[own])
                 db = _biases(grad, offsets, sizes, layer)
+                if direct:
+                    status |= gemm_tn_columns(delta, first, last, inputs, _weights(theta, offsets, sizes, layer), scales[:1], scales[1:2])
+                else:
+                    status |= gemm_tn_columns(delta, first, last, inputs, _weights(grad, offsets, sizes, layer), one, beta)
                 if begin == 0:
                     db[first:last] = 0
                 sum_columns(delta, first, last, db, partial)
                 if begin + C == rows.size:
-                    from_weight, to_weight = offsets[layer] + first * n_in, offsets[layer] + last * n_in
-                    biases = offsets[layer] + n_out * n_in
-                    if l2 != 0:
-                        cost += rows.size * l2 / 2 * sum_of_squares(theta[from_weight:to_weight])
-                    update_range(rule, hyper, t, theta, grad, state1, state2, from_weight, to_weight, 1 / rows.size, l2)
-                    update_range(rule, hyper, t, theta, grad, state1, state2, biases + first, biases + last, 1 / rows.size, 0.0)
+                    if not direct:
+                        update(rule, hyper, t, theta[own], grad[own], state1[own], state2[own], 1 / rows.size, l2)
+                    own = slice(biases + first, biases + last)
+                    update(rule, hyper, t, theta[own], grad[own], state1[own], state2[own], 1 / rows.size, 0.0)
             barrier(meeting, team)
     costs[16 * me] = cost
     hits[16 * me] = right
@@ -217,5 +228,5 @@ def _signature(name):
     return integer(
         integer, integer, indices, read(real, 2), read(integer, 1), read(real, 2), flag, read(integer, 1), integer, integer, integer, integer,
         indices, indices, indices, indices, vector, integer, integer, doubles, integer, double,
-        *[vector] * 8, indices, vector, vector, vector, doubles, indices,
+        *[vector] * 8, indices, *[vector] * 4, doubles, indices,
     )  # fmt: skip
