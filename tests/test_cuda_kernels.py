@@ -340,6 +340,15 @@ def test_argmax_takes_the_first_of_equals_and_nan_first_of_all(dtype):
             assert cost(False, a, a, y, seed)[1] == (firsts == y).sum()
 
 
+def test_one_half_counts_as_yes():
+    a = np.array([[0.5, 0.2], [0.5, 0.2], [0.4, 0.5], [np.nan, 0.1]], np.float32)
+    y = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 0.5], [0.0, 0.0]], np.float32)
+    expected = ((a >= 0.5) == (y >= 0.5)).all(axis=1)
+    np.testing.assert_array_equal(expected, [True, False, True, True])
+    for row in range(4):
+        assert cost(True, np.zeros((1, 2), np.float32), a[row : row + 1], y[row : row + 1])[1] == expected[row]
+
+
 @pytest.mark.parametrize("wrong", [-1, 5, 2**40])
 def test_a_class_out_of_range_makes_the_cost_nan(wrong):
     a = np.full((3, 5), 0.2, np.float32)

@@ -165,7 +165,8 @@ class CupyDevice(Device):
 
     def clear(self, x: Array) -> None:
         self.guard()
-        x.data.memset_async(0, x.nbytes)
+        if x.nbytes:
+            x.data.memset_async(0, x.nbytes)
 
     def asarray(self, x: Any, dtype: Any = None) -> Array:
         self.guard()

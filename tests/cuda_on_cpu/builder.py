@@ -38,7 +38,7 @@ def translation_unit() -> str:
 
 
 @functools.cache
-def library(real: str, faults: tuple[str, ...] = ()) -> ctypes.CDLL:
+def library(real: str, faults: tuple[str, ...] = ()) -> ctypes.PyDLL:
     """The compiled kernels for REAL = `real` ("float", "double"), with these FASTNN_FAULT_... planted.
 
     Raises
@@ -67,4 +67,5 @@ def library(real: str, faults: tuple[str, ...] = ()) -> ctypes.CDLL:
         if result.returncode:
             raise RuntimeError(f"g++ refuses the CUDA kernels:\n{result.stderr}")
         temporary.replace(built)  # at once, for other processes that look for it
-    return ctypes.CDLL(str(built))
+    # PyDLL keeps the interpreter lock during a call: the scheduler serves one thread at a time.
+    return ctypes.PyDLL(str(built))
