@@ -115,7 +115,7 @@ class Network:
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
             raise ValueError(f"seed must be an integer >= 0, got {seed!r}")
         self.layout = Layout(self.sizes)
-        start = _initial(init, self.layout, [*self.hidden, self.output], int(seed)).astype(self.dtype)
+        start = _initial(init, self.layout, [*self.hidden, self.output], int(seed), self.dtype)
         self.backend, self.backend_reason = choose_backend(backend, parameters=self.layout.size)
         self._place(start)
         self.epochs_trained = 0
@@ -407,15 +407,15 @@ def _check_dtype(dtype: Any) -> np.dtype[Any]:
     return result
 
 
-def _initial(init: Any, layout: Layout, g: Sequence[Activation], seed: int) -> np.ndarray[Any, Any]:
-    """The initial Theta as a float64 vector."""
+def _initial(init: Any, layout: Layout, g: Sequence[Activation], seed: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """The initial Theta, drawn or given in float64, in the network's dtype."""
     vector = np.zeros(layout.size)
     weights, biases = layout.split(vector)
     if isinstance(init, (str, Initializer)):
         rng = np.random.default_rng(seed)
         for W, activation in zip(weights, g, strict=True):
             W[...] = initializers.get(init, activation).draw(W.shape[1], W.shape[0], rng)
-        return vector
+        return vector.astype(dtype)
     if isinstance(init, tuple) and len(init) == 2:
         for kind, given, views in (("weights", init[0], weights), ("biases", init[1], biases)):
             if len(given) != len(views):
@@ -430,7 +430,10 @@ def _initial(init: Any, layout: Layout, g: Sequence[Activation], seed: int) -> n
         if array.shape != vector.shape:
             raise ValueError(f"init must be a vector of {layout.size} parameters for these sizes, got shape {array.shape}")
         vector[...] = array
-    if not np.isfinite(vector).all():
-        layer, where = layout.layer_of(int(np.argmin(np.isfinite(vector))))
-        raise ValueError(f"init must be finite, got {vector[np.argmin(np.isfinite(vector))]} at {where}")
-    return vector
+    with np.errstate(over="ignore"):
+        theta = vector.astype(dtype)
+    if not np.isfinite(theta).all():
+        index = int(np.argmin(np.isfinite(theta)))
+        overflow = f", which overflows {dtype}," if np.isfinite(vector[index]) else ""
+        raise ValueError(f"init must be finite, got {vector[index]}{overflow} at {layout.layer_of(index)[1]}")
+    return theta

@@ -142,8 +142,6 @@ def fit(
         program.training_rows = rows
         if net.epochs_trained == 0:
             _warn_if_symmetric(net)
-        if data.scale is not None:
-            net.scale = data.scale
         orders = _Orders(data.train_rows, bool(shuffle), order, seed)
         return _Fit(net, program, data, orders, callbacks, _progress(progress)).run(epochs)
     finally:
@@ -280,6 +278,8 @@ class _Fit:
 
     def _epoch(self, epoch: int) -> None:
         order = self.orders.of(epoch)
+        if self.data.scale is not None:
+            self.net.scale = self.data.scale  # kept from here on: all that can be refused has been checked
         on_device = self.net.backend.asarray(order)
         steps = self.program.steps(order.shape[0])
         cost_sum, rows, hits, seconds = 0.0, 0, 0, 0.0
