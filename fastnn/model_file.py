@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from . import activations, costs
-from .backends import Backend
+from .backends import Backend, get_backend
 from .errors import ModelFileError, positive_integer
 from .layout import Layout
 from .network import Network
@@ -102,6 +102,7 @@ def load(path: str | os.PathLike[str], *, backend: str | Backend = "auto") -> Ne
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"path={str(path)!r}: no such model file")
+    get_backend(backend)  # an unknown or unavailable engine is not the file's fault
     theta, metadata = _read(path)
     try:
         config = _config(metadata)
@@ -125,7 +126,7 @@ def load(path: str | os.PathLike[str], *, backend: str | Backend = "auto") -> Ne
         net.preprocessing = json.loads(metadata["preprocessing"])
         if net.epochs_trained < 0 or (net.scale is not None and not (np.isfinite(net.scale) and net.scale > 0)):
             raise ValueError("scale or epochs_trained is out of range")
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise ModelFileError(f"path={str(path)!r} is not a usable fastnn model: {error}") from error
     return net
 
