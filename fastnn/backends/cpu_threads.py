@@ -14,19 +14,35 @@ from typing import Any
 __all__ = ["blas_on_one_thread", "run_team", "usable_threads"]
 
 _lock = threading.Lock()
-_controller: Any = None
-_limiter: Any = None
+_libraries: list[Any] = []
+_before: list[int] = []  # threads of each library before the first of overlapping runs
 _holders = 0  # runs that hold BLAS at one thread now
 
 
-def _blas() -> Any:
-    """One controller for the process; making a fresh one costs 40 times as much as using it."""
-    global _controller
-    if _controller is None:
+def _blas() -> list[Any]:
+    """The BLAS libraries of this process, found once; looking for them costs most of a millisecond."""
+    if not _libraries:
         from threadpoolctl import ThreadpoolController
 
-        _controller = ThreadpoolController().select(user_api="blas")
-    return _controller
+        _libraries.extend(ThreadpoolController().select(user_api="blas").lib_controllers)
+    return _libraries
+
+
+def _set_threads(library: Any, count: int) -> None:
+    """Set a library's threads from whatever thread this is.
+
+    threadpoolctl (3.8) finds the library, but sets OpenBLAS's process-wide pool only from the first
+    thread that ever did so, and silently ignores the others; overlapping runs end in any order.
+    """
+    if library.internal_api == "openblas" and library.threading_layer != "openmp":
+        for name in _OPENBLAS_SETTERS:
+            if (setter := getattr(library.dynlib, name, None)) is not None:
+                setter(count)
+                return
+    library.set_num_threads(count)
+
+
+_OPENBLAS_SETTERS = [f"{prefix}openblas_set_num_threads{suffix}" for prefix in ("scipy_", "") for suffix in ("", "64_", "_64")]
 
 
 def usable_threads() -> int:
@@ -35,7 +51,7 @@ def usable_threads() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with _lock:
         if _holders == 0:  # otherwise BLAS is at one thread because of us
-            told = [library.get_num_threads() for library in _blas().lib_controllers]
+            told = [library.get_num_threads() for library in _blas()]
             cores = min([cores, *(n for n in told if n)])
         return max(1, cores // (_holders + 1))
 
@@ -43,10 +59,12 @@ def usable_threads() -> int:
 @contextmanager
 def blas_on_one_thread() -> Iterator[None]:
     """BLAS products inside use one thread each; restored when the last of overlapping uses ends."""
-    global _holders, _limiter
+    global _holders
     with _lock:
         if _holders == 0:
-            _limiter = _blas().limit(limits=1)
+            _before[:] = [library.get_num_threads() for library in _blas()]
+            for library in _blas():
+                _set_threads(library, 1)
         _holders += 1
     try:
         yield
@@ -54,17 +72,28 @@ def blas_on_one_thread() -> Iterator[None]:
         with _lock:
             _holders -= 1
             if _holders == 0:
-                _limiter.restore_original_limits()
-                _limiter = None
+                _restore()
+
+
+def _restore() -> None:
+    for library, count in zip(_libraries, _before, strict=True):
+        _set_threads(library, count)
+
+
+def _in_a_member() -> None:
+    """OpenMP counts threads per calling thread, so a new thread must be told again."""
+    for library in _blas():
+        if getattr(library, "threading_layer", "") == "openmp":
+            library.set_num_threads(1)
 
 
 def _after_fork() -> None:
     """A child starts with no run under way and a lock of its own."""
-    global _lock, _holders, _limiter
+    global _lock, _holders
     _lock = threading.Lock()
-    if _limiter is not None:
-        _limiter.restore_original_limits()
-    _holders, _limiter = 0, None
+    if _holders:
+        _holders = 0
+        _restore()
 
 
 if hasattr(os, "register_at_fork"):
@@ -92,6 +121,7 @@ def run_team(work: Callable[[int], Any], team: int) -> list[Any]:
         start.wait()
         if go:
             try:
+                _in_a_member()
                 results[me] = work(me)
             except BaseException as error:
                 errors.append(error)

@@ -1,0 +1,164 @@
+"""Threads of the CPU engine: the plan, the team, BLAS at one thread meanwhile, forks, and equal results whatever their number."""
+
+import concurrent.futures
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+
+import numpy as np
+import pytest
+from fastnn.kernels.cpu import JIT
+from threadpoolctl import ThreadpoolController
+
+import fastnn
+from fastnn.backends import cpu_threads
+from fastnn.backends.cpu_plan import Plan, choose_plan
+
+
+def _blas_threads():
+    return [library.get_num_threads() for library in ThreadpoolController().select(user_api="blas").lib_controllers]
+
+
+def test_overlapping_uses_leave_blas_as_it_was():
+    before = _blas_threads()
+    inside, release = threading.Event(), threading.Event()
+
+    def hold():
+        with cpu_threads.blas_on_one_thread():
+            inside.set()
+            release.wait(10)
+
+    other = threading.Thread(target=hold)
+    with cpu_threads.blas_on_one_thread():
+        other.start()
+        assert inside.wait(10)
+    assert set(_blas_threads()) == {1}, "the other use is still under way"
+    release.set()
+    other.join()
+    assert _blas_threads() == before
+
+
+def test_blas_is_restored_after_an_error():
+    before = _blas_threads()
+    with pytest.raises(ZeroDivisionError), cpu_threads.blas_on_one_thread():
+        raise ZeroDivisionError
+    assert _blas_threads() == before
+
+
+def test_a_limit_set_by_the_user_is_respected():
+    with ThreadpoolController().limit(limits=1, user_api="blas"):
+        assert cpu_threads.usable_threads() == 1
+
+
+def test_runs_under_way_share_the_cores():
+    alone = cpu_threads.usable_threads()
+    with cpu_threads.blas_on_one_thread():
+        assert cpu_threads.usable_threads() == max(1, len(os.sched_getaffinity(0)) // 2)
+    assert cpu_threads.usable_threads() == alone
+
+
+def test_team_runs_every_member_and_members_may_wait_for_each_other():
+    meeting = threading.Barrier(3, timeout=10)
+
+    def work(me):
+        meeting.wait()
+        return me * me
+
+    assert cpu_threads.run_team(work, 3) == [0, 1, 4]
+
+
+def test_an_error_in_a_member_reaches_the_caller():
+    def work(me):
+        if me == 1:
+            raise ValueError("from member 1")
+        return me
+
+    with pytest.raises(ValueError, match="from member 1"):
+        cpu_threads.run_team(work, 2)
+
+
+def test_a_thread_that_cannot_start_runs_nothing(monkeypatch):
+    started = []
+    start = threading.Thread.start
+
+    def failing(self):
+        if self.name == "fastnn-2":
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", failing)
+    with pytest.raises(RuntimeError, match="can't start"):
+        cpu_threads.run_team(started.append, 3)
+    assert started == []
+
+
+def test_plans_follow_the_size_of_the_problem():
+    assert choose_plan((4, 3, 2), 1, 4, 8).threads == 1, "a tiny step does not pay for a second thread"
+    assert choose_plan((784, 1024, 1024, 10), 1024, 4, 2).threads == 2
+    assert choose_plan((784, 16, 16, 10), 8192, 4, 2).chunk < 8192
+    assert choose_plan((784, 300, 100, 10), 50, 4, 2).chunk == 50
+    assert str(Plan(2, 64)) == "2 threads, 64 rows at a time"
+
+
+def _train(monkeypatch, plan, *, optimizer, dtype, l2=0.0):
+    monkeypatch.setattr("fastnn.backends.numba_backend.choose_plan", lambda *sizes: plan)
+    rng = np.random.default_rng(5)
+    X, y = rng.standard_normal((333, 37)), rng.integers(0, 5, 333)
+    net = fastnn.Network([37, 41, 23, 5], hidden=["tanh", "relu"], backend="numba", dtype=dtype, l2=l2, seed=2)
+    history = net.fit(X, y, optimizer=optimizer, batch_size=100, epochs=4)
+    return net.theta, history
+
+
+@pytest.mark.skipif(not JIT, reason="without JIT a team has one thread")
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("plan", [Plan(2, 100), Plan(3, 100), Plan(1, 32), Plan(2, 32)], ids=str)
+def test_threads_and_chunks_change_nothing_but_the_last_bits(monkeypatch, plan, optimizer, dtype):
+    alone, history = _train(monkeypatch, Plan(1, 100), optimizer=optimizer, dtype=dtype, l2=0.5)
+    theta, other = _train(monkeypatch, plan, optimizer=optimizer, dtype=dtype, l2=0.5)
+    # 16 steps; a split product or sum may round differently, and Adam divides by the root of small
+    # second moments, which magnifies a difference of one eps by 1/sqrt(v): 2000 eps covers it.
+    np.testing.assert_allclose(theta, alone, rtol=0, atol=2000 * np.finfo(dtype).eps)
+    np.testing.assert_allclose(other.cost, history.cost, rtol=100 * np.finfo(dtype).eps)
+    assert other.accuracy == history.accuracy
+    again, _ = _train(monkeypatch, plan, optimizer=optimizer, dtype=dtype, l2=0.5)
+    np.testing.assert_array_equal(again, theta)
+
+
+def test_numba_fits_in_a_thread_pool_equal_fits_one_by_one():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((2000, 64)), rng.integers(0, 10, 2000)
+
+    def train(seed):
+        net = fastnn.Network([64, 128, 10], backend="numba", seed=seed)
+        net.fit(X, y, epochs=3, batch_size=512)
+        return net.theta
+
+    alone = [train(seed) for seed in range(4)]
+    before = _blas_threads()
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(train, range(4)))
+    for one, other in zip(alone, together, strict=True):
+        # runs beside each other get fewer threads, so only the last bits may differ
+        np.testing.assert_allclose(other, one, rtol=0, atol=2000 * np.finfo(np.float32).eps)
+    assert _blas_threads() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_trains_after_its_parent_did():
+    code = """
+        import os, sys, numpy as np, fastnn
+        X, y = np.random.default_rng(0).standard_normal((1000, 64)), np.arange(1000) % 10
+        def train():
+            net = fastnn.Network([64, 256, 10], backend="numba")
+            net.fit(X, y, epochs=2, batch_size=500)
+            return net.theta
+        mine = train()
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if np.allclose(train(), mine, atol=1e-3) else 3)
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    result = subprocess.run([sys.executable, "-W", "error", "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
