@@ -9,34 +9,17 @@ import itertools
 
 import numpy as np
 import pytest
-from cuda_on_cpu import ShimDevice
-from fastnn.kernels.cuda.launchers import Kernels, partials_shape, scratch_size
+from cuda_cases import SEEDS, classes, floats, kernels, normal, one_hot, shapes, softmax_of, wide
+from fastnn.kernels.cuda.launchers import partials_shape, scratch_size
 from tolerances import assert_close
 
 from fastnn.activations import Identity, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
 
-FLOATS = ["float32", "float64"]
-# One element, single rows and columns, odd sizes, exact tiles, more rows than one block or chunk takes.
-SHAPES = [(1, 1), (1, 5), (3, 1), (7, 33), (33, 31), (64, 64), (2, 300), (257, 10), (600, 3)]
-SEEDS = (1, 22, 333)
 ELEMENTWISE = [Identity(), Sigmoid(), Tanh(), ReLU(), LeakyReLU(), LeakyReLU(0.0), LeakyReLU(1.5)]
 EDGES = [0.0, -0.0, 1.0, -1.0, 1e4, -1e4, 1e-30, -1e-30, np.inf, -np.inf, np.nan]
 
-shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
-floats = pytest.mark.parametrize("dtype", FLOATS)
+
 activations = pytest.mark.parametrize("g", ELEMENTWISE, ids=repr)
-
-
-def kernels(seed=1):
-    return Kernels(ShimDevice(seed))
-
-
-def normal(shape, dtype, seed=0, scale=3.0):
-    return (np.random.default_rng([seed, *np.atleast_1d(shape)]).standard_normal(shape) * scale).astype(dtype)
-
-
-def classes(m, n, seed=0):
-    return np.random.default_rng([seed, m, n]).integers(0, n, m)
 
 
 class Guarded:
@@ -78,10 +61,6 @@ def memory():
     made.check()
 
 
-def wide(*arrays):
-    return [np.asarray(x).astype(np.longdouble) for x in arrays]
-
-
 def close(actual, expected, magnitude, ulps):
     dtype = actual.dtype
     assert_close(actual, expected, ulps * np.finfo(dtype).eps * np.abs(magnitude) + np.finfo(dtype).tiny, dtype=dtype)
@@ -107,15 +86,6 @@ def slope_of(g, a):
     if isinstance(g, (ReLU, LeakyReLU)):
         return np.where(a > 0, 1, np.longdouble(g.parameter))
     return np.ones_like(a)
-
-
-def softmax_of(z):
-    e = np.exp(z - z.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)
-
-
-def one_hot(y, n):
-    return (np.arange(n) == y[:, None]).astype(np.longdouble) if y.ndim == 1 else y.astype(np.longdouble)
 
 
 # ---- bias and activation ------------------------------------------------------------------------------
@@ -279,93 +249,6 @@ def test_column_sums(shape, accumulate, dtype, memory):
         sums = column_sums(x, start, accumulate, seed, memory)
         # In lanes and chunks: a thread adds at most 80 in a row, then 8 lanes, 64 chunks in lanes.
         close(sums, X.sum(axis=0) + before, np.abs(X).sum(axis=0) + np.abs(before), 100)
-
-
-# ---- cost and hits ----------------------------------------------------------------------------------------
-
-
-def cost(cross_entropy, z, a, y, seed=1):
-    totals = np.array([100.0, 7.0])
-    kernels(seed).cost(cross_entropy, z, a, y, np.full(partials_shape(), np.nan), totals)
-    return totals - [100.0, 7.0]
-
-
-def argmax_hits(a, y):
-    return int((a.argmax(axis=1) == y).sum())
-
-
-@floats
-@shapes
-@pytest.mark.parametrize("seed", SEEDS)
-def test_cost_and_hits(shape, seed, dtype):
-    m, n = shape
-    z, y, values = normal(shape, dtype), classes(m, n), normal(shape, dtype, 4, scale=1)
-    e = np.finfo(dtype).eps
-    Z, V = wide(z, values)
-
-    a = softmax_of(z)
-    got, hits = cost(True, z, a, y, seed)
-    top = Z.max(axis=1)
-    rows = np.log(np.exp(Z - top[:, None]).sum(axis=1)) + top - Z[np.arange(m), y]
-    assert_close(got, rows.sum(), float(e * (8 + n) * (np.abs(Z).max(axis=1) + np.log(n) + 1).sum()) + 1e-13)
-    assert hits == argmax_hits(a, y)
-
-    a, p = Sigmoid().value(z), np.random.default_rng(m).random(shape).astype(dtype)
-    got, hits = cost(True, z, a, p, seed)
-    terms = np.maximum(Z, 0) - p * Z + np.log1p(np.exp(-np.abs(Z)))
-    assert_close(got, terms.sum(), float(8 * e * (2 * np.abs(Z) + 1).sum()) + 1e-13)
-    assert hits == ((a >= 0.5) == (p >= 0.5)).all(axis=1).sum()
-
-    got, hits = cost(False, z, z, values, seed)
-    assert_close(got, ((Z - V) ** 2).sum() / 2, float(8 * e * (Z**2 + V**2).sum()) + 1e-13)
-    assert hits == 0
-
-    got, hits = cost(False, z, z, y, seed)
-    assert_close(got, ((Z - one_hot(y, n)) ** 2).sum() / 2, float(8 * e * (Z**2 + 1).sum()) + 1e-13)
-    assert hits == argmax_hits(z, y)
-
-
-@floats
-def test_argmax_takes_the_first_of_equals_and_nan_first_of_all(dtype):
-    a = np.zeros((6, 70), dtype)
-    a[1, [40, 8]] = 1
-    a[2, [69, 3]] = [np.inf, np.nan]
-    a[3, [5, 33]] = np.nan
-    a[4, :] = -np.inf
-    a[5, 1:] = -1
-    firsts = a.argmax(axis=1)
-    for column in (*firsts, 69):
-        y = np.full(6, column)
-        for seed in SEEDS:
-            assert cost(False, a, a, y, seed)[1] == (firsts == y).sum()
-
-
-def test_one_half_counts_as_yes():
-    a = np.array([[0.5, 0.2], [0.5, 0.2], [0.4, 0.5], [np.nan, 0.1]], np.float32)
-    y = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 0.5], [0.0, 0.0]], np.float32)
-    expected = ((a >= 0.5) == (y >= 0.5)).all(axis=1)
-    np.testing.assert_array_equal(expected, [True, False, True, True])
-    for row in range(4):
-        assert cost(True, np.zeros((1, 2), np.float32), a[row : row + 1], y[row : row + 1])[1] == expected[row]
-
-
-@pytest.mark.parametrize("wrong", [-1, 5, 2**40])
-def test_a_class_out_of_range_makes_the_cost_nan(wrong):
-    a = np.full((3, 5), 0.2, np.float32)
-    y = np.array([0, wrong, 1])
-    assert np.isnan(cost(True, a, a, y)[0])
-    assert np.isnan(cost(False, a, a, y)[0])
-
-
-@floats
-def test_costs_are_finite_at_the_edges(dtype):
-    z = np.array([[1e4, -1e4, 0], [-1e4, -1e4, 1e4]], dtype)
-    np.testing.assert_allclose(cost(True, z, Softmax().value(z), np.array([1, 2])), [2e4, 1], rtol=1e-6)
-    np.testing.assert_allclose(cost(True, z, Sigmoid().value(z), np.zeros_like(z))[0], 2e4 + np.log(2), rtol=1e-6)
-    z[0, 0] = np.nan
-    assert np.isnan(cost(True, z, z, np.array([1, 2]))[0])
-    assert np.isnan(cost(True, z, z, np.zeros_like(z))[0])
-    assert np.isnan(cost(False, z, z, np.zeros_like(z))[0])
 
 
 # ---- whole vectors, rows of a batch, updates ----------------------------------------------------------------

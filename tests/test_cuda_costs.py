@@ -1,0 +1,95 @@
+"""The cost kernels, and the hits they count, against NumPy in extended precision."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cuda_cases import SEEDS, classes, floats, kernels, normal, one_hot, shapes, softmax_of, wide
+from fastnn.kernels.cuda.launchers import partials_shape
+from tolerances import assert_close
+
+from fastnn.activations import Sigmoid, Softmax
+
+
+def cost(cross_entropy, z, a, y, seed=1):
+    totals = np.array([100.0, 7.0])
+    kernels(seed).cost(cross_entropy, z, a, y, np.full(partials_shape(), np.nan), totals)
+    return totals - [100.0, 7.0]
+
+
+def argmax_hits(a, y):
+    return int((a.argmax(axis=1) == y).sum())
+
+
+@floats
+@shapes
+@pytest.mark.parametrize("seed", SEEDS)
+def test_cost_and_hits(shape, seed, dtype):
+    m, n = shape
+    z, y, values = normal(shape, dtype), classes(m, n), normal(shape, dtype, 4, scale=1)
+    e = np.finfo(dtype).eps
+    Z, V = wide(z, values)
+
+    a = softmax_of(z)
+    got, hits = cost(True, z, a, y, seed)
+    top = Z.max(axis=1)
+    rows = np.log(np.exp(Z - top[:, None]).sum(axis=1)) + top - Z[np.arange(m), y]
+    assert_close(got, rows.sum(), float(e * (8 + n) * (np.abs(Z).max(axis=1) + np.log(n) + 1).sum()) + 1e-13)
+    assert hits == argmax_hits(a, y)
+
+    a, p = Sigmoid().value(z), np.random.default_rng(m).random(shape).astype(dtype)
+    got, hits = cost(True, z, a, p, seed)
+    terms = np.maximum(Z, 0) - p * Z + np.log1p(np.exp(-np.abs(Z)))
+    assert_close(got, terms.sum(), float(8 * e * (2 * np.abs(Z) + 1).sum()) + 1e-13)
+    assert hits == ((a >= 0.5) == (p >= 0.5)).all(axis=1).sum()
+
+    got, hits = cost(False, z, z, values, seed)
+    assert_close(got, ((Z - V) ** 2).sum() / 2, float(8 * e * (Z**2 + V**2).sum()) + 1e-13)
+    assert hits == 0
+
+    got, hits = cost(False, z, z, y, seed)
+    assert_close(got, ((Z - one_hot(y, n)) ** 2).sum() / 2, float(8 * e * (Z**2 + 1).sum()) + 1e-13)
+    assert hits == argmax_hits(z, y)
+
+
+@floats
+def test_argmax_takes_the_first_of_equals_and_nan_first_of_all(dtype):
+    a = np.zeros((6, 70), dtype)
+    a[1, [40, 8]] = 1
+    a[2, [69, 3]] = [np.inf, np.nan]
+    a[3, [5, 33]] = np.nan
+    a[4, :] = -np.inf
+    a[5, 1:] = -1
+    firsts = a.argmax(axis=1)
+    for column in (*firsts, 69):
+        y = np.full(6, column)
+        for seed in SEEDS:
+            assert cost(False, a, a, y, seed)[1] == (firsts == y).sum()
+
+
+def test_one_half_counts_as_yes():
+    a = np.array([[0.5, 0.2], [0.5, 0.2], [0.4, 0.5], [np.nan, 0.1]], np.float32)
+    y = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 0.5], [0.0, 0.0]], np.float32)
+    expected = ((a >= 0.5) == (y >= 0.5)).all(axis=1)
+    np.testing.assert_array_equal(expected, [True, False, True, True])
+    for row in range(4):
+        assert cost(True, np.zeros((1, 2), np.float32), a[row : row + 1], y[row : row + 1])[1] == expected[row]
+
+
+@pytest.mark.parametrize("wrong", [-1, 5, 2**40])
+def test_a_class_out_of_range_makes_the_cost_nan(wrong):
+    a = np.full((3, 5), 0.2, np.float32)
+    y = np.array([0, wrong, 1])
+    assert np.isnan(cost(True, a, a, y)[0])
+    assert np.isnan(cost(False, a, a, y)[0])
+
+
+@floats
+def test_costs_are_finite_at_the_edges(dtype):
+    z = np.array([[1e4, -1e4, 0], [-1e4, -1e4, 1e4]], dtype)
+    np.testing.assert_allclose(cost(True, z, Softmax().value(z), np.array([1, 2])), [2e4, 1], rtol=1e-6)
+    np.testing.assert_allclose(cost(True, z, Sigmoid().value(z), np.zeros_like(z))[0], 2e4 + np.log(2), rtol=1e-6)
+    z[0, 0] = np.nan
+    assert np.isnan(cost(True, z, z, np.array([1, 2]))[0])
+    assert np.isnan(cost(True, z, z, np.zeros_like(z))[0])
+    assert np.isnan(cost(False, z, z, np.zeros_like(z))[0])
