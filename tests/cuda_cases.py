@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cuda_on_cpu import ShimDevice
+
 from fastnn.kernels.cuda.launchers import Kernels
 
 FLOATS = ["float32", "float64"]

@@ -9,12 +9,12 @@ import threading
 
 import numpy as np
 import pytest
-from fastnn.kernels.cpu import JIT
 from threadpoolctl import ThreadpoolController
 
 import fastnn
 from fastnn.backends import cpu_threads
 from fastnn.backends.cpu_plan import Plan, choose_plan
+from fastnn.kernels.cpu import JIT
 
 
 def _blas_threads():

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cuda_cases import SEEDS, classes, floats, kernels, normal, one_hot, shapes, softmax_of, wide
-from fastnn.kernels.cuda.launchers import partials_shape
 from tolerances import assert_close
 
 from fastnn.activations import Sigmoid, Softmax
+from fastnn.kernels.cuda.launchers import partials_shape
 
 
 def cost(cross_entropy, z, a, y, seed=1):

@@ -10,10 +10,10 @@ import itertools
 import numpy as np
 import pytest
 from cuda_cases import SEEDS, classes, floats, kernels, normal, one_hot, shapes, softmax_of, wide
-from fastnn.kernels.cuda.launchers import partials_shape, scratch_size
 from tolerances import assert_close
 
 from fastnn.activations import Identity, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
+from fastnn.kernels.cuda.launchers import partials_shape, scratch_size
 
 ELEMENTWISE = [Identity(), Sigmoid(), Tanh(), ReLU(), LeakyReLU(), LeakyReLU(0.0), LeakyReLU(1.5)]
 EDGES = [0.0, -0.0, 1.0, -1.0, 1e4, -1e4, 1e-30, -1e-30, np.inf, -np.inf, np.nan]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from fastnn.kernels.cuda import sources
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the NVRTC wheels are tested on Linux")

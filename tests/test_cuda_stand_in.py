@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cuda_on_cpu import CompilerMissing, KernelFault, ShimDevice, builder, library
-from fastnn.kernels.cuda import sources
-from fastnn.kernels.cuda.launchers import Kernels, partials_shape, scratch_size
 
 from fastnn.activations import ReLU, Softmax, Tanh
+from fastnn.kernels.cuda import sources
+from fastnn.kernels.cuda.launchers import Kernels, partials_shape, scratch_size
 
 floats = pytest.mark.parametrize("dtype", ["float32", "float64"])
 

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from cuda_on_cpu import ShimDevice
-from fastnn.kernels.cuda import sources
 from tolerances import assert_close, training
 
 import fastnn
@@ -17,6 +16,7 @@ from fastnn import optimizers
 from fastnn.backends import cupy_device
 from fastnn.backends.cupy_backend import CupyBackend
 from fastnn.errors import BackendUnavailable
+from fastnn.kernels.cuda import sources
 
 # ---- why there is no device ---------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from fastnn.kernels.cpu import JIT, compiled, elementary
 
 # Bounds in units of eps, as the module's head promises them; the measured maxima are 0.71, 1.23, 1.48.

@@ -6,8 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fastnn.kernels.cpu
 import pytest
+
+import fastnn.kernels.cpu
 
 SOURCES = Path(fastnn.kernels.cpu.__file__).parent
 TRAIN = """

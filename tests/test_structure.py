@@ -9,10 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fastnn.kernels
 import pytest
 
 import fastnn
+import fastnn.kernels
 from fastnn.backends.base import Backend, Program
 
 FASTNN, KERNELS = Path(fastnn.__file__).parent, Path(fastnn.kernels.__file__).parent

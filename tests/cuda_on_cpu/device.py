@@ -8,9 +8,9 @@ from __future__ import annotations
 import ctypes
 
 import numpy as np
-from fastnn.kernels.cuda import sources
 
 from fastnn.backends.cupy_device import Device
+from fastnn.kernels.cuda import sources
 
 from .builder import library
 
