@@ -6,7 +6,6 @@ Only a real GPU may be missing: a test that cannot get any other engine fails, i
 from __future__ import annotations
 
 import importlib
-import threading
 from collections import Counter
 
 import numpy as np
@@ -32,7 +31,6 @@ def engine(name):
         try:
             if name == "cupy-on-cpu":
                 _made[name] = importlib.import_module("cuda_on_cpu").make_backend()
-                _one_kernel_at_a_time(importlib.import_module("cuda_on_cpu.device").ShimDevice)
             else:
                 import fastnn
 
@@ -40,17 +38,6 @@ def engine(name):
         except Exception as error:  # the reason is reported, whatever it is
             _made[name] = f"{type(error).__name__}: {error}"
     return _made[name]
-
-
-def _one_kernel_at_a_time(device):
-    """A GPU runs the kernels of a stream one after another; the fibers of the stand-in are one global machine."""
-    launch, lock = device._launch, threading.Lock()
-
-    def locked(self, *arguments):
-        with lock:
-            return launch(self, *arguments)
-
-    device._launch = locked
 
 
 def pytest_addoption(parser):

@@ -13,6 +13,8 @@ from cases import PAIRS
 
 import fastnn
 from fastnn import optimizers
+from fastnn.backends.cpu_plan import Plan
+from fastnn.kernels import cpu as kernels
 
 SIZES = (6, 9, 7, 4)
 ROWS, BATCH, EPOCHS = 23, 5, 3  # the last batch has 3 rows
@@ -200,6 +202,15 @@ def test_integer_classes_with_squared_error(backend, dtype, output):
 def test_wide_batches(backend, dtype):
     """Large enough for engines that treat large batches or layers in another way."""
     check(Problem("relu", sizes=(40, 70, 33, 5), rows=300), backend, dtype, RULES["sgd"], orders(300, 2), 128)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("threads", "chunk"), [(1, 2), (2, 5), (2, 2), (3, 4)])
+def test_plans_of_the_numba_program_against_the_oracle(monkeypatch, dtype, threads, chunk, rule):
+    """Batches of 5 in chunks that do not divide them, by more threads than the last chunk has rows."""
+    if kernels.JIT:  # without compilation a team has one thread
+        monkeypatch.setattr("fastnn.backends.numba_backend.choose_plan", lambda *_: Plan(threads, chunk))
+    check(Problem("relu", l2=2.0), fastnn.get_backend("numba"), dtype, RULES[rule], orders())
 
 
 # ---- orders and slices --------------------------------------------------------------------------------------------
