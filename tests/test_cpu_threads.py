@@ -97,9 +97,13 @@ def test_a_thread_that_cannot_start_runs_nothing(monkeypatch):
 def test_plans_follow_the_size_of_the_problem():
     assert choose_plan((4, 3, 2), 1, 4, 8).threads == 1, "a tiny step does not pay for a second thread"
     assert choose_plan((784, 1024, 1024, 10), 1024, 4, 2).threads == 2
-    assert choose_plan((784, 16, 16, 10), 8192, 4, 2).chunk < 8192
+    narrow = choose_plan((784, 16, 16, 10), 8192, 4, 2)
+    assert narrow.sliced
+    assert narrow.chunk < 8192
+    assert not choose_plan((784, 1024, 1024, 10), 1024, 4, 2).sliced
     assert choose_plan((784, 300, 100, 10), 50, 4, 2).chunk == 50
     assert str(Plan(2, 64)) == "2 threads, 64 rows at a time"
+    assert str(Plan(2, 64, sliced=True)) == "2 threads, each with a slice of the batch, 32 rows at a time"
 
 
 def _train(monkeypatch, plan, *, optimizer, dtype, l2=0.0):
@@ -113,7 +117,7 @@ def _train(monkeypatch, plan, *, optimizer, dtype, l2=0.0):
 
 @pytest.mark.skipif(not JIT, reason="without JIT a team has one thread")
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
-@pytest.mark.parametrize("plan", [Plan(2, 100), Plan(3, 100), Plan(1, 32), Plan(2, 32)], ids=str)
+@pytest.mark.parametrize("plan", [Plan(2, 100), Plan(3, 100), Plan(1, 32), Plan(2, 32), Plan(1, 32, True), Plan(2, 100, True), Plan(3, 30, True)], ids=str)
 def test_threads_and_chunks_change_nothing_but_the_last_bits(monkeypatch, plan, optimizer, dtype):
     alone, history = _train(monkeypatch, Plan(1, 100), optimizer=optimizer, dtype=dtype, l2=0.5)
     theta, other = _train(monkeypatch, plan, optimizer=optimizer, dtype=dtype, l2=0.5)

@@ -121,7 +121,7 @@ class NumbaProgram(Program):
         self._targets = (np.empty(C, np.int64), scratch(C * K))
         self._scratch = (scratch(team * widest), scratch(team * 16), np.array([1, 0], dtype))
         self._sums = (np.zeros(team * 16), np.zeros(team * 16, np.int64))
-        self._grad = scratch(net.layout.size)
+        self._grads = np.empty((team if self.plan.sliced else 1, net.layout.size), dtype)
         self._no_classes, self._no_values = np.empty(0, np.int64), np.empty((0, K), dtype)
         self._worker: Any = training_program(dtype)
 
@@ -133,8 +133,8 @@ class NumbaProgram(Program):
 
         def work(me: int) -> int:
             return int(self._worker(
-                me, team, meeting, X, classes, values, by_class, order, start, stop, self.batch_size, self.plan.chunk,
-                *self._shapes, hyper, rule.t, self.l2_per_row(X), net.theta, self._grad, *states, *self._work, *self._targets, *self._scratch, *self._sums,
+                me, team, self.plan.sliced, meeting, X, classes, values, by_class, order, start, stop, self.batch_size, self.plan.chunk,
+                *self._shapes, hyper, rule.t, self.l2_per_row(X), net.theta, self._grads, *states, *self._work, *self._targets, *self._scratch, *self._sums,
             ))  # fmt: skip
 
         with blas_on_one_thread():

@@ -16,6 +16,7 @@ from .elementary import exp, sigmoid, tanh
 
 __all__ = [
     "activate_rows",
+    "add",
     "add_bias",
     "cost_of_rows",
     "hits_of_rows",
@@ -215,6 +216,15 @@ def _sum_columns(delta, first, last, total, partial):
 
 
 sum_columns = compiled(_sum_columns)
+
+
+def _add(x, total):
+    """Accumulates: total (n,) += x (n,)."""
+    for i in range(x.size):
+        total[i] += x[i]
+
+
+add = compiled(_add)
 
 
 def _sum_of_squares(x):

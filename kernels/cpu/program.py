@@ -3,15 +3,22 @@
 Layer sizes, activation codes, the pair, the rule and the plan are data, not types: one compilation
 per dtype serves every architecture, optimizer, batch size and number of threads, and is cached on disk.
 
-A team of threads shares each batch, which is taken in chunks of rows that stay in the cache:
-  1. each thread takes its share of the chunk's rows through all layers, forward and back to the deltas;
-  2. each thread accumulates Delta for its share of every layer's units, over all rows of the chunk,
-     and after the last chunk updates exactly those parameters.
-A barrier stands after each. Nothing is summed over threads, so every parameter sees the same
-additions in the same order whatever the number of threads; products are single-threaded BLAS.
+A team of threads shares each batch in one of two ways; products are single-threaded BLAS.
+
+Shared (wide nets): the batch is taken in chunks of rows that stay in the cache. Each thread takes its
+share of the chunk's rows forward and back to the deltas; a barrier; each accumulates Delta for its
+share of every layer's units over all rows of the chunk, and after the last chunk updates exactly
+those parameters; a barrier. Nothing is summed over threads.
+
+Sliced (narrow nets, where moving rows between cores would cost more than adding a few parameters):
+each thread takes its slice of the batch, tile by tile, forward, back and into a Delta of its own; a
+barrier; each adds up and updates its share of the units; a barrier.
+
+For one number of threads results are the same bit for bit; another number, or another chunk, only
+changes where sums are cut.
 
 Memory, all C-contiguous of the network's dtype, given by the caller (C = rows of a chunk):
-  theta, grad, state1, state2 (P,)  the flat vectors: layer by layer weights (s_{l+1}, s_l), then biases
+  theta, state1, state2 (P,), grads (team if sliced else 1, P)  laid out layer by layer: weights (s_{l+1}, s_l), then biases
   x (C * s_1,), a, d (C * (s_2 + ... + s_L),)  the gathered rows; activations and deltas of layers 2..L
   h (C * s_L,)  the outputs; chunk_classes (C,) int64, chunk_values (C * s_L,)  the gathered targets
   partials (team * widest,), scalars (team * 16,), const (2,) = (1, 0); costs (team * 16,) float64, hits (team * 16,) int64
@@ -24,7 +31,7 @@ from numba.core import types
 
 from . import JIT, compiled
 from .gemm import gemm_nn, gemm_nt, gemm_tn_columns
-from .operations import activate_rows, add_bias, cost_of_rows, hits_of_rows, output_delta, sum_columns, sum_of_squares, times_derivative, update
+from .operations import activate_rows, add, add_bias, cost_of_rows, hits_of_rows, output_delta, sum_columns, sum_of_squares, times_derivative, update
 from .team import barrier, prefetch
 
 __all__ = ["training_program"]
@@ -121,81 +128,142 @@ def _deltas(lo, hi, capacity, sizes, offsets, starts, codes, slopes, theta, a, d
 _deltas = compiled(_deltas)
 
 
+def _through(
+    mine, lo, hi, capacity, X, classes, values, by_class, sizes, offsets, starts, codes, slopes, pair,
+    theta, x, a, d, h, chunk_classes, chunk_values, partial, const,
+):  # fmt: skip
+    """Takes the rows `mine` of X through the network and back to the deltas, in rows lo..hi of x, a, d, h.
+
+    Returns (cost sum, rows that are right, BLAS' status).
+    """
+    one, zero = const[:1], const[1:]
+    last, K = sizes.size - 2, sizes[sizes.size - 1]
+    xs = _rows_of(x, 0, capacity, sizes[0], lo, hi)
+    wanted = _rows_of(chunk_values, 0, capacity, K, lo, hi)
+    labels = chunk_classes[lo:hi]
+    _gather(X, mine, xs)
+    if by_class:
+        for i in range(hi - lo):
+            labels[i] = classes[mine[i]]
+    else:
+        _gather(values, mine, wanted)
+    status = _forward(xs, lo, hi, capacity, sizes, offsets, starts, codes, slopes, theta, a, one, zero)
+    z = _rows_of(a, starts[last], capacity, K, lo, hi)
+    outputs = _rows_of(h, 0, capacity, K, lo, hi)
+    partial[:K] = 0
+    activate_rows(codes[last], slopes[last], z, partial[:K], outputs)
+    cost = cost_of_rows(pair, z, outputs, labels, wanted, by_class)
+    right = hits_of_rows(pair, outputs, labels, wanted, by_class)
+    top = _rows_of(d, starts[last], capacity, K, lo, hi)
+    output_delta(pair, codes[last], slopes[last], outputs, labels, wanted, by_class, top)
+    status |= _deltas(lo, hi, capacity, sizes, offsets, starts, codes, slopes, theta, a, d, one, zero)
+    return cost, right, status
+
+
+_through = compiled(_through)
+
+
+def _accumulate(layer, first, last, lo, hi, capacity, sizes, offsets, starts, x, a, d, Delta, factors):
+    """Units first..last of a layer's weights in Delta become factors[1] Delta + factors[0] delta^T a over rows lo..hi. Returns BLAS' status."""
+    n_in, n_out = sizes[layer], sizes[layer + 1]
+    delta = _rows_of(d, starts[layer], capacity, n_out, lo, hi)
+    inputs = _rows_of(x, 0, capacity, n_in, lo, hi) if layer == 0 else _rows_of(a, starts[layer - 1], capacity, n_in, lo, hi)
+    return gemm_tn_columns(delta, first, last, inputs, _weights(Delta, offsets, sizes, layer), factors[:1], factors[1:])
+
+
+_accumulate = compiled(_accumulate)
+
+
+def _accumulate_biases(layer, first, last, lo, hi, capacity, fresh, sizes, offsets, starts, d, grad, partial):
+    """grad of the biases of units first..last: column sums of delta over rows lo..hi, overwritten if fresh, else accumulated."""
+    db = _biases(grad, offsets, sizes, layer)
+    if fresh:
+        db[first:last] = 0
+    sum_columns(_rows_of(d, starts[layer], capacity, sizes[layer + 1], lo, hi), first, last, db, partial)
+
+
+_accumulate_biases = compiled(_accumulate_biases)
+
+
 def _worker(
-    me, team, meeting, X, classes, values, by_class, order, start, stop, batch, capacity,
+    me, team, sliced, meeting, X, classes, values, by_class, order, start, stop, batch, capacity,
     sizes, offsets, starts, codes, slopes, pair, rule, hyper, t, l2,
-    theta, grad, state1, state2, x, a, d, h, chunk_classes, chunk_values, partials, scalars, const, costs, hits,
+    theta, grads, state1, state2, x, a, d, h, chunk_classes, chunk_values, partials, scalars, const, costs, hits,
 ):  # fmt: skip
     """Thread `me` of `team` through steps start..stop over X[order]. Returns BLAS' status; theta, state, costs and hits move.
 
     Targets: classes (n,) if by_class, else values (n, s_L). l2 is lambda / n. t: steps taken before.
-    costs[16 me] += the cost sum of this thread's rows, with its part of the L2 cost; hits likewise.
+    costs[16 me] becomes the cost sum of this thread's rows, with its part of the L2 cost; hits likewise.
     """
-    one, zero = const[:1], const[1:]
-    layers, K = sizes.size - 1, sizes[sizes.size - 1]
+    layers = sizes.size - 1
     widest = partials.size // team
     partial = partials[me * widest : (me + 1) * widest]
-    scales = scalars[16 * me : 16 * me + 2]
+    factors = scalars[16 * me : 16 * me + 2]
+    tile = capacity // team if sliced else capacity
+    grad = grads[me] if sliced else grads[0]
     cost, right, status = 0.0, 0, 0
     for step in range(start, stop):
         rows = order[step * batch : min((step + 1) * batch, order.size)]
+        m = rows.size
         t += 1
-        for begin in range(0, rows.size, capacity):
-            C = min(capacity, rows.size - begin)
-            lo, hi = _share(C, me, team)
+        # Where one chunk holds the batch and nothing is summed over threads, plain gradient descent
+        # needs no gradient vector: the product itself moves theta, in one pass,
+        # (1 - alpha lambda/n) theta - (alpha/m) delta^T a.
+        direct = rule == 0 and m <= capacity and (team == 1 or not sliced)
+        from_row, to_row = _share(m, me, team) if sliced else (0, m)
+        if sliced and from_row == to_row:
+            grad[:] = 0
+        for begin in range(from_row, to_row, tile):
+            C = min(tile, to_row - begin)
+            lo, hi = (me * tile, me * tile + C) if sliced else _share(C, me, team)
+            shift = begin - lo if sliced else begin
             if hi > lo:
-                mine = rows[begin + lo : begin + hi]
-                xs = _rows_of(x, 0, capacity, sizes[0], lo, hi)
-                wanted = _rows_of(chunk_values, 0, capacity, K, lo, hi)
-                labels = chunk_classes[lo:hi]
-                _gather(X, mine, xs)
-                if by_class:
-                    for i in range(hi - lo):
-                        labels[i] = classes[mine[i]]
-                else:
-                    _gather(values, mine, wanted)
-                status |= _forward(xs, lo, hi, capacity, sizes, offsets, starts, codes, slopes, theta, a, one, zero)
-                z = _rows_of(a, starts[layers - 1], capacity, K, lo, hi)
-                outputs = _rows_of(h, 0, capacity, K, lo, hi)
-                partial[:K] = 0
-                activate_rows(codes[layers - 1], slopes[layers - 1], z, partial[:K], outputs)
-                cost += cost_of_rows(pair, z, outputs, labels, wanted, by_class)
-                right += hits_of_rows(pair, outputs, labels, wanted, by_class)
-                top = _rows_of(d, starts[layers - 1], capacity, K, lo, hi)
-                output_delta(pair, codes[layers - 1], slopes[layers - 1], outputs, labels, wanted, by_class, top)
-                status |= _deltas(lo, hi, capacity, sizes, offsets, starts, codes, slopes, theta, a, d, one, zero)
-            barrier(meeting, team)
-            beta = zero if begin == 0 else one
-            # Plain gradient descent over a batch of one chunk needs no gradient vector: the product
-            # itself moves theta, (1 - alpha lambda/n) theta - (alpha/m) delta^T a, in one pass.
-            direct = rule == 0 and rows.size <= capacity
+                chunk_cost, chunk_right, chunk_status = _through(
+                    rows[shift + lo : shift + hi], lo, hi, capacity, X, classes, values, by_class, sizes, offsets, starts, codes, slopes, pair,
+                    theta, x, a, d, h, chunk_classes, chunk_values, partial, const,
+                )  # fmt: skip
+                cost += chunk_cost
+                right += chunk_right
+                status |= chunk_status
+            if not sliced:
+                barrier(meeting, team)
+            fresh = begin == from_row
+            factors[0], factors[1] = 1, 0 if fresh else 1
             if direct:
-                scales[0], scales[1] = -hyper[0] / rows.size, 1 - hyper[0] * l2
+                factors[0], factors[1] = -hyper[0] / m, 1 - hyper[0] * l2
             for layer in range(layers):
                 n_in, n_out = sizes[layer], sizes[layer + 1]
-                first, last = _share(n_out, me, team)
+                first, last = (0, n_out) if sliced else _share(n_out, me, team)
                 if last == first:
                     continue
-                delta = _rows_of(d, starts[layer], capacity, n_out, 0, C)
-                inputs = _rows_of(x, 0, capacity, n_in, 0, C) if layer == 0 else _rows_of(a, starts[layer - 1], capacity, n_in, 0, C)
-                biases = offsets[layer] + n_out * n_in
-                own = slice(offsets[layer] + first * n_in, offsets[layer] + last * n_in)
-                if l2 != 0 and begin == 0:
-                    cost += rows.size * l2 / 2 * sum_of_squares(theta[own])
-                db = _biases(grad, offsets, sizes, layer)
-                if direct:
-                    status |= gemm_tn_columns(delta, first, last, inputs, _weights(theta, offsets, sizes, layer), scales[:1], scales[1:2])
-                else:
-                    status |= gemm_tn_columns(delta, first, last, inputs, _weights(grad, offsets, sizes, layer), one, beta)
-                if begin == 0:
-                    db[first:last] = 0
-                sum_columns(delta, first, last, db, partial)
-                if begin + C == rows.size:
-                    if not direct:
-                        update(rule, hyper, t, theta[own], grad[own], state1[own], state2[own], 1 / rows.size, l2)
-                    own = slice(biases + first, biases + last)
-                    update(rule, hyper, t, theta[own], grad[own], state1[own], state2[own], 1 / rows.size, 0.0)
+                if direct and l2 != 0:
+                    own = slice(offsets[layer] + first * n_in, offsets[layer] + last * n_in)
+                    cost += m * l2 / 2 * sum_of_squares(theta[own])
+                low, high = (lo, hi) if sliced else (0, C)
+                target = theta if direct else grad
+                status |= _accumulate(layer, first, last, low, high, capacity, sizes, offsets, starts, x, a, d, target, factors)
+                _accumulate_biases(layer, first, last, low, high, capacity, fresh, sizes, offsets, starts, d, grad, partial)
+            if not sliced and begin + C < m:
+                barrier(meeting, team)
+        if sliced:
             barrier(meeting, team)
+        for layer in range(layers):
+            n_in, n_out = sizes[layer], sizes[layer + 1]
+            first, last = _share(n_out, me, team)
+            if last == first:
+                continue
+            own = slice(offsets[layer] + first * n_in, offsets[layer] + last * n_in)
+            own_biases = slice(offsets[layer] + n_out * n_in + first, offsets[layer] + n_out * n_in + last)
+            if sliced:
+                for other in range(1, team):
+                    add(grads[other][own], grads[0][own])
+                    add(grads[other][own_biases], grads[0][own_biases])
+            if not direct:
+                if l2 != 0:
+                    cost += m * l2 / 2 * sum_of_squares(theta[own])
+                update(rule, hyper, t, theta[own], grads[0][own], state1[own], state2[own], 1 / m, l2)
+            update(rule, hyper, t, theta[own_biases], grads[0][own_biases], state1[own_biases], state2[own_biases], 1 / m, 0.0)
+        barrier(meeting, team)
     costs[16 * me] = cost
     hits[16 * me] = right
     return status
@@ -226,7 +294,7 @@ def _signature(name):
 
     vector, indices, doubles = types.Array(real, 1, "C"), types.Array(integer, 1, "C"), types.Array(double, 1, "C")
     return integer(
-        integer, integer, indices, read(real, 2), read(integer, 1), read(real, 2), flag, read(integer, 1), integer, integer, integer, integer,
+        integer, integer, flag, indices, read(real, 2), read(integer, 1), read(real, 2), flag, read(integer, 1), integer, integer, integer, integer,
         indices, indices, indices, indices, vector, integer, integer, doubles, integer, double,
-        *[vector] * 8, indices, *[vector] * 4, doubles, indices,
+        vector, types.Array(real, 2, "C"), *[vector] * 6, indices, *[vector] * 4, doubles, indices,
     )  # fmt: skip
