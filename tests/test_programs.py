@@ -205,11 +205,11 @@ def test_wide_batches(backend, dtype):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize(("threads", "chunk"), [(1, 2), (2, 5), (2, 2), (3, 4)])
-def test_plans_of_the_numba_program_against_the_oracle(monkeypatch, dtype, threads, chunk, rule):
+@pytest.mark.parametrize("plan", [Plan(1, 2), Plan(2, 5), Plan(2, 2), Plan(3, 4), Plan(1, 2, True), Plan(2, 4, True), Plan(3, 6, True)], ids=str)
+def test_plans_of_the_numba_program_against_the_oracle(monkeypatch, dtype, plan, rule):
     """Batches of 5 in chunks that do not divide them, by more threads than the last chunk has rows."""
     if kernels.JIT:  # without compilation a team has one thread
-        monkeypatch.setattr("fastnn.backends.numba_backend.choose_plan", lambda *_: Plan(threads, chunk))
+        monkeypatch.setattr("fastnn.backends.numba_backend.choose_plan", lambda *_: plan)
     check(Problem("relu", l2=2.0), fastnn.get_backend("numba"), dtype, RULES[rule], orders())
 
 
@@ -265,6 +265,15 @@ def test_hits_are_counted_before_each_update(backend, dtype):
     assert program.hits == 0
     program.run(X, y, backend.asarray(np.arange(4)), 1, 2)
     assert program.hits == 2
+
+
+@pytest.mark.parametrize(("label", "hits"), [(0, 3), (1, 0), (2, 0)])
+def test_of_equal_outputs_the_first_counts(backend, dtype, label, hits):
+    """As argmax has it, so that accuracy and score agree: a network of zeros says class 0."""
+    net = fastnn.Network([1, 3], init="zeros", backend=backend, dtype=dtype)
+    program = backend.compile(net, optimizers.SGD(1.0), 3)
+    program.run(backend.asarray(np.zeros((3, 1), dtype)), backend.asarray(np.full(3, label)), backend.asarray(np.arange(3)), 0, 1)
+    assert program.hits == hits
 
 
 # ---- reproducibility, and engines against each other ------------------------------------------------------------------
