@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import activations, checks, costs, initializers
+from . import activations, checks, costs, options
 from .activations import Activation
 from .backends import Backend, choose_backend
 from .errors import finite_number, positive_integer, unknown_name
-from .initializers import Initializer
 from .layout import Layout
 
 if TYPE_CHECKING:
@@ -100,22 +99,22 @@ class Network:
         precision: str = "fp32",
         seed: int = 0,
     ) -> None:
-        self.sizes = _check_sizes(sizes)
-        self.hidden = _check_hidden(hidden, len(self.sizes) - 2)
+        self.sizes = options.check_sizes(sizes)
+        self.hidden = options.check_hidden(hidden, len(self.sizes) - 2)
         self.output = activations.get(output, "output")
         self.cost = cost
         self.pair = costs.pair(self.output, cost)
         if self.sizes[-1] < 2 and not self.output.elementwise:
             raise ValueError("softmax over one output is always 1; use two outputs, or output='sigmoid'")
         self.l2 = finite_number("l2", l2, least=0)
-        self.dtype = _check_dtype(dtype)
+        self.dtype = options.check_dtype(dtype)
         if precision not in PRECISIONS:
             raise unknown_name("precision", precision, PRECISIONS)
         self.precision = precision
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
             raise ValueError(f"seed must be an integer >= 0, got {seed!r}")
         self.layout = Layout(self.sizes)
-        start = _initial(init, self.layout, [*self.hidden, self.output], int(seed), self.dtype)
+        start = options.initial_theta(init, self.layout, [*self.hidden, self.output], int(seed), self.dtype)
         self.backend, self.backend_reason = choose_backend(backend, parameters=self.layout.size)
         self._place(start)
         self.epochs_trained = 0
@@ -373,67 +372,3 @@ class Network:
     def __repr__(self) -> str:
         hidden = ", ".join(dict.fromkeys(repr(g) for g in self.hidden)) or "no hidden layer"
         return f"Network({'-'.join(map(str, self.sizes))}, {hidden}, {self.output.name} + {self.cost}, {self.layout.size:,} parameters, {self.dtype}, {self.backend.name})"
-
-
-def _check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
-    if isinstance(sizes, (str, bytes)) or not hasattr(sizes, "__len__"):
-        raise TypeError(f"sizes must be a sequence of positive integers, got {sizes!r}")
-    if len(sizes) < 2:
-        raise ValueError(f"sizes must name at least the input and the output layer, got {list(sizes)}")
-    return tuple(positive_integer(f"sizes[{i}]", size) for i, size in enumerate(sizes))
-
-
-def _check_hidden(hidden: Any, layers: int) -> tuple[Activation, ...]:
-    if isinstance(hidden, (str, Activation)):
-        chosen = [activations.get(hidden, "hidden")] * layers
-    elif isinstance(hidden, Sequence):
-        chosen = [activations.get(h, f"hidden[{i}]") for i, h in enumerate(hidden)]
-        if len(chosen) != layers:
-            raise ValueError(f"hidden must have one activation per hidden layer ({layers}), got {len(chosen)}")
-    else:
-        raise TypeError(f"hidden must be a name, an Activation or a list of them, got {hidden!r} ({type(hidden).__name__})")
-    if not all(g.elementwise for g in chosen):
-        raise ValueError("hidden='softmax' is not possible: softmax is for the output layer only")
-    return tuple(chosen)
-
-
-def _check_dtype(dtype: Any) -> np.dtype[Any]:
-    try:
-        result: np.dtype[Any] = np.dtype(dtype)
-    except TypeError:
-        raise unknown_name("dtype", dtype, ("float32", "float64")) from None
-    if result.name not in ("float32", "float64") or not result.isnative:
-        raise unknown_name("dtype", result.name, ("float32", "float64"))
-    return result
-
-
-def _initial(init: Any, layout: Layout, g: Sequence[Activation], seed: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    """The initial Theta, drawn or given in float64, in the network's dtype."""
-    vector = np.zeros(layout.size)
-    weights, biases = layout.split(vector)
-    if isinstance(init, (str, Initializer)):
-        rng = np.random.default_rng(seed)
-        for W, activation in zip(weights, g, strict=True):
-            W[...] = initializers.get(init, activation).draw(W.shape[1], W.shape[0], rng)
-        return vector.astype(dtype)
-    if isinstance(init, tuple) and len(init) == 2:
-        for kind, given, views in (("weights", init[0], weights), ("biases", init[1], biases)):
-            if len(given) != len(views):
-                raise ValueError(f"init {kind} must have one array per layer ({len(views)}), got {len(given)}")
-            for layer, (array, view) in enumerate(zip(given, views, strict=True)):
-                array = checks.numeric(f"init {kind}[{layer}]", array)
-                if array.shape != view.shape:
-                    raise ValueError(f"init {kind}[{layer}] must have shape {view.shape}, got {array.shape}")
-                view[...] = array
-    else:
-        array = checks.numeric("init", init)
-        if array.shape != vector.shape:
-            raise ValueError(f"init must be a vector of {layout.size} parameters for these sizes, got shape {array.shape}")
-        vector[...] = array
-    with np.errstate(over="ignore"):
-        theta = vector.astype(dtype)
-    if not np.isfinite(theta).all():
-        index = int(np.argmin(np.isfinite(theta)))
-        overflow = f", which overflows {dtype}," if np.isfinite(vector[index]) else ""
-        raise ValueError(f"init must be finite, got {vector[index]}{overflow} at {layout.layer_of(index)[1]}")
-    return theta

@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from . import checks, optimizers
+from . import optimizers
 from .backends.base import Array, Program
-from .errors import Diverged, SymmetricStart, TrainingInterrupted, finite_number, positive_integer
+from .errors import Diverged, TrainingInterrupted, positive_integer
 from .network import DEFAULT_LEARNING_RATE, Network
 from .optimizers import Optimizer
+from .training_data import Orders, TrainingData, prepare, warn_if_symmetric
 
 __all__ = ["History", "fit"]
 
@@ -126,7 +127,7 @@ def fit(
         raise RuntimeError("this network is being trained in another thread; wait for that fit, or train a copy (copy.deepcopy(net))")
     try:
         rule = optimizers.get(optimizer, None if learning_rate is DEFAULT_LEARNING_RATE else learning_rate)
-        data = _prepare(net, X, y, validation, seed, scale)
+        data = prepare(net, X, y, validation, seed, scale)
         rows = data.train_rows.shape[0]
         if batch_size is None:
             batch_size = min(DEFAULT_BATCH, rows)
@@ -141,102 +142,11 @@ def fit(
         program = net.backend.compile(net, rule, int(batch_size))
         program.training_rows = rows
         if net.epochs_trained == 0:
-            _warn_if_symmetric(net)
-        orders = _Orders(data.train_rows, bool(shuffle), order, seed)
+            warn_if_symmetric(net)
+        orders = Orders(data.train_rows, bool(shuffle), order, seed)
         return _Fit(net, program, data, orders, callbacks, _progress(progress)).run(epochs)
     finally:
         net._training.release()
-
-
-# ---- the data ---------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Data:
-    """Prepared rows on the engine; validation rows taken from X are not among train_rows."""
-
-    x: Array
-    y: Array
-    train_rows: np.ndarray[Any, Any]
-    validation: tuple[Array, Array] | None
-    scale: float | None
-
-
-def _prepare(net: Network, X: Any, y: Any, validation: Any, seed: Any, scale: float | None) -> _Data:
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ValueError(f"seed must be an integer >= 0, got {seed!r}")
-    X = checks.numeric("X", X)
-    if scale is None:
-        scale = net.scale
-    else:
-        scale = finite_number("scale", scale, above=0)
-        if X.dtype.kind not in "iu":
-            raise ValueError(f"scale={scale!r} is for integer data, X is {X.dtype}; scale it yourself or pass the integers")
-        if net.scale is not None and net.scale != scale:
-            raise ValueError(f"scale={scale!r} differs from {net.scale!r}, with which this network was trained before")
-    x = checks.inputs(X, net.sizes[0], net.dtype, net.backend, scale=scale)
-    targets = net._targets(y, x.shape[0])
-    train = np.arange(x.shape[0])
-    held_out: tuple[Array, Array] | None = None
-    if isinstance(validation, tuple) and len(validation) == 2:
-        val_x = checks.inputs(validation[0], net.sizes[0], net.dtype, net.backend, scale=scale, argument="validation X")
-        held_out = val_x, net._targets(validation[1], val_x.shape[0], argument="validation y")
-    elif validation is not None:
-        if isinstance(validation, (tuple, list)):
-            raise TypeError(f"validation must be a pair (X, y) or a fraction, got {type(validation).__name__} of {len(validation)}")
-        chosen = _validation_rows(x.shape[0], finite_number("validation", validation, above=0, below=1), int(seed))
-        train = np.setdiff1d(train, chosen)
-        index = net.backend.asarray(chosen)
-        held_out = x[index], targets[index]
-    return _Data(x, targets, train, held_out, scale)
-
-
-def _validation_rows(m: int, fraction: float, seed: int) -> np.ndarray[Any, Any]:
-    count = round(m * fraction)
-    if not 1 <= count <= m - 1:
-        raise ValueError(f"validation={fraction:g} of {m} rows is {count}; at least one row must be left on each side")
-    # A key of three words never meets the [seed, epoch] of a shuffle.
-    return np.sort(np.random.default_rng([seed, 0, 1]).permutation(m)[:count])
-
-
-@dataclass
-class _Orders:
-    """The order of rows in each epoch, the same on every engine."""
-
-    train_rows: np.ndarray[Any, Any]
-    shuffle: bool
-    order: Callable[[int], Any] | None
-    seed: int
-
-    def of(self, epoch: int) -> np.ndarray[Any, Any]:
-        rows = self.train_rows
-        if self.order is not None:
-            given = np.asarray(self.order(epoch))
-            if given.ndim != 1 or given.dtype.kind not in "iu" or given.size == 0:
-                raise ValueError(f"order({epoch}) must give a one-dimensional, non-empty array of row numbers, got shape {given.shape} of {given.dtype}")
-            if given.min() < 0 or given.max() >= rows.shape[0]:
-                raise ValueError(f"order({epoch}) must give row numbers 0..{rows.shape[0] - 1}, got {given.min()}..{given.max()}")
-            return np.ascontiguousarray(rows[given], np.int64)
-        if self.shuffle:
-            return rows[np.random.default_rng([self.seed, epoch]).permutation(rows.shape[0])]
-        return rows
-
-
-def _warn_if_symmetric(net: Network) -> None:
-    """Units of a hidden layer with the same incoming and the same outgoing weights stay the same for ever."""
-    weights = [net.backend.to_numpy(W) for W in net.weights]
-    biases = [net.backend.to_numpy(b) for b in net.biases]
-    for layer in range(len(weights) - 1):
-        units = np.column_stack([weights[layer], biases[layer], weights[layer + 1].T])
-        distinct = len({unit.tobytes() for unit in units})
-        if distinct < len(units):
-            warnings.warn(
-                f"{len(units) - distinct + 1} or more of the {len(units)} units of layer {layer + 2} start identical and will stay identical; "
-                "use a random init (init='auto') to break the symmetry",
-                SymmetricStart,
-                stacklevel=4,
-            )
-            return
 
 
 # ---- the loop ---------------------------------------------------------------------------------------
@@ -245,7 +155,7 @@ def _warn_if_symmetric(net: Network) -> None:
 class _Fit:
     """One fit: the epochs, their slices, and what is done between them."""
 
-    def __init__(self, net: Network, program: Program, data: _Data, orders: _Orders, callbacks: Sequence[Any], progress: Any) -> None:
+    def __init__(self, net: Network, program: Program, data: TrainingData, orders: Orders, callbacks: Sequence[Any], progress: Any) -> None:
         self.net, self.program, self.data, self.orders = net, program, data, orders
         self.callbacks, self.progress = callbacks, progress
         self.history = History()
@@ -332,9 +242,10 @@ class _Fit:
                 history.val_accuracy.append(val_hits / val_rows)
 
     def _diverged(self, epoch: int, start: int, stop: int, order: Array) -> Diverged:
-        """The error with epoch, layer and likely causes, worked out before the snapshot is restored."""
+        """The error with epoch, step, layer and likely causes; the snapshot is restored."""
         net, rule = self.net, self.program.optimizer
-        layer = _first_bad_layer(net, self.data.x[order[: self.program.batch_size]])
+        step, layer = self._find(order, start, stop)
+        self.snapshot.restore()
         largest = float(abs(self.data.x).max())
         causes = [f"the learning rate {rule.learning_rate:g} is too large"]
         if largest > 10:
@@ -343,21 +254,42 @@ class _Fit:
             causes.append(f"the targets are not scaled (largest |y| is {top:g})")
         causes.append("the initial weights are too large")
         return Diverged(
-            f"training diverged in epoch {epoch}, steps {start}..{stop - 1}: the cost or a parameter is no longer finite, first in layer {layer}. "
+            f"training diverged in epoch {epoch}, step {step}: the cost or a parameter is no longer finite, first in layer {layer}. "
             f"Likely causes: {'; '.join(causes)}. Parameters and optimizer are back at the last finite slice.",
             epoch=epoch, layer=layer, history=self.history,
         )  # fmt: skip
 
+    def _find(self, order: Array, start: int, stop: int) -> tuple[int, int]:
+        """Take the slice again, step by step: the step that fails, and the layer (2..L) in which it does.
 
-def _first_bad_layer(net: Network, x: Array) -> int:
-    """The lecture's number (2..L) of the first layer with a parameter, or else a z, that is not finite."""
-    finite = net.backend.all_finite
-    for layer, (W, b) in enumerate(zip(net.weights, net.biases, strict=True)):
-        if not (finite(W) and finite(b)):
-            return layer + 2
-    with np.errstate(all="ignore"):
-        z, _ = net._forward(x)
-    return next((layer + 2 for layer, values in enumerate(z) if not finite(values)), len(net.sizes))
+        After a step backpropagation has carried the NaN into every layer, so the step is looked at
+        from the parameters before it: the first z going forward, else the first Delta coming back,
+        else the first parameter that its own update made infinite.
+        """
+        net, program, finite = self.net, self.program, self.net.backend.all_finite
+        self.snapshot.restore()
+        before = _Snapshot(net, program.optimizer)
+        for step in range(start, stop):
+            before.take()
+            cost_sum, _ = program.run(self.data.x, self.data.y, order, step, step + 1)
+            if math.isfinite(cost_sum) and finite(net.theta):
+                continue
+            bad_parameters = [not (finite(W) and finite(b)) for W, b in zip(net.weights, net.biases, strict=True)]
+            before.restore()
+            rows = order[step * program.batch_size : (step + 1) * program.batch_size]
+            with np.errstate(all="ignore"):
+                z, _ = net._forward(self.data.x[rows])
+                bad_z = [not finite(values) for values in z]
+                bad_Delta = [False] * len(z)
+                if not any(bad_z):
+                    Delta_W, Delta_b = net.split(net.backpropagate(self.data.x[rows], self.data.y[rows])[1])
+                    bad_Delta = [not (finite(W) and finite(b)) for W, b in zip(Delta_W, Delta_b, strict=True)]
+            if any(bad_z):
+                return step, 2 + bad_z.index(True)
+            if any(bad_Delta):
+                return step, 1 + len(z) - bad_Delta[::-1].index(True)
+            return step, 2 + bad_parameters.index(True) if any(bad_parameters) else 1 + len(z)
+        return stop - 1, len(net.sizes)
 
 
 class _Snapshot:

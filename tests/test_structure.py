@@ -76,10 +76,12 @@ RANK = {
     "backends.base": 3,
     "backends": 7,  # the registry names the engines in strings and imports the contract alone
     "checks": 8,
-    "network": 9,
-    "training": 10,
-    "model_file": 10,
-    "gradient_check": 10,
+    "options": 9,
+    "network": 10,
+    "training_data": 11,
+    "training": 12,
+    "model_file": 11,
+    "gradient_check": 11,
 }
 TOP = 100
 # Inside a function, at the moment of use, and nowhere else: convenience methods of the network, the live progress bar.
@@ -177,7 +179,7 @@ def test_the_network_never_imports_an_engine():
 
 
 def test_nothing_imports_the_command_line():
-    assert [edge for edge in EDGES if edge[1] is not None and edge[1].split(".")[0] == "cli" and edge[0].split(".")[0] != "cli"] == []
+    assert [edge for edge in EDGES if edge[1] is not None and edge[1].split(".")[0] == "cli" and edge[0].split(".")[0] not in ("cli", "__main__")] == []
 
 
 def test_no_module_level_cycles():

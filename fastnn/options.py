@@ -1,0 +1,87 @@
+"""The options of a network, checked before anything is made: sizes, activations, dtype, initial Theta.
+
+Each function returns what the network keeps, or raises ValueError or TypeError naming the argument,
+what was given and what is expected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from . import activations, checks, initializers
+from .activations import Activation
+from .errors import positive_integer, unknown_name
+from .initializers import Initializer
+from .layout import Layout
+
+__all__ = ["check_dtype", "check_hidden", "check_sizes", "initial_theta"]
+
+
+def check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
+    """(s_1, ..., s_L) as ints: at least two, each >= 1."""
+    if isinstance(sizes, (str, bytes)) or not hasattr(sizes, "__len__"):
+        raise TypeError(f"sizes must be a sequence of positive integers, got {sizes!r}")
+    if len(sizes) < 2:
+        raise ValueError(f"sizes must name at least the input and the output layer, got {list(sizes)}")
+    return tuple(positive_integer(f"sizes[{i}]", size) for i, size in enumerate(sizes))
+
+
+def check_hidden(hidden: Any, layers: int) -> tuple[Activation, ...]:
+    """One elementwise Activation per hidden layer, from a name, an Activation or a list of them."""
+    if isinstance(hidden, (str, Activation)):
+        chosen = [activations.get(hidden, "hidden")] * layers
+    elif isinstance(hidden, Sequence):
+        chosen = [activations.get(h, f"hidden[{i}]") for i, h in enumerate(hidden)]
+        if len(chosen) != layers:
+            raise ValueError(f"hidden must have one activation per hidden layer ({layers}), got {len(chosen)}")
+    else:
+        raise TypeError(f"hidden must be a name, an Activation or a list of them, got {hidden!r} ({type(hidden).__name__})")
+    if not all(g.elementwise for g in chosen):
+        raise ValueError("hidden='softmax' is not possible: softmax is for the output layer only")
+    return tuple(chosen)
+
+
+def check_dtype(dtype: Any) -> np.dtype[Any]:
+    """float32 or float64, in the machine's byte order."""
+    try:
+        result: np.dtype[Any] = np.dtype(dtype)
+    except TypeError:
+        raise unknown_name("dtype", dtype, ("float32", "float64")) from None
+    if result.name not in ("float32", "float64") or not result.isnative:
+        raise unknown_name("dtype", result.name, ("float32", "float64"))
+    return result
+
+
+def initial_theta(init: Any, layout: Layout, g: Sequence[Activation], seed: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """The initial Theta, drawn or given in float64, in the network's dtype."""
+    vector = np.zeros(layout.size)
+    weights, biases = layout.split(vector)
+    if isinstance(init, (str, Initializer)):
+        rng = np.random.default_rng(seed)
+        for W, activation in zip(weights, g, strict=True):
+            W[...] = initializers.get(init, activation).draw(W.shape[1], W.shape[0], rng)
+        return vector.astype(dtype)
+    if isinstance(init, tuple) and len(init) == 2:
+        for kind, given, views in (("weights", init[0], weights), ("biases", init[1], biases)):
+            if len(given) != len(views):
+                raise ValueError(f"init {kind} must have one array per layer ({len(views)}), got {len(given)}")
+            for layer, (array, view) in enumerate(zip(given, views, strict=True)):
+                array = checks.numeric(f"init {kind}[{layer}]", array)
+                if array.shape != view.shape:
+                    raise ValueError(f"init {kind}[{layer}] must have shape {view.shape}, got {array.shape}")
+                view[...] = array
+    else:
+        array = checks.numeric("init", init)
+        if array.shape != vector.shape:
+            raise ValueError(f"init must be a vector of {layout.size} parameters for these sizes, got shape {array.shape}")
+        vector[...] = array
+    with np.errstate(over="ignore"):
+        theta = vector.astype(dtype)
+    if not np.isfinite(theta).all():
+        index = int(np.argmin(np.isfinite(theta)))
+        overflow = f", which overflows {dtype}," if np.isfinite(vector[index]) else ""
+        raise ValueError(f"init must be finite, got {vector[index]}{overflow} at {layout.layer_of(index)[1]}")
+    return theta

@@ -1,0 +1,112 @@
+"""The rows of a fit: checked and on the engine, validation rows set apart, and their order in each epoch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import checks
+from .backends.base import Array
+from .errors import SymmetricStart, finite_number
+from .network import Network
+
+__all__ = ["Orders", "TrainingData", "prepare", "warn_if_symmetric"]
+
+
+@dataclass
+class TrainingData:
+    """Prepared rows on the engine; validation rows taken from X are not among train_rows."""
+
+    x: Array
+    y: Array
+    train_rows: np.ndarray[Any, Any]
+    validation: tuple[Array, Array] | None
+    scale: float | None
+
+
+def prepare(net: Network, X: Any, y: Any, validation: Any, seed: Any, scale: float | None) -> TrainingData:
+    """X, y and validation as `fit` takes them, checked, converted, on the engine; nothing of `net` is changed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        What does not fit, by argument, row and column.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f"seed must be an integer >= 0, got {seed!r}")
+    X = checks.numeric("X", X)
+    if scale is None:
+        scale = net.scale
+    else:
+        scale = finite_number("scale", scale, above=0)
+        if X.dtype.kind not in "iu":
+            raise ValueError(f"scale={scale!r} is for integer data, X is {X.dtype}; scale it yourself or pass the integers")
+        if net.scale is not None and net.scale != scale:
+            raise ValueError(f"scale={scale!r} differs from {net.scale!r}, with which this network was trained before")
+    x = checks.inputs(X, net.sizes[0], net.dtype, net.backend, scale=scale)
+    targets = net._targets(y, x.shape[0])
+    train = np.arange(x.shape[0])
+    held_out: tuple[Array, Array] | None = None
+    if isinstance(validation, tuple) and len(validation) == 2:
+        val_x = checks.inputs(validation[0], net.sizes[0], net.dtype, net.backend, scale=scale, argument="validation X")
+        held_out = val_x, net._targets(validation[1], val_x.shape[0], argument="validation y")
+    elif validation is not None:
+        if isinstance(validation, (tuple, list)):
+            raise TypeError(f"validation must be a pair (X, y) or a fraction, got {type(validation).__name__} of {len(validation)}")
+        chosen = _validation_rows(x.shape[0], finite_number("validation", validation, above=0, below=1), int(seed))
+        train = np.setdiff1d(train, chosen)
+        index = net.backend.asarray(chosen)
+        held_out = x[index], targets[index]
+    return TrainingData(x, targets, train, held_out, scale)
+
+
+def _validation_rows(m: int, fraction: float, seed: int) -> np.ndarray[Any, Any]:
+    count = round(m * fraction)
+    if not 1 <= count <= m - 1:
+        raise ValueError(f"validation={fraction:g} of {m} rows is {count}; at least one row must be left on each side")
+    # A key of three words never meets the [seed, epoch] of a shuffle.
+    return np.sort(np.random.default_rng([seed, 0, 1]).permutation(m)[:count])
+
+
+@dataclass
+class Orders:
+    """The order of rows in each epoch, the same on every engine."""
+
+    train_rows: np.ndarray[Any, Any]
+    shuffle: bool
+    order: Callable[[int], Any] | None
+    seed: int
+
+    def of(self, epoch: int) -> np.ndarray[Any, Any]:
+        rows = self.train_rows
+        if self.order is not None:
+            given = np.asarray(self.order(epoch))
+            if given.ndim != 1 or given.dtype.kind not in "iu" or given.size == 0:
+                raise ValueError(f"order({epoch}) must give a one-dimensional, non-empty array of row numbers, got shape {given.shape} of {given.dtype}")
+            if given.min() < 0 or given.max() >= rows.shape[0]:
+                raise ValueError(f"order({epoch}) must give row numbers 0..{rows.shape[0] - 1}, got {given.min()}..{given.max()}")
+            return np.ascontiguousarray(rows[given], np.int64)
+        if self.shuffle:
+            return rows[np.random.default_rng([self.seed, epoch]).permutation(rows.shape[0])]
+        return rows
+
+
+def warn_if_symmetric(net: Network) -> None:
+    """Units of a hidden layer with the same incoming and the same outgoing weights stay the same for ever."""
+    weights = [net.backend.to_numpy(W) for W in net.weights]
+    biases = [net.backend.to_numpy(b) for b in net.biases]
+    for layer in range(len(weights) - 1):
+        units = np.column_stack([weights[layer], biases[layer], weights[layer + 1].T])
+        distinct = len({unit.tobytes() for unit in units})
+        if distinct < len(units):
+            warnings.warn(
+                f"{len(units) - distinct + 1} or more of the {len(units)} units of layer {layer + 2} start identical and will stay identical; "
+                "use a random init (init='auto') to break the symmetry",
+                SymmetricStart,
+                stacklevel=4,
+            )
+            return
