@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
+import textwrap
 
 import cases
 import numpy as np
@@ -300,6 +304,26 @@ def test_engines_agree_after_training(backend, dtype, hidden, rule):
             program.run(X, y, engine.asarray(order), 0, program.steps(ROWS))
         result.append(np.array(engine.to_numpy(net.theta)))
     tolerances.assert_close(result[0], result[1], tolerances.training(dtype, 100) * np.abs(result[1]).max())
+
+
+def test_without_compilation_the_numba_program_gives_the_same_values():
+    """The coverage run switches the compiler off; plain Python must then compute, not skip, the products and their scaling."""
+    script = """
+        import numpy as np, fastnn
+        rng = np.random.default_rng(0)
+        X, y = rng.standard_normal((23, 6)), rng.integers(0, 4, 23)
+        theta = []
+        for engine in ("numba", "numpy"):
+            net = fastnn.Network([6, 9, 7, 4], l2=0.4, backend=engine, dtype="float64")
+            for rule in ("sgd", "adam"):
+                net.fit(X, y, optimizer=rule, learning_rate=0.05, batch_size=5, epochs=2)
+            theta.append(net.theta)
+        print(np.abs(theta[0] - theta[1]).max() / np.abs(theta[1]).max())
+        """
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    result = subprocess.run([sys.executable, "-W", "error", "-c", textwrap.dedent(script)], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout) <= tolerances.training(np.float64, 20)
 
 
 # ---- refusals ------------------------------------------------------------------------------------------------------------

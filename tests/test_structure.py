@@ -309,7 +309,7 @@ def test_available_backends_says_why_not():
 
 
 def test_files_stay_readable():
-    """About 400 lines; a tenth more is where "about" ends."""
+    """At most 400 lines."""
     here = Path(__file__).parent
     files = [*FASTNN.rglob("*.py"), *KERNELS.rglob("*.py"), *KERNELS.rglob("*.cu*"), *here.rglob("*.py")]
-    assert {str(path): lines for path in files if (lines := len(path.read_text().splitlines())) > 440} == {}
+    assert {str(path): lines for path in files if (lines := len(path.read_text().splitlines())) > 400} == {}

@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 
 import numba
+import numpy as np
 
 __all__ = ["CACHE_FOLDER", "JIT", "compiled", "exact"]
 
@@ -58,7 +59,7 @@ CACHE_FOLDER = _cache_folder()
 def _decorated(function, signature, **options):
     """`numba.njit` with fastnn's options, caching in CACHE_FOLDER."""
     if not JIT:
-        return function
+        return np.errstate(all="ignore")(function)  # compiled code does not warn either
     arguments = (signature,) if signature is not None else ()
     if CACHE_FOLDER is None:
         return numba.njit(*arguments, nogil=True, error_model="numpy", **options)(function)

@@ -32,13 +32,13 @@ def _kind(a):
     return _S if a.itemsize == 4 else _D
 
 
-def _python_product(a, b, out, beta):
-    """Without JIT: out = a b + beta out, with BLAS' rule that beta = 0 ignores what out held."""
+def _python_product(a, b, out, alpha, beta):
+    """Without JIT: out = alpha a b + beta out, with BLAS' rule that beta = 0 ignores what out held."""
     if beta:
         out *= beta
-        out += a @ b
+        out += alpha * (a @ b)
     else:
-        out[...] = a @ b
+        out[...] = alpha * (a @ b)
     return 0
 
 
@@ -64,13 +64,13 @@ if JIT:
 else:
 
     def _nt(a, b, out, alpha, beta):
-        return _python_product(a, b.T, out, beta[0])
+        return _python_product(a, b.T, out, alpha[0], beta[0])
 
     def _nn(a, b, out, alpha, beta):
-        return _python_product(a, b, out, beta[0])
+        return _python_product(a, b, out, alpha[0], beta[0])
 
     def _tn_columns(a, first, last, b, out, alpha, beta):
-        return _python_product(a.T[first:last], b, out[first:last], beta[0])
+        return _python_product(a.T[first:last], b, out[first:last], alpha[0], beta[0])
 
 
 # Each: a, b, out C-contiguous of one dtype; alpha, beta: one-element views of that dtype, because
