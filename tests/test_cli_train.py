@@ -68,7 +68,7 @@ def test_digits_for_people(cli, tmp_path):
     assert result.exit_code == 0, result.stderr
     out = result.stdout
     for words in (
-        "engine     numpy: asked for by name", "1,797 rows, 64 features, 10 classes", "1,294 training, 144 validation, 359 test rows", "parameters",
+        "engine     numpy: asked for by name", "1,797 rows, 64 features, 10 classes", "1,366 training, 72 validation, 359 test rows", "parameters",
         "confusion matrix", "accuracy", "runs/digits.png", "runs/digits.safetensors", "fastnn predict runs/digits.safetensors", "fastnn.load('runs/digits.safetensors')",
     ):  # fmt: skip
         assert words in out
@@ -97,7 +97,7 @@ def test_json_is_one_object_and_agrees_with_the_model(cli, tmp_path):
     from fastnn.data import digits
     from fastnn.data.dataset import deal
 
-    parts = deal(digits.load(), validation=0.1, seed=4)
+    parts = deal(digits.load(), validation=0.05, seed=4)
     assert net.score(*parts.test) == found["test_accuracy"]
     assert np.sum(found["confusion"]) == 359
     n, m = len(parts.train[1]), len(parts.test[1])
@@ -204,7 +204,7 @@ def test_mnist_from_a_folder_or_the_environment(cli, mnist_folder, monkeypatch):
     (["train", "digits", "--epochs", "many"], ["--epochs", "many"]),
     (["train", "digits", "--epochs", "0"], ["--epochs must be a positive integer, got 0"]),
     (["train", "digits", "--batch-size", "-1"], ["--batch-size must be a positive integer"]),
-    (["train", "digits", "--batch-size", "5000"], ["--batch-size 5000 is larger than the 1,294 training rows"]),
+    (["train", "digits", "--batch-size", "5000"], ["--batch-size 5000 is larger than the 1,366 training rows"]),
     (["train", "digits", "--learning-rate", "0"], ["--learning-rate must be", "> 0"]),
     (["train", "digits", "--learning-rate", "nan"], ["--learning-rate must be a finite number"]),
     (["train", "digits", "--l2", "-1"], ["--l2 must be"]),
@@ -361,3 +361,18 @@ def test_mnist_with_the_defaults(tmp_path):
     found = one_object(run("train", "mnist", "--hidden", "300,100", "--json", "--no-plot", cwd=tmp_path).stdout)
     assert found["epochs_completed"] == 10
     assert found["test_accuracy"] >= 0.975
+
+
+def test_numbers_that_json_does_not_have_become_null():
+    from fastnn.cli.training import _plain
+
+    assert _plain({"a": [1.5, float("inf")], "b": (float("nan"), 2), "c": "x"}) == {"a": [1.5, None], "b": [None, 2], "c": "x"}
+
+
+def test_an_optimizer_of_the_users_choice_gets_its_own_learning_rate():
+    from fastnn.cli.settings import LEARNING_RATES, TrainOptions, check
+
+    for source, optimizer, expected in (("mnist", None, 0.05), ("mnist", "adam", LEARNING_RATES["adam"]), ("digits", "sgd", LEARNING_RATES["sgd"])):
+        options = TrainOptions(source, optimizer=optimizer)
+        check(options)
+        assert options.learning_rate == expected

@@ -43,7 +43,7 @@ def train(
     activation: Annotated[str, typer.Option(metavar="NAME", help="Of the hidden layers: relu, leaky_relu, tanh, sigmoid, identity.")] = "relu",
     epochs: Annotated[str | None, typer.Option(metavar="INTEGER", help="Passes over the training rows.")] = None,
     batch_size: Annotated[str | None, typer.Option(metavar="INTEGER", help="Rows per step.")] = None,
-    learning_rate: Annotated[str | None, typer.Option(metavar="NUMBER", help="Step length alpha. By default adam 0.001, momentum 0.05, sgd 0.1.")] = None,
+    learning_rate: Annotated[str | None, typer.Option(metavar="NUMBER", help="Step length alpha; by default one that suits data and optimizer.")] = None,
     optimizer: Annotated[str | None, typer.Option(metavar="NAME", help="adam, momentum or sgd.")] = None,
     l2: Annotated[str | None, typer.Option(metavar="NUMBER", help="Lambda: lambda / (2 rows) times the sum of squared weights is added to the cost.")] = None,
     validation: Annotated[str | None, typer.Option(metavar="FRACTION", help="Of the training rows, only watched; 0 for none.")] = None,

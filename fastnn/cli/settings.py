@@ -17,7 +17,7 @@ __all__ = ["LEARNING_RATES", "Defaults", "TrainOptions", "check", "default_batch
 
 BACKENDS = ("auto", "numpy", "numba", "cupy")
 DTYPES = ("float32", "float64")
-# By optimizer, where --learning-rate is not given: alpha means something else to each rule.
+# For an optimizer that is not the data's own default: alpha means something else to each rule.
 LEARNING_RATES = {"adam": 1e-3, "momentum": 0.05, "sgd": 0.1}
 
 
@@ -29,13 +29,14 @@ class Defaults:
     epochs: int
     batch_size: int
     optimizer: str
+    learning_rate: float  # of that optimizer
     l2: float
     validation: float
 
 
-DIGITS = Defaults("128,64", 40, 16, "adam", 0.0, 0.1)
-MNIST = Defaults("300,100", 10, 128, "momentum", 5.0, 1 / 12)  # 5,000 of the 60,000 training rows
-TABLE = Defaults("64,32", 100, 32, "adam", 3.0, 0.1)
+DIGITS = Defaults("1024,256", 20, 32, "adam", 4e-4, 0.0, 0.05)
+MNIST = Defaults("300,100", 10, 128, "momentum", 0.05, 5.0, 1 / 12)  # 5,000 of the 60,000 training rows
+TABLE = Defaults("64,32", 100, 32, "adam", 1e-3, 3.0, 0.1)
 
 
 @dataclass
@@ -91,8 +92,8 @@ def check(options: TrainOptions) -> Callable[[], DataSet]:
         An option that is unknown, out of range, or meant for another kind of data.
     """
     defaults, read = _source(options)
-    for name in ("hidden", "epochs", "batch_size", "optimizer", "l2", "validation"):
-        if getattr(options, name) is None and name != "batch_size":
+    for name in ("hidden", "epochs", "optimizer", "l2", "validation"):  # the batch size waits for the number of rows
+        if getattr(options, name) is None:
             setattr(options, name, getattr(defaults, name))
     known("--backend", options.backend, BACKENDS)
     known("--dtype", options.dtype, DTYPES)
@@ -103,7 +104,8 @@ def check(options: TrainOptions) -> Callable[[], DataSet]:
     if options.batch_size is not None:
         positive_integer("--batch-size", options.batch_size)
     if options.learning_rate is None:
-        options.learning_rate = LEARNING_RATES.get(str(options.optimizer), 1e-3)
+        own = options.optimizer == defaults.optimizer
+        options.learning_rate = defaults.learning_rate if own else LEARNING_RATES.get(str(options.optimizer), 1e-3)
     finite_number("--learning-rate", options.learning_rate, above=0)
     finite_number("--l2", options.l2, least=0)
     finite_number("--validation", options.validation, least=0, below=1)
