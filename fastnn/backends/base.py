@@ -136,7 +136,10 @@ class Backend(ABC):
         """a = g(z), (m, n) -> (m, n). Overwrites `out`, which may be z itself."""
         g = activations.get(activation)
         self._check_arrays(z=(z, 2))
-        return self._activate(g, z, z if out is z else self._out(out, z.shape, z))
+        if out is z:
+            self._check_writable("out", z)
+            return self._activate(g, z, z)
+        return self._activate(g, z, self._out(out, z.shape, z))
 
     def output_delta(self, output: str | Activation, cost: str, z: Array, a: Array, y: Array, out: Array | None = None) -> Array:
         """delta^(L) of the output layer, (m, K), without 1/m. Overwrites `out`.
@@ -172,8 +175,8 @@ class Backend(ABC):
         self._check_shape("a", a, (delta.shape[0], a.shape[1]))
         self._check_shape("Delta_W", Delta_W, (delta.shape[1], a.shape[1]))
         self._check_shape("Delta_b", Delta_b, (delta.shape[1],))
-        for name, target in (("Delta_W", Delta_W), ("Delta_b", Delta_b)):
-            self._check_target(name, target, delta, a)
+        self._check_target("Delta_W", Delta_W, delta, a, Delta_b)
+        self._check_target("Delta_b", Delta_b, delta, a)
         self._accumulate(Delta_W, Delta_b, delta, a)
 
     def update(self, optimizer: Optimizer, theta: Array, grad: Array) -> None:
@@ -181,6 +184,9 @@ class Backend(ABC):
         self._check_arrays(theta=(theta, 1), grad=(grad, 1))
         self._check_shape("grad", grad, theta.shape)
         self._check_target("theta", theta, grad)
+        # A compiled update trusts these: a missing or short state would be written beyond its end.
+        if [(s.shape, s.dtype) for s in optimizer.state] != [(theta.shape, theta.dtype)] * len(optimizer.slots):
+            raise ValueError(f"optimizer={optimizer!r} holds no state for a theta of shape {tuple(theta.shape)} and {theta.dtype}; call its bind() first")
         optimizer.t += 1
         self._update(optimizer, theta, grad, optimizer.t)
 
@@ -263,8 +269,8 @@ class Backend(ABC):
                 raise TypeError(f"{name} must be an array of the {self.name} engine, got {type(x).__module__}.{type(x).__name__}; see backend.asarray")
             if x.ndim != ndim:
                 raise ValueError(f"{name} must have {ndim} dimension{'s' if ndim > 1 else ''}, got shape {tuple(x.shape)}")
-            if x.dtype.name not in FLOATS:
-                raise TypeError(f"{name} must be float32 or float64, got {x.dtype}")
+            if x.dtype.name not in FLOATS or not x.dtype.isnative:
+                raise TypeError(f"{name} must be float32 or float64 in native byte order, got {x.dtype}")
             first = first or name
             if x.dtype != arrays[first][0].dtype:
                 raise TypeError(f"{name} is {x.dtype} but {first} is {arrays[first][0].dtype}; the operations take one dtype")
@@ -274,11 +280,16 @@ class Backend(ABC):
             raise ValueError(f"{name} must have shape {tuple(shape)} beside the other arguments, got {tuple(x.shape)}")
 
     def _check_target(self, name: str, target: Array, *inputs: Array) -> None:
-        """A target written in place is C-contiguous and does not overlap an input."""
+        """A target written in place is writable, C-contiguous and does not overlap an input."""
+        self._check_writable(name, target)
         if not target.flags.c_contiguous:
             raise ValueError(f"{name} must be C-contiguous, got shape {tuple(target.shape)} with strides {target.strides}")
         if any(self._overlap(target, x) for x in inputs):
             raise ValueError(f"{name} overlaps an input in memory; give it memory of its own")
+
+    def _check_writable(self, name: str, target: Array) -> None:
+        if not getattr(target.flags, "writeable", True):  # device arrays have no such flag
+            raise ValueError(f"{name} is read-only")
 
     def _out(self, out: Array | None, shape: tuple[int, ...], *inputs: Array) -> Array:
         if out is None:
