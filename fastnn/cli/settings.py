@@ -23,7 +23,11 @@ LEARNING_RATES = {"adam": 1e-3, "momentum": 0.05, "sgd": 0.1}
 
 @dataclass(frozen=True)
 class Defaults:
-    """What is used where no option says otherwise; chosen on validation rows (README)."""
+    """What is used where no option says otherwise.
+
+    MNIST: the best of five on validation accuracy. Digits: compared on the test rows of 20 other splits (seeds
+    100..119). Tables: compared on four of scikit-learn's small sets.
+    """
 
     hidden: str
     epochs: int
