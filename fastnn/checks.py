@@ -26,8 +26,10 @@ def numeric(argument: str, x: Any) -> Any:
     Raises
     ------
     TypeError
-        Strings, objects, complex numbers, ragged lists, sparse matrices.
+        Strings, objects, complex numbers, ragged lists, sparse matrices, masked arrays.
     """
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{argument} must be a plain array, got a masked one; fill or drop the masked entries first")
     if not hasattr(x, "__cuda_array_interface__"):
         if hasattr(x, "toarray") and not isinstance(x, np.ndarray):
             raise TypeError(f"{argument} must be dense, got a sparse {type(x).__name__}; pass {argument}.toarray()")

@@ -92,7 +92,7 @@ def finite_number(argument: str, given: object, *, above: float | None = None, l
     import numpy as np
 
     bounds = [f"> {above:g}" if above is not None else "", f">= {least:g}" if least is not None else "", f"< {below:g}" if below is not None else ""]
-    wanted = " and ".join(["a finite number", *(b for b in bounds if b)])
+    wanted = " ".join(["a finite number", " and ".join(b for b in bounds if b)]).strip()
     if isinstance(given, (bool, np.bool_)) or not isinstance(given, (int, float, np.integer, np.floating)):
         raise TypeError(f"{argument} must be {wanted}, got {given!r} ({type(given).__name__})")
     value = float(given)

@@ -44,10 +44,19 @@ class Optimizer:
     slots: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, learning_rate: float) -> None:
-        self.learning_rate = finite_number("learning_rate", learning_rate, above=0)
+        self.learning_rate = learning_rate
         self.state: list[Any] = []
         self.t = 0
         self._owner: weakref.ref[Any] | None = None
+
+    @property
+    def learning_rate(self) -> float:
+        """alpha > 0; may be set between epochs, for example by a callback."""
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self._learning_rate = finite_number("learning_rate", value, above=0)
 
     def hyper(self) -> tuple[float, ...]:
         """The constants of the rule in the order its kernels read them; the learning rate first."""

@@ -6,6 +6,7 @@ what was given and what is expected.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from .errors import positive_integer, unknown_name
 from .initializers import Initializer
 from .layout import Layout
 
+MOST_PARAMETERS = 1 << 40  # 4 TiB of float32; what memory really allows is less, and MemoryError says so
+
 __all__ = ["check_dtype", "check_hidden", "check_sizes", "initial_theta"]
 
 
@@ -26,7 +29,11 @@ def check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
         raise TypeError(f"sizes must be a sequence of positive integers, got {sizes!r}")
     if len(sizes) < 2:
         raise ValueError(f"sizes must name at least the input and the output layer, got {list(sizes)}")
-    return tuple(positive_integer(f"sizes[{i}]", size) for i, size in enumerate(sizes))
+    checked = tuple(positive_integer(f"sizes[{i}]", size) for i, size in enumerate(sizes))
+    parameters = sum(n_out * (n_in + 1) for n_in, n_out in itertools.pairwise(checked))
+    if parameters > MOST_PARAMETERS:
+        raise ValueError(f"sizes={list(checked)} make {parameters:,} parameters; more than {MOST_PARAMETERS:,} are certainly a mistake")
+    return checked
 
 
 def check_hidden(hidden: Any, layers: int) -> tuple[Activation, ...]:
@@ -46,6 +53,8 @@ def check_hidden(hidden: Any, layers: int) -> tuple[Activation, ...]:
 
 def check_dtype(dtype: Any) -> np.dtype[Any]:
     """float32 or float64, in the machine's byte order."""
+    if dtype is None:  # NumPy would take it for float64
+        raise unknown_name("dtype", dtype, ("float32", "float64"))
     try:
         result: np.dtype[Any] = np.dtype(dtype)
     except TypeError:

@@ -136,15 +136,20 @@ def fit(
         epochs = positive_integer("epochs", epochs)
         if order is not None and not callable(order):
             raise TypeError(f"order must be a callable epoch -> row numbers, got {type(order).__name__}")
+        if learning_rate is None:
+            raise TypeError("learning_rate must be a finite number > 0, got None; leave it out for the default")
+        if not isinstance(callbacks, (list, tuple)):
+            raise TypeError(f"callbacks must be a list or tuple of callables f(epoch, history, net), got {type(callbacks).__name__}")
         for i, callback in enumerate(callbacks):
             if not callable(callback):
                 raise TypeError(f"callbacks[{i}] must be callable f(epoch, history, net), got {type(callback).__name__}")
+        shown = _progress(progress)
         program = net.backend.compile(net, rule, int(batch_size))
         program.training_rows = rows
         if net.epochs_trained == 0:
             warn_if_symmetric(net)
         orders = Orders(data.train_rows, bool(shuffle), order, seed)
-        return _Fit(net, program, data, orders, callbacks, _progress(progress)).run(epochs)
+        return _Fit(net, program, data, orders, callbacks, shown).run(epochs)
     finally:
         net._training.release()
 
@@ -162,6 +167,7 @@ class _Fit:
         self.snapshot = _Snapshot(net, program.optimizer)
         self.steps_per_slice = 1  # the first slice may compile; its time sets nothing but the next one
         soft = program.net.pair.targets == "probabilities" and not bool(((data.y == 0) | (data.y == 1)).all())
+        self.interrupted = False  # a Ctrl-C came in the slice that completed an epoch
         self.counts_hits = net.counts_hits(data.y) and not soft
 
     def run(self, epochs: int) -> History:
@@ -175,6 +181,8 @@ class _Fit:
                 self.progress.epoch(epoch, self.history)
                 if any([callback(epoch, self.history, self.net) is True for callback in self.callbacks]):  # noqa: C419 - every callback sees every epoch
                     break
+                if self.interrupted:
+                    raise KeyboardInterrupt
         except KeyboardInterrupt:
             self.history.interrupted = True
             warnings.warn(
@@ -210,6 +218,7 @@ class _Fit:
     def _slice(self, order: Array, start: int, stop: int, epoch: int) -> tuple[float, int]:
         """Run steps start..stop, or undo them: on divergence, and on any exception from inside the program."""
         self.snapshot.take()
+        epoch_ends = stop == self.program.steps(order.shape[0])
         result: tuple[float, int] | None = None
         try:
             with _interrupt_after():
@@ -218,9 +227,14 @@ class _Fit:
                     raise self._diverged(epoch, start, stop, order)
                 result = cost_sum, rows
                 self.done = stop
-        except BaseException:
+        except KeyboardInterrupt:
             if result is None:
                 self.snapshot.restore()
+            if result is None or not epoch_ends:
+                raise
+            self.interrupted = True  # the epoch is complete: it is recorded before the fit ends
+        except BaseException:
+            self.snapshot.restore()
             raise
         return result
 
@@ -350,4 +364,9 @@ def _progress(progress: Any) -> Any:
         from .progress import RichProgress
 
         return RichProgress()
-    return progress or _NoProgress()
+    if progress is False:
+        return _NoProgress()
+    missing = [name for name in ("start", "advance", "epoch", "stop") if not callable(getattr(progress, name, None))]
+    if missing:
+        raise TypeError(f"progress must be True, False or an object with start, advance, epoch and stop, got {progress!r}, which lacks {', '.join(missing)}")
+    return progress

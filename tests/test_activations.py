@@ -159,7 +159,7 @@ def test_configs_that_are_refused(config, match):
 
 @pytest.mark.parametrize(("slope", "error"), [(-0.1, ValueError), (NAN, ValueError), (INF, ValueError), ("0.1", TypeError), (True, TypeError), (None, TypeError)])
 def test_slopes_that_are_refused(slope, error):
-    with pytest.raises(error, match="slope must be a finite number and >= 0"):
+    with pytest.raises(error, match="slope must be a finite number >= 0"):
         activations.LeakyReLU(slope)
 
 

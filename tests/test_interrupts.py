@@ -110,7 +110,8 @@ def test_a_signal_inside_a_slice_waits_for_its_end(backend, monkeypatch):
         return original(self, X, y, order, start, stop)
 
     monkeypatch.setattr(program, "run", run)
-    with pytest.warns(TrainingInterrupted, match=r"interrupted in epoch 0 after \d+ steps"):
+    monkeypatch.setattr("fastnn.training.SLICE_SECONDS", 0)  # one step a slice, so the second does not end the epoch
+    with pytest.warns(TrainingInterrupted, match=r"interrupted in epoch 0 after 2 steps"):
         history = net.fit(X, y, optimizer=rule, epochs=3, batch_size=5)
     assert len(calls) == 2
     assert history.interrupted
@@ -122,6 +123,24 @@ def test_a_signal_inside_a_slice_waits_for_its_end(backend, monkeypatch):
     order = np.random.default_rng([0, 0]).permutation(ROWS)
     again.run(backend.asarray(X, np.float32), backend.asarray(y, np.int64), backend.asarray(order), 0, calls[-1][1])
     assert theta_of(net).tobytes() == theta_of(expected).tobytes(), "exactly the completed steps"
+
+
+def test_a_signal_in_the_slice_that_ends_an_epoch_counts_the_epoch(backend, monkeypatch):
+    X, y = data()
+    net = net_of(backend)
+    program = type(backend.compile(net_of(backend), optimizers.SGD(), 5))
+    original = program.run
+
+    def run(self, X, y, order, start, stop):
+        if stop == self.steps(order.shape[0]):
+            signal.raise_signal(signal.SIGINT)
+        return original(self, X, y, order, start, stop)
+
+    monkeypatch.setattr(program, "run", run)
+    with pytest.warns(TrainingInterrupted, match="interrupted in epoch 1 after 0 steps"):
+        history = net.fit(X, y, epochs=3, batch_size=5, validation=0.2)
+    assert history.interrupted
+    assert net.epochs_trained == len(history.cost) == len(history.val_cost) == 1
 
 
 def test_an_exception_inside_a_program_undoes_its_slice(backend, monkeypatch):
