@@ -105,3 +105,25 @@ def example(json: Json = False) -> None:
     from .diagnosis import example as run
 
     run(as_json=json)
+
+
+@app.command()
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="A few cells, two minutes.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Every net, batch and optimizer; hours, resumable.")] = False,
+    json: Annotated[Path | None, typer.Option(metavar="PATH", help="Write the results there after each cell; - for stdout at the end.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="PATH", help="Write one self-contained page.")] = None,
+    peer: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Compare with this library only: numpy, sklearn, torch, compile, jax, onnx. Repeatable.")] = None,
+    case: Annotated[list[str] | None, typer.Option(metavar="NET[@BATCH[@RULE]]", help="Measure this only, as 784-30-10@128@adam. Repeatable.")] = None,
+    rounds: Annotated[str | None, typer.Option(metavar="INTEGER", help="Interleaved rounds per cell, at most.")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="PATH", help="Go on with the results of an earlier run.")] = None,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder with MNIST, for time to accuracy; or set FASTNN_MNIST.")] = None,
+    seeds: Annotated[str | None, typer.Option(metavar="INTEGER", help="Runs to the accuracy per library; 0 for none.")] = None,
+) -> int:
+    """Compare fastnn with scikit-learn, PyTorch, JAX and ONNX Runtime on this machine: same data, order and arithmetic."""
+    from .bench import bench as run
+
+    if quick and every:
+        raise ValueError("--quick and --all exclude each other")
+    mode = "quick" if quick else "all" if every else "default"
+    return run(mode, peers=peer or [], cases=case or [], rounds=integer("--rounds", rounds), data=data, seeds=integer("--seeds", seeds), json=json, html=html, resume=resume)

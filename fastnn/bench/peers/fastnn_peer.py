@@ -1,0 +1,82 @@
+"""fastnn's own engines, driven through their public programs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ... import __version__, optimizers
+from ...backends import get_backend
+from ...network import Network
+from ..cases import Net
+from ..problem import Problem
+from .base import Array, Peer, blas_threads
+
+__all__ = ["Numba", "Numpy"]
+
+
+class Numpy(Peer):
+    """The reference engine."""
+
+    engine = "numpy"
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        get_backend(self.engine)
+        self._limit()
+
+    def _limit(self) -> None:
+        blas_threads(self.threads)
+
+    def _network(self, net: Net, theta: Array) -> Network:
+        return Network(net.sizes, hidden=net.hidden, output=net.output, cost=net.cost, init=theta, backend=self.engine)
+
+    def load(self, problem: Problem) -> None:
+        self.problem = problem
+        self.net = self._network(problem.net, problem.theta)
+        self.y = np.ascontiguousarray(problem.y)
+        self.optimizer = optimizers.get(problem.optimizer, problem.learning_rate)
+        self.program = self.net.backend.compile(self.net, self.optimizer, problem.batch)
+
+    def reset(self, theta: Array) -> None:
+        self.net.theta[...] = theta
+        for state in self.optimizer.state:
+            state[...] = 0
+        self.optimizer.t = 0
+
+    def run(self, start: int, stop: int) -> float:
+        cost_sum, rows = self.program.run(self.problem.X, self.y, self.problem.order, start, stop)
+        return cost_sum / rows
+
+    def theta(self) -> Array:
+        return np.array(self.net.theta)
+
+    def load_network(self, net: Net, theta: Array, x: Array) -> None:
+        self.net, self.x = self._network(net, theta), x
+        self._predict = self.net.predict_proba if net.classes else self.net.predict
+
+    def predict(self) -> Array:
+        return np.asarray(self._predict(self.x))
+
+    def outputs(self) -> Array:
+        return self.predict().reshape(len(self.x), -1)
+
+    def describe(self) -> str:
+        return str(getattr(self.program, "plan", "")) if hasattr(self, "program") else ""
+
+    def versions(self) -> dict[str, str]:
+        return {**super().versions(), "fastnn": __version__}
+
+
+class Numba(Numpy):
+    """The fast engine; its plan chooses threads by itself."""
+
+    engine = "numba"
+
+    def _limit(self) -> None:
+        """Nothing is limited: that the plan chooses is part of what is measured."""
+
+    def versions(self) -> dict[str, str]:
+        import numba
+        import scipy
+
+        return {**super().versions(), "numba": numba.__version__, "scipy": scipy.__version__}

@@ -1,0 +1,119 @@
+"""The same data, order and Theta for every library, made anew in each process from a seed."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cases import NETS, Case, Net
+
+__all__ = ["Problem", "initial_theta", "learning_rate", "make", "orders", "split"]
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a library is given before the clock starts.
+
+    Attributes
+    ----------
+    X : (rows, s_1) float32
+    y : (rows,) int64 classes, or (rows, 1) float32
+    theta : (P,) float32
+        Initial parameters: for each layer its weights (n_out, n_in) row by row, then its biases.
+    order : (steps * batch,) int64
+        Rows of step s: order[s * batch : (s + 1) * batch].
+    """
+
+    net: Net
+    X: Array
+    y: Array
+    theta: Array
+    order: Array
+    batch: int
+    optimizer: str
+    learning_rate: float
+
+    @property
+    def steps(self) -> int:
+        return len(self.order) // self.batch
+
+    def digest(self) -> str:
+        """Equal in two processes exactly if they were given the same problem."""
+        parts = (self.X[::61], self.y, self.theta, self.order)
+        return f"{zlib.crc32(b''.join(np.ascontiguousarray(part).tobytes() for part in parts)):08x}"
+
+
+def split(net: Net, theta: Array) -> list[tuple[Array, Array]]:
+    """(W, b) of each layer as views of theta; W is (n_out, n_in)."""
+    layers, at = [], 0
+    for n_in, n_out in itertools.pairwise(net.sizes):
+        W = theta[at : at + n_in * n_out].reshape(n_out, n_in)
+        at += n_in * n_out
+        layers.append((W, theta[at : at + n_out]))
+        at += n_out
+    return layers
+
+
+def initial_theta(net: Net, seed: int = 0) -> Array:
+    """He et al. 2015 before relu, Glorot and Bengio 2010 otherwise; zero biases. float32."""
+    rng = np.random.default_rng([seed, 1])
+    theta = np.zeros(net.parameters)
+    for W, _ in split(net, theta):
+        n_out, n_in = W.shape
+        deviation = (2 / n_in) ** 0.5 if net.hidden == "relu" else (2 / (n_in + n_out)) ** 0.5
+        W[...] = rng.normal(0, deviation, W.shape)
+    return theta.astype(np.float32)
+
+
+@functools.lru_cache(maxsize=2)
+def _rows(inputs: int, classes: int, rows: int, seed: int) -> tuple[Array, Array]:
+    """Uniform inputs, and targets that can be learned from them: a random linear rule or a smooth curve."""
+    rng = np.random.default_rng([seed, 2])
+    X = rng.random((rows, inputs), np.float32)
+    X -= np.float32(0.5)
+    rule = rng.normal(size=(inputs, max(classes, 1))).astype(np.float32)
+    if classes:
+        return X, np.argmax(X @ rule, axis=1).astype(np.int64)
+    rule /= np.linalg.norm(rule)
+    noise = rng.normal(0, 0.1, (rows, 1)).astype(np.float32)  # keeps the cost away from zero, where only rounding would be compared
+    return X, np.sin(2 * np.float32(np.pi) * (X @ rule)) + noise
+
+
+def orders(rows: int, count: int, seed: int = 0) -> Array:
+    """`count` row numbers: whole random permutations of the rows one after the other, the last cut off."""
+    epochs = -(-count // rows)
+    return np.concatenate([np.random.default_rng([seed, epoch]).permutation(rows) for epoch in range(epochs)])[:count]
+
+
+FULL_RATE_STEPS = 200
+
+
+def learning_rate(case: Case, steps: int) -> float:
+    """The case's rate, divided in a long run so that Theta goes about as far as in 200 steps.
+
+    Training is chaotic in the long run: one unit of relu that crosses its kink a step earlier, for
+    rounding alone, grows exponentially along the way, and nothing could be told from a comparison.
+    The rate does not change what a step costs.
+    """
+    return case.learning_rate * min(1.0, FULL_RATE_STEPS / steps)
+
+
+def make(case: Case, rows: int, steps: int, seed: int = 0) -> Problem:
+    """The problem of a cell: `steps` steps over shuffled rows."""
+    net = case.net
+    X, y = _rows(net.sizes[0], net.sizes[-1] if net.classes else 0, rows, seed)
+    order = orders(rows, steps * case.batch, seed)
+    return Problem(net, X, y, initial_theta(net, seed), order, case.batch, case.optimizer, learning_rate(case, steps))
+
+
+def case_from(request: dict[str, Any]) -> Case:
+    """The case that a request names by net, batch and optimizer."""
+    return Case(NETS[request["net"]], int(request["batch"]), request.get("optimizer", "sgd"))
