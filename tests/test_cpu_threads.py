@@ -94,14 +94,27 @@ def test_a_thread_that_cannot_start_runs_nothing(monkeypatch):
     assert started == []
 
 
-def test_plans_follow_the_size_of_the_problem():
-    assert choose_plan((4, 3, 2), 1, 4, 8).threads == 1, "a tiny step does not pay for a second thread"
-    assert choose_plan((784, 1024, 1024, 10), 1024, 4, 2).threads == 2
-    narrow = choose_plan((784, 16, 16, 10), 8192, 4, 2)
-    assert narrow.sliced
-    assert narrow.chunk < 8192
-    assert not choose_plan((784, 1024, 1024, 10), 1024, 4, 2).sliced
-    assert choose_plan((784, 300, 100, 10), 50, 4, 2).chunk == 50
+@pytest.mark.parametrize(
+    ("sizes", "batch", "threads", "sliced"),
+    [
+        ((4, 3, 2), 1, 1, True),  # a tiny step does not pay for a second thread
+        ((784, 16, 16, 10), 32, 1, True),
+        ((784, 16, 16, 10), 512, 2, True),
+        ((784, 300, 100, 10), 32, 2, False),
+        ((784, 300, 100, 10), 2048, 2, True),
+        ((784, 1024, 1024, 10), 64, 2, False),
+        ((784, 1024, 1024, 10), 8192, 2, True),
+    ],
+    ids=str,
+)
+def test_plans_follow_the_size_of_the_problem(sizes, batch, threads, sliced):
+    plan = choose_plan(sizes, batch, 4, 2)
+    assert (plan.threads, plan.sliced) == (threads, sliced)
+    assert 1 <= plan.chunk <= max(batch, plan.threads * -(-batch // plan.threads))
+    assert choose_plan(sizes, batch, 4, 1).threads == 1
+
+
+def test_plans_say_what_they_are():
     assert str(Plan(2, 64)) == "2 threads, 64 rows at a time"
     assert str(Plan(2, 64, sliced=True)) == "2 threads, each with a slice of the batch, 32 rows at a time"
 

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 
 __all__ = ["Plan", "choose_plan"]
 
-# A barrier costs well under a microsecond when both threads run, but the threads of a shared
-# machine do not always; a second thread is taken where a step is worth this many operations.
-FLOPS_PER_THREAD = 1_000_000
-# Bytes of a chunk's rows, activations and deltas that should stay in the cache of a core.
-CHUNK_BYTES = 4 << 20
-# The same for a tile of a thread's slice, whose rows are read three times; and up to this many
-# parameters, adding up a Delta per thread costs less than moving rows between cores.
-TILE_BYTES = 1 << 18
-SLICED_PARAMETERS = 60_000
+# The model of a step, fitted to two cores of a server (figures in bench/results): products at this
+# rate on one core, a fixed price for meeting, and parameters crossing between cores at this one.
+FLOPS_PER_SECOND = 1e11
+MEETING_SECONDS = 8e-6
+BYTES_PER_SECOND = 1.1e10
+# Bytes of rows, activations and deltas taken at a time. A narrow net's products are small, so its
+# tile stays in the second-level cache; a wide one's want many rows.
+NARROW_PARAMETERS, NARROW_BYTES, WIDE_BYTES = 60_000, 1 << 18, 3 << 20
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,15 @@ class Plan:
 
 def choose_plan(sizes: Sequence[int], batch: int, itemsize: int, threads: int) -> Plan:
     """The plan for layers `sizes`, rows per step, bytes per number, and at most so many threads."""
-    products = sum(n_in * n_out for n_in, n_out in itertools.pairwise(sizes))
-    useful = min(threads, max(1, 6 * products * batch // FLOPS_PER_THREAD))
-    per_row = (sizes[0] + 2 * sum(sizes[1:])) * itemsize
-    sliced = products <= SLICED_PARAMETERS
-    if sliced:
-        tile = min(-(-batch // useful), max(32, TILE_BYTES // per_row // 16 * 16))
-        return Plan(useful, tile * useful, sliced=True)
-    return Plan(useful, min(batch, max(256, CHUNK_BYTES // per_row // 64 * 64)))
+    parameters = sum(n_out * (n_in + 1) for n_in, n_out in itertools.pairwise(sizes))
+    per_row = sizes[0] + 2 * sum(sizes[1:])
+    # Slices move every Delta between cores, sharing moves the rows and what became of them.
+    sliced = parameters <= 0.75 * batch * per_row
+    moved = parameters * itemsize * (2 if sliced else 1)
+    saved = 6 * parameters * batch / FLOPS_PER_SECOND * (1 - 1 / threads)
+    team = threads if saved > MEETING_SECONDS + moved / BYTES_PER_SECOND else 1
+    least, tile_bytes, multiple = (32, NARROW_BYTES, 16) if parameters <= NARROW_PARAMETERS else (256, WIDE_BYTES, 64)
+    rows = max(least, tile_bytes // (per_row * itemsize) // multiple * multiple)
+    if sliced or team == 1:
+        return Plan(team, team * min(-(-batch // team), rows), sliced=True)
+    return Plan(team, min(batch, team * rows))
