@@ -179,3 +179,16 @@ def test_a_forked_child_trains_after_its_parent_did():
     """
     result = subprocess.run([sys.executable, "-W", "error", "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("order", "y", "words"),
+    [([0, 1, 4], [0, 1, 1, 0], "order must hold numbers 0..3, got 0..4"), ([0, -1, 2], [0, 1, 1, 0], "order must hold"), ([0, 1, 2], [0, 2, 1, 0], "y must hold numbers 0..1")],
+)
+def test_numba_program_never_reads_outside_its_arrays(order, y, words):
+    net = fastnn.Network([2, 3, 2], backend="numba")
+    program = net.backend.compile(net, fastnn.optimizers.SGD(), 3)
+    before = net.theta.copy()
+    with pytest.raises(ValueError, match=words):
+        program.run(np.ones((4, 2), np.float32), np.array(y), np.array(order), 0, 1)
+    np.testing.assert_array_equal(net.theta, before)

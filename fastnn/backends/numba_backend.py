@@ -128,6 +128,10 @@ class NumbaProgram(Program):
     def _run(self, X: Array, y: Array, order: Array, start: int, stop: int) -> tuple[float, int]:
         net, rule, team = self.net, self.optimizer, self.plan.threads
         by_class = y.ndim == 1
+        # Compiled code reads where it is told to; a stray number would read another array's memory.
+        _check_range("order", order[start * self.batch_size : stop * self.batch_size], X.shape[0])
+        if by_class:
+            _check_range("y", y, net.sizes[-1])
         classes, values = (np.ascontiguousarray(y, np.int64), self._no_values) if by_class else (self._no_classes, np.ascontiguousarray(y))
         hyper, states, meeting = np.array(rule.hyper()), _two_states(rule, net.theta), new_barrier()
 
@@ -144,6 +148,11 @@ class NumbaProgram(Program):
         self.hits = int(self._sums[1][::16].sum()) if net.counts_hits(y) else None
         rows = min(stop * self.batch_size, order.shape[0]) - min(start * self.batch_size, order.shape[0])
         return float(self._sums[0][::16].sum()), rows
+
+
+def _check_range(argument: str, numbers: Array, end: int) -> None:
+    if numbers.shape[0] and not (numbers.min() >= 0 and numbers.max() < end):
+        raise ValueError(f"{argument} must hold numbers 0..{end - 1}, got {numbers.min()}..{numbers.max()}")
 
 
 def _c(x: Array) -> Array:
