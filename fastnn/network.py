@@ -297,6 +297,10 @@ class Network:
             order=order, validation=validation, callbacks=callbacks, progress=progress, seed=seed, scale=scale,
         )  # fmt: skip
 
+    def plan(self, batch_size: int = 128) -> str:
+        """One sentence: how this network's engine would run training steps of batch_size rows."""
+        return self.backend.plan(self, positive_integer("batch_size", batch_size))
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one safetensors file; see `fastnn.model_file`."""
         from .model_file import save

@@ -334,3 +334,22 @@ def test_use_after_fork(engine):
         result = pipe.read()
     assert os.waitpid(child, 0)[1] == 0
     assert result == expected.theta.tobytes()
+
+
+def test_the_plan_is_one_sentence_on_every_engine(backend):
+    net = fastnn.Network([4, 3, 2], backend=backend)
+    assert isinstance(net.plan(), str)
+    with pytest.raises(ValueError, match="batch_size must be a positive integer"):
+        net.plan(0)
+
+
+def test_a_wait_that_happens_once_is_announced(monkeypatch, tmp_path):
+    engine = fastnn.get_backend("numba")
+    net = fastnn.Network([2, 3, 2], backend=engine)
+    net.fit(np.ones((4, 2)), np.array([0, 1, 0, 1]), epochs=1)
+    module = "fastnn.backends.numba_backend.CACHE_FOLDER"
+    monkeypatch.setattr(module, tmp_path)
+    assert "compiled now" in engine.first_use()
+    monkeypatch.setattr(module, None)
+    assert "anew in each process" in engine.first_use()
+    assert fastnn.get_backend("numpy").first_use() is None

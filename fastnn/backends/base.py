@@ -194,6 +194,14 @@ class Backend(ABC):
     def compile(self, net: Network, optimizer: Optimizer, batch_size: int) -> Program:
         """A training program for this network, optimizer and batch size; binds the optimizer to the network."""
 
+    @abstractmethod
+    def plan(self, net: Network, batch_size: int) -> str:
+        """One sentence: how a program of this engine would run steps of batch_size rows of this network."""
+
+    @abstractmethod
+    def first_use(self) -> str | None:
+        """What the user should know before a wait that happens once, such as a compilation; None if there is none."""
+
     # ---- arrays ---------------------------------------------------------------------------------
 
     @abstractmethod

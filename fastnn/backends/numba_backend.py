@@ -25,10 +25,10 @@ try:
 except ImportError as error:
     raise BackendUnavailable(f"SciPy, whose BLAS Numba calls, cannot be imported ({error})") from error
 
-from ..kernels.cpu import JIT, gemm, operations
+from ..kernels.cpu import CACHE_FOLDER, JIT, gemm, operations
 from ..kernels.cpu.program import training_program
 from ..kernels.cpu.team import new_barrier
-from .cpu_plan import choose_plan
+from .cpu_plan import Plan, choose_plan
 from .cpu_threads import blas_on_one_thread, run_team, usable_threads
 
 if TYPE_CHECKING:
@@ -100,13 +100,23 @@ class NumbaBackend(HostBackend):
     def compile(self, net: Network, optimizer: Optimizer, batch_size: int) -> Program:
         return NumbaProgram(net, optimizer, batch_size)
 
+    def plan(self, net: Network, batch_size: int) -> str:
+        return str(_plan(net, batch_size))
+
+    def first_use(self) -> str | None:
+        if CACHE_FOLDER is None:
+            return "the CPU kernels are compiled anew in each process, about ten seconds, because no folder can be written to keep them"
+        if not any(CACHE_FOLDER.rglob("program._worker-*.nbc")):
+            return "the CPU kernels are compiled now, about ten seconds; the next run reads them from disk"
+        return None
+
 
 class NumbaProgram(Program):
     """One compiled call per thread for a whole slice of steps; the workspace is allocated here, once."""
 
     def __init__(self, net: Network, optimizer: Optimizer, batch_size: int) -> None:
         super().__init__(net, optimizer, batch_size)
-        self.plan = choose_plan(net.sizes, self.batch_size, net.dtype.itemsize, usable_threads() if JIT else 1)
+        self.plan = _plan(net, self.batch_size)
         sizes, dtype, team, C = np.array(net.sizes, np.int64), net.dtype, self.plan.threads, self.plan.chunk
         K, widest = net.sizes[-1], max(net.sizes[1:])
         starts = np.concatenate([[0], np.cumsum(sizes[1:])]).astype(np.int64)
@@ -148,6 +158,10 @@ class NumbaProgram(Program):
         self.hits = int(self._sums[1][::16].sum()) if net.counts_hits(y) else None
         rows = min(stop * self.batch_size, order.shape[0]) - min(start * self.batch_size, order.shape[0])
         return float(self._sums[0][::16].sum()), rows
+
+
+def _plan(net: Network, batch_size: int) -> Plan:
+    return choose_plan(net.sizes, batch_size, net.dtype.itemsize, usable_threads() if JIT else 1)
 
 
 def _check_range(argument: str, numbers: Array, end: int) -> None:

@@ -58,6 +58,12 @@ class NumpyBackend(HostBackend):
     def compile(self, net: Network, optimizer: Optimizer, batch_size: int) -> Program:
         return NumpyProgram(net, optimizer, batch_size)
 
+    def plan(self, net: Network, batch_size: int) -> str:
+        return "the operations one after another; BLAS decides on its threads"
+
+    def first_use(self) -> str | None:
+        return None
+
 
 class NumpyProgram(Program):
     """The composition of the operations, step by step."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..confusion import worst_pairs
 from ..data.dataset import DataSet, Parts
 from ..network import Network
+from .errors import remark
 from .settings import TrainOptions
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ def before(options: TrainOptions, data: DataSet, parts: Parts, net: Network) -> 
     line("", f"{net.layout.size:,} parameters")
     decay = f", L2 {net.l2:g}" if net.l2 else ""
     line("training", f"{options.optimizer}, learning rate {options.learning_rate:g}, batches of {options.batch_size}, {options.epochs} epochs{decay}")
+    line("plan", net.plan(int(options.batch_size or 1)))
+    if (wait := net.backend.first_use()) is not None:
+        remark(wait)
 
 
 def after(data: DataSet, parts: Parts, net: Network, outcome: Outcome) -> None:

@@ -206,8 +206,10 @@ def _sum_columns(delta, first, last, total, partial):
     m, n = delta.shape[0], last - first
     target = total[first:last]
     for start in range(0, m, 128):
-        partial[:n] = delta[start][first:last]
-        for i in range(start + 1, min(start + 128, m)):
+        # A loop, because an assignment of one slice to another takes two seconds longer to compile.
+        for j in range(n):
+            partial[j] = 0
+        for i in range(start, min(start + 128, m)):
             row = delta[i][first:last]
             for j in range(n):
                 partial[j] += row[j]
