@@ -3,10 +3,12 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+PEERS ?= .venv-peers
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint types suite suite-without-jit bench clean
+.PHONY: demo test lint types suite suite-without-jit bench bench-micro clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fastnn train digits
@@ -29,8 +31,23 @@ suite-without-jit: $(VENV)/.dev
 suite: $(VENV)/.dev
 	$(BIN)/pytest --cov --cov-append --cov-report=term-missing:skip-covered --cov-fail-under=95
 
-bench: $(VENV)/.dev
+# fastnn beside the other libraries, which get an environment of their own (gigabytes). BENCH holds
+# the command's options: make bench BENCH="--quick --html page.html". --resume is among them.
+bench: $(PEERS)/.peers
+	$(PEERS)/bin/fastnn bench $(BENCH)
+
+bench-micro: $(VENV)/.dev
 	$(BIN)/pytest bench --benchmark-only --benchmark-group-by=group
+
+# What cannot be installed here is left out, and the comparison lists it as absent. PyTorch's own
+# index has a build without CUDA, which is a tenth of the size; where it cannot be reached, PyPI's is taken.
+PEERS_PIP := $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check
+$(PEERS)/.peers: pyproject.toml
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS_PIP) --editable ".[all]"
+	-$(PEERS)/bin/python -c "import torch" 2>/dev/null || $(PEERS_PIP) --index-url $(TORCH_INDEX) torch
+	$(PEERS_PIP) --editable ".[all,peers]" || for peer in scikit-learn torch jax onnxruntime onnx; do $(PEERS_PIP) $$peer || echo "$$peer cannot be installed here: it will be listed as absent"; done
+	@touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "fastnn needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 1; }
@@ -45,4 +62,4 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

@@ -87,17 +87,17 @@ class Field:
         """fastnn's engines, in the order in which they stand for it."""
         return [name for name, spec in self.specs.items() if spec.own]
 
-    def close(self) -> None:
-        """End all processes."""
+    def close(self, kill: bool = False) -> None:
+        """End all processes; at once, whatever they are doing, if something went wrong here."""
         for client in self._clients.values():
-            client.close()
+            client.close(kill)
         self._clients.clear()
 
     def __enter__(self) -> Field:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *error: object) -> None:
+        self.close(kill=kind is not None)
 
 
 Say = Callable[[str], None]

@@ -44,9 +44,9 @@ class Log:
 
 
 def number(value: float) -> str:
-    """Short: 0.25, 4, 1.5k, 2M."""
+    """Short: 0.25, 4, 512, 2k, 3M; but 2048."""
     for factor, suffix in ((1e6, "M"), (1e3, "k")):
-        if value >= factor:
+        if value >= factor and value % (factor / 10) == 0:
             return f"{value / factor:g}{suffix}"
     return f"{value:g}"
 
@@ -73,7 +73,7 @@ def bars(groups: Sequence[tuple[str, Sequence[Bar]]]) -> str:
     axis = Log(min(0.5, lowest / 1.15), max(4.0, highest * 1.2), 150, 720)
     height = 34 + sum(32 + 20 * len(group) for _, group in groups)
     parts = []
-    for tick in axis.ticks():
+    for tick in axis.ticks((1, 1.5, 2, 3, 5, 7)):
         parts += [_line(axis(tick), 22, axis(tick), height - 6, "one" if tick == 1 else "grid"), _text(axis(tick), 14, f"{tick:g}×", "tick", "middle")]
     y = 30.0
     for title, group in groups:
@@ -167,7 +167,7 @@ def curves(series: Sequence[tuple[str, Sequence[tuple[float, float]], str]], goa
     parts += [
         _line(left, error(tick), right, error(tick), "grid") + _text(left - 6, error(tick) + 4, f"{100 * (1 - tick):g} %", "tick", "end") for tick in error.ticks((1, 1.5, 2, 3, 5))
     ]
-    parts += [_line(left, error(1 - goal), right, error(1 - goal), "one"), _text(right, error(1 - goal) - 6, f"goal {goal:.1%}", "label", "end")]
+    parts += [_line(left, error(1 - goal), right, error(1 - goal), "one"), _text(left + 8, error(1 - goal) - 6, f"goal {goal:.1%}", "label")]
     parts.append(_text((left + right) / 2, 438, "seconds of training", "axis", "middle") + _text(left - 44, 24, "test accuracy", "axis"))
     for name, points, tip in sorted(series, key=lambda item: item[0] == "numba"):
         path = " ".join(f"{_n(x(a))},{_n(error(1 - b))}" for a, b in points)

@@ -139,5 +139,5 @@ class Client:
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *error: object) -> None:
+        self.close(kill=kind is not None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import Any
 
@@ -86,7 +86,7 @@ def _asked(results: Result) -> str:
         body.append(
             [escape(line["row"]), escape(worst.wanted), f'<span class="{css}">{line["passed"]} of {line["cells"]}</span>', f"{worst.ratio or 0:.2f}×{share}", escape(worst.title)]
         )
-    return _section("What is asked", "Every cell has to meet its row; there is no averaging.", _table(("row", "at least", "cells that pass", "worst cell", ""), body))
+    return _section("What is asked", "Every cell has to meet its row; there is no averaging.", _table(("row", "at least", "cells that pass", "worst cell"), body))
 
 
 def _ratios(results: Result) -> str:
@@ -183,27 +183,37 @@ def _inference(results: Result) -> str:
     found = sorted(rows(results, "predict"), key=lambda row: (row.cell["batch"], row.headroom))
     if not found:
         return ""
-    cases: list[tuple[str, dict[str, tuple[float, str]]]] = []
-    for row in found:
-        marks = {name: (row.cell["entrants"][name]["median"], f"{_label(results, name)}: {row.time(name)}") for name in _present(results, [row])}
-        if marks:
-            cases.append((row.title, marks))
+    pictures = []
+    for title, members in (("One row: latency", [row for row in found if row.cell["batch"] == 1]), ("Many rows: throughput", [row for row in found if row.cell["batch"] > 1])):
+        cases: list[tuple[str, dict[str, tuple[float, str]]]] = []
+        for row in members:
+            marks = {name: (row.cell["entrants"][name]["median"], f"{_label(results, name)}: {row.time(name)}") for name in _present(results, [row])}
+            if marks:
+                cases.append((row.title, marks))
+        if cases:
+            pictures.append(f'<h3>{title}</h3><div class="scroll">{charts.dots(cases)}</div>')
     text = "Time per call with rows already in each library's own form; further left is better. fastnn is called through its public, checked predict."
-    return _section("Inference", text, _legend(results, _present(results, found)), f'<div class="scroll">{charts.dots(cases)}</div>')
+    return _section("Inference", text, _legend(results, _present(results, found)), *pictures)
 
 
 def _besides(results: Result) -> str:
-    units, body = results["units"], []
+    units, found = results["units"], []
     for name, peer in results["peers"].items():
         cells = {kind: units.get(f"{kind}/{name}", {}) for kind in ("import", "startup", "memory", "size")}
-        if not any(cells.values()):
-            continue
-        imported, start, memory = cells["import"].get("library"), cells["startup"], cells["memory"].get("peak")
-        warm, cold, disk = start.get("warm"), start.get("cold"), cells["size"].get("total")
-        body.append([escape(peer["label"]), duration(imported["median"]) if imported else "", duration(cold) if cold else "", duration(warm["median"]) if warm else "",
-                     size(memory) if memory else "", size(disk) if disk else ""])  # fmt: skip
+        if any(cells.values()):
+            start = cells["startup"]
+            median = [(part or {}).get("median") for part in (cells["import"].get("library"), start.get("warm"))]
+            found.append((peer["label"], [median[0], start.get("cold"), median[1], cells["memory"].get("peak"), cells["size"].get("total")]))
+    most = [max([values[column] or 0 for _, values in found], default=0) for column in range(5)]
+    shown = (duration, duration, duration, size, size)
+    body = [[escape(label), *(_bar(value, top, text) for value, top, text in zip(values, most, shown, strict=True))] for label, values in found]
     text = "Import: beyond NumPy's own. First step: from the start of the process, import included; cold with empty caches of compiled code. Memory: peak of a process that trains 784-300-100-10, its rows included. Installed: with everything it needs."
     return _section("Besides steps", text, _table(("", "import", "first step, cold", "first step, warm", "peak memory", "installed"), body)) if body else ""
+
+
+def _bar(value: float | None, most: float, text: Callable[[float], str]) -> str:
+    """A number over a bar as long as its share of the largest in its column."""
+    return f'<div class="bar" style="--w:{100 * value / most:.0f}%">{text(value)}</div>' if value else ""
 
 
 def _everyone(results: Result) -> str:

@@ -38,6 +38,8 @@ th,td{padding:6px 10px;text-align:right;border-bottom:1px solid var(--rule);whit
 th{font-weight:600;color:var(--soft)}th:first-child,td:first-child{text-align:left}
 .PASS{color:var(--good);font-weight:600}.MISS{color:var(--bad);font-weight:600}.bad{color:var(--bad)}
 td small{display:block;color:var(--soft)}
+.bar{padding:1px 6px;border-radius:3px;background:linear-gradient(to left,color-mix(in srgb,var(--numba) 22%,transparent) var(--w),transparent var(--w))}
+h3{font-size:.95rem;margin:.6em 0}
 summary{cursor:pointer;font-weight:600}
 ul.notes{padding-left:1.2em;font-size:.9rem;color:var(--soft);overflow-wrap:anywhere}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 18px;font-size:.9rem;margin:0}dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
