@@ -332,16 +332,17 @@ class Network:
         return cost, hits if self.counts_hits(y) else None
 
     def _outputs(self, X: Any) -> Array:
+        ready = type(X) is np.ndarray and X.dtype == self.dtype and X.ndim == 2 and X.shape[1] == self.sizes[0] and X.shape[0] > 0 and X.flags.c_contiguous
+        if ready and self.backend.checks_outputs and (h := self.backend.outputs(self, X)) is not None:
+            return h  # what follows would only look at X once more, which one row would notice
         X = checks.numeric("X", X)
         if X.ndim != 2 or X.shape[0] == 0:
             self._inputs(X)  # refuses, with its reason
         device, parts = self._on_device(X), []
         for rows in self._blocks(X.shape[0]):
-            a = self._inputs(X[rows], first_row=rows.start)
-            for W, b, g in zip(self.weights, self.biases, self.activations, strict=True):
-                z = self.backend.dense_forward(a, W, b)
-                a = self.backend.activate(g, z, out=z)
-            parts.append(a if device else self.backend.to_numpy(a))
+            h = self.backend.outputs(self, self._inputs(X[rows], first_row=rows.start))
+            assert h is not None, "prepared rows are finite"
+            parts.append(h if device else self.backend.to_numpy(h))
         if len(parts) == 1:
             return parts[0]
         return self.backend.concatenate(parts) if device else np.concatenate(parts)

@@ -114,6 +114,7 @@ class Backend(ABC):
     """An engine: the four operations of the lecture, the output delta, array handling and `compile`."""
 
     name: ClassVar[str]
+    checks_outputs: ClassVar[bool] = False  # `outputs` notices NaN and infinity in its input
 
     # ---- the operations -------------------------------------------------------------------------
 
@@ -193,6 +194,22 @@ class Backend(ABC):
     @abstractmethod
     def compile(self, net: Network, optimizer: Optimizer, batch_size: int) -> Program:
         """A training program for this network, optimizer and batch size; binds the optimizer to the network."""
+
+    def outputs(self, net: Network, x: Array) -> Array | None:
+        """a^(L) (m, K), a fresh array, of rows x (m, s_1): C-contiguous, of the network's dtype, on this engine.
+
+        None if x holds NaN or infinity and the engine notices; one that does not, gives what the
+        operations give.
+        """
+        return self._outputs(net, x)
+
+    def _outputs(self, net: Network, x: Array) -> Array | None:
+        """The composition of the operations; an engine with something better for it overrides this."""
+        a = x
+        for W, b, g in zip(net.weights, net.biases, net.activations, strict=True):
+            z = self.dense_forward(a, W, b)
+            a = self.activate(g, z, out=z)
+        return a
 
     @abstractmethod
     def plan(self, net: Network, batch_size: int) -> str:

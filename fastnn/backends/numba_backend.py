@@ -6,6 +6,7 @@ Operations are single compiled calls. The program runs many steps inside one com
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ except ImportError as error:
     raise BackendUnavailable(f"SciPy, whose BLAS Numba calls, cannot be imported ({error})") from error
 
 from ..kernels.cpu import CACHE_FOLDER, JIT, gemm, operations
+from ..kernels.cpu.prediction import prediction
 from ..kernels.cpu.program import training_program
 from ..kernels.cpu.team import new_barrier
 from .cpu_plan import Plan, choose_plan
@@ -36,6 +38,10 @@ if TYPE_CHECKING:
     from ..optimizers import Optimizer
 
 __all__ = ["NumbaBackend"]
+
+# A prediction below the first is over before BLAS's threads could be told to rest; above the second,
+# a thread more pays for being started.
+ONE_THREAD_FLOPS, TEAM_FLOPS = 1_000_000, 20_000_000
 
 
 class NumbaBackend(HostBackend):
@@ -48,6 +54,7 @@ class NumbaBackend(HostBackend):
     """
 
     name = "numba"
+    checks_outputs = True
 
     def __init__(self) -> None:
         reason = gemm.probe()
@@ -56,6 +63,8 @@ class NumbaBackend(HostBackend):
         # BLAS reads alpha and beta through pointers.
         self._one = {name: np.ones(1, name) for name in ("float32", "float64")}
         self._zero = {name: np.zeros(1, name) for name in ("float32", "float64")}
+        self._known: weakref.WeakKeyDictionary[Network, tuple[Array, Array, Array, Array, Array]] = weakref.WeakKeyDictionary()
+        self._const = {name: np.array([1, 0], name) for name in ("float32", "float64")}
 
     def _scalars(self, x: Array) -> tuple[Array, Array]:
         return self._one[x.dtype.name], self._zero[x.dtype.name]
@@ -100,6 +109,37 @@ class NumbaBackend(HostBackend):
     def compile(self, net: Network, optimizer: Optimizer, batch_size: int) -> Program:
         return NumbaProgram(net, optimizer, batch_size)
 
+    def _outputs(self, net: Network, x: Array) -> Array | None:
+        """One compiled call; a team of threads for many rows. One row touches neither threads nor limits."""
+        m, h = x.shape[0], np.empty((x.shape[0], net.sizes[-1]), x.dtype)
+        shapes = self._shapes_of(net)
+        predict, rows = prediction(net.dtype), min(m, 512)
+
+        def work(first: int, last: int) -> int:
+            scratch = np.empty(min(last - first, rows) * int(shapes[2][-1]), x.dtype)
+            return int(predict(x[first:last], *shapes, net.theta, scratch, self._const[x.dtype.name], h[first:last]))
+
+        flops = 2 * net.layout.size * m
+        if m == 1 or flops < ONE_THREAD_FLOPS:
+            status = work(0, m)
+        else:
+            with blas_on_one_thread():
+                team = min(usable_threads(), m) if JIT and flops > TEAM_FLOPS else 1
+                cuts = [m * member // team for member in range(team + 1)]
+                statuses = run_team(lambda me: work(cuts[me], cuts[me + 1]), team)
+            status = next((s for s in statuses if s), 0)
+        if status < 0:
+            return None
+        _checked(status)
+        return h
+
+    def _shapes_of(self, net: Network) -> tuple[Array, Array, Array, Array, Array]:
+        """`_shapes`, made once per network: for one row they would take longer than the prediction."""
+        kept = self._known.get(net)
+        if kept is None:
+            kept = self._known[net] = _shapes(net)
+        return kept
+
     def plan(self, net: Network, batch_size: int) -> str:
         return str(_plan(net, batch_size))
 
@@ -117,17 +157,16 @@ class NumbaProgram(Program):
     def __init__(self, net: Network, optimizer: Optimizer, batch_size: int) -> None:
         super().__init__(net, optimizer, batch_size)
         self.plan = _plan(net, self.batch_size)
-        sizes, dtype, team, C = np.array(net.sizes, np.int64), net.dtype, self.plan.threads, self.plan.chunk
+        dtype, team, C = net.dtype, self.plan.threads, self.plan.chunk
         K, widest = net.sizes[-1], max(net.sizes[1:])
-        starts = np.concatenate([[0], np.cumsum(sizes[1:])]).astype(np.int64)
-        codes = np.array([g.code for g in net.activations], np.int64)
-        slopes = np.array([g.parameter for g in net.activations], dtype)
+        shapes = _shapes(net)
+        width = int(shapes[2][-1])
 
         def scratch(count: int) -> Array:
             return np.empty(count, dtype)
 
-        self._shapes = (sizes, net.layout.offsets, starts, codes, slopes, net.pair.code, optimizer.code)
-        self._work = (scratch(C * net.sizes[0]), scratch(C * int(starts[-1])), scratch(C * int(starts[-1])), scratch(C * K))
+        self._shapes = (*shapes, net.pair.code, optimizer.code)
+        self._work = (scratch(C * net.sizes[0]), scratch(C * width), scratch(C * width), scratch(C * K))
         self._targets = (np.empty(C, np.int64), scratch(C * K))
         self._scratch = (scratch(team * widest), scratch(team * 16), np.array([1, 0], dtype))
         self._sums = (np.zeros(team * 16), np.zeros(team * 16, np.int64))
@@ -158,6 +197,15 @@ class NumbaProgram(Program):
         self.hits = int(self._sums[1][::16].sum()) if net.counts_hits(y) else None
         rows = min(stop * self.batch_size, order.shape[0]) - min(start * self.batch_size, order.shape[0])
         return float(self._sums[0][::16].sum()), rows
+
+
+def _shapes(net: Network) -> tuple[Array, Array, Array, Array, Array]:
+    """Sizes, offsets of the layers in theta, starts of layers 2..L in a row of activations, codes and slopes."""
+    sizes = np.array(net.sizes, np.int64)
+    starts = np.concatenate([[0], np.cumsum(sizes[1:])]).astype(np.int64)
+    codes = np.array([g.code for g in net.activations], np.int64)
+    slopes = np.array([g.parameter for g in net.activations], net.dtype)
+    return sizes, net.layout.offsets, starts, codes, slopes
 
 
 def _plan(net: Network, batch_size: int) -> Plan:
