@@ -45,7 +45,7 @@ PEERS_PIP := $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-ch
 $(PEERS)/.peers: pyproject.toml
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	$(PEERS_PIP) --editable ".[all]"
-	-$(PEERS)/bin/python -c "import torch" 2>/dev/null || $(PEERS_PIP) --index-url $(TORCH_INDEX) torch
+	-$(PEERS)/bin/python -c "import torch" 2>/dev/null || $(PEERS_PIP) --retries 1 --no-deps --index-url $(TORCH_INDEX) torch
 	$(PEERS_PIP) --editable ".[all,peers]" || for peer in scikit-learn torch jax onnxruntime onnx; do $(PEERS_PIP) $$peer || echo "$$peer cannot be installed here: it will be listed as absent"; done
 	@touch $@
 

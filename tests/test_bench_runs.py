@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from fastnn.bench import accuracy, ceiling, cell, environment, extras, load, runner, summary
 from fastnn.bench.cases import NETS, Case, PredictCase
 from fastnn.bench.client import Absent, Client, PeerError
+from fastnn.bench.page import page
 from fastnn.bench.peers import PEERS, Spec
 from fastnn.bench.worker import Worker, serve
 from fastnn.cli import bench as command
@@ -264,6 +266,29 @@ def test_accuracy_without_data_is_skipped_with_a_line(monkeypatch):
     monkeypatch.delenv("FASTNN_MNIST", raising=False)
     results = runner.Comparison(tiny_plan("default", extras=False, seeds=1)).run()
     assert "MNIST needs a folder" in results["skipped"]["accuracy"]
+
+
+def write_idx(path, array):
+    path.write_bytes(struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes())
+
+
+def test_accuracy_with_data(tmp_path):
+    """Rows whose class is the place of their bright stripe: anyone reaches the goal."""
+    for part, m in (("train", 512), ("t10k", 64)):
+        y = np.arange(m) % 10
+        X = np.zeros((m, 28, 28))
+        X[np.arange(m), 2 * y] = 255
+        write_idx(tmp_path / f"{part}-images-idx3-ubyte", X)
+        write_idx(tmp_path / f"{part}-labels-idx1-ubyte", y)
+    plan = tiny_plan("default", extras=False, seeds=1, data=str(tmp_path))
+    plan.training, plan.predicting = (), ()
+    results = runner.Comparison(plan).run()
+    good, talkative = (results["units"][f"accuracy/0/{name}"] for name in ("good", "talkative"))
+    assert good["steps"] == 4
+    assert good["curve"][-1][1] >= accuracy.GOAL
+    assert good["reached"] == good["curve"][-1][0] > 0
+    assert [value for _, value in good["curve"]] == [value for _, value in talkative["curve"]]
+    assert "Time to accuracy" in page(results)
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"schema": 99, "units": {}}', '{"schema": 1}', "\0"])

@@ -107,6 +107,14 @@ def _failed(error: PeerError) -> Result:
     return {"status": error.kind, "note": error.reason}
 
 
+def _choices(name: str, cell: Result, field_: Field, settings: Settings) -> list[int]:
+    """The numbers of threads to try for a library in this cell."""
+    eager = cell["entrants"].get("torch", {})
+    if name == "compile" and not settings.both_compiled and "threads" in eager:
+        return [eager["threads"]]
+    return field_.threads(name)
+
+
 def _sweep(field_: Field, name: str, choices: Iterable[int], prepare: Callable[[Client], Result]) -> tuple[Result, Client | None]:
     """Prepare a library with each number of threads; the entry of the fastest, and its process."""
     entry: Result = {}
@@ -156,10 +164,7 @@ def training_cell(case: Case, field_: Field, settings: Settings, ceiling: float 
         clients: dict[str, Client] = {}
         for name in names:
             say(f"{name} prepares")
-            choices = field_.threads(name)
-            if name == "compile" and not settings.both_compiled and "threads" in cell["entrants"].get("torch", {}):
-                choices = [cell["entrants"]["torch"]["threads"]]
-            entry, client = _sweep(field_, name, choices, lambda client: client.ask("prepare", settings.timeout, **problem))
+            entry, client = _sweep(field_, name, _choices(name, cell, field_, settings), lambda client: client.ask("prepare", settings.timeout, **problem))
             if client is not None and entry["digest"] != truth["digest"]:
                 entry |= {"status": "disagrees", "note": "was given other data, order or parameters than the oracle"}
                 client = None
@@ -248,7 +253,9 @@ def predict_cell(case: PredictCase, field_: Field, settings: Settings, say: Say 
     block = max(0.05, settings.seconds)
     for name in field_.present("predict"):
         say(f"{name} prepares")
-        entry, client = _sweep(field_, name, field_.threads(name), lambda client: client.ask("predict", settings.timeout, net=case.net.name, rows=case.rows, seconds=block))
+        entry, client = _sweep(
+            field_, name, _choices(name, cell, field_, settings), lambda client: client.ask("predict", settings.timeout, net=case.net.name, rows=case.rows, seconds=block)
+        )
         cell["entrants"][name] = entry
         if client is None:
             continue

@@ -89,7 +89,7 @@ class Client:
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed by close()
         # A group of its own, so that a hang can be ended together with the compilers it may have started.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "fastnn.bench.worker", self.driver, str(self.threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+            [sys.executable, "-P", "-m", "fastnn.bench.worker", self.driver, str(self.threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
             text=True, encoding="utf-8", env={**os.environ, **self.environment}, start_new_session=True,
         )  # fmt: skip
         self._answers = queue.SimpleQueue()

@@ -25,7 +25,7 @@ def import_time(spec: Spec, repeats: int, timeout: float = 120) -> dict[str, Any
     code = f"import time; a = time.perf_counter(); import numpy; b = time.perf_counter(); {spec.imports}; c = time.perf_counter(); print(b - a, c - b)"
     pairs = []
     for _ in range(repeats):
-        output = _run([sys.executable, "-c", code], timeout).split()
+        output = _run([sys.executable, "-P", "-c", code], timeout).split()
         pairs.append((float(output[-2]), float(output[-1])))
     return {"numpy": spread([pair[0] for pair in pairs]), "library": spread([pair[1] for pair in pairs])}
 
@@ -35,7 +35,7 @@ def startup(spec: Spec, threads: int, repeats: int, cold: bool = True, timeout: 
 
     Cold: with empty caches of compiled code. Warm: with the caches that the run before filled.
     """
-    command = [sys.executable, "-m", "fastnn.bench.firststep", spec.driver, str(threads)]
+    command = [sys.executable, "-P", "-m", "fastnn.bench.firststep", spec.driver, str(threads)]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         environment = {**os.environ, **{name: os.path.join(folder, name.lower()) for name in CACHES}} if cold else dict(os.environ)
         seconds = []

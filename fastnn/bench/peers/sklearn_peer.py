@@ -79,13 +79,15 @@ class Sklearn(Peer):
     def run(self, start: int, stop: int) -> float:
         batch, order, X, y, a = self.problem.batch, self.problem.order, self.X, self.y, self.activations
         weights = (None,) if self.weighted else ()
-        total = 0.0
+        rule, adam, total = self.rule, self.problem.optimizer == "adam", 0.0
         for step in range(start, stop):
             rows = order[step * batch : (step + 1) * batch]
             a[0] = X.take(rows, axis=0)
             cost, coefs, intercepts = self.model._backprop(a[0], y[rows], *weights, a, self.deltas, self.coef_grads, self.intercept_grads)
             total += cost
-            self.rule.update_params(self.parameters, coefs + intercepts)
+            if adam:  # its epsilon stands before the bias correction of v; so corrected, its rule is that of the paper
+                rule.epsilon = 1e-8 * (1 - rule.beta_2 ** (rule.t + 1)) ** 0.5
+            rule.update_params(self.parameters, coefs + intercepts)
         return float(total / (stop - start))
 
     def theta(self) -> Array:
