@@ -6,6 +6,7 @@ block, so that the temporaries stay small. The first offending row and column ar
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -53,15 +54,16 @@ def _locate(bad: Array, first_row: int) -> str:
     return f"{row}, column {int(position[1])}" if bad.ndim == 2 else row
 
 
-def _convert(argument: str, x: Any, dtype: np.dtype[Any], backend: Backend, factor: float | None, first_row: int = 0) -> Any:
-    """x (m, ...) as a C-contiguous array of the engine and dtype, all finite; x itself if it is one already."""
+def _convert(argument: str, x: Any, dtype: np.dtype[Any], backend: Backend, factor: float | None, first_row: int = 0, keep: Collection[str] = ()) -> Any:
+    """x (m, ...) as a C-contiguous array of the engine and dtype, all finite; x itself if it is one already, or of a dtype to keep."""
     if not isinstance(x, np.ndarray):  # an array on a device: one look there, details only if something is wrong
         on_device = backend.asarray(x, dtype)
         if backend.all_finite(on_device):
             return on_device if factor is None else on_device * dtype.type(factor)
         x = backend.to_numpy(backend.asarray(x))
-    ready = x.dtype == dtype and x.flags.c_contiguous and x.dtype.isnative and factor is None
-    result = x if ready else np.empty(x.shape, dtype)
+    usable = x.flags.c_contiguous and x.dtype.isnative
+    ready, kept = usable and x.dtype == dtype and factor is None, usable and x.dtype.name in keep
+    result = x if ready or kept else np.empty(x.shape, dtype)
     rows = max(1, BLOCK // max(1, x[:1].size))
     for start in range(0, x.shape[0], rows):
         block = x[start : start + rows]
@@ -70,7 +72,7 @@ def _convert(argument: str, x: Any, dtype: np.dtype[Any], backend: Backend, fact
             raise ValueError(f"{argument} must be finite, got {value} at {_locate(~finite, first_row + start)}")
         if ready:
             continue
-        target = result[start : start + rows]
+        target = np.empty(block.shape, dtype) if kept else result[start : start + rows]  # what is kept is converted only to see that it can be
         with np.errstate(over="ignore"):
             target[...] = block
             if factor is not None:
@@ -80,11 +82,12 @@ def _convert(argument: str, x: Any, dtype: np.dtype[Any], backend: Backend, fact
     return backend.asarray(result)
 
 
-def inputs(X: Any, n_in: int, dtype: np.dtype[Any], backend: Backend, *, scale: float | None = None, argument: str = "X", first_row: int = 0) -> Any:
+def inputs(X: Any, n_in: int, dtype: np.dtype[Any], backend: Backend, *, scale: float | None = None, argument: str = "X", first_row: int = 0, keep: Collection[str] = ()) -> Any:
     """X as (m, n_in) of the dtype, C-contiguous, on the engine's device; X itself where it is that already.
 
     Integers and float64 are converted (rounded to the dtype); integers are multiplied by `scale` if given.
-    Errors count rows from `first_row`, for callers that go block by block.
+    Errors count rows from `first_row`, for callers that go block by block. A C-contiguous array of a
+    dtype named in `keep` is checked, but returned as it is, unconverted and unscaled.
 
     Raises
     ------
@@ -101,7 +104,7 @@ def inputs(X: Any, n_in: int, dtype: np.dtype[Any], backend: Backend, *, scale: 
         raise ValueError(f"{argument} must have {n_in} columns, one per input unit, got {X.shape[1]}")
     if X.shape[0] == 0:
         raise ValueError(f"{argument} must have at least one row, got an empty array of shape {tuple(X.shape)}")
-    return _convert(argument, X, dtype, backend, scale if X.dtype.kind in "iu" else None, first_row)
+    return _convert(argument, X, dtype, backend, scale if X.dtype.kind in "iu" else None, first_row, keep)
 
 
 def targets(y: Any, pair: Pair, m: int, K: int, dtype: np.dtype[Any], backend: Backend, *, argument: str = "y") -> Any:

@@ -146,6 +146,7 @@ def fit(
         shown = _progress(progress)
         program = net.backend.compile(net, rule, int(batch_size))
         program.training_rows = rows
+        program.scale = 1.0 if data.scale is None else data.scale
         if net.epochs_trained == 0:
             warn_if_symmetric(net)
         orders = Orders(data.train_rows, bool(shuffle), order, seed)
@@ -260,7 +261,7 @@ class _Fit:
         net, rule = self.net, self.program.optimizer
         step, layer = self._find(order, start, stop)
         self.snapshot.restore()
-        largest = float(abs(self.data.x).max())
+        largest = self.data.largest()
         causes = [f"the learning rate {rule.learning_rate:g} is too large"]
         if largest > 10:
             causes.append(f"the inputs are not scaled (largest |X| is {largest:g})")
@@ -292,11 +293,12 @@ class _Fit:
             before.restore()
             rows = order[step * program.batch_size : (step + 1) * program.batch_size]
             with np.errstate(all="ignore"):
-                z, _ = net._forward(self.data.x[rows])
+                x = self.data.rows(net, rows)
+                z, _ = net._forward(x)
                 bad_z = [not finite(values) for values in z]
                 bad_Delta = [False] * len(z)
                 if not any(bad_z):
-                    Delta_W, Delta_b = net.split(net.backpropagate(self.data.x[rows], self.data.y[rows])[1])
+                    Delta_W, Delta_b = net.split(net.backpropagate(x, self.data.y[rows])[1])
                     bad_Delta = [not (finite(W) and finite(b)) for W, b in zip(Delta_W, Delta_b, strict=True)]
             if any(bad_z):
                 return step, 2 + bad_z.index(True)

@@ -19,13 +19,23 @@ __all__ = ["Orders", "TrainingData", "prepare", "warn_if_symmetric"]
 
 @dataclass
 class TrainingData:
-    """Prepared rows on the engine; validation rows taken from X are not among train_rows."""
+    """Prepared rows on the engine, x perhaps in a dtype that the engine reads as it is; validation rows taken from X are not among train_rows."""
 
     x: Array
     y: Array
     train_rows: np.ndarray[Any, Any]
     validation: tuple[Array, Array] | None
     scale: float | None
+
+    def rows(self, net: Network, index: Array) -> Array:
+        """Those rows of x in the network's dtype, scaled."""
+        chosen = self.x[index]
+        return chosen if chosen.dtype == net.dtype else checks.inputs(chosen, net.sizes[0], net.dtype, net.backend, scale=self.scale)
+
+    def largest(self) -> float:
+        """max |x| as the network sees it."""
+        factor = self.scale if self.scale is not None and self.x.dtype.kind in "iu" else 1.0
+        return factor * max(float(self.x.max()), -float(self.x.min()))
 
 
 def prepare(net: Network, X: Any, y: Any, validation: Any, seed: Any, scale: float | None) -> TrainingData:
@@ -47,21 +57,20 @@ def prepare(net: Network, X: Any, y: Any, validation: Any, seed: Any, scale: flo
             raise ValueError(f"scale={scale!r} is for integer data, X is {X.dtype}; scale it yourself or pass the integers")
         if net.scale is not None and net.scale != scale:
             raise ValueError(f"scale={scale!r} differs from {net.scale!r}, with which this network was trained before")
-    x = checks.inputs(X, net.sizes[0], net.dtype, net.backend, scale=scale)
+    x = checks.inputs(X, net.sizes[0], net.dtype, net.backend, scale=scale, keep=net.backend.reads)
     targets = net._targets(y, x.shape[0])
-    train = np.arange(x.shape[0])
-    held_out: tuple[Array, Array] | None = None
+    data = TrainingData(x, targets, np.arange(x.shape[0]), None, scale)
     if isinstance(validation, tuple) and len(validation) == 2:
         val_x = checks.inputs(validation[0], net.sizes[0], net.dtype, net.backend, scale=scale, argument="validation X")
-        held_out = val_x, net._targets(validation[1], val_x.shape[0], argument="validation y")
+        data.validation = val_x, net._targets(validation[1], val_x.shape[0], argument="validation y")
     elif validation is not None:
         if isinstance(validation, (tuple, list)):
             raise TypeError(f"validation must be a pair (X, y) or a fraction, got {type(validation).__name__} of {len(validation)}")
         chosen = _validation_rows(x.shape[0], finite_number("validation", validation, above=0, below=1), int(seed))
-        train = np.setdiff1d(train, chosen)
+        data.train_rows = np.setdiff1d(data.train_rows, chosen)
         index = net.backend.asarray(chosen)
-        held_out = x[index], targets[index]
-    return TrainingData(x, targets, train, held_out, scale)
+        data.validation = data.rows(net, index), targets[index]
+    return data
 
 
 def _validation_rows(m: int, fraction: float, seed: int) -> np.ndarray[Any, Any]:

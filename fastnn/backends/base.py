@@ -49,10 +49,13 @@ class Program(ABC):
         for classes, every output on its side of 1/2 for sigmoid with cross_entropy; None for values.
     training_rows : int or None
         n of the L2 term; the rows of X if None. `fit` sets it where X holds validation rows as well.
+    scale : float
+        Factor for X of integers, where the engine reads them as they are.
     """
 
     hits: int | None = None
     training_rows: int | None = None
+    scale: float = 1.0
 
     def __init__(self, net: Network, optimizer: Optimizer, batch_size: int) -> None:
         self.net, self.optimizer, self.batch_size = net, optimizer, positive_integer("batch_size", batch_size)
@@ -75,7 +78,7 @@ class Program(ABC):
 
         Parameters
         ----------
-        X : (n, s_1) of the network's dtype, C-contiguous, on the engine's device
+        X : (n, s_1), C-contiguous, on the engine's device, of the network's dtype or one that the engine `reads`
         y : (n,) int64 classes, or (n, K) of the network's dtype
         order : (any,) int64, row numbers
         start, stop : int
@@ -98,7 +101,8 @@ class Program(ABC):
 
     def _check(self, X: Array, y: Array, order: Array, start: int, stop: int) -> None:
         net = self.net
-        if X.ndim != 2 or X.shape[1] != net.sizes[0] or X.dtype != net.dtype or not X.flags.c_contiguous:
+        fits = X.dtype == net.dtype or (X.dtype.name in net.backend.reads and X.dtype.isnative)
+        if X.ndim != 2 or X.shape[1] != net.sizes[0] or not fits or not X.flags.c_contiguous:
             raise ValueError(f"X must be a C-contiguous (n, {net.sizes[0]}) array of {net.dtype}, got shape {tuple(X.shape)} of {X.dtype}")
         net.backend.check_targets(net.pair, y, X.shape[0], net.sizes[-1], net.dtype)
         if order.ndim != 1 or order.dtype != np.int64 or not order.flags.c_contiguous:
@@ -115,6 +119,7 @@ class Backend(ABC):
 
     name: ClassVar[str]
     checks_outputs: ClassVar[bool] = False  # `outputs` notices NaN and infinity in its input
+    reads: ClassVar[frozenset[str]] = frozenset()  # dtypes of X, beside the network's, that its programs read as they are
 
     # ---- the operations -------------------------------------------------------------------------
 

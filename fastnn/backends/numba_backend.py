@@ -27,6 +27,7 @@ except ImportError as error:
     raise BackendUnavailable(f"SciPy, whose BLAS Numba calls, cannot be imported ({error})") from error
 
 from ..kernels.cpu import CACHE_FOLDER, JIT, gemm, operations
+from ..kernels.cpu.gather import KINDS
 from ..kernels.cpu.prediction import prediction
 from ..kernels.cpu.program import training_program
 from ..kernels.cpu.team import new_barrier
@@ -55,6 +56,7 @@ class NumbaBackend(HostBackend):
 
     name = "numba"
     checks_outputs = True
+    reads = frozenset(KINDS)
 
     def __init__(self) -> None:
         reason = gemm.probe()
@@ -182,11 +184,13 @@ class NumbaProgram(Program):
         if by_class:
             _check_range("y", y, net.sizes[-1])
         classes, values = (np.ascontiguousarray(y, np.int64), self._no_values) if by_class else (self._no_classes, np.ascontiguousarray(y))
+        # The bytes of X and what they mean; a view, also of a memory map.
+        rows_of_X = X.reshape(-1).view(np.uint8), KINDS[X.dtype.name], net.dtype.type(self.scale if X.dtype.kind in "iu" else 1)
         hyper, states, meeting = np.array(rule.hyper()), _two_states(rule, net.theta), new_barrier()
 
         def work(me: int) -> int:
             return int(self._worker(
-                me, team, self.plan.sliced, meeting, X, classes, values, by_class, order, start, stop, self.batch_size, self.plan.chunk,
+                me, team, self.plan.sliced, meeting, *rows_of_X, classes, values, by_class, order, start, stop, self.batch_size, self.plan.chunk,
                 *self._shapes, hyper, rule.t, self.l2_per_row(X), net.theta, self._grads, *states, *self._work, *self._targets, *self._scratch, *self._sums,
             ))  # fmt: skip
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numba
 import numpy as np
 
-__all__ = ["CACHE_FOLDER", "JIT", "compiled", "exact"]
+__all__ = ["CACHE_FOLDER", "JIT", "compiled", "exact", "part"]
 
 # False under NUMBA_DISABLE_JIT, where kernels run as plain Python; calling BLAS through Numba then
 # silently multiplies nothing, so kernels/cpu/gemm.py has a Python product for that case.
@@ -74,6 +74,11 @@ def _decorated(function, signature, **options):
 def compiled(function, signature=None):
     """A kernel: compiled without the GIL, division by zero as in NumPy, sums may be reordered."""
     return _decorated(function, signature, fastmath=_RELAXED)
+
+
+def part(function):
+    """A part of one kernel, written apart for its readers: put into its caller before compilation, so it costs none of its own."""
+    return _decorated(function, None, fastmath=_RELAXED, inline="always")
 
 
 def exact(function, signature=None):

@@ -29,30 +29,13 @@ from __future__ import annotations
 import numpy as np
 from numba.core import types
 
-from . import JIT, compiled
+from . import JIT, compiled, part
+from .gather import gather, gather_rows
 from .gemm import gemm_nn, gemm_nt, gemm_tn_columns
 from .operations import activate_rows, add, add_bias, cost_of_rows, hits_of_rows, output_delta, sum_columns, sum_of_squares, times_derivative, update
-from .team import barrier, prefetch
+from .team import barrier
 
 __all__ = ["training_program"]
-
-_AHEAD = 4  # rows asked for before they are copied; measured best of 1, 2, 4, 8
-
-
-def _gather(X, rows, x):
-    """Overwrites x (m, n) with X[rows]."""
-    m, n = x.shape
-    for i in range(min(_AHEAD, m)):
-        prefetch(X, rows[i])
-    for i in range(m):
-        if i + _AHEAD < m:
-            prefetch(X, rows[i + _AHEAD])
-        row = rows[i]
-        for j in range(n):
-            x[i, j] = X[row, j]
-
-
-_gather = compiled(_gather)
 
 
 def _share(total, me, team):
@@ -111,7 +94,7 @@ def _forward(xs, lo, hi, capacity, sizes, offsets, starts, codes, slopes, theta,
     return status
 
 
-_forward = compiled(_forward)
+_forward = part(_forward)
 
 
 def _deltas(lo, hi, capacity, sizes, offsets, starts, codes, slopes, theta, a, d, one, zero):
@@ -125,14 +108,14 @@ def _deltas(lo, hi, capacity, sizes, offsets, starts, codes, slopes, theta, a, d
     return status
 
 
-_deltas = compiled(_deltas)
+_deltas = part(_deltas)
 
 
 def _through(
-    mine, lo, hi, capacity, X, classes, values, by_class, sizes, offsets, starts, codes, slopes, pair,
+    mine, lo, hi, capacity, data, code, scale, classes, values, by_class, sizes, offsets, starts, codes, slopes, pair,
     theta, x, a, d, h, chunk_classes, chunk_values, partial, const,
 ):  # fmt: skip
-    """Takes the rows `mine` of X through the network and back to the deltas, in rows lo..hi of x, a, d, h.
+    """Takes the rows `mine` of the data through the network and back to the deltas, in rows lo..hi of x, a, d, h.
 
     Returns (cost sum, rows that are right, BLAS' status).
     """
@@ -141,12 +124,12 @@ def _through(
     xs = _rows_of(x, 0, capacity, sizes[0], lo, hi)
     wanted = _rows_of(chunk_values, 0, capacity, K, lo, hi)
     labels = chunk_classes[lo:hi]
-    _gather(X, mine, xs)
+    gather_rows(data, code, scale, mine, xs)
     if by_class:
         for i in range(hi - lo):
             labels[i] = classes[mine[i]]
     else:
-        _gather(values, mine, wanted)
+        gather(values, mine, wanted)
     status = _forward(xs, lo, hi, capacity, sizes, offsets, starts, codes, slopes, theta, a, one, zero)
     z = _rows_of(a, starts[last], capacity, K, lo, hi)
     outputs = _rows_of(h, 0, capacity, K, lo, hi)
@@ -160,7 +143,7 @@ def _through(
     return cost, right, status
 
 
-_through = compiled(_through)
+_through = part(_through)
 
 
 def _accumulate(layer, first, last, lo, hi, capacity, sizes, offsets, starts, x, a, d, Delta, factors):
@@ -171,7 +154,7 @@ def _accumulate(layer, first, last, lo, hi, capacity, sizes, offsets, starts, x,
     return gemm_tn_columns(delta, first, last, inputs, _weights(Delta, offsets, sizes, layer), factors[:1], factors[1:])
 
 
-_accumulate = compiled(_accumulate)
+_accumulate = part(_accumulate)
 
 
 def _accumulate_biases(layer, first, last, lo, hi, capacity, fresh, sizes, offsets, starts, d, grad, partial):
@@ -182,17 +165,17 @@ def _accumulate_biases(layer, first, last, lo, hi, capacity, fresh, sizes, offse
     sum_columns(_rows_of(d, starts[layer], capacity, sizes[layer + 1], lo, hi), first, last, db, partial)
 
 
-_accumulate_biases = compiled(_accumulate_biases)
+_accumulate_biases = part(_accumulate_biases)
 
 
 def _worker(
-    me, team, sliced, meeting, X, classes, values, by_class, order, start, stop, batch, capacity,
+    me, team, sliced, meeting, data, code, scale, classes, values, by_class, order, start, stop, batch, capacity,
     sizes, offsets, starts, codes, slopes, pair, rule, hyper, t, l2,
     theta, grads, state1, state2, x, a, d, h, chunk_classes, chunk_values, partials, scalars, const, costs, hits,
 ):  # fmt: skip
-    """Thread `me` of `team` through steps start..stop over X[order]. Returns BLAS' status; theta, state, costs and hits move.
+    """Thread `me` of `team` through steps start..stop over the rows `order`. Returns BLAS' status; theta, state, costs and hits move.
 
-    Targets: classes (n,) if by_class, else values (n, s_L). l2 is lambda / n. t: steps taken before.
+    data, code, scale: the rows of X, see kernels/cpu/gather.py. Targets: classes (n,) if by_class, else values (n, s_L). l2 is lambda / n. t: steps taken before.
     costs[16 me] becomes the cost sum of this thread's rows, with its part of the L2 cost; hits likewise.
     """
     layers = sizes.size - 1
@@ -219,7 +202,7 @@ def _worker(
             shift = begin - lo if sliced else begin
             if hi > lo:
                 chunk_cost, chunk_right, chunk_status = _through(
-                    rows[shift + lo : shift + hi], lo, hi, capacity, X, classes, values, by_class, sizes, offsets, starts, codes, slopes, pair,
+                    rows[shift + lo : shift + hi], lo, hi, capacity, data, code, scale, classes, values, by_class, sizes, offsets, starts, codes, slopes, pair,
                     theta, x, a, d, h, chunk_classes, chunk_values, partial, const,
                 )  # fmt: skip
                 cost += chunk_cost
@@ -275,8 +258,8 @@ _compiled_for: dict[str, object] = {}
 def training_program(dtype):
     """`_worker` compiled for float32 or float64, once per process; read from the disk cache if it is there.
 
-    The signature is given, so nothing else can ever be compiled silently; X, targets and order may
-    be read-only.
+    The signature is given, so nothing else can ever be compiled silently; data, targets and order
+    may be read-only.
     """
     name = np.dtype(dtype).name
     if name not in _compiled_for:
@@ -294,7 +277,7 @@ def _signature(name):
 
     vector, indices, doubles = types.Array(real, 1, "C"), types.Array(integer, 1, "C"), types.Array(double, 1, "C")
     return integer(
-        integer, integer, flag, indices, read(real, 2), read(integer, 1), read(real, 2), flag, read(integer, 1), integer, integer, integer, integer,
+        integer, integer, flag, indices, read(types.uint8, 1), integer, real, read(integer, 1), read(real, 2), flag, read(integer, 1), integer, integer, integer, integer,
         indices, indices, indices, indices, vector, integer, integer, doubles, integer, double,
         vector, types.Array(real, 2, "C"), *[vector] * 6, indices, *[vector] * 4, doubles, indices,
     )  # fmt: skip

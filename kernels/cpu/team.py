@@ -81,21 +81,20 @@ def _barrier(memory, team):
                 _sched_yield()
 
 
-def _prefetch_row(X, row):
-    """Asks for the cache lines of X[row]."""
-    width = X.shape[1] * X.itemsize
-    address = X.ctypes.data + row * width
-    for offset in range(0, width, 64):
+def _prefetch_bytes(data, first, count):
+    """Asks for the cache lines of bytes first..first + count of an array's memory."""
+    address = data.ctypes.data + first
+    for offset in range(0, count, 64):
         _prefetch(address + offset)
 
 
 if JIT:
     barrier = compiled(_barrier)
-    prefetch = compiled(_prefetch_row)
+    prefetch = compiled(_prefetch_bytes)
 else:
 
     def barrier(memory, team):
         """Without JIT a team has one thread."""
 
-    def prefetch(X, row):
+    def prefetch(data, first, count):
         """Without JIT there is nothing to ask for."""
