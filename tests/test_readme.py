@@ -1,0 +1,35 @@
+"""What the README shows is run as it is printed."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_quick_start_runs_and_reaches_what_a_reader_expects(tmp_path):
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
+    result = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    accuracy = float(result.stdout.splitlines()[0].split()[-1])
+    assert accuracy > 0.95
+    assert (tmp_path / "digits.safetensors").is_file()
+
+
+def test_every_command_line_it_names_exists():
+    commands = set(re.findall(r"^fastnn (\w+)", README, re.MULTILINE))
+    assert commands
+    environment = {**os.environ, "COLUMNS": "200"}
+    help_text = subprocess.run([sys.executable, "-m", "fastnn", "--help"], env=environment, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert all(re.search(rf"\b{command}\b", help_text) for command in commands)
+    options = subprocess.run([sys.executable, "-m", "fastnn", "train", "--help"], env=environment, capture_output=True, text=True, timeout=120, check=True).stdout
+    listed = re.search(r"`(--backend numpy.*?)` are explained", README, re.DOTALL).group(1)
+    for option in re.findall(r"--[\w-]+", listed):
+        assert option in options, option
+
+
+def test_the_files_it_points_to_exist():
+    for target in re.findall(r"\]\(([\w./-]+)\)", README):
+        assert (Path(__file__).parents[1] / target).exists(), target
