@@ -19,7 +19,8 @@ def test_the_quick_start_runs_and_reaches_what_a_reader_expects(tmp_path):
 
 
 def test_every_command_line_it_names_exists():
-    commands = set(re.findall(r"^fastnn (\w+)", README, re.MULTILINE))
+    block = re.search(r"## The command line\n\n```\n(.*?)```", README, re.DOTALL).group(1)
+    commands = set(re.findall(r"^fastnn (\w+)", block, re.MULTILINE))
     assert commands
     environment = {**os.environ, "COLUMNS": "200"}
     help_text = subprocess.run([sys.executable, "-m", "fastnn", "--help"], env=environment, capture_output=True, text=True, timeout=120, check=True).stdout
