@@ -85,7 +85,7 @@ def bars(groups: Sequence[tuple[str, Sequence[Bar]]]) -> str:
                 parts.append(_text(axis(1) + 6, y + 11, behind, "label"))
             else:
                 left, right = sorted((axis(1), axis(ratio)))
-                colour = "slower" if ratio < 1 else "faster" if asked is None or ratio >= asked else "short"
+                colour = "slower" if ratio < 1 else "faster" if asked is None or (ratio >= asked and "short of" not in behind) else "short"
                 parts.append(f'<g><title>{escape(tip)}</title><rect x="{_n(left)}" y="{_n(y + 1)}" width="{_n(max(1.0, right - left))}" height="13" rx="2" class="{colour}"/>')
                 parts.append(_line(axis(q1), y + 7.5, axis(q3), y + 7.5, "whisker") + "</g>")
                 parts.append(_text(760, y + 11, f"{ratio:.2f}×", "value", "end") + _text(770, y + 11, behind, "label"))
@@ -93,7 +93,7 @@ def bars(groups: Sequence[tuple[str, Sequence[Bar]]]) -> str:
                 parts.append(_line(axis(asked), y - 1, axis(asked), y + 16, "asked"))
             y += 20
         y += 6
-    return _svg(900, height, "Ratio of fastnn to the best other library, per case", parts)
+    return _svg(980, height, "Ratio of fastnn to the best other library, per case", parts)
 
 
 Mark = tuple[float, float, str]  # x, y, tooltip

@@ -84,7 +84,12 @@ def _asked(results: Result) -> str:
         share = f", {worst.cell['share']:.0%} of sgemm" if worst.cell["target"]["ceiling"] and worst.cell["share"] is not None else ""
         css = "PASS" if line["passed"] == line["cells"] else "MISS"
         body.append(
-            [escape(line["row"]), escape(worst.wanted), f'<span class="{css}">{line["passed"]} of {line["cells"]}</span>', f"{worst.ratio or 0:.2f}×{share}", escape(worst.title)]
+            [
+                escape(line["row"]),
+                escape(worst.wanted),
+                f'<span class="{css}">{line["passed"]} of {line["cells"]}</span>',
+                f"{worst.ratio or 0:.2f}×{share}<small>{escape(worst.title)}</small>",
+            ]
         )
     return _section("What is asked", "Every cell has to meet its row; there is no averaging.", _table(("row", "at least", "cells that pass", "worst cell"), body))
 
@@ -107,7 +112,8 @@ def _ratios(results: Result) -> str:
                 continue
             rival = _label(results, cell["best_peer"])
             tip = f"{row.title}: fastnn {row.time(cell['ours'])}, {rival} {row.time(cell['best_peer'])}; quartiles {ratio['q1']:.2f} to {ratio['q3']:.2f}"
-            group.append((label, ratio["median"], ratio["q1"], ratio["q3"], asked, f"{rival}{' *' if row.flags else ''}", tip))
+            short = ", short of its share" if row.verdict == "MISS" and asked is not None and ratio["median"] >= asked else ""
+            group.append((label, ratio["median"], ratio["q1"], ratio["q3"], asked, f"{rival}{' *' if row.flags else ''}{short}", tip))
         groups.append((net, group))
     text = (
         "Median over the rounds of best other library's time / fastnn's time, with quartiles; to the right of 1× fastnn is faster. The thick tick is what is asked, pale bars fall "
