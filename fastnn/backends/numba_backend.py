@@ -80,8 +80,9 @@ class NumbaBackend(HostBackend):
         return out
 
     def _activate(self, activation: Activation, z: Array, out: Array) -> Array:
-        no_bias = np.zeros(z.shape[1], z.dtype)
-        operations.activate_rows(activation.code, z.dtype.type(activation.parameter), _c(z), no_bias, out)
+        if out is not z:
+            np.copyto(out, z)
+        operations.activate(activation.code, z.dtype.type(activation.parameter), out, np.zeros(z.shape[1], z.dtype))
         return out
 
     def _output_delta(self, activation: Activation, pair: Pair, z: Array, a: Array, y: Array, out: Array) -> Array:
@@ -125,8 +126,8 @@ class NumbaBackend(HostBackend):
         if m == 1 or flops < ONE_THREAD_FLOPS:
             status = work(0, m)
         else:
+            team = min(usable_threads(), m) if JIT and flops > TEAM_FLOPS else 1
             with blas_on_one_thread():
-                team = min(usable_threads(), m) if JIT and flops > TEAM_FLOPS else 1
                 cuts = [m * member // team for member in range(team + 1)]
                 statuses = run_team(lambda me: work(cuts[me], cuts[me + 1]), team)
             status = next((s for s in statuses if s), 0)

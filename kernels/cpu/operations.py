@@ -15,9 +15,10 @@ from . import compiled
 from .elementary import exp, sigmoid, tanh
 
 __all__ = [
-    "activate_rows",
+    "activate",
     "add",
     "add_bias",
+    "copy",
     "cost_of_rows",
     "hits_of_rows",
     "output_delta",
@@ -38,78 +39,92 @@ def _add_bias(z, b):
 add_bias = compiled(_add_bias)
 
 
-def _softmax_row(z, a, i):
-    """Overwrites a[i] with softmax(z[i]); a may be z. NaN or +inf anywhere makes the row NaN."""
-    n = z.shape[1]
-    top = z[i, 0]
-    for j in range(1, n):
-        top = z[i, j] if z[i, j] > top else top
-    total = z.dtype.type(0)
-    for j in range(n):
-        e = exp(z[i, j] - top)
-        a[i, j] = e
+def _softmax_row(row):
+    """Overwrites row (n,) with its softmax. NaN or +inf anywhere makes it NaN."""
+    top = row[0]
+    for j in range(1, row.size):
+        top = row[j] if row[j] > top else top
+    total = row.dtype.type(0)
+    for j in range(row.size):
+        e = exp(row[j] - top)
+        row[j] = e
         total += e
-    for j in range(n):
-        a[i, j] = a[i, j] / total
+    for j in range(row.size):
+        row[j] = row[j] / total
 
 
 _softmax_row = compiled(_softmax_row)
 
 
-def _activate_rows(code, slope, z, b, a):
-    """Overwrites a (m, n) with g(z + b); a may be z. `slope` is the leaky ReLU's."""
-    m, n = z.shape
-    zero = z.dtype.type(0)
+def _activate(code, slope, a, b):
+    """Overwrites a (m, n), which holds z without its bias, with g(a + b); b (n,). `slope` is the leaky ReLU's.
+
+    One array in and out: with two, the compiler checks whether they overlap, and where they are the
+    same it takes a loop that is not vectorised, seven times slower for tanh.
+    """
+    m, n = a.shape
+    zero = a.dtype.type(0)
     if code == 1:
         for i in range(m):
+            row = a[i]
             for j in range(n):
-                a[i, j] = sigmoid(z[i, j] + b[j])
+                row[j] = sigmoid(row[j] + b[j])
     elif code == 2:
         for i in range(m):
+            row = a[i]
             for j in range(n):
-                a[i, j] = tanh(z[i, j] + b[j])
+                row[j] = tanh(row[j] + b[j])
     elif code == 3 or (code == 4 and slope == zero):
         for i in range(m):
+            row = a[i]
             for j in range(n):
-                v = z[i, j] + b[j]
-                a[i, j] = zero if v < zero else v  # this way round NaN stays NaN
+                v = row[j] + b[j]
+                row[j] = zero if v < zero else v  # this way round NaN stays NaN
     elif code == 4:
         for i in range(m):
+            row = a[i]
             for j in range(n):
-                v = z[i, j] + b[j]
-                a[i, j] = v if v > zero else v * slope
+                v = row[j] + b[j]
+                row[j] = v if v > zero else v * slope
     else:
         for i in range(m):
+            row = a[i]
             for j in range(n):
-                a[i, j] = z[i, j] + b[j]
-        if code == 5:
-            for i in range(m):
-                _softmax_row(a, a, i)
+                row[j] += b[j]
+            if code == 5:
+                _softmax_row(row)
 
 
-activate_rows = compiled(_activate_rows)
+activate = compiled(_activate)
+
+
+def _copy(z, a):
+    """Overwrites a (m, n) with z."""
+    for i in range(z.shape[0]):
+        for j in range(z.shape[1]):
+            a[i, j] = z[i, j]
+
+
+copy = compiled(_copy)
 
 
 def _times_derivative(code, slope, delta, a):
     """delta (m, n) *= g'(z), from a = g(z), in place. A NaN in a makes delta NaN."""
-    m, n = delta.shape
     zero, one = a.dtype.type(0), a.dtype.type(1)
-    if code == 1:
-        for i in range(m):
-            for j in range(n):
-                delta[i, j] *= a[i, j] * (one - a[i, j])
-    elif code == 2:
-        for i in range(m):
-            for j in range(n):
-                delta[i, j] *= one - a[i, j] * a[i, j]
-    elif code == 3:
-        for i in range(m):
-            for j in range(n):
-                delta[i, j] *= one if a[i, j] > zero else (zero if a[i, j] <= zero else a[i, j])
-    elif code == 4:
-        for i in range(m):
-            for j in range(n):
-                delta[i, j] *= one if a[i, j] > zero else (slope if a[i, j] <= zero else a[i, j])
+    for i in range(delta.shape[0]):
+        d, h = delta[i], a[i]
+        if code == 1:
+            for j in range(d.size):
+                d[j] *= h[j] * (one - h[j])
+        elif code == 2:
+            for j in range(d.size):
+                d[j] *= one - h[j] * h[j]
+        elif code == 3:
+            for j in range(d.size):
+                d[j] *= one if h[j] > zero else (zero if h[j] <= zero else h[j])
+        elif code == 4:
+            for j in range(d.size):
+                d[j] *= one if h[j] > zero else (slope if h[j] <= zero else h[j])
 
 
 times_derivative = compiled(_times_derivative)

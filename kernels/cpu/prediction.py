@@ -14,7 +14,7 @@ from numba.core import types
 
 from . import JIT, compiled
 from .gemm import gemm_nt
-from .operations import activate_rows
+from .operations import activate, copy
 from .program import _biases, _rows_of, _weights
 
 __all__ = ["prediction"]
@@ -85,8 +85,9 @@ def _predict(X, sizes, offsets, starts, codes, slopes, theta, a, const, out):
                     _matrix_vector(W, x[0], z[0])
                 else:
                     status |= gemm_nt(x, W, z, one, zero)
-            target = z if layer < layers - 1 else out[begin : begin + m]
-            activate_rows(codes[layer], slopes[layer], z, b, target)
+            activate(codes[layer], slopes[layer], z, b)
+            if layer == layers - 1:
+                copy(z, out[begin : begin + m])
     return status
 
 

@@ -32,7 +32,7 @@ from numba.core import types
 from . import JIT, compiled, part
 from .gather import gather, gather_rows
 from .gemm import gemm_nn, gemm_nt, gemm_tn_columns
-from .operations import activate_rows, add, add_bias, cost_of_rows, hits_of_rows, output_delta, sum_columns, sum_of_squares, times_derivative, update
+from .operations import activate, add, add_bias, copy, cost_of_rows, hits_of_rows, output_delta, sum_columns, sum_of_squares, times_derivative, update
 from .team import barrier
 
 __all__ = ["training_program"]
@@ -88,7 +88,7 @@ def _forward(xs, lo, hi, capacity, sizes, offsets, starts, codes, slopes, theta,
             status |= gemm_nt(_rows_of(a, starts[layer - 1], capacity, sizes[layer], lo, hi), W, z, one, zero)
         b = _biases(theta, offsets, sizes, layer)
         if layer < layers - 1:
-            activate_rows(codes[layer], slopes[layer], z, b, z)
+            activate(codes[layer], slopes[layer], z, b)
         else:
             add_bias(z, b)
     return status
@@ -134,7 +134,8 @@ def _through(
     z = _rows_of(a, starts[last], capacity, K, lo, hi)
     outputs = _rows_of(h, 0, capacity, K, lo, hi)
     partial[:K] = 0
-    activate_rows(codes[last], slopes[last], z, partial[:K], outputs)
+    copy(z, outputs)
+    activate(codes[last], slopes[last], outputs, partial[:K])
     cost = cost_of_rows(pair, z, outputs, labels, wanted, by_class)
     right = hits_of_rows(pair, outputs, labels, wanted, by_class)
     top = _rows_of(d, starts[last], capacity, K, lo, hi)
