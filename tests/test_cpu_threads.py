@@ -52,6 +52,15 @@ def test_a_limit_set_by_the_user_is_respected():
         assert cpu_threads.usable_threads() == 1
 
 
+@pytest.mark.parametrize(("content", "cores"), [("max 100000", None), ("100000 100000", 1), ("50000 100000", 1), ("250000 100000", 2), ("nonsense", None)])
+def test_the_quota_of_a_container_counts(monkeypatch, tmp_path, content, cores):
+    file = tmp_path / "cpu.max"
+    file.write_text(content)
+    monkeypatch.setattr(cpu_threads, "QUOTA_FILE", file)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4)))
+    assert cpu_threads._cores() == (cores or 4)
+
+
 def test_runs_under_way_share_the_cores():
     alone = cpu_threads.usable_threads()
     with cpu_threads.blas_on_one_thread():
@@ -112,6 +121,13 @@ def test_plans_follow_the_size_of_the_problem(sizes, batch, threads, sliced):
     assert (plan.threads, plan.sliced) == (threads, sliced)
     assert 1 <= plan.chunk <= max(batch, plan.threads * -(-batch // plan.threads))
     assert choose_plan(sizes, batch, 4, 1).threads == 1
+
+
+def test_many_cores_are_used_only_as_far_as_they_pay():
+    teams = [choose_plan((784, 300, 100, 10), batch, 4, 64).threads for batch in (1, 32, 512, 8192, 65536)]
+    assert teams == sorted(teams)
+    assert teams[0] == 1
+    assert 1 < teams[2] < 64 <= teams[-1]
 
 
 def test_plans_say_what_they_are():

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 __all__ = ["Plan", "choose_plan"]
 
 # The model of a step, fitted to two cores of a server (figures in bench/results): products at this
-# rate on one core, a fixed price for meeting, and parameters crossing between cores at this one.
+# rate on one core, a price for meeting that grows with the team, and parameters crossing between
+# cores at this one. More than two cores are extrapolation.
 FLOPS_PER_SECOND = 1e11
 MEETING_SECONDS = 8e-6
 BYTES_PER_SECOND = 1.1e10
@@ -37,9 +38,15 @@ def choose_plan(sizes: Sequence[int], batch: int, itemsize: int, threads: int) -
     per_row = sizes[0] + 2 * sum(sizes[1:])
     # Slices move every Delta between cores, sharing moves the rows and what became of them.
     sliced = parameters <= 0.75 * batch * per_row
-    moved = parameters * itemsize * (2 if sliced else 1)
-    saved = 6 * parameters * batch / FLOPS_PER_SECOND * (1 - 1 / threads)
-    team = threads if saved > MEETING_SECONDS + moved / BYTES_PER_SECOND else 1
+
+    def seconds(team: int) -> float:
+        alone = 6 * parameters * batch / FLOPS_PER_SECOND
+        if team == 1:
+            return alone
+        moved = parameters * itemsize * (team if sliced else 2 * (team - 1) / team)
+        return alone / team + MEETING_SECONDS * team / 2 + moved / BYTES_PER_SECOND
+
+    team = min(sorted({threads, *(1 << k for k in range(threads.bit_length()))}), key=seconds)
     least, tile_bytes, multiple = (32, NARROW_BYTES, 16) if parameters <= NARROW_PARAMETERS else (256, WIDE_BYTES, 64)
     rows = max(least, tile_bytes // (per_row * itemsize) // multiple * multiple)
     if sliced or team == 1:

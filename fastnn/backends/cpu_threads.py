@@ -9,10 +9,12 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 __all__ = ["blas_on_one_thread", "run_team", "usable_threads"]
 
+QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
 _lock = threading.Lock()
 _libraries: list[Any] = []
 _before: list[int] = []  # threads of each library before the first of overlapping runs
@@ -45,10 +47,21 @@ def _set_threads(library: Any, count: int) -> None:
 _OPENBLAS_SETTERS = [f"{prefix}openblas_set_num_threads{suffix}" for prefix in ("scipy_", "") for suffix in ("", "64_", "_64")]
 
 
-def usable_threads() -> int:
-    """Threads worth starting now: this process's cores, fewer where BLAS was told to use fewer (joblib's
-    workers, `threadpool_limits`, OPENBLAS_NUM_THREADS), shared with the runs already under way."""
+def _cores() -> int:
+    """Cores this process may use: its affinity, and the quota of its container where there is one (cgroup v2)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = QUOTA_FILE.read_text().split()
+        cores = min(cores, int(quota) // int(period))
+    except (OSError, ValueError):
+        pass  # no such file, or "max": no quota
+    return max(1, cores)
+
+
+def usable_threads() -> int:
+    """Threads worth starting now: this process's cores (affinity and container quota), fewer where BLAS was told to use fewer (joblib's
+    workers, `threadpool_limits`, OPENBLAS_NUM_THREADS), shared with the runs already under way."""
+    cores = _cores()
     with _lock:
         if _holders == 0:  # otherwise BLAS is at one thread because of us
             told = [library.get_num_threads() for library in _blas()]

@@ -43,6 +43,7 @@ __all__ = ["NumbaBackend"]
 # A prediction below the first is over before BLAS's threads could be told to rest; above the second,
 # a thread more pays for being started.
 ONE_THREAD_FLOPS, TEAM_FLOPS = 1_000_000, 20_000_000
+PREDICTION_ROWS = 512  # a tile: its activations stay in the cache
 
 
 class NumbaBackend(HostBackend):
@@ -65,8 +66,7 @@ class NumbaBackend(HostBackend):
         # BLAS reads alpha and beta through pointers.
         self._one = {name: np.ones(1, name) for name in ("float32", "float64")}
         self._zero = {name: np.zeros(1, name) for name in ("float32", "float64")}
-        self._known: weakref.WeakKeyDictionary[Network, tuple[Array, Array, Array, Array, Array]] = weakref.WeakKeyDictionary()
-        self._const = {name: np.array([1, 0], name) for name in ("float32", "float64")}
+        self._known: weakref.WeakKeyDictionary[Network, _Predictor] = weakref.WeakKeyDictionary()
 
     def _scalars(self, x: Array) -> tuple[Array, Array]:
         return self._one[x.dtype.name], self._zero[x.dtype.name]
@@ -114,34 +114,35 @@ class NumbaBackend(HostBackend):
 
     def _outputs(self, net: Network, x: Array) -> Array | None:
         """One compiled call; a team of threads for many rows. One row touches neither threads nor limits."""
-        m, h = x.shape[0], np.empty((x.shape[0], net.sizes[-1]), x.dtype)
-        shapes = self._shapes_of(net)
-        predict, rows = prediction(net.dtype), min(m, 512)
-
-        def work(first: int, last: int) -> int:
-            scratch = np.empty(min(last - first, rows) * int(shapes[2][-1]), x.dtype)
-            return int(predict(x[first:last], *shapes, net.theta, scratch, self._const[x.dtype.name], h[first:last]))
-
-        flops = 2 * net.layout.size * m
-        if m == 1 or flops < ONE_THREAD_FLOPS:
-            status = work(0, m)
+        known = self._known.get(net)
+        if known is None:
+            known = self._known[net] = _Predictor(net)
+        m = x.shape[0]
+        if m == 1:  # every step in Python between the caller and the compiled code would be noticed here
+            h = np.empty(known.one_row, known.dtype)
+            status = known.predict(x, *known.shapes, net.theta, np.empty(known.width, known.dtype), known.const, h)
         else:
-            team = min(usable_threads(), m) if JIT and flops > TEAM_FLOPS else 1
-            with blas_on_one_thread():
-                cuts = [m * member // team for member in range(team + 1)]
-                statuses = run_team(lambda me: work(cuts[me], cuts[me + 1]), team)
-            status = next((s for s in statuses if s), 0)
+            h = np.empty((m, known.one_row[1]), known.dtype)
+            status = self._many_rows(known, net, x, h)
         if status < 0:
             return None
         _checked(status)
         return h
 
-    def _shapes_of(self, net: Network) -> tuple[Array, Array, Array, Array, Array]:
-        """`_shapes`, made once per network: for one row they would take longer than the prediction."""
-        kept = self._known.get(net)
-        if kept is None:
-            kept = self._known[net] = _shapes(net)
-        return kept
+    def _many_rows(self, known: _Predictor, net: Network, x: Array, h: Array) -> int:
+        m, flops = x.shape[0], 2 * net.layout.size * x.shape[0]
+
+        def work(first: int, last: int) -> int:
+            scratch = np.empty(min(last - first, PREDICTION_ROWS) * known.width, known.dtype)
+            return int(known.predict(x[first:last], *known.shapes, net.theta, scratch, known.const, h[first:last]))
+
+        if flops < ONE_THREAD_FLOPS:
+            return work(0, m)
+        team = min(usable_threads(), m) if JIT and flops > TEAM_FLOPS else 1
+        cuts = [m * member // team for member in range(team + 1)]
+        with blas_on_one_thread():
+            statuses = run_team(lambda me: work(cuts[me], cuts[me + 1]), team)
+        return next((status for status in statuses if status), 0)
 
     def plan(self, net: Network, batch_size: int) -> str:
         return str(_plan(net, batch_size))
@@ -152,6 +153,18 @@ class NumbaBackend(HostBackend):
         if not any(CACHE_FOLDER.rglob("program._worker-*.nbc")):
             return "the CPU kernels are compiled now, about ten seconds; the next run reads them from disk"
         return None
+
+
+class _Predictor:
+    """What a prediction needs of a network, made once: for one row it would take longer than the prediction."""
+
+    def __init__(self, net: Network) -> None:
+        self.shapes = _shapes(net)
+        self.dtype = net.dtype
+        self.width = int(self.shapes[2][-1])
+        self.one_row = (1, net.sizes[-1])
+        self.const = np.array([1, 0], net.dtype)
+        self.predict: Any = prediction(net.dtype)
 
 
 class NumbaProgram(Program):

@@ -37,7 +37,8 @@ def _source_hash() -> str:
 
 def _cache_folder() -> Path | None:
     """The folder for this state of the sources, made and tried; None if it cannot be written."""
-    root = Path(numba.config.CACHE_DIR or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    # expanduser, unlike Path.home(), does not raise where there is no home
+    root = Path(numba.config.CACHE_DIR or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     folder = root / "fastnn" / f"numba-{_source_hash()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
