@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 __all__ = ["Plan", "choose_plan"]
 
-# The model of a step, fitted to two cores of a server (figures in bench/results): products at this
+# The model of a step, fitted to two cores of one server by running both plans side by side: products at this
 # rate on one core, a price for meeting that grows with the team, and parameters crossing between
 # cores at this one. More than two cores are extrapolation.
 FLOPS_PER_SECOND = 1e11
