@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import activations, checks, costs, options
+from . import activations, checks, costs, optimizers, options
 from .activations import Activation
 from .backends import Backend, choose_backend
 from .errors import finite_number, positive_integer
@@ -263,10 +263,10 @@ class Network(FitMethod):
         constant = np.where(residual == 0, 1.0, 0.0)
         return float(np.where(spread == 0, constant, 1 - residual / np.where(spread == 0, 1, spread)).mean())
 
-    def plan(self, batch_size: int = 128, *, explain: bool = False, micro_batch: int | None = None) -> str:
-        """One sentence: how this network's engine would run training steps of batch_size rows, micro_batch at a time; with `explain` several lines: why."""
+    def plan(self, batch_size: int = 128, *, explain: bool = False, micro_batch: int | None = None, optimizer: str | optimizers.Optimizer = "adam") -> str:
+        """One sentence: how this network's engine would run training steps of batch_size rows, micro_batch at a time, by this rule; with `explain` several lines: why."""
         rows = None if micro_batch is None else positive_integer("micro_batch", micro_batch)
-        return self.backend.plan(self, positive_integer("batch_size", batch_size), explain, rows)
+        return self.backend.plan(self, positive_integer("batch_size", batch_size), explain, rows, optimizers.get(optimizer))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one safetensors file; see `fastnn.model_file`."""

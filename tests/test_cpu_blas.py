@@ -102,7 +102,7 @@ def test_operations_programs_and_predictions_multiply_with_mkl(stand_in):
     """)  # fmt: skip
     products, plan, difference, (single, double, not_held), outside, everywhere = result
     assert products == "MKL 9.1 (Intel CPU, and MKL is installed)"
-    assert plan.endswith("\nproducts: MKL 9.1 (Intel CPU, and MKL is installed)")
+    assert plan.endswith("\nBLAS: MKL 9.1 (Intel CPU, and MKL is installed)")
     assert difference["float32"] < 1e-4
     assert difference["float64"] < 1e-12
     assert single > 50

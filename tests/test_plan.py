@@ -108,6 +108,16 @@ def test_every_engine_explains_itself(backend):
     assert net.plan(2, explain=True).splitlines()[0] == net.plan(2)
 
 
+@pytest.mark.parametrize("rule", sorted(fastnn.optimizers.OPTIMIZERS))
+def test_the_plan_that_is_told_is_the_one_that_runs(rule):
+    """Also for rules that panels do not do."""
+    net = fastnn.Network([64, 16, 10], backend="numba")
+    program = net.backend.compile(net, fastnn.optimizers.get(rule), 32)
+    assert net.plan(32, optimizer=rule) == str(program.plan)
+    assert program.plan.panels is (rule not in ("lars", "lamb"))
+    assert net.plan(32, explain=True, optimizer=rule).splitlines()[0] == str(program.plan)
+
+
 @needs_threads
 def test_an_override_is_what_runs():
     engine = fastnn.get_backend("numba", threads=2, chunk=6, sliced=True, panels=False)

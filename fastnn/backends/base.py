@@ -241,8 +241,8 @@ class Backend(ABC):
         return a
 
     @abstractmethod
-    def plan(self, net: Network, batch_size: int, explain: bool = False, micro_batch: int | None = None) -> str:
-        """One sentence: how a program of this engine would run steps of batch_size rows, micro_batch at a time (None: its choice), of this network; with `explain` several lines: why."""
+    def plan(self, net: Network, batch_size: int, explain: bool = False, micro_batch: int | None = None, optimizer: Optimizer | None = None) -> str:
+        """One sentence: how a program of this engine would run steps of batch_size rows, micro_batch at a time (None: its choice), of this network under this rule (None: SGD, Momentum or Adam); with `explain` several lines: why."""
 
     @abstractmethod
     def first_use(self) -> str | None:

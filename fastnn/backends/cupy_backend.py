@@ -136,7 +136,7 @@ class CupyBackend(Backend):
         (m, n_out), n_in = delta.shape, a.shape[1]
         self.device.gemm("N", "T", n_in, n_out, m, a, n_in, delta, n_out, Delta_W, n_in, beta=1.0)
 
-    def plan(self, net: Network, batch_size: int, explain: bool = False, micro_batch: int | None = None) -> str:
+    def plan(self, net: Network, batch_size: int, explain: bool = False, micro_batch: int | None = None, optimizer: Optimizer | None = None) -> str:
         arithmetic(net, self.device)
         try:
             rows = rows_that_fit(net, self.device, batch_size, min(batch_size, micro_batch or batch_size), None)

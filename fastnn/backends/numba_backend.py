@@ -147,9 +147,9 @@ class NumbaBackend(HostBackend):
             layerwise.move(optimizer.code, hyper, w, d, first, decay > 0, squares)
 
     def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None) -> Program:
-        fits = not isinstance(optimizer, LayerWise)
-        plan = choose_plan(_problem(net, positive_integer("batch_size", batch_size), fits), self._most_threads(), self._wishes)
-        if plan.panels and fits:
+        problem = _problem(net, positive_integer("batch_size", batch_size), optimizer)
+        plan = choose_plan(problem, self._most_threads(), self._wishes)
+        if plan.panels and problem.fits_panels:
             return PanelProgram(net, optimizer, batch_size, micro_batch, plan)
         return NumbaProgram(net, optimizer, batch_size, micro_batch, plan, self.blas)
 
@@ -198,14 +198,14 @@ class NumbaBackend(HostBackend):
         """As wished, else as many as this process may use now."""
         return self._wishes.threads or (usable_threads() if JIT else 1)
 
-    def plan(self, net: Network, batch_size: int, explain: bool = False, micro_batch: int | None = None) -> str:
-        given = _problem(net, batch_size), self._most_threads(), self._wishes
+    def plan(self, net: Network, batch_size: int, explain: bool = False, micro_batch: int | None = None, optimizer: Optimizer | None = None) -> str:
+        given = _problem(net, batch_size, optimizer), self._most_threads(), self._wishes
         plan = choose_plan(*given).with_rows_at_most(batch_size if micro_batch is None else micro_batch)
         if not explain:
             return str(plan)
         first, *why = explain_plan(*given).splitlines()
         limited = [] if str(plan) == first else [str(plan), f"micro_batch={micro_batch}: fewer rows than the engine's own choice, which is explained below"]
-        return "\n".join([*limited, first, *why, f"products: {self.products}"])
+        return "\n".join([*limited, first, *why, f"BLAS: {self.products}"])
 
     def first_use(self) -> str | None:
         if CACHE_FOLDER is None:
@@ -280,8 +280,10 @@ def _shapes(net: Network) -> tuple[Array, Array, Array, Array, Array]:
     return sizes, net.layout.offsets, starts, codes, slopes
 
 
-def _problem(net: Network, batch_size: int, rule_fits: bool = True) -> Problem:
-    return Problem(net.sizes, batch_size, net.dtype.itemsize, rule_fits and all(g.name != "softmax" for g in net.hidden))
+def _problem(net: Network, batch_size: int, optimizer: Optimizer | None = None) -> Problem:
+    """LARS and LAMB want norms of whole layers, a hidden softmax whole rows; panels are cut across both."""
+    fits = not isinstance(optimizer, LayerWise) and all(g.name != "softmax" for g in net.hidden)
+    return Problem(net.sizes, batch_size, net.dtype.itemsize, fits)
 
 
 def _c(x: Array) -> Array:

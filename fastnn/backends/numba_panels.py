@@ -65,11 +65,11 @@ class PanelProgram(TeamProgram):
             self._layout.pack(net.split(vector), packed)
         states = two_states(self._states, net.dtype)
 
-        def work(me: int) -> int:
-            return int(self._worker(
+        def work(me: int) -> None:
+            self._worker(
                 me, team, self.plan.sliced, meeting, self._panels, *source, classes, values, by_class, order, start, stop, self.batch_size, self._capacity,
                 *self._shapes, hypers, rule.t, self.l2_per_row(X), self._packed, self._grads, *states, *self._work, *self._rest, self._costs, self._hits,
-            ))  # fmt: skip
+            )  # fmt: skip
 
         run_team(work, team)
         for vector, packed in vectors:

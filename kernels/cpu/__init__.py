@@ -8,6 +8,7 @@ none can be written, a warning says so and the code is compiled anew in each pro
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import tempfile
@@ -17,7 +18,7 @@ from pathlib import Path
 import numba
 import numpy as np
 
-__all__ = ["CACHE_FOLDER", "JIT", "compiled", "exact", "exported", "part"]
+__all__ = ["CACHE_FOLDER", "JIT", "compiled", "exact", "exported", "part", "per_dtype"]
 
 # False under NUMBA_DISABLE_JIT, where kernels run as plain Python; calling BLAS through Numba then
 # silently multiplies nothing, so kernels/cpu/gemm.py has a Python product for that case.
@@ -90,6 +91,19 @@ def part(function):
 def exact(function, signature=None):
     """As `compiled`, but only a*b+c may be contracted: for code that relies on the order of its operations."""
     return _decorated(function, signature, fastmath={"contract"})
+
+
+def per_dtype(function, signature):
+    """A function dtype -> `function` compiled for it, once per process, or read from the disk cache.
+
+    signature: dtype name -> Numba signature. It is given, so that nothing else can ever be compiled silently.
+    """
+
+    @functools.cache
+    def by_name(name):
+        return compiled(function, signature(name) if JIT else None)
+
+    return lambda dtype: by_name(np.dtype(dtype).name)
 
 
 def exported(function, signature):

@@ -2,7 +2,7 @@
 
 Numba's loops do not keep a tile of sums in registers, so these few are written as instructions on vectors,
 which the compiler splits where a machine's are shorter. Everything is given by address (int64); strides and
-places are in numbers. Each factory makes the kernel of one tile.
+places are in numbers. Which tile is a number (`tile_of`).
 
 Reference for the tiling: K. Goto, R. van de Geijn, "Anatomy of High-Performance Matrix
 Multiplication", ACM TOMS 34(3), 2008, section 6.
@@ -10,13 +10,15 @@ Multiplication", ACM TOMS 34(3), 2008, section 6.
 
 from __future__ import annotations
 
+import functools
+
 import llvmlite.binding
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-__all__ = ["DEPTHS", "FETCH", "MOST", "PANEL", "ROWS", "VECTOR", "lanes", "make_apply", "make_gradient", "padded", "panels_of", "transpose_block"]
+__all__ = ["DEPTHS", "FETCH", "MOST", "PANEL", "ROWS", "VECTOR", "apply_tile", "gradient_tile", "lanes", "padded", "panels_of", "tile_of", "transpose_block"]
 
 _FEATURES = llvmlite.binding.get_host_cpu_features()
 VECTOR = 64 if _FEATURES.get("avx512f") else 32  # bytes of a vector
@@ -93,15 +95,40 @@ class _Emitter:
         self.builder.call(function, [self.builder.inttoptr(address, _I8.as_pointer()), _I32(0), _I32(2), _I32(1)])
 
 
-def make_apply(vectors, rows):
-    """`rows` rows of out, `vectors` vectors of each. `offsets`, `coming`: int64 per row; coming 0 for none."""
-    chains = max(1, 8 // (vectors * rows))  # of one sum, added up in the end
+def tiles(sizes):
+    """[(vectors, size)] of the tiles in registers, in the order of `tile_of`; sizes: ROWS or DEPTHS."""
+    widths = range(1, MOST + 1)
+    return [*((v, 1) for v in widths), (1, sizes[1]), (2, sizes[2]), *((v, sizes[MOST]) for v in widths)]
 
-    @intrinsic
-    def kernel(typingctx, real, x, offsets, coming, matrix, stride, depth, bias, out, out_stride):
-        def codegen(context, builder, signature, args):
-            _, x, offsets, coming, matrix, stride, depth, bias, out, out_stride = args
-            emit = _Emitter(builder, signature.args[0])
+
+def tile_of(single, vectors, q):
+    """The number of a tile: for a single row, for a width of one or two vectors in all, or for q vectors of more."""
+    return q - 1 if single else (MOST + vectors - 1 if vectors <= 2 else MOST + 1 + q)
+
+
+def _one_of(builder, which, bodies):
+    """Emits a branch to the body with this number."""
+    end = builder.append_basic_block("end")
+    switch = builder.switch(which, end)
+    for number, body in enumerate(bodies):
+        block = builder.append_basic_block("tile")
+        switch.add_case(_I64(number), block)
+        builder.position_at_end(block)
+        body()
+        builder.branch(end)
+    builder.position_at_end(end)
+
+
+@intrinsic
+def apply_tile(typingctx, tile, real, x, offsets, coming, matrix, stride, depth, bias, out, out_stride):
+    """Rows of out, vectors of each, as the tile says. `offsets`, `coming`: int64 per row; coming 0 for none."""
+
+    def codegen(context, builder, signature, args):
+        tile, _, x, offsets, coming, matrix, stride, depth, bias, out, out_stride = args
+        emit = _Emitter(builder, signature.args[1])
+
+        def body(vectors, rows):
+            chains = max(1, 8 // (vectors * rows))  # of one sum, added up in the end
             per_line = FETCH // emit.size
             row = [emit.at(x, emit.load(builder.add(offsets, _I64(8 * i)), _I64)) for i in range(rows)]
             begin = [emit.load(emit.at(bias, _I64(v * emit.count))) for v in range(vectors)]
@@ -135,22 +162,23 @@ def make_apply(vectors, rows):
                     for c in range(1, chains):
                         total = builder.fadd(total, builder.load(sums[c][i][v]))
                     emit.store(total, builder.add(target, _I64(v * VECTOR)))
-            return context.get_dummy_value()
 
-        return types.void(real, *[types.int64] * 9), codegen
+        _one_of(builder, tile, [functools.partial(body, *shape) for shape in tiles(ROWS)])
+        return context.get_dummy_value()
 
-    return kernel
+    return types.void(types.int64, real, *[types.int64] * 9), codegen
 
 
-def make_gradient(vectors, depth):
-    """`depth` rows of the matrix, `vectors` vectors of each, over `count` rows of x and d."""
-    chains = max(1, 8 // (vectors * depth))
+@intrinsic
+def gradient_tile(typingctx, tile, real, x, offsets, count, coming, asked, d, d_stride, matrix, stride, share, keep):
+    """Rows of the matrix, vectors of each, as the tile says, over `count` rows of x and d; asked: lines of so many rows `coming` are asked for."""
 
-    @intrinsic
-    def kernel(typingctx, real, x, offsets, count, coming, asked, d, d_stride, matrix, stride, share, keep):
-        def codegen(context, builder, signature, args):
-            _, x, offsets, count, coming, asked, d, d_stride, matrix, stride, share, keep = args
-            emit = _Emitter(builder, signature.args[0])
+    def codegen(context, builder, signature, args):
+        tile, _, x, offsets, count, coming, asked, d, d_stride, matrix, stride, share, keep = args
+        emit = _Emitter(builder, signature.args[1])
+
+        def body(vectors, depth):
+            chains = max(1, 8 // (vectors * depth))
             sums = [[[emit.sum_at(emit.zero()) for _ in range(vectors)] for _ in range(depth)] for _ in range(chains)]
 
             def add(i, c):
@@ -183,11 +211,11 @@ def make_gradient(vectors, depth):
                     total = builder.fmul(factor, total)
                     held = builder.fmul(kept, emit.load(place), flags=("contract",))
                     emit.store(builder.select(fresh, total, builder.fadd(held, total, flags=("contract",))), place)
-            return context.get_dummy_value()
 
-        return types.void(real, *[types.int64] * 9, real, real), codegen
+        _one_of(builder, tile, [functools.partial(body, *shape) for shape in tiles(DEPTHS)])
+        return context.get_dummy_value()
 
-    return kernel
+    return types.void(types.int64, real, *[types.int64] * 9, real, real), codegen
 
 
 @intrinsic

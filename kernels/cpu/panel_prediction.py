@@ -7,10 +7,9 @@ places (L + 1, ROWS + AHEAD) int64 and zeros as there.
 
 from __future__ import annotations
 
-import numpy as np
 from numba.core import types
 
-from . import JIT, compiled
+from . import per_dtype
 from .operations import activate
 from .panels import AHEAD, address, apply, itemsize, rows_at
 from .prediction import _finite
@@ -48,17 +47,10 @@ def _predict(X, panels, sizes, widths, blocks, starts, codes, slopes, packed, a,
     return True
 
 
-_compiled_for: dict[str, object] = {}
+def _signature(name):
+    real, indices = getattr(types, name), types.Array(types.int64, 1, "C")
+    vector, rows = types.Array(real, 1, "C"), types.Array(real, 2, "C", readonly=True)
+    return types.boolean(rows, *[indices] * 6, vector, vector, vector, indices, types.Array(types.int64, 2, "C"), vector, types.Array(real, 2, "C"))
 
 
-def panel_prediction(dtype):
-    """`_predict` compiled for float32 or float64, once per process; read from the disk cache if it is there."""
-    name = np.dtype(dtype).name
-    if name not in _compiled_for:
-        signature = None
-        if JIT:
-            real, indices = getattr(types, name), types.Array(types.int64, 1, "C")
-            vector, rows = types.Array(real, 1, "C"), types.Array(real, 2, "C", readonly=True)
-            signature = types.boolean(rows, *[indices] * 6, vector, vector, vector, indices, types.Array(types.int64, 2, "C"), vector, types.Array(real, 2, "C"))
-        _compiled_for[name] = compiled(_predict, signature)
-    return _compiled_for[name]
+panel_prediction = per_dtype(_predict, _signature)

@@ -31,7 +31,7 @@ from __future__ import annotations
 import numpy as np
 from numba.core import types
 
-from . import JIT, compiled, part
+from . import compiled, part, per_dtype
 from .elementary import exp
 from .gather import gather_rows
 from .operations import activate, add, cost_of_rows, hits_of_rows, output_delta, sum_of_squares, times_derivative, update
@@ -182,7 +182,7 @@ def _worker(
     sizes, widths, blocks, starts, turns, codes, slopes, pair, rule, hypers, t, l2,
     packed, grads, state1, state2, turned, x, a, d, h, e, wanted, labels, places, firsts, ones, zeros, costs, hits,
 ):  # fmt: skip
-    """Thread `me` of `team` through steps start..stop over the rows `order`. Returns 0; packed, state, costs and hits move.
+    """Thread `me` of `team` through steps start..stop over the rows `order`. Packed, state, costs and hits move.
 
     `native`: the rows of X are numbers of the network's dtype side by side, and are used where they lie.
     source, read, scale, targets, l2, hypers, t, costs and hits as in kernels/cpu/program.py.
@@ -294,23 +294,9 @@ def _worker(
         _turn(panels, zero, sizes, widths, blocks, turns, theta, T, nothing)
     costs[16 * me] = cost
     hits[16 * me] = right
-    return 0
-
-
-_compiled_for: dict[str, object] = {}
-
-
-def panel_program(dtype):
-    """`_worker` compiled for float32 or float64, once per process; read from the disk cache if it is there."""
-    name = np.dtype(dtype).name
-    if name not in _compiled_for:
-        _compiled_for[name] = compiled(_worker, _signature(name))
-    return _compiled_for[name]
 
 
 def _signature(name):
-    if not JIT:
-        return None
     real, integer, double, flag = getattr(types, name), types.int64, types.float64, types.boolean
 
     def read(kind, ndim):
@@ -318,8 +304,11 @@ def _signature(name):
 
     vector, indices, doubles = types.Array(real, 1, "C"), types.Array(integer, 1, "C"), types.Array(double, 1, "C")
     table, integers = types.Array(real, 2, "C"), types.Array(integer, 2, "C")
-    return integer(
+    return types.void(
         integer, integer, flag, indices, indices, indices, integer, flag, real, read(integer, 1), read(real, 2), flag, read(integer, 1), integer, integer, integer, integer,
         *[indices] * 6, vector, integer, integer, types.Array(double, 2, "C"), integer, double,
         vector, table, vector, vector, *[table] * 7, integers, integers, integers, vector, vector, doubles, indices,
     )  # fmt: skip
+
+
+panel_program = per_dtype(_worker, _signature)  # data, targets and order may be read-only

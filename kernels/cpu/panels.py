@@ -21,7 +21,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from . import JIT, compiled, exported, part
-from .panel_code import DEPTHS, FETCH, MOST, PANEL, ROWS, VECTOR, lanes, make_apply, make_gradient, padded, panels_of, transpose_block
+from .panel_code import DEPTHS, FETCH, MOST, PANEL, ROWS, VECTOR, apply_tile, gradient_tile, lanes, padded, panels_of, tile_of, transpose_block
 
 __all__ = ["AHEAD", "PANEL", "address", "apply", "gradient", "itemsize", "kernels", "lanes", "padded", "panels_of", "rows_at", "transpose", "vector_at"]
 
@@ -30,12 +30,6 @@ _I64 = ir.IntType(64)
 
 _R1, _R2, _R3 = ROWS[1], ROWS[2], ROWS[MOST]
 _D1, _D2, _D3 = DEPTHS[1], DEPTHS[2], DEPTHS[MOST]
-_apply_1, _apply_2 = make_apply(1, _R1), make_apply(2, _R2)
-_apply_w1, _apply_w2, _apply_w3, _apply_w4 = (make_apply(min(v, MOST), _R3) for v in (1, 2, 3, 4))
-_apply_r1, _apply_r2, _apply_r3, _apply_r4 = (make_apply(min(v, MOST), 1) for v in (1, 2, 3, 4))
-_grad_1, _grad_2 = make_gradient(1, _D1), make_gradient(2, _D2)
-_grad_w1, _grad_w2, _grad_w3, _grad_w4 = (make_gradient(min(v, MOST), _D3) for v in (1, 2, 3, 4))
-_grad_s1, _grad_s2, _grad_s3, _grad_s4 = (make_gradient(min(v, MOST), 1) for v in (1, 2, 3, 4))
 
 
 def _address(x):
@@ -44,6 +38,7 @@ def _address(x):
 
 
 if JIT:
+    _tile_of = compiled(tile_of)
 
     @intrinsic
     def _itemsize(typingctx, real):
@@ -77,31 +72,12 @@ if JIT:
             q = min(MOST, vectors - v)
             panel, across = M + v * M_rows * VECTOR, q * VECTOR // size
             bias = nothing if nothing != 0 else panel + depth * q * VECTOR
+            tile = _tile_of(m == 1, vectors, q)
             for i in range(0, m, rows):
                 here = places + 8 * i
                 coming = here + 8 * ahead if v == 0 and ahead > 0 and i + ahead < m else 0
                 to = out + i * width * size + v * VECTOR
-                if rows == 1:
-                    if q == 1:
-                        _apply_r1(zero, x, here, coming, panel, across, depth, bias, to, width)
-                    elif q == 2:
-                        _apply_r2(zero, x, here, coming, panel, across, depth, bias, to, width)
-                    elif q == 3:
-                        _apply_r3(zero, x, here, coming, panel, across, depth, bias, to, width)
-                    else:
-                        _apply_r4(zero, x, here, coming, panel, across, depth, bias, to, width)
-                elif vectors == 1:
-                    _apply_1(zero, x, here, coming, panel, across, depth, bias, to, width)
-                elif vectors == 2:
-                    _apply_2(zero, x, here, coming, panel, across, depth, bias, to, width)
-                elif q == 1:
-                    _apply_w1(zero, x, here, coming, panel, across, depth, bias, to, width)
-                elif q == 2:
-                    _apply_w2(zero, x, here, coming, panel, across, depth, bias, to, width)
-                elif q == 3:
-                    _apply_w3(zero, x, here, coming, panel, across, depth, bias, to, width)
-                else:
-                    _apply_w4(zero, x, here, coming, panel, across, depth, bias, to, width)
+                apply_tile(tile, zero, x, here, coming, panel, across, depth, bias, to, width)
 
     def _gradient(zero, x, places, m, coming, asked, d, M, M_rows, width, first, count, share, keep):
         size = itemsize(zero)
@@ -116,27 +92,8 @@ if JIT:
             while k < count:
                 x_k, to = x + k * size, panel + k * q * VECTOR
                 wanted = asked if v == 0 and k * size % FETCH == 0 else 0
-                if k >= whole:
-                    if q == 1:
-                        _grad_s1(zero, x_k, places, m, coming, wanted, d_v, width, to, across, share, keep)
-                    elif q == 2:
-                        _grad_s2(zero, x_k, places, m, coming, wanted, d_v, width, to, across, share, keep)
-                    elif q == 3:
-                        _grad_s3(zero, x_k, places, m, coming, wanted, d_v, width, to, across, share, keep)
-                    else:
-                        _grad_s4(zero, x_k, places, m, coming, wanted, d_v, width, to, across, share, keep)
-                elif vectors == 1:
-                    _grad_1(zero, x_k, places, m, coming, wanted, d_v, width, to, across, share, keep)
-                elif vectors == 2:
-                    _grad_2(zero, x_k, places, m, coming, wanted, d_v, width, to, across, share, keep)
-                elif q == 1:
-                    _grad_w1(zero, x_k, places, m, coming, wanted, d_v, width, to, across, share, keep)
-                elif q == 2:
-                    _grad_w2(zero, x_k, places, m, coming, wanted, d_v, width, to, across, share, keep)
-                elif q == 3:
-                    _grad_w3(zero, x_k, places, m, coming, wanted, d_v, width, to, across, share, keep)
-                else:
-                    _grad_w4(zero, x_k, places, m, coming, wanted, d_v, width, to, across, share, keep)
+                tile = _tile_of(k >= whole, vectors, q)
+                gradient_tile(tile, zero, x_k, places, m, coming, wanted, d_v, width, to, across, share, keep)
                 k += step if k < whole else 1
 
     def _place(size, v, k, M_rows, width):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba.core import types
 
-from . import JIT, compiled
+from . import compiled, per_dtype
 from .gemm import gemm_nt
 from .operations import activate, copy
 from .program import _biases, _rows_of, _weights
@@ -89,17 +89,10 @@ def _predict(X, sizes, offsets, starts, codes, slopes, theta, a, out):
     return True
 
 
-_compiled_for: dict[str, object] = {}
+def _signature(name):
+    real, indices = getattr(types, name), types.Array(types.int64, 1, "C")
+    vector, rows = types.Array(real, 1, "C"), types.Array(real, 2, "C", readonly=True)
+    return types.boolean(rows, indices, indices, indices, indices, vector, vector, vector, types.Array(real, 2, "C"))
 
 
-def prediction(dtype):
-    """`_predict` compiled for float32 or float64, once per process; read from the disk cache if it is there."""
-    name = np.dtype(dtype).name
-    if name not in _compiled_for:
-        signature = None
-        if JIT:
-            real, indices = getattr(types, name), types.Array(types.int64, 1, "C")
-            vector, rows = types.Array(real, 1, "C"), types.Array(real, 2, "C", readonly=True)
-            signature = types.boolean(rows, indices, indices, indices, indices, vector, vector, vector, types.Array(real, 2, "C"))
-        _compiled_for[name] = compiled(_predict, signature)
-    return _compiled_for[name]
+prediction = per_dtype(_predict, _signature)

@@ -27,10 +27,9 @@ Memory, all C-contiguous of the network's dtype, given by the caller (C = rows o
 
 from __future__ import annotations
 
-import numpy as np
 from numba.core import types
 
-from . import JIT, compiled, part
+from . import compiled, part, per_dtype
 from .gather import gather, gather_rows
 from .gemm import gemm_nn, gemm_nt, gemm_tn_columns
 from .layerwise import LAYERWISE, move, prepare
@@ -262,24 +261,7 @@ def _worker(
     hits[16 * me] = right
 
 
-_compiled_for: dict[str, object] = {}
-
-
-def training_program(dtype):
-    """`_worker` compiled for float32 or float64, once per process; read from the disk cache if it is there.
-
-    The signature is given, so nothing else can ever be compiled silently; data, targets and order
-    may be read-only.
-    """
-    name = np.dtype(dtype).name
-    if name not in _compiled_for:
-        _compiled_for[name] = compiled(_worker, _signature(name))
-    return _compiled_for[name]
-
-
 def _signature(name):
-    if not JIT:
-        return None
     real, integer, double, flag = getattr(types, name), types.int64, types.float64, types.boolean
 
     def read(kind, ndim):
@@ -291,3 +273,6 @@ def _signature(name):
         indices, indices, indices, indices, vector, integer, integer, types.Array(double, 2, "C"), integer, double,
         vector, types.Array(real, 2, "C"), *[vector] * 6, indices, *[vector] * 2, doubles, indices, types.Array(double, 4, "C"),
     )  # fmt: skip
+
+
+training_program = per_dtype(_worker, _signature)  # data, targets and order may be read-only
