@@ -32,7 +32,7 @@ THREADS, ROUNDS = 4, 25
 
 @dataclass
 class Engine:
-    """One engine: why it cannot be used (None if it can), how to install it, what its self-test found ([] is good), and what multiplies in it."""
+    """One engine: why it cannot be used (None if it can), how to install it ("" where that would not help), what its self-test found ([] is good), and what multiplies in it."""
 
     name: str
     reason: str | None
@@ -67,9 +67,10 @@ class Report:
 def examine() -> Report:
     """Look at everything; a few seconds, more where an engine compiles for the first time."""
     reasons = available_backends()
-    engines = [_examined(name) if reason is None else Engine(name, reason, install_command(name), None) for name, reason in reasons.items()]
-    blas = blas_libraries()  # after the engines, which load theirs
     findings, libraries, caches, devices = gather(reasons["cupy"])
+    nonsense = {finding.problem for finding in findings if finding.subject == "FASTNN_BLAS"}  # an engine that refuses it lacks nothing else
+    engines = [_examined(name) if reason is None else Engine(name, reason, "" if reason in nonsense else install_command(name), None) for name, reason in reasons.items()]
+    blas = blas_libraries()  # after the engines, which load theirs
     gpu = {"usable": reasons["cupy"] is None, "reason": reasons["cupy"], "devices": devices, "libraries": libraries}
     return Report(engines, versions(), blas, cpu(), gpu, openblas_warnings(blas), caches, findings)
 
@@ -234,7 +235,8 @@ def text(report: Report) -> str:
     lines = [f"fastnn {__version__} on Python {report.versions['python']}, {sys.platform}", "", "Engines"]
     for engine in report.engines:
         if engine.reason is not None:
-            lines += [f"  {engine.name:<7} not usable: {engine.reason}", f"          install: {engine.install}"]
+            lines.append(f"  {engine.name:<7} not usable: {engine.reason}")
+            lines += [f"          install: {engine.install}"] if engine.install else []
         else:
             lines.append(f"  {engine.name:<7} usable, self-test {'FAILED' if engine.faults else 'passed'}")
             lines += [f"          {fault}" for fault in engine.faults or []]

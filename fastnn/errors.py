@@ -95,8 +95,8 @@ def positive_integer(argument: str, given: object) -> int:
     return int(given)
 
 
-def finite_number(argument: str, given: object, *, above: float | None = None, least: float | None = None, below: float | None = None) -> float:
-    """`given` as a finite float inside the bounds: > above, >= least, < below.
+def finite_number(argument: str, given: object, *, above: float | None = None, least: float | None = None, below: float | None = None, also: str = "") -> float:
+    """`given` as a finite float inside the bounds: > above, >= least, < below. `also` says in an error what else would have been taken.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def finite_number(argument: str, given: object, *, above: float | None = None, l
     import numpy as np
 
     bounds = [f"> {above:g}" if above is not None else "", f">= {least:g}" if least is not None else "", f"< {below:g}" if below is not None else ""]
-    wanted = " ".join(["a finite number", " and ".join(b for b in bounds if b)]).strip()
+    wanted = " ".join(["a finite number", " and ".join(b for b in bounds if b)]).strip() + (f" or {also}" if also else "")
     if isinstance(given, (bool, np.bool_)) or not isinstance(given, (int, float, np.integer, np.floating)):
         raise TypeError(f"{argument} must be {wanted}, got {given!r} ({type(given).__name__})")
     value = float(given)

@@ -1,4 +1,4 @@
-"""What keeps an engine from running at its best on this machine, and what to do about it: driver, CuPy, its libraries, memory, caches.
+"""What keeps an engine from running at its best on this machine, and what to do about it: driver, CuPy, its libraries, memory, FASTNN_BLAS, caches.
 
 Every check stands alone, asks the thing itself, and says nothing where all is well - also on a machine without a
 GPU, which lacks nothing.
@@ -50,9 +50,23 @@ def gather(reason: str | None) -> tuple[list[Finding], dict[str, str], list[dict
         found += missing
         if reason is None:
             found += memory()
+    found += blas()
     places = caches()
     found += [Finding("cache", f"{place['name']} cannot be kept in {place['path']}: {place['problem']}", place["remedy"]) for place in places if place["problem"]]
     return found, known, places, devices
+
+
+def blas() -> list[Finding]:
+    """Whether FASTNN_BLAS asks for what there is. Says nothing where Numba is missing, which needs no BLAS."""
+    try:
+        from .backends.cpu_blas import INSTALL, VARIABLE, blas_of_process
+    except ImportError:
+        return []
+    try:
+        blas_of_process()
+    except ValueError as error:
+        return [Finding(VARIABLE, str(error), f"unset {VARIABLE}, or set it to scipy, or to mkl once it is there: {INSTALL}")]
+    return []
 
 
 # ---- the driver and CuPy ----------------------------------------------------------------------------

@@ -63,7 +63,7 @@ class Optimizer:
             self._learning_rate: float | Schedule = value
             self.rate = float(value.at(0.0))
         else:
-            self._learning_rate = self.rate = finite_number("learning_rate", value, above=0)
+            self._learning_rate = self.rate = finite_number("learning_rate", value, above=0, also="a schedule (fastnn.schedules)")
 
     def hyper(self) -> tuple[float, ...]:
         """The constants of the rule in the order its kernels read them; the rate of the next step first."""

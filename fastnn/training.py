@@ -96,7 +96,7 @@ def fit(
         if order is not None and not callable(order):
             raise TypeError(f"order must be a callable epoch -> row numbers, got {type(order).__name__}")
         if learning_rate is None:
-            raise TypeError("learning_rate must be a finite number > 0, got None; leave it out for the default")
+            raise TypeError("learning_rate must be a finite number > 0 or a schedule (fastnn.schedules), got None; leave it out for the default")
         if not isinstance(callbacks, (list, tuple)):
             raise TypeError(f"callbacks must be a list or tuple of callables f(epoch, history, net), got {type(callbacks).__name__}")
         for i, callback in enumerate(callbacks):

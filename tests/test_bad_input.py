@@ -200,10 +200,10 @@ FIT_CASES = [
     ({"optimizer": "adma"}, ValueError, r"optimizer='adma' is not known; did you mean 'adam'\?"),
     ({"optimizer": "lbfgs++"}, ValueError, r"optimizer='lbfgs\+\+' is not known.*Known: sgd, momentum, adam"),
     ({"optimizer": optimizers.Adam}, TypeError, r"optimizer must be a name or an Optimizer"),
-    ({"optimizer": "sgd", "learning_rate": 0}, ValueError, r"learning_rate must be a finite number > 0, got 0"),
-    ({"optimizer": "sgd", "learning_rate": -0.1}, ValueError, r"learning_rate must be a finite number > 0, got -0\.1"),
-    ({"optimizer": "sgd", "learning_rate": NAN}, ValueError, r"learning_rate must be a finite number > 0, got nan"),
-    ({"optimizer": "sgd", "learning_rate": "0.1"}, TypeError, r"learning_rate must be a finite number > 0, got '0\.1' \(str\)"),
+    ({"optimizer": "sgd", "learning_rate": 0}, ValueError, r"learning_rate must be a finite number > 0 or a schedule \(fastnn\.schedules\), got 0"),
+    ({"optimizer": "sgd", "learning_rate": -0.1}, ValueError, r"learning_rate must be a finite number > 0 or a schedule \(fastnn\.schedules\), got -0\.1"),
+    ({"optimizer": "sgd", "learning_rate": NAN}, ValueError, r"learning_rate must be a finite number > 0 or a schedule \(fastnn\.schedules\), got nan"),
+    ({"optimizer": "sgd", "learning_rate": "0.1"}, TypeError, r"learning_rate must be a finite number > 0 or a schedule \(fastnn\.schedules\), got '0\.1' \(str\)"),
 ]
 
 

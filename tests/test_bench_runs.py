@@ -16,7 +16,7 @@ import pytest
 import threadpoolctl
 from typer.testing import CliRunner
 
-from fastnn.bench import accuracy, ceiling, cell, environment, extras, load, runner, summary
+from fastnn.bench import accuracy, ceiling, cell, environment, extras, load, results_file, runner, summary
 from fastnn.bench.cases import NETS, Case, PredictCase
 from fastnn.bench.client import Absent, Client, PeerError
 from fastnn.bench.page import page
@@ -219,7 +219,7 @@ def test_a_run_writes_what_it_returns(tmp_path):
     path = tmp_path / "results.json"
     said = []
     results = runner.Comparison(tiny_plan(), path, say=said.append).run()
-    assert runner.read(path) == json.loads(runner.dumps(results))
+    assert runner.read(path) == json.loads(results_file.dumps(results))
     assert {"train/1-64-64-1@8@sgd", "predict/1-64-64-1@1", "size/good", "import/talkative", "startup/good"} <= set(results["units"])
     assert results["peers"]["missing"]["absent"].startswith("ModuleNotFoundError")
     assert results["sessions"][0]["ceiling"]["best"] > 0
@@ -291,16 +291,16 @@ def test_accuracy_with_data(tmp_path):
     assert "Time to accuracy" in page(results)
 
 
-@pytest.mark.parametrize("content", ["", "[1]", '{"schema": 99, "units": {}}', '{"schema": 1}', "\0"])
+@pytest.mark.parametrize("content", ["", "[1]", '{"schema": 99, "units": {}}', '{"schema": 1}', '{"schema": 1, "units": []}', '{"kind": "gpu", "schema": 1, "units": {}}', "\0"])
 def test_a_file_that_is_no_results_file(tmp_path, content):
     path = tmp_path / "x.json"
     path.write_text(content)
-    with pytest.raises(ValueError, match="not a results file"):
+    with pytest.raises(ValueError, match=r"x\.json: not results of `fastnn bench`"):
         runner.read(path)
 
 
 def test_json_has_no_nan():
-    assert json.loads(runner.dumps({"a": [float("nan"), 1.5, float("inf")], 3: (1,)})) == {"a": [None, 1.5, None], "3": [1]}
+    assert json.loads(results_file.dumps({"a": [float("nan"), 1.5, float("inf")], 3: (1,)})) == {"a": [None, 1.5, None], "3": [1]}
 
 
 # ---- the command ----------------------------------------------------------------------------------
@@ -350,8 +350,8 @@ def test_bad_options(tmp_path, monkeypatch):
     (tmp_path / "fastnn-bench.json").write_text("{}")
     for words, expected in (
         (["--quick", "--all"], "exclude each other"), (["--peer", "tensorflow"], "--peer 'tensorflow' is not known"), (["--case", "x"], "unknown net"), (["--rounds", "0"], "--rounds"),
-        (["--rounds", "x"], "--rounds must be an integer"), (["--seeds", "-1"], "--seeds"), (["--json", "no/such/folder/r.json"], "does not exist"), (["--resume", "fastnn-bench.json"], "not a results file"),
-        ([], "earlier run"), (["--resume", "none.json"], "none.json"),
+        (["--rounds", "x"], "--rounds must be an integer"), (["--seeds", "-1"], "--seeds"), (["--json", "no/such/folder/r.json"], "does not exist"), (["--resume", "fastnn-bench.json"], "not results of `fastnn bench` of this version"),
+        ([], "earlier run"), (["--resume", "none.json"], "none.json: not results of `fastnn bench`: No such file"),
     ):  # fmt: skip
         result = cli(*words)
         assert result.exit_code == 2, (words, result.stdout)

@@ -1,6 +1,9 @@
 """`fastnn doctor`: its self-test finds faults that are planted, and its report is complete."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -104,6 +107,23 @@ def test_unusable_engines_show_reason_and_command(monkeypatch):
     assert 'pip install "fastnn-backends[cpu]"' in page
     assert report.engines[1].faults is None
     assert report.ok
+
+
+@pytest.mark.parametrize(("value", "problem"), [("foo", "FASTNN_BLAS='foo' is not known. Known: mkl, scipy."), ("scipy", None)])
+def test_nonsense_in_fastnn_blas_is_a_finding_and_the_rest_is_examined(value, problem):
+    """In a process of its own, because a process chooses its BLAS once."""
+    command = [sys.executable, "-m", "fastnn", "doctor", "--json"]
+    done = subprocess.run(command, env={**os.environ, "FASTNN_BLAS": value}, capture_output=True, text=True, timeout=300, check=True)
+    report = json.loads(done.stdout)
+    found = [finding for finding in report["findings"] if finding["subject"] == "FASTNN_BLAS"]
+    numpy, numba, _ = report["engines"]
+    assert numpy["faults"] == []
+    if problem is None:
+        assert (found, numba["reason"], numba["faults"]) == ([], None, [])
+    else:
+        assert found[0]["problem"] == numba["reason"] == f"environment variable {problem}"
+        assert found[0]["remedy"].startswith("unset FASTNN_BLAS, or set it to scipy")
+        assert (numba["install"], numba["faults"]) == ("", None)
 
 
 def test_a_failed_self_test_shows(monkeypatch):

@@ -187,6 +187,7 @@ def test_train_explains_on_request(tmp_path, as_json):
 
 
 @pytest.mark.slow
+@needs_threads
 def test_the_bench_of_plans_compares_them_and_checks_their_results(tmp_path):
     script = Path(__file__).parents[1] / "bench" / "plans.py"
     if not script.exists():

@@ -51,8 +51,8 @@ def get_backend(backend: str | Backend = "auto", *, parameters: int | None = Non
         Number of parameters of the network, for "auto".
     **options
         How this engine is to run instead of choosing for itself. "numba": threads (int), chunk (rows of a batch at a time), sliced
-        (True: each thread takes a slice of the batch through all layers; False: all share every chunk); what
-        is left out is still chosen. The other engines have none.
+        (True: each thread takes a slice of the batch through all layers; False: all share every chunk), panels (True: products by
+        fastnn's own kernels; False: by BLAS); what is left out is still chosen. The other engines have none.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def _with_options(name: str, options: Mapping[str, Any]) -> Backend:
 
 def available_backends() -> dict[str, str | None]:
     """Each engine's name with None if it can be used here, else the reason why not."""
-    return {name: _load(name) for name in ("numpy", "numba", "cupy")}
+    return {name: _why_not(name) for name in ("numpy", "numba", "cupy")}
 
 
 def install_command(name: str) -> str:
@@ -118,6 +118,14 @@ def _automatic(parameters: int | None) -> tuple[Backend, str]:
             return _instances[name], "; ".join([f"{name}: the fastest usable engine", *why_not])
         why_not.append(f"{name} not taken: {reason}")
     raise BackendUnavailable("no engine can be used: " + "; ".join(why_not))  # pragma: no cover - NumPy always loads
+
+
+def _why_not(name: str) -> str | None:
+    """As `_load`; also what is said to those who ask for the engine while the environment holds nonsense, which is not remembered."""
+    try:
+        return _load(name)
+    except ValueError as error:
+        return str(error)
 
 
 def _load(name: str) -> str | None:

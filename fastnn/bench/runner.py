@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..errors import DataFileError
-from . import accuracy, ceiling, extras
+from . import accuracy, ceiling, extras, results_file
 from .cases import Case, PredictCase
 from .cell import Field, Settings, predict_cell, training_cell
 from .client import Client, PeerError
@@ -53,13 +51,7 @@ def read(path: Path) -> Result:
     ValueError
         Not a results file of this version.
     """
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a results file of `fastnn bench`: {error}") from None
-    if not isinstance(results, dict) or results.get("schema") != SCHEMA or not isinstance(results.get("units"), dict):
-        raise ValueError(f"{path}: not a results file of this version of `fastnn bench` (schema {SCHEMA})")
-    return results
+    return results_file.read(path, "`fastnn bench`", SCHEMA, part="units")
 
 
 class Comparison:
@@ -96,9 +88,7 @@ class Comparison:
         """Replace the file at once, so that an interrupted run leaves the last complete one."""
         self.results["updated"] = now()
         if self.path is not None:
-            temporary = self.path.with_name(self.path.name + ".part")
-            temporary.write_text(dumps(self.results), encoding="utf-8")
-            os.replace(temporary, self.path)
+            results_file.replace(self.path, results_file.dumps(self.results))
 
     def run(self) -> Result:
         """Everything that is not in the results yet. Ctrl-C ends all processes; what is done stays written."""
@@ -229,16 +219,3 @@ class Comparison:
                 self._unit(key, lambda client=client, seed=seed: client.ask(  # type: ignore[misc]
                     "accuracy", self.plan.settings.timeout, folder=folder, seed=seed, epochs=accuracy.EPOCHS, goal=accuracy.GOAL,
                     net=net, batch=int(batch), optimizer=optimizer))  # fmt: skip
-
-
-def dumps(results: Any) -> str:
-    """JSON without NaN, which other readers refuse: what is not finite becomes null."""
-
-    def clean(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {str(key): clean(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [clean(item) for item in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return json.dumps(clean(results), indent=1, allow_nan=False)

@@ -12,7 +12,8 @@ from ..bench.cases import predict_cases, select, training_cases
 from ..bench.cell import Settings
 from ..bench.gpu.runner import read as read_gpu
 from ..bench.peers import PEERS
-from ..bench.runner import Comparison, Plan, dumps, read
+from ..bench.results_file import dumps
+from ..bench.runner import Comparison, Plan, read
 from ..errors import positive_integer
 from .errors import FAILED, known, remark
 

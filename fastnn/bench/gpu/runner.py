@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import results_file
 from ..environment import describe, now
-from ..runner import dumps
 from ..statistics import Result
 
 __all__ = ["BUDGETS", "SCHEMA", "STAGES", "Run", "Stage", "read"]
@@ -69,13 +69,7 @@ def read(path: Path) -> Result:
     ValueError
         Not a results file of this version.
     """
-    try:
-        results: Result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not results of the GPU run: {error}") from None
-    if not isinstance(results, dict) or results.get("kind") != "gpu" or results.get("schema") != SCHEMA:
-        raise ValueError(f"{path}: not results of the GPU run of this version (schema {SCHEMA})")
-    return results
+    return results_file.read(path, "the GPU run", SCHEMA, part="stages", kind="gpu")
 
 
 class Run:
@@ -143,13 +137,11 @@ class Run:
 
     def _save(self) -> None:
         self.results["updated"] = now()
-        temporary = self.path.with_name(self.path.name + ".part")
-        text = dumps(self.results)
+        text = results_file.dumps(self.results)
         for place, name in ((self.checkout, "CHECKOUT"), (sys.prefix, "PYTHON"), (tempfile.gettempdir(), "TEMP"), (str(Path.home()), "HOME")):
             if place and len(place) > 1:  # results are shown to others, who need not know where things lie here
                 text = text.replace(place, name)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, self.path)
+        results_file.replace(self.path, text)
 
     def _stage(self, stage: Stage, seconds: float) -> Result:
         """The outcome of one stage's process."""
@@ -162,7 +154,7 @@ class Run:
             log.flush()
             start = log.tell()
             asked, answer = Path(folder) / "request.json", Path(folder) / "result.json"
-            asked.write_text(dumps(request), encoding="utf-8")
+            asked.write_text(results_file.dumps(request), encoding="utf-8")
             # -P: the folder we are in stays off the path, or a checkout would shadow what is installed.
             process = subprocess.Popen([sys.executable, "-P", "-m", "fastnn.bench.gpu.stage", stage.target, str(asked), str(answer)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                        start_new_session=True)  # fmt: skip

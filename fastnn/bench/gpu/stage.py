@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import signal
 import sys
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from ...errors import BackendUnavailable
 from ..client import Absent
-from ..runner import dumps
+from ..results_file import dumps, replace
 from ..statistics import Result
 
 __all__ = ["Request", "Write", "main"]
@@ -68,9 +67,7 @@ def main(target: str, request: str, result: str) -> None:
     path = Path(result)
 
     def write(found: Result, status: str = "partial", note: str = "") -> None:
-        temporary = path.with_suffix(".part")
-        temporary.write_text(dumps({"status": status, "note": note, "result": found}), encoding="utf-8")
-        os.replace(temporary, path)
+        replace(path, dumps({"status": status, "note": note, "result": found}))
 
     found: Result = {}
 
