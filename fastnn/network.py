@@ -299,9 +299,10 @@ class Network(FitMethod):
         return cost, hits if self.counts_hits(y) else None
 
     def _outputs(self, X: Any) -> Array:
-        ready = type(X) is np.ndarray and X.dtype == self.dtype and X.ndim == 2 and X.shape[1] == self.sizes[0] and X.shape[0] > 0 and X.flags.c_contiguous
-        if ready and self.backend.checks_outputs and (h := self.backend.outputs(self, X)) is not None:
-            return h  # what follows would only look at X once more, which one row would notice
+        if type(X) is np.ndarray and X.dtype == self.dtype and X.ndim == 2 and self.backend.checks_outputs and X.flags.c_contiguous:
+            m, n = X.shape
+            if m and n == self.sizes[0] and (h := self.backend.outputs(self, X)) is not None:
+                return h  # what follows would only look at X once more, which one row would notice
         X = checks.numeric("X", X, self.backend)
         if X.ndim != 2 or X.shape[0] == 0:
             self._inputs(X)  # refuses, with its reason

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -112,6 +113,46 @@ def test_a_thread_that_cannot_start_runs_nothing(monkeypatch):
     with pytest.raises(RuntimeError, match="can't start"):
         cpu_threads.run_team(started.append, 3)
     assert started == []
+
+
+@pytest.mark.parametrize("team", [1, 2, 5])
+def test_parts_are_all_done_once_and_in_order(team):
+    done = []
+
+    def work(part):
+        done.append(part)
+        return part * part
+
+    assert cpu_threads.run_parts(work, 30, team) == [part * part for part in range(30)]
+    assert sorted(done) == list(range(30))
+
+
+@pytest.mark.parametrize("team", [1, 2])
+def test_an_error_in_a_part_reaches_the_caller_when_all_threads_are_done(team):
+    under_way, begun = [], []
+
+    def work(part):
+        begun.append(part)
+        under_way.append(part)
+        time.sleep(0.01)
+        under_way.remove(part)
+        if part == 3:
+            raise ValueError("from part 3")
+
+    with pytest.raises(ValueError, match="from part 3"):
+        cpu_threads.run_parts(work, 30, team)
+    assert under_way == [], "nobody works on the caller's memory any more"
+    assert len(begun) < 30, "no part is begun after an error"
+
+
+def test_threads_for_parts_that_cannot_start_are_an_error(monkeypatch):
+    def failing(function, arguments):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(cpu_threads._thread, "start_new_thread", failing)
+    with pytest.raises(RuntimeError, match="can't start"):
+        cpu_threads.run_parts(lambda part: part, 3, 2)
+    assert cpu_threads.run_parts(lambda part: part, 3, 1) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

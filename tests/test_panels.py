@@ -27,7 +27,7 @@ def call(which, dtype, *arguments):
         with np.errstate(all="ignore"):  # as compiled code, which does not warn
             return (panels._apply, panels._gradient, panels._transpose)[which](zero, *numbers)
     real = ctypes.c_float if dtype == "float32" else ctypes.c_double
-    kinds = [real, *([ctypes.c_int64] * (10, 11, 7)[which]), *([real, real] if which == 1 else [])]
+    kinds = [real, *([ctypes.c_int64] * (11, 11, 7)[which]), *([real, real] if which == 1 else [])]
     return ctypes.CFUNCTYPE(None, *kinds)(int(panels.kernels(dtype)[which]))(0.0, *numbers)
 
 
@@ -80,7 +80,7 @@ def test_numba_apply_against_long_double(m, depth, n, dtype, ahead, seed):
     M, width = packed(matrix, dtype)
     out = aligned((m + EXTRA + 2, width), dtype)
     out[...] = UNTOUCHED
-    call(0, dtype, data, places, m, ahead, M, depth + 1, width, depth, 0, out)
+    call(0, dtype, data, places, m, ahead, m + ahead, M, depth + 1, width, depth, 0, out)
     with_one = np.concatenate([x, np.ones((m, 1), dtype)], axis=1)
     expected = with_one.astype(np.longdouble) @ matrix.astype(np.longdouble)
     assert_close(out[:m, :n], expected, bound(dtype, with_one, matrix), what="apply")
@@ -88,7 +88,7 @@ def test_numba_apply_against_long_double(m, depth, n, dtype, ahead, seed):
     np.testing.assert_array_equal(out[m + EXTRA :], UNTOUCHED)
     again = np.full_like(out, UNTOUCHED)
     nothing = np.zeros(width, dtype)
-    call(0, dtype, data, places, m, 0, M, depth + 1, width, depth, nothing, again)
+    call(0, dtype, data, places, m, 0, m, M, depth + 1, width, depth, nothing, again)
     assert_close(again[:m, :n], x.astype(np.longdouble) @ matrix[:-1].astype(np.longdouble), bound(dtype, x, matrix[:-1]), what="apply without biases")
 
 
@@ -139,7 +139,7 @@ def test_numba_apply_carries_nan_and_infinity(dtype, bad):
     x[3, 7] = bad
     M, width = packed(np.ones((21, 33), dtype), dtype)
     out = np.zeros((5 + EXTRA, width), dtype)
-    call(0, dtype, x, np.array([0, 20, 40, 60, 80, *[80] * 24]), 5, 0, M, 21, width, 20, 0, out)
+    call(0, dtype, x, np.array([0, 20, 40, 60, 80, *[80] * 24]), 5, 0, 5, M, 21, width, 20, 0, out)
     np.testing.assert_array_equal(out[3, :33], bad)
     np.testing.assert_array_equal(out[[0, 1, 2, 4], :33], 21)
 
@@ -150,10 +150,10 @@ def test_numba_rows_do_not_depend_on_the_rows_beside_them(dtype):
     data, places, _ = rows_anywhere(rng, 37, 90, dtype)
     M, width = packed(rng.standard_normal((91, 75)).astype(dtype), dtype)
     whole = np.zeros((37 + EXTRA, width), dtype)
-    call(0, dtype, data, places, 37, 0, M, 91, width, 90, 0, whole)
+    call(0, dtype, data, places, 37, 0, 37, M, 91, width, 90, 0, whole)
     for first, stop in ((0, 8), (5, 37), (11, 13)):
         part = np.zeros((stop - first + EXTRA, width), dtype)
-        call(0, dtype, data, places[first:].copy(), stop - first, 0, M, 91, width, 90, 0, part)
+        call(0, dtype, data, places[first:].copy(), stop - first, 0, stop - first, M, 91, width, 90, 0, part)
         np.testing.assert_array_equal(part[: stop - first], whole[first:stop])
 
 

@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import fastnn
+from fastnn.kernels.cpu import JIT
 
 SIZES = [(7, 5), (1, 1), (13, 9, 4), (784, 30, 17, 10), (3, 64, 64, 2)]
 
@@ -61,3 +64,53 @@ def test_predictions_do_not_share_memory_and_follow_theta(backend):
     net.theta[...] = 0
     assert not net.predict(x).any()
     np.testing.assert_array_equal(first, kept)
+
+
+def test_overflow_of_a_layer_is_no_reason_to_refuse_the_row(backend, dtype):
+    """z of the first layer tells whether X is finite, but may be infinite by itself."""
+    net = network((13, 9, 4), dtype, backend)
+    net.theta[...] = 4
+    for rows in (1, 700):
+        X = np.full((rows, 13), np.finfo(dtype).max, dtype)
+        with np.errstate(all="ignore"):
+            assert np.isfinite(net.predict(X)).all(), "tanh of infinity is 1"
+
+
+SIDES = st.one_of(st.integers(1, 70), st.integers(100, 140) if JIT else st.nothing())
+
+
+@settings(deadline=None, max_examples=200 if JIT else 20)
+@given(n_in=SIDES, n_out=SIDES, dtype=st.sampled_from(["float32", "float64"]), rows=st.sampled_from([1, 1, 1, 2]), seed=st.integers(0, 99))
+def test_numba_one_row_against_long_double(n_in, n_out, dtype, rows, seed):
+    """Every width and every rest of a vector: a hidden layer's sums, let through to the output three at a time."""
+    rng = np.random.default_rng(seed)
+    net = fastnn.Network((n_in, n_out, 3), hidden="identity", output="identity", cost="squared_error", dtype=dtype, backend="numba", init="zeros")
+    W, b = net.weights[0], net.biases[0]
+    W[...], b[...] = rng.standard_normal(W.shape), rng.standard_normal(b.shape)
+    for j in range(0, n_out, 3):  # three numbers of the hidden layer at a time
+        chosen = range(j, min(j + 3, n_out))
+        net.weights[1][...] = 0
+        for output, unit in enumerate(chosen):
+            net.weights[1][output, unit] = 1
+        X = rng.standard_normal((rows, n_in)).astype(dtype)
+        h = net.predict(X)
+        exact = X.astype(np.longdouble) @ W.astype(np.longdouble).T + b
+        size = np.abs(X).astype(np.longdouble) @ np.abs(W).astype(np.longdouble).T + np.abs(b)
+        for output, unit in enumerate(chosen):
+            assert (np.abs(h[:, output] - exact[:, unit]) <= (n_in + 2) * np.finfo(dtype).eps * size[:, unit]).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("rows", [640, 641, 1500])
+def test_numba_parts_of_many_rows_cover_them_and_refuse_any(monkeypatch, threads, rows):
+    monkeypatch.setattr("fastnn.backends.numba_backend.usable_threads", lambda: threads)
+    monkeypatch.setattr("fastnn.backends.numba_backend.TEAM_FLOPS", 0)
+    net = network((33, 9, 4), "float32", "numba")
+    X = np.random.default_rng(0).standard_normal((rows, 33)).astype(np.float32)
+    alone = np.concatenate([net.predict(x[None]) for x in X])
+    np.testing.assert_allclose(net.predict(X), alone, rtol=1e-4, atol=1e-5)
+    for bad in (0, 63, 64, rows // 2, rows - 1):
+        spoilt = X.copy()
+        spoilt[bad, 32] = np.nan
+        with pytest.raises(ValueError, match=f"got nan at row {bad}, column 32"):
+            net.predict(spoilt)

@@ -30,13 +30,14 @@ except ImportError as error:
 
 from ..kernels.cpu import CACHE_FOLDER, JIT, gemm, layerwise, operations
 from ..kernels.cpu.gather import READABLE, reader, source_of
+from ..kernels.cpu.one_row import one_row
 from ..kernels.cpu.prediction import prediction
 from ..kernels.cpu.program import training_program
 from ..kernels.cpu.team import new_barrier
 from .cpu_blas import Blas, blas_of_process
 from .cpu_plan import Plan, Problem, Wishes, choose_plan, explain_plan
 from .cpu_program import TeamProgram, hyper_rows, targets_of, two_states
-from .cpu_threads import blas_on_one_thread, run_team, sharing, usable_threads
+from .cpu_threads import blas_on_one_thread, run_parts, run_team, sharing, usable_threads
 from .numba_panels import PanelPredictor, PanelProgram
 
 if TYPE_CHECKING:
@@ -158,21 +159,20 @@ class NumbaBackend(HostBackend):
         known = self._known.get(net)
         if known is None:
             known = self._known[net] = _Predictor(net)
-        m = x.shape[0]
+        m = len(x)
         if m == 1:  # every step in Python between the caller and the compiled code would be noticed here
-            h = np.empty(known.one_row, known.dtype)
-            finite = known.predict(x, *known.shapes, net.theta, np.empty(known.width, known.dtype), h)
-        else:
-            h = np.empty((m, known.one_row[1]), known.dtype)
-            finite = self._many_rows(known, net, x, h)
-        return h if finite else None
+            h = np.empty(known.shape, known.dtype)
+            return h if known.one_row(x, known.layers, net.theta, h) else None
+        h = np.empty((m, known.shape[1]), known.dtype)
+        return h if self._many_rows(known, net, x, h) else None
 
     def _many_rows(self, known: _Predictor, net: Network, x: Array, h: Array) -> bool:
         flops = 2 * net.layout.size * x.shape[0]
         if x.shape[0] >= max(PACKING_ROWS, net.layout.size // PACKED_PER_ROW) and known.fits_panels and self._wishes.panels is not False:
             predictor = known.panels = known.panels or PanelPredictor(net)
             packed = predictor.packed(net)
-            return all(self._in_parts(lambda first, last: predictor.predict(packed, x[first:last], h[first:last]), x.shape[0], flops))
+            cuts = predictor.cuts(x.shape[0], team := self._team_for(x.shape[0], flops))
+            return all(run_parts(lambda i: predictor.predict(packed, x[cuts[i] : cuts[i + 1]], h[cuts[i] : cuts[i + 1]]), len(cuts) - 1, team))
 
         def work(first: int, last: int) -> bool:
             scratch = np.empty(min(last - first, PREDICTION_ROWS) * known.width, known.dtype)
@@ -182,7 +182,7 @@ class NumbaBackend(HostBackend):
 
     def _in_parts(self, work: Callable[[int, int], Any], total: int, flops: int) -> list[Any]:
         """[work(first, last), ...] for the parts of 0..total, one for each thread that so much arithmetic pays for; their products use one each."""
-        team = min(self._most_threads(), total) if flops > TEAM_FLOPS else 1
+        team = self._team_for(total, flops)
         cuts = [total * member // team for member in range(team + 1)]
 
         def part(me: int) -> Any:
@@ -193,6 +193,9 @@ class NumbaBackend(HostBackend):
             return [part(0)]
         with blas_on_one_thread():
             return run_team(part, team)
+
+    def _team_for(self, total: int, flops: int) -> int:
+        return min(self._most_threads(), total) if flops > TEAM_FLOPS else 1
 
     def _most_threads(self) -> int:
         """As wished, else as many as this process may use now."""
@@ -219,10 +222,12 @@ class _Predictor:
     """What a prediction needs of a network, made once: for one row it would take longer than the prediction."""
 
     def __init__(self, net: Network) -> None:
-        self.shapes = _shapes(net)
+        self.shapes = sizes, offsets, starts, codes, slopes = _shapes(net)
         self.dtype = net.dtype
-        self.width = int(self.shapes[2][-1])
-        self.one_row = (1, net.sizes[-1])
+        self.width = int(starts[-1])
+        self.shape = (1, net.sizes[-1])
+        self.one_row: Any = one_row(net.dtype)
+        self.layers = np.stack([sizes[:-1], sizes[1:], offsets[:-1], codes, slopes.ctypes.data + slopes.itemsize * np.arange(len(codes))], axis=1)
         self.predict: Any = prediction(net.dtype)
         problem = _problem(net, 1)
         self.fits_panels = problem.fits_panels and problem.stays_in_cache

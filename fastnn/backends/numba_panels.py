@@ -96,10 +96,15 @@ class PanelPredictor:
         self._layout.pack(net.split(net.theta), memory)
         return memory
 
+    def cuts(self, rows: int, team: int) -> list[int]:
+        """Where the parts begin that a team takes one after another, and the end: two for each thread, because they begin at different times, and no more, because nobody fetches a part's first rows."""
+        part = ROWS * -(-rows // (ROWS * 2 * team)) if team > 1 else rows
+        return [*range(0, rows, part), rows]
+
     def predict(self, packed: Array, x: Array, h: Array) -> bool:
         """Overwrites h (m, s_L) with a^(L) of x (m, s_1), both C-contiguous; False if x holds NaN or infinity. Several threads may call it."""
         scratch = aligned(((ROWS + AHEAD) * int(self._layout.starts[-1]),), packed.dtype)
-        return bool(self._predict(x, *self._shapes, packed, scratch, np.empty(ROWS + AHEAD, np.int64), self._places, self._zeros, h))
+        return bool(self._predict(x, *self._shapes, packed, scratch, np.empty(2 * ROWS + AHEAD, np.int64), self._places, self._zeros, h))
 
 
 class _Panels:

@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-__all__ = ["DEPTHS", "FETCH", "MOST", "PANEL", "ROWS", "VECTOR", "apply_tile", "gradient_tile", "lanes", "padded", "panels_of", "tile_of", "transpose_block"]
+__all__ = ["DEPTHS", "FETCH", "MOST", "PANEL", "ROWS", "VECTOR", "Emitter", "apply_tile", "gradient_tile", "lanes", "padded", "panels_of", "tile_of", "transpose_block"]
 
 _FEATURES = llvmlite.binding.get_host_cpu_features()
 VECTOR = 64 if _FEATURES.get("avx512f") else 32  # bytes of a vector
@@ -50,7 +50,7 @@ def padded(width: int, dtype) -> int:
     return -(-width // lanes(dtype)) * lanes(dtype)
 
 
-class _Emitter:
+class Emitter:
     """LLVM instructions on addresses (int64) and vectors of one type."""
 
     def __init__(self, builder, real):
@@ -72,8 +72,9 @@ class _Emitter:
         self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer()), align=self.size)
 
     def splat(self, scalar):
-        one = self.builder.insert_element(ir.Constant(self.vector, ir.Undefined), scalar, _I32(0))
-        return self.builder.shuffle_vector(one, ir.Constant(self.vector, ir.Undefined), ir.Constant(ir.VectorType(_I32, self.count), [0] * self.count))
+        unset = ir.Constant(ir.VectorType(scalar.type, self.count), ir.Undefined)
+        one = self.builder.insert_element(unset, scalar, _I32(0))
+        return self.builder.shuffle_vector(one, unset, ir.Constant(ir.VectorType(_I32, self.count), [0] * self.count))
 
     def add_product(self, a, b, total):
         """total += a b, in one rounding where the machine can."""
@@ -88,6 +89,31 @@ class _Emitter:
         place = cgutils.alloca_once(self.builder, self.vector)
         self.builder.store(start, place)
         return place
+
+    def last_lanes(self, vector, wanted):
+        """The vector with zeros in all lanes but the last `wanted`."""
+        lane = ir.Constant(ir.VectorType(_I64, self.count), list(range(self.count)))
+        first = self.builder.sub(_I64(self.count), wanted)
+        return self.builder.select(self.builder.icmp_signed(">=", lane, self.splat(first)), vector, self.zero())
+
+    def first_lane(self, scalar):
+        """A vector of zeros with this number in its first lane."""
+        return self.builder.insert_element(self.zero(), scalar, _I32(0))
+
+    def sums_across(self, vectors):
+        """A vector of the sums of the numbers of each of `count` vectors."""
+        side = 1
+        while len(vectors) > 1:
+            vectors = [self.builder.fadd(*self.swap(a, b, side)) for a, b in zip(vectors[::2], vectors[1::2], strict=True)]
+            side *= 2
+        return vectors[0]
+
+    def swap(self, a, b, side):
+        """The two vectors after their off-diagonal blocks of this side have changed places."""
+        n, kind = self.count, ir.VectorType(_I32, self.count)
+        low = ir.Constant(kind, [j if not j & side else n + j - side for j in range(n)])
+        high = ir.Constant(kind, [j + side if not j & side else n + j for j in range(n)])
+        return self.builder.shuffle_vector(a, b, low), self.builder.shuffle_vector(a, b, high)
 
     def prefetch(self, address):
         kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
@@ -125,7 +151,7 @@ def apply_tile(typingctx, tile, real, x, offsets, coming, matrix, stride, depth,
 
     def codegen(context, builder, signature, args):
         tile, _, x, offsets, coming, matrix, stride, depth, bias, out, out_stride = args
-        emit = _Emitter(builder, signature.args[1])
+        emit = Emitter(builder, signature.args[1])
 
         def body(vectors, rows):
             chains = max(1, 8 // (vectors * rows))  # of one sum, added up in the end
@@ -175,7 +201,7 @@ def gradient_tile(typingctx, tile, real, x, offsets, count, coming, asked, d, d_
 
     def codegen(context, builder, signature, args):
         tile, _, x, offsets, count, coming, asked, d, d_stride, matrix, stride, share, keep = args
-        emit = _Emitter(builder, signature.args[1])
+        emit = Emitter(builder, signature.args[1])
 
         def body(vectors, depth):
             chains = max(1, 8 // (vectors * depth))
@@ -224,7 +250,7 @@ def transpose_block(typingctx, real, source, stride, valid, nothing, target, tar
 
     def codegen(context, builder, signature, args):
         _, source, stride, valid, nothing, target, target_stride = args
-        emit = _Emitter(builder, signature.args[0])
+        emit = Emitter(builder, signature.args[0])
         n = emit.count
         rows = []
         for i in range(n):
@@ -232,12 +258,9 @@ def transpose_block(typingctx, real, source, stride, valid, nothing, target, tar
             rows.append(emit.load(builder.select(there, emit.at(source, builder.mul(stride, _I64(i))), nothing)))
         side = 1
         while side < n:  # swaps the off-diagonal blocks of side 1, 2, 4, ...
-            low = ir.Constant(ir.VectorType(_I32, n), [j if not j & side else n + j - side for j in range(n)])
-            high = ir.Constant(ir.VectorType(_I32, n), [j + side if not j & side else n + j for j in range(n)])
             for i in range(n):
                 if not i & side:
-                    a, b = rows[i], rows[i + side]
-                    rows[i], rows[i + side] = builder.shuffle_vector(a, b, low), builder.shuffle_vector(a, b, high)
+                    rows[i], rows[i + side] = emit.swap(rows[i], rows[i + side], side)
             side *= 2
         for i in range(n):
             emit.store(rows[i], emit.at(target, builder.mul(target_stride, _I64(i))))

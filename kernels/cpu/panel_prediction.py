@@ -1,7 +1,7 @@
 """The outputs of a network for many rows, with the products of kernels/cpu/panels.py: one compiled call on packed parameters.
 
 Memory, all C-contiguous of the network's dtype, given by the caller: X (m, s_1), read where it lies; out (m, s_L);
-packed as in kernels/cpu/panel_program.py; a ((ROWS + AHEAD) * (P_1 + ... + P_L),) and first (ROWS + AHEAD,) int64 are scratch;
+packed as in kernels/cpu/panel_program.py; a ((ROWS + AHEAD) * (P_1 + ... + P_L),) and first (2 ROWS + AHEAD,) int64 are scratch;
 places (L + 1, ROWS + AHEAD) int64 and zeros as there.
 """
 
@@ -12,7 +12,7 @@ from numba.core import types
 from . import per_dtype
 from .operations import activate
 from .panels import AHEAD, address, apply, itemsize, rows_at
-from .prediction import _finite
+from .prediction import finite, first_finite
 
 __all__ = ["ROWS", "panel_prediction"]
 
@@ -25,18 +25,19 @@ def _predict(X, panels, sizes, widths, blocks, starts, codes, slopes, packed, a,
     zero = packed.dtype.type(0)
     size = itemsize(zero)
     theta, rows, place = address(packed), address(a), address(places)
-    for begin in range(0, X.shape[0], ROWS):
-        m = min(ROWS, X.shape[0] - begin)
-        if not _finite(X[begin : begin + m]):
-            return False
-        for i in range(block):
-            first[i] = (begin + min(i, m - 1)) * n_in  # the rows that fill the last tile are read too
+    total = X.shape[0]
+    for begin in range(0, total, ROWS):
+        m, listed = min(ROWS, total - begin), min(2 * ROWS, total - begin)
+        for i in range(listed + AHEAD):
+            first[i] = min(begin + i, total - 1) * n_in  # the rows that fill the last tile are read too
         for layer in range(layers):
             depth, P = sizes[layer], widths[layer]
             z = rows + block * starts[layer] * size
             x = address(X) if layer == 0 else rows + block * starts[layer - 1] * size
             where = address(first) if layer == 0 else place + layer * 8 * block
-            apply(panels, zero, x, where, m, 0, theta + blocks[layer] * size, depth + 1, P, depth, 0, z)
+            apply(panels, zero, x, where, m, ROWS if layer == 0 else 0, listed, theta + blocks[layer] * size, depth + 1, P, depth, 0, z)
+            if layer == 0 and not first_finite(rows_at(z, zero, m, P)) and not finite(X[begin : begin + m]):
+                return False
             if layer < layers - 1:
                 activate(codes[layer], slopes[layer], rows_at(z, zero, 1, m * P), zeros)
         last = rows_at(rows + block * starts[layers - 1] * size, zero, m, widths[layers - 1])

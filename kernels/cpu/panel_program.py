@@ -134,9 +134,9 @@ def _through(
         n_in, P = sizes[layer], widths[layer]
         M, z = packed + blocks[layer] * size, a + block * starts[layer] * size
         if layer == 0:
-            apply(panels, zero, x, first, m, (m + 1) // 2 if ahead else 0, M, n_in + 1, P, n_in, 0, z)
+            apply(panels, zero, x, first, m, (m + 1) // 2 if ahead else 0, m, M, n_in + 1, P, n_in, 0, z)
         else:
-            apply(panels, zero, a + block * starts[layer - 1] * size, places + layer * 8 * block, m, 0, M, n_in + 1, P, n_in, 0, z)
+            apply(panels, zero, a + block * starts[layer - 1] * size, places + layer * 8 * block, m, 0, m, M, n_in + 1, P, n_in, 0, z)
         if layer < last:
             activate(codes[layer], slopes[layer], rows_at(z, zero, 1, m * P), zeros)
     K, P = sizes[layers], widths[last]
@@ -145,7 +145,7 @@ def _through(
     for layer in range(last, 0, -1):
         P, Q = widths[layer], widths[layer - 1]
         upper, lower = d + block * starts[layer] * size, d + block * starts[layer - 1] * size
-        apply(panels, zero, upper, places + (layer + 1) * 8 * block, m, 0, turned + turns[layer] * size, P, Q, sizes[layer + 1], nothing, lower)
+        apply(panels, zero, upper, places + (layer + 1) * 8 * block, m, 0, m, turned + turns[layer] * size, P, Q, sizes[layer + 1], nothing, lower)
         below = rows_at(a + block * starts[layer - 1] * size, zero, 1, m * Q)
         times_derivative(codes[layer - 1], slopes[layer - 1], rows_at(lower, zero, 1, m * Q), below)
     return cost, right

@@ -61,7 +61,7 @@ if JIT:
     def _rows_at(place, zero, m, n):
         return numba.carray(_pointer(place, zero), (m, n))
 
-    def _apply(zero, x, places, m, ahead, M, M_rows, width, depth, nothing, out):
+    def _apply(zero, x, places, m, ahead, listed, M, M_rows, width, depth, nothing, out):
         size = itemsize(zero)
         vectors = width * size // VECTOR
         rows = _R1 if vectors == 1 else (_R2 if vectors == 2 else _R3)
@@ -75,7 +75,7 @@ if JIT:
             tile = _tile_of(m == 1, vectors, q)
             for i in range(0, m, rows):
                 here = places + 8 * i
-                coming = here + 8 * ahead if v == 0 and ahead > 0 and i + ahead < m else 0
+                coming = here + 8 * ahead if v == 0 and ahead > 0 and i + ahead < listed else 0
                 to = out + i * width * size + v * VECTOR
                 apply_tile(tile, zero, x, here, coming, panel, across, depth, bias, to, width)
 
@@ -138,7 +138,7 @@ else:
         """[(columns, view (M_rows, columns))] of a matrix."""
         return [(cut, _rows_at(M + cut.start * M_rows * zero.itemsize, zero, M_rows, cut.stop - cut.start)) for cut in panels_of(width, zero.dtype)]
 
-    def _apply(zero, x, places, m, ahead, M, M_rows, width, depth, nothing, out):
+    def _apply(zero, x, places, m, ahead, listed, M, M_rows, width, depth, nothing, out):
         rows, target = _gathered(zero, x, places, m, depth), _rows_at(out, zero, m, width)
         for columns, panel in _panels_of(zero, M, M_rows, width):
             target[:, columns] = rows @ panel[:depth] + (0 if nothing else panel[depth])
@@ -165,15 +165,16 @@ rows_at = compiled(_rows_at)  # the (m, n) numbers at an address, as an array
 # M (M_rows, width) in panels, width a multiple of lanes(dtype); out (m + AHEAD, width) and d (m, width) row after row.
 #
 # apply:     out[i] = bias + sum_k x_ik M[k] for i < m, k < depth, where the bias is M[depth], or `nothing` (zeros) unless that is 0;
-#            rows up to m + AHEAD of out may be overwritten. ahead: while a row is used, ask for the lines of the row so many further, 0 for none
+#            rows up to m + AHEAD of out may be overwritten. ahead: while a row is used, ask for the lines of the row so many further, 0 for none,
+#            as far as there are `listed` in places and AHEAD more
 # gradient:  M[first + k] = keep M[first + k] + share sum_i x_ik d[i] for k < count; M is not read where keep is 0.
 #            coming, asked: meanwhile ask for the lines of so many other rows
 # transpose: T (width, T_width) = M[:depth]^T, zero in the columns from depth on; nothing: a vector of zeros
 if JIT:
 
     @intrinsic
-    def _call_apply(typingctx, function, zero, x, places, m, ahead, M, M_rows, width, depth, nothing, out):
-        return types.void(types.int64, zero, *[types.int64] * 10), _called
+    def _call_apply(typingctx, function, zero, x, places, m, ahead, listed, M, M_rows, width, depth, nothing, out):
+        return types.void(types.int64, zero, *[types.int64] * 11), _called
 
     @intrinsic
     def _call_gradient(typingctx, function, zero, x, places, m, coming, asked, d, M, M_rows, width, first, count, share, keep):
@@ -188,8 +189,8 @@ if JIT:
         builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
         return context.get_dummy_value()
 
-    def _by_address_apply(panels, zero, x, places, m, ahead, M, M_rows, width, depth, nothing, out):
-        _call_apply(panels[0], zero, x, places, m, ahead, M, M_rows, width, depth, nothing, out)
+    def _by_address_apply(panels, zero, x, places, m, ahead, listed, M, M_rows, width, depth, nothing, out):
+        _call_apply(panels[0], zero, x, places, m, ahead, listed, M, M_rows, width, depth, nothing, out)
 
     def _by_address_gradient(panels, zero, x, places, m, coming, asked, d, M, M_rows, width, first, count, share, keep):
         _call_gradient(panels[1], zero, x, places, m, coming, asked, d, M, M_rows, width, first, count, share, keep)
@@ -224,7 +225,7 @@ def kernels(dtype):
     if name not in _kept:
         real, integer = getattr(types, name), types.int64
         _kept[name] = [
-            exported(_apply, types.void(real, *[integer] * 10)),
+            exported(_apply, types.void(real, *[integer] * 11)),
             exported(_gradient, types.void(real, *[integer] * 11, real, real)),
             exported(_transpose, types.void(real, *[integer] * 7)),
         ]
