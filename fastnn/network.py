@@ -117,6 +117,7 @@ class Network(FitMethod):
         self.backend.copyto(self.theta, self.backend.asarray(vector))
         self.weights, self.biases = self.layout.split(self.theta)
         self._training = threading.Lock()
+        self.prepared: Any = None  # what the engine keeps between predictions of this network
 
     @property
     def activations(self) -> list[Activation]:
@@ -332,7 +333,7 @@ class Network(FitMethod):
     # ---- copies -----------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {key: value for key, value in self.__dict__.items() if key not in ("backend", "weights", "biases", "_training")}
+        state = {key: value for key, value in self.__dict__.items() if key not in ("backend", "weights", "biases", "prepared", "_training")}
         return {**state, "theta": self.backend.to_numpy(self.theta), "backend": (self.backend.name, dict(self.backend.given))}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@ Operations are single compiled calls. The program runs many steps inside one com
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +86,6 @@ class NumbaBackend(HostBackend):
         reason = gemm.probe()
         if reason is not None:
             raise BackendUnavailable(f"{reason}; they were computed by {self.products}")
-        self._known: weakref.WeakKeyDictionary[Network, _Predictor] = weakref.WeakKeyDictionary()
 
     # ---- operations; arrays that are not C-contiguous are copied into ones that are -----------------
 
@@ -156,9 +154,9 @@ class NumbaBackend(HostBackend):
 
     def _outputs(self, net: Network, x: Array) -> Array | None:
         """One compiled call; a team of threads for many rows. One row touches neither threads nor limits."""
-        known = self._known.get(net)
+        known = net.prepared
         if known is None:
-            known = self._known[net] = _Predictor(net)
+            known = net.prepared = _Predictor(net)
         m = len(x)
         if m == 1:  # every step in Python between the caller and the compiled code would be noticed here
             h = np.empty(known.shape, known.dtype)
