@@ -16,7 +16,7 @@ from cuda_on_cpu import builder
 
 from fastnn.kernels.cuda import sources
 
-FUNCTION = re.compile(r'(extern "C" __global__ void|__device__ __forceinline__ [\w ]*?\w[ *&]*?)\s*\b(\w+)\(')
+FUNCTION = re.compile(r'(extern "C" __global__ void(?: __launch_bounds__\(\d+\))?|__device__ __forceinline__ [\w ]*?\w[ *&]*?)\s*\b(\w+)\(')
 PLANT = 'static int fault_planted = 0;\n#define FAULT(number) (fault_planted == number)\nextern "C" void plant(int number) { fault_planted = number; }\n'
 
 

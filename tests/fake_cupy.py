@@ -203,13 +203,15 @@ class WorkingCupy(FakeCupy):
         def get_function(name):
             assert f" {name}(" in code
 
-            def run(grid, block, arguments):
+            def run(grid, block, arguments, shared_mem=0):
+                assert shared_mem <= 48 << 10 or shared_mem <= run.max_dynamic_shared_size_bytes
                 for x in arguments:
                     assert isinstance(x, (DeviceArray, np.generic))
                 assert self.streams[-1].name == "own True" or not in_a_step(name)
-                call = functools.partial(ShimDevice()._launch, name, kind, grid, block, arguments)
+                call = functools.partial(ShimDevice()._launch, name, kind, grid, block, shared_mem, arguments)
                 call() if self.recording is None else self.recording.append(call)
 
+            run.shared_size_bytes = 512
             return run
 
         return SimpleNamespace(get_function=get_function)

@@ -22,6 +22,7 @@ from .base import Array, Backend, Program
 from .cupy_arena import Arena
 from .cupy_contract import Device
 from .cupy_device import open_device
+from .cupy_narrow import why_not
 from .cupy_program import CupyProgram, arithmetic, footprint, plan_key, rows_that_fit
 from .cupy_step import is_cross_entropy
 from .cupy_stream import HostRows
@@ -45,11 +46,16 @@ class CupyBackend(Backend):
     ----------
     device : Device, optional
         What to compute on; None is the current CUDA device through CuPy.
+    fused : bool, optional
+        Whether one kernel trains narrow nets in shared memory (cupy_narrow.py): True, where it cannot that is an error; False, never;
+        None, where it is timed to be faster.
 
     Raises
     ------
     BackendUnavailable
         No CuPy, no driver, no device, or one that cannot be used, with the reason.
+    TypeError
+        fused is none of these.
     """
 
     name = "cupy"
@@ -57,7 +63,12 @@ class CupyBackend(Backend):
     reads = frozenset({"uint8"})
     precisions = frozenset({"fp32", "tf32", "bf16"})
 
-    def __init__(self, device: Device | None = None) -> None:
+    options = ("fused",)
+
+    def __init__(self, device: Device | None = None, fused: bool | None = None) -> None:
+        if fused not in (None, True, False):
+            raise TypeError(f"fused must be True, False or None, got {fused!r}")
+        self.fused = fused
         self.device = open_device() if device is None else device
         self.products = self.device.library
         self.kernels = Kernels(self.device)
@@ -143,11 +154,17 @@ class CupyBackend(Backend):
         except MemoryError as error:
             return f"not enough device memory at present: {error}"
         size = Arena.size(footprint(net, self.device, batch_size, rows, None))
+        memory = f"{size / 1e6:,.1f} MB of device memory beside the data and the parameters; one wait per slice of steps"
+        chosen = self.plans.get(plan_key(net, batch_size, rows))
+        if chosen is not None and chosen.startswith("fused"):
+            return f"{chosen}; {memory}"
         how = "launched one by one" if self.device.products else "as one CUDA graph"
         parts = "" if rows == batch_size else f" in parts of {rows} rows, whose gradients add up"
-        text = f"each step {how}{parts}; {net.precision} products; {size / 1e6:,.1f} MB of device memory beside the data and the parameters; one wait per slice of steps"
+        text = f"each step {how}{parts}; {net.precision} products; {memory}"
         if self.device.products is None:
-            text += f"; {self.device.library}; {self.plans.get(plan_key(net, batch_size, rows), 'epilogues chosen by timing when training begins')}"
+            text += f"; {self.device.library}; {chosen or 'epilogues chosen by timing when training begins'}"
+        if chosen is None and self.fused is not False and not why_not(net, self.device, batch_size, "adam" if optimizer is None else optimizer.name):
+            text += "; or many steps in one launch of a fused kernel, if that is timed to be faster then"
         return text
 
     def first_use(self) -> str | None:

@@ -65,6 +65,8 @@ class Device(ABC):
         What a matrix product may use beside its operands; part of a program's memory.
     reserve_bytes : int
         Free memory that programs leave alone, for what the driver takes by itself.
+    shared_bytes : int
+        Shared memory that a block can have at most; 0 where that is not known.
     identity : str or None
         Device, driver and library; measured choices hold for the same ones. None: not worth remembering.
     products : str or None
@@ -75,6 +77,7 @@ class Device(ABC):
 
     workspace_bytes = 0
     reserve_bytes = 0
+    shared_bytes = 0
     identity: str | None = None
     products: str | None = None
     library: str = "cuBLAS"
@@ -236,17 +239,21 @@ class Device(ABC):
 
     # ---- work ---------------------------------------------------------------------------------------
 
-    def launch(self, kernel: str, kind: str, grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+    def launch(self, kernel: str, kind: str, grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...], *, shared: int = 0) -> None:
         """Start a kernel, compiled for one of `sources.KINDS`. Arrays C-contiguous and of the declared dtype, on this device.
+
+        shared: bytes of dynamic shared memory for each block, at most `shared_bytes`.
 
         Raises
         ------
         TypeError, ValueError
-            The arguments are not what the kernel's source declares.
+            The arguments are not what the kernel's source declares, or too much shared memory is asked for.
         """
         self.guard()
+        if shared > self.shared_bytes:
+            raise ValueError(f"kernel {kernel} is to have {shared} bytes of shared memory, a block here has at most {self.shared_bytes}")
         declared = sources.kernels()[kernel]
-        self._launch(kernel, kind, grid, block, sources.bind(declared, kind, arguments, self.is_array))
+        self._launch(kernel, kind, grid, block, shared, sources.bind(declared, kind, arguments, self.is_array))
 
     def gemm(self, op_A: str, op_B: str, m: int, n: int, k: int, A: Array, lda: int, B: Array, ldb: int, C: Array, ldc: int, *, alpha: float = 1.0, beta: float = 0.0) -> None:
         """C = alpha op(A) op(B) + beta C with the column-major meaning of BLAS; C is not read where beta is 0.
@@ -318,7 +325,7 @@ class Device(ABC):
     def _capture(self, step: Callable[[], None]) -> Graph: ...
 
     @abstractmethod
-    def _launch(self, kernel: str, kind: str, grid: tuple[int, ...], block: tuple[int, ...], arguments: list[Any]) -> None: ...
+    def _launch(self, kernel: str, kind: str, grid: tuple[int, ...], block: tuple[int, ...], shared: int, arguments: list[Any]) -> None: ...
 
     @abstractmethod
     def _gemm(self, op_A: str, op_B: str, m: int, n: int, k: int, alpha: float, A: Array, lda: int, B: Array, ldb: int, beta: float, C: Array, ldc: int) -> None: ...

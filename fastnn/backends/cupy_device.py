@@ -62,6 +62,7 @@ class CupyDevice(Device):
         self._cublas = importlib.import_module("cupy_backends.cuda.libs.cublas")
         self._get_handle = importlib.import_module("cupy.cuda.device").get_cublas_handle
         self.id = int(cupy.cuda.runtime.getDevice())
+        self.shared_bytes = int(cupy.cuda.runtime.getDeviceProperties(self.id).get("sharedMemPerBlockOptin", 0))
         self._own = cupy.cuda.Stream(non_blocking=True)  # the null stream, which is the default, cannot be captured
         self._copies = cupy.cuda.Stream(non_blocking=True)
         self._lt = self._open_lt()
@@ -227,14 +228,16 @@ class CupyDevice(Device):
 
     # ---- work -----------------------------------------------------------------------------------------
 
-    def _launch(self, kernel: str, kind: str, grid: tuple[int, ...], block: tuple[int, ...], arguments: list[Any]) -> None:
+    def _launch(self, kernel: str, kind: str, grid: tuple[int, ...], block: tuple[int, ...], shared: int, arguments: list[Any]) -> None:
         function = self._functions.get((kernel, kind))
         if function is None:
             file = sources.kernels()[kernel].file
             if (file, kind) not in self._modules:
                 self._modules[file, kind] = self._cupy.RawModule(code=sources.text(file), options=sources.options(kind))
             function = self._functions[kernel, kind] = self._modules[file, kind].get_function(kernel)
-        function(grid, block, tuple(arguments))
+            if shared:  # above 48 KiB it must be allowed; what a later launch of this kernel may want is allowed as well
+                function.max_dynamic_shared_size_bytes = self.shared_bytes - function.shared_size_bytes
+        function(grid, block, tuple(arguments), shared_mem=shared)
 
     def _gemm(self, op_A: str, op_B: str, m: int, n: int, k: int, alpha: float, A: Array, lda: int, B: Array, ldb: int, beta: float, C: Array, ldc: int) -> None:
         cublas, handle = self._cublas, self._get_handle()  # one handle for each thread and device; the call below sets its stream

@@ -1,4 +1,4 @@
-"""The training program of the CuPy engine: a whole step, or many, as one CUDA graph.
+"""The training program of the CuPy engine: a whole step, or many, as one CUDA graph, or for narrow nets as one kernel.
 
 All memory is taken before the first step. The first step of each size runs launch by launch, which loads the
 kernels; then the same launches are recorded and repeated. What changes between steps - row numbers, learning
@@ -8,6 +8,8 @@ rate, the corrections of Adam, the number of the step - lies on the device. The 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +19,9 @@ from .base import Array, Program
 from .cupy_arena import Arena, Pieces, pieces_of_program, steps_per_upload
 from .cupy_buffers import Buffers
 from .cupy_contract import Device
+from .cupy_narrow import TRIAL_STEPS, WAYS, Fused, pieces_of_narrow, why_not
 from .cupy_plan import choose, describe, offered, timings
+from .cupy_products import Candidate
 from .cupy_replay import Capture, Replay
 from .cupy_step import Step
 from .cupy_stream import Feeder, HostRows
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CupyProgram", "arithmetic", "footprint", "plan_key", "rows_that_fit"]
 
+CAPTURED = "captured steps"  # as they are named beside fused ones
+
 
 class CupyProgram(Program):
     """Steps recorded once and repeated.
@@ -40,9 +46,12 @@ class CupyProgram(Program):
     Attributes
     ----------
     mode : str
-        "captured", or "eager".
+        "captured", "eager", or "fused": one kernel for whole steps (cupy_narrow.py), taken where it was timed to be faster, or as the
+        engine's `fused` says. Rows that are streamed from the host are computed by captured or eager steps all the same.
     why_eager : str
         The reason why nothing is captured.
+    why_not_fused : str
+        The reason why the one kernel is not used.
     micro_batch : int
         Rows computed at a time: fewer than asked for where the device has not the memory.
     nbytes : int
@@ -53,6 +62,9 @@ class CupyProgram(Program):
         device = backend.device
         update_constants(optimizer, 1, 1, 0.0, net.dtype)  # refuses a rule without a kernel before any work
         kind, compute = arithmetic(net, device)
+        self.why_not_fused = "fused=False was given" if backend.fused is False else why_not(net, device, batch_size, optimizer.name)
+        if backend.fused and self.why_not_fused:
+            raise ValueError(f"fused=True, but the fused kernel cannot train this network: {self.why_not_fused}")
         most = positive_integer("batch_size", batch_size)
         if micro_batch is not None:
             most = min(most, positive_integer("micro_batch", micro_batch))
@@ -65,17 +77,18 @@ class CupyProgram(Program):
         device.upload(arena["spans"], spans(net.layout.spans(), net.sizes))
         if "layer_spans" in pieces:
             device.upload(arena["layer_spans"], net.layout.spans())
-        with device.work():
-            self._choices = choose(self._buffers, rows, in_parts=rows < self.batch_size)
-        backend.tuner.save()
-        backend.plans[plan_key(net, self.batch_size, rows)] = self.describe()
         self._capture = Capture()
-        if device.products is not None:
-            self._capture.refused(device.products)
         self._data: tuple[Any, ...] = ()  # what the replays are bound to
         self._feeder: Feeder | None = None  # of data on the host
         self._replays: list[Replay] = []  # one, or one for each buffer of the feeder
         self._short = 0  # rows of the short steps at hand
+        with device.work():
+            self._choices = choose(self._buffers, rows, in_parts=rows < self.batch_size)
+            self._fused, self._fusing = (None, False) if self.why_not_fused else self._try_fused(micro_batch or batch_size)
+        backend.tuner.save()
+        backend.plans[plan_key(net, self.batch_size, rows)] = self.describe()
+        if device.products is not None and not self._fusing:
+            self._capture.refused(device.products)
 
     def _take_memory(self, optimizer: Optimizer) -> tuple[Pieces, Arena]:
         """The arena for `micro_batch` rows at a time, or for fewer: what is free may lie in too small pieces."""
@@ -91,19 +104,25 @@ class CupyProgram(Program):
     @property
     def mode(self) -> str:
         """See above; may be set, for comparisons."""
-        return self._capture.mode
+        return "fused" if self._fusing else self._capture.mode
 
     @mode.setter
     def mode(self, value: str) -> None:
-        self._capture.mode = value
+        if value == "fused" and self._fused is None:
+            raise ValueError(f"mode='fused' cannot be used here: {self.why_not_fused}")
+        self._fusing = value == "fused"
+        if not self._fusing:
+            self._capture.mode = value
 
     @property
     def why_eager(self) -> str:
         return self._capture.why_eager
 
     def describe(self) -> str:
-        """How steps are computed, layer by layer."""
-        return describe(self._choices)
+        """How steps are computed: layer by layer, or by the one kernel."""
+        if self._fused is None:
+            return describe(self._choices)
+        return self._fused.describe() if self._fusing else f"{describe(self._choices)}; {self.why_not_fused}"
 
     def timings(self) -> list[dict[str, float | None]]:
         """Seconds of every way to compute each hidden layer, of which `describe` names those that were chosen."""
@@ -134,7 +153,9 @@ class CupyProgram(Program):
                 constants = update_constants(self.optimizer, self.optimizer.t + 1 + first - start, last - first, self.l2_per_row(X), net.dtype, given)
                 taken = order[first * self.batch_size : last * self.batch_size]
                 self._upload(taken, constants)
-                if chosen is None:
+                if chosen is None and self._fusing:
+                    self._repeat_fused(*divmod(taken.shape[0], self.batch_size))
+                elif chosen is None:
                     full, short = divmod(taken.shape[0], self.batch_size)
                     self._repeat(0, self.batch_size, full)
                     self._repeat(0, short, 1 if short else 0)
@@ -173,6 +194,72 @@ class CupyProgram(Program):
             self._short = m
         self._replays[buffer].repeat(m, times)
 
+    def _repeat_fused(self, full: int, short: int) -> None:
+        """So many full steps, then one of so many rows, by the one kernel."""
+        assert self._fused is not None
+        self._fused.repeat(*self._data, self.batch_size, full)
+        self._fused.repeat(*self._data, short, 1 if short else 0)
+
+    # ---- whether the one kernel pays -----------------------------------------------------------------------
+
+    def _try_fused(self, most: int) -> tuple[Fused, bool]:
+        """The one kernel, and whether it is used: timed against captured steps once for each shape, rule and device, unless fused=True was given."""
+        forced = bool(self._backend.fused)
+        fused = Fused(self.net, self._device, self._arena, self.optimizer, self.batch_size, most)
+        net, g = self.net, (*self.net.hidden, self.net.output)
+        work = f"steps of {net.sizes} {' '.join(map(str, g))} {net.pair.code} {self.optimizer.name} {net.dtype} batch {self.batch_size} parts {self.micro_batch}, {fused.part}"
+        with self._trials():
+            ways = self._ways(fused)
+            candidates = [Candidate(name, call) for name, call in ways.items() if not (forced and name == CAPTURED)]
+            winner, _ = self._backend.tuner.best(f"{work}{', fused alone' if forced else ''}", candidates)
+        if winner.name == CAPTURED:
+            self.why_not_fused = f"{CAPTURED} were timed to be faster than fused ones"
+            return fused, False
+        fused.way = next(way for way in WAYS if _name(way) == winner.name)
+        return fused, True
+
+    def _ways(self, fused: Fused) -> dict[str, Callable[[], None]]:
+        """TRIAL_STEPS steps on a row of zeros, by graphs and by the one kernel in each of its ways; inside `_trials`."""
+        arena, device, batch, steps = self._arena, self._device, self.batch_size, _trial_steps(self.batch_size)
+
+        def captured() -> None:
+            device.clear(arena["step"])
+            self._repeat(0, batch, steps)
+
+        def by(way: tuple[int, int]) -> None:
+            device.clear(arena["step"])
+            fused.way = way
+            fused.repeat(*self._data, batch, steps)
+
+        return {CAPTURED: captured, **{_name(way): functools.partial(by, way) for way in WAYS}}
+
+    @contextmanager
+    def _trials(self) -> Iterator[None]:
+        """Inside, steps may be tried: theta and the rule's state are as before afterwards, and no data are bound."""
+        arena, device, steps = self._arena, self._device, _trial_steps(self.batch_size)
+        vectors = [self.net.theta, *self.optimizer.state]
+        for kept, vector in zip(arena["trial_kept"], vectors, strict=True):
+            device.copy(kept, vector)
+        device.clear(arena["order"])
+        device.upload(arena["constants"][:steps], update_constants(self.optimizer, self.optimizer.t + 1, steps, self.net.l2, self.net.dtype))
+        self._bind(arena["trial_X"], arena["trial_y"])
+        try:
+            yield
+        finally:
+            self._data, self._replays = (), []
+            for kept, vector in zip(arena["trial_kept"], vectors, strict=True):
+                device.copy(vector, kept)
+
+    def fused_timings(self) -> dict[str, float]:
+        """Seconds of a step by captured steps and by the one kernel in each of its ways; {} where that cannot be used."""
+        if self._fused is None:
+            return {}
+        way, steps = self._fused.way, _trial_steps(self.batch_size)
+        with self._device.work(), self._trials():
+            found = {name: self._device.seconds(call) / steps for name, call in self._ways(self._fused).items()}
+        self._fused.way = way
+        return found
+
     def _make_step(self, X: Array, m: int) -> Step:
         """A step of m rows of X, which is a buffer of the feeder where there is one."""
         _, y, scale = self._data
@@ -190,6 +277,14 @@ class CupyProgram(Program):
         self._data = (X, y, scale)
         sources = [X] if self._feeder is None else self._feeder.rows
         self._replays = [Replay(self._device, self._capture, functools.partial(self._make_step, source), self.batch_size) for source in sources]
+
+
+def _name(way: tuple[int, int]) -> str:
+    return f"fused steps, {way[0]} threads, tiles of {way[1]}"
+
+
+def _trial_steps(batch: int) -> int:
+    return min(TRIAL_STEPS, steps_per_upload(batch))
 
 
 def _numbers(chosen: np.ndarray[Any, Any], rows: int) -> np.ndarray[Any, Any]:
@@ -230,7 +325,8 @@ def arithmetic(net: Network, device: Device) -> tuple[str, str]:
 def footprint(net: Network, device: Device, batch: int, rows: int, optimizer: Optimizer | None) -> Pieces:
     """The memory of a program that computes `rows` rows of a batch at a time; with Adam if no optimizer is given."""
     kind = "bfloat16" if net.precision == "bf16" else net.dtype.name
-    return pieces_of_program(net.sizes, rows, batch, kind, "adam" if optimizer is None else optimizer.name, [g.name == "relu" for g in net.hidden], device.workspace_bytes)
+    rule, masks = "adam" if optimizer is None else optimizer.name, [g.name == "relu" for g in net.hidden]
+    return pieces_of_program(net.sizes, rows, batch, kind, rule, masks, device.workspace_bytes) | pieces_of_narrow(net, device, batch, optimizer)
 
 
 def rows_that_fit(net: Network, device: Device, batch: int, most: int, optimizer: Optimizer | None) -> int:

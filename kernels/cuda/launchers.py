@@ -25,8 +25,8 @@ ROWS_PER_CHUNK, MAX_CHUNKS = 64, 64
 class Launcher(Protocol):
     """What a device must offer."""
 
-    def launch(self, kernel: str, kind: str, grid: Dim, block: Dim, arguments: tuple[Any, ...]) -> None:
-        """Start the kernel of this kind (`sources.KINDS`)."""
+    def launch(self, kernel: str, kind: str, grid: Dim, block: Dim, arguments: tuple[Any, ...], *, shared: int = 0) -> None:
+        """Start the kernel of this kind (`sources.KINDS`), each block with so many bytes of dynamic shared memory."""
 
 
 def partials_shape() -> tuple[int, int]:

@@ -22,7 +22,7 @@ KINDS = {"float32": ("float", "float"), "float64": ("double", "double"), "bfloat
 # NumPy has no bfloat16: such numbers are handled as their bits.
 BITS_OF_BFLOAT16 = np.dtype(np.uint16)
 
-_KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(\w+)\s*\(([^)]*)\)')
+_KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\(\d+\)\s+)?(\w+)\s*\(([^)]*)\)')
 _PARAMETER = re.compile(r"(const\s+)?(REAL|STORE|double|int64|int|uint8)\s*(\*?)\s*(\w+)")
 _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
 

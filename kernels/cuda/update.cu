@@ -15,34 +15,9 @@
 //
 // Layer l is done by the blocks with blockIdx.y = l. Neighbouring parameters are moved 16 bytes at a time where the
 // arrays are aligned alike, one by one at the ends, and one by one everywhere where they are not.
-#include "common.cuh"
+#include "rules.cuh"
 
 #define PARAMETERS (int)(16 / sizeof(REAL))
-
-struct Sgd {
-    REAL rate;
-    __device__ Sgd(const REAL* constants) : rate(constants[1]) {}
-    __device__ REAL operator()(REAL theta, REAL D, REAL&, REAL&) const { return theta - rate * D; }
-};
-
-struct Momentum {
-    REAL rate, mu;
-    __device__ Momentum(const REAL* constants) : rate(constants[1]), mu(constants[2]) {}
-    __device__ REAL operator()(REAL theta, REAL D, REAL& velocity, REAL&) const {
-        velocity = mu * velocity + D;
-        return theta - rate * velocity;
-    }
-};
-
-struct Adam {
-    REAL rate, one_minus_beta1, one_minus_beta2, correction, eps;
-    __device__ Adam(const REAL* c) : rate(c[1]), one_minus_beta1(c[2]), one_minus_beta2(c[3]), correction(c[4]), eps(c[5]) {}
-    __device__ REAL operator()(REAL theta, REAL D, REAL& m, REAL& v) const {
-        m += one_minus_beta1 * (D - m);
-        v += one_minus_beta2 * (D * D - v);
-        return theta - rate * (m / (sqrt(v * correction) + eps));
-    }
-};
 
 // The vectors of an update, all of one layout but low. Absent state is null.
 struct Vectors {

@@ -27,8 +27,8 @@ def entry(kernel: sources.Kernel) -> str:
     """A C function that unpacks the arguments (an array of pointers to them, as the CUDA driver takes it) and launches."""
     values = ", ".join(f"*({p.type}{'*' if p.pointer else ''}*)v[{i}]" for i, p in enumerate(kernel.parameters))
     return (
-        f'extern "C" const char* run_{kernel.name}(void** v, const unsigned* grid, const unsigned* block, uint64_t seed) {{\n'
-        f"    return shim::launch([](void** v) {{ {kernel.name}({values}); }}, v, grid, block, seed);\n}}\n"
+        f'extern "C" const char* run_{kernel.name}(void** v, const unsigned* grid, const unsigned* block, size_t shared, uint64_t seed) {{\n'
+        f"    return shim::launch([](void** v) {{ {kernel.name}({values}); }}, v, grid, block, shared, seed);\n}}\n"
     )
 
 

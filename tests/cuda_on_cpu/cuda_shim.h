@@ -19,10 +19,13 @@
 
 #define __global__
 #define __device__
+#define __launch_bounds__(threads)
 #define __forceinline__ static inline __attribute__((always_inline))
 // Shared variables are gathered in one section of memory. One block runs at a time, so one copy is enough.
 #define __shared__ static __attribute__((section("shim_shared"), used))
 extern "C" char __start_shim_shared[] __attribute__((weak)), __stop_shim_shared[] __attribute__((weak));
+
+#define DYNAMIC_SHARED(name) REAL* name = (REAL*)shim::dynamic_shared.data()
 
 struct dim3 {
     unsigned x, y, z;
@@ -46,6 +49,8 @@ struct Fiber {
 };
 
 static std::vector<std::unique_ptr<Fiber>> fibers;  // kept from block to block
+static std::vector<char> dynamic_shared;            // and MARGIN bytes that must stay as they are
+constexpr size_t MARGIN = 4096;
 static std::vector<uint64_t> mailbox;               // one value for each thread, for shuffles
 static jmp_buf scheduler;
 static unsigned current, threads;
@@ -118,8 +123,13 @@ static bool release_warps() {
     return any;
 }
 
+static bool untouched_margin() {
+    return std::all_of(dynamic_shared.end() - MARGIN, dynamic_shared.end(), [](char byte) { return byte == (char)0xff; });
+}
+
 // Returns nullptr, or what the kernel did wrong.
 static const char* run_block(std::vector<unsigned>& order) {
+    memset(dynamic_shared.data(), 0xff, dynamic_shared.size());
     memset(__start_shim_shared, 0xff, __stop_shim_shared - __start_shim_shared);  // NaN in float and double
     for (unsigned i = 0; i < threads; ++i) fibers[i]->state = READY;
     for (;;) {
@@ -127,7 +137,7 @@ static const char* run_block(std::vector<unsigned>& order) {
         for (unsigned thread : order)
             if (fibers[thread]->state == READY) resume(thread);
         const unsigned ended = count(ENDED, 0, threads);
-        if (ended == threads) return nullptr;
+        if (ended == threads) return untouched_margin() ? nullptr : "it wrote beyond its dynamic shared memory";
         if (release_warps()) continue;
         if (count(AT_WARP_BARRIER, 0, threads)) return "a shuffle or __syncwarp was not reached by all threads of its warp";
         if (ended) return "a __syncthreads was not reached by all threads of the block";
@@ -135,14 +145,15 @@ static const char* run_block(std::vector<unsigned>& order) {
     }
 }
 
-// grid, block: three numbers each. Returns nullptr, or what the kernel did wrong.
-static const char* launch(void (*body)(void**), void** values, const unsigned* grid, const unsigned* block, uint64_t seed) {
+// grid, block: three numbers each. shared: bytes of dynamic shared memory. Returns nullptr, or what the kernel did wrong.
+static const char* launch(void (*body)(void**), void** values, const unsigned* grid, const unsigned* block, size_t shared, uint64_t seed) {
     kernel = body, arguments = values, random_state = seed;
     gridDim = {grid[0], grid[1], grid[2]}, blockDim = {block[0], block[1], block[2]};
     threads = blockDim.x * blockDim.y * blockDim.z;
     if (threads == 0 || threads > 1024) return "a block has 1 to 1024 threads";
     while (fibers.size() < threads) add_fiber();
     mailbox.assign(threads, 0);
+    dynamic_shared.resize(shared + MARGIN);
     std::vector<unsigned> order(threads);
     for (unsigned i = 0; i < threads; ++i) order[i] = i;
     const uint64_t blocks = (uint64_t)grid[0] * grid[1] * grid[2], shift = random_below(blocks ? blocks : 1);

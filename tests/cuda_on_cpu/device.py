@@ -52,16 +52,17 @@ class Reached(Mark):
 class ShimDevice(Device):
     """Attributes: `seed` of the thread schedules; `faults` planted; `offers`, the epilogues that products have here.
 
-    `limit`: bytes of memory, of which `taken` are held by arrays of 1 KiB and more (None: no limit). `refuses_capture`: a reason.
+    `shared_bytes`: 0, with which narrow nets are not fused. `limit`: bytes of memory, of which `taken` are held by arrays of 1 KiB and more (None: no limit). `refuses_capture`: a reason.
     `duration`: a function from the name of a candidate to the seconds it is to take when it is timed.
     Counters `allocations`, `synchronizations`, `launches` (names), `products` (their strings), `graphs`, `waits`.
     """
 
     workspace_bytes = 4096
 
-    def __init__(self, seed=0, faults=(), offers=tuple(EPILOGUES), limit=None, refuses_capture=None):
+    def __init__(self, seed=0, faults=(), offers=tuple(EPILOGUES), limit=None, refuses_capture=None, shared_bytes=0):
         super().__init__()
         self.seed, self.faults, self.offers, self.limit, self.refuses_capture = seed, tuple(faults), offers, limit, refuses_capture
+        self.shared_bytes = shared_bytes
         self.duration = lambda name: 1.0
         self._recording = threading.local()
         self._held = []
@@ -179,7 +180,7 @@ class ShimDevice(Device):
 
     # ---- work
 
-    def _launch(self, kernel, kind, grid, block, arguments):
+    def _launch(self, kernel, kind, grid, block, shared, arguments):
         # An array is passed as its address, a number by its bytes; the driver wants pointers to both.
         values = [np.array(x.ctypes.data, np.uintp) if isinstance(x, np.ndarray) else np.array(x) for x in arguments]
         packed = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
@@ -190,7 +191,7 @@ class ShimDevice(Device):
             self.seed += 1
             run = getattr(library(kind, self.faults), f"run_{kernel}")
             run.restype = ctypes.c_char_p
-            wrong = run(packed, *sizes, ctypes.c_uint64(self.seed))
+            wrong = run(packed, *sizes, ctypes.c_size_t(shared), ctypes.c_uint64(self.seed))
             if wrong:
                 raise KernelFault(f"{kernel}: {wrong.decode()}")
 

@@ -1,0 +1,110 @@
+"""Narrow nets on the CuPy engine: whether one kernel can train them in shared memory, and its launches (kernels/cuda/narrow.cu).
+
+Whether it is faster than a captured graph nobody can say beforehand: programs time both (cupy_program.py).
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..kernels.cuda.narrow import RULES, NarrowKernels, NarrowNet, layout, part_of_batch
+from ..kernels.cuda.step import Rows
+from .cupy_contract import Device
+from .cupy_step import is_cross_entropy
+
+if TYPE_CHECKING:
+    from ..network import Network
+    from ..optimizers import Optimizer
+    from .cupy_arena import Arena, Pieces
+
+__all__ = ["TRIAL_STEPS", "WAYS", "Fused", "pieces_of_narrow", "why_not"]
+
+Array = Any
+WIDEST = 128  # units of a hidden layer
+# Multiply-adds of a step. One multiprocessor does at most 128 a cycle, so that many take 36 us at 1.75 GHz however good the
+# code: more than the dozen launches of a captured step are thought to take. Below, the device's clock decides.
+MOST_PRODUCTS = 8_000_000
+# (threads, tile): how many share the work, and how many sums each makes at once. Few rows and units want many threads.
+WAYS = ((512, 1), (256, 2), (512, 2), (256, 4))
+STEPS_PER_LAUNCH = 256  # a launch should take milliseconds, not seconds: what shares the device waits for it
+TRIAL_STEPS = 16  # of each way that is timed
+
+
+def why_not(net: Network, device: Device, batch: int, rule: str) -> str:
+    """Why the kernel cannot train this network with this batch and rule, or would for certain not pay; "" if it may."""
+    if net.precision != "fp32":
+        return f"it computes in float32 or float64, not with precision={net.precision!r}"
+    if rule not in RULES:
+        return f"it knows {', '.join(RULES)}, not {rule}"
+    if max(net.sizes[1:-1], default=0) > WIDEST:
+        return f"a hidden layer has {max(net.sizes[1:-1])} units, more than {WIDEST}"
+    products = _products(net, batch)
+    if products > MOST_PRODUCTS:
+        return f"a step has {products:,} multiply-adds, more than the {MOST_PRODUCTS:,} that one multiprocessor is given"
+    if not part_of_batch(net.sizes, batch, batch, net.dtype.itemsize, device.shared_bytes):
+        return f"the parameters and a row's activations do not fit into the {device.shared_bytes:,} bytes of shared memory that a block can have"
+    return ""
+
+
+def _products(net: Network, batch: int) -> int:
+    """Multiply-adds of a step: three products for each layer, but no delta of the input."""
+    weights = [n_in * n_out for n_in, n_out in itertools.pairwise(net.sizes)]
+    return batch * (3 * sum(weights) - weights[0])
+
+
+def pieces_of_narrow(net: Network, device: Device, batch: int, optimizer: Optimizer | None) -> Pieces:
+    """What a program needs beside the rest where the kernel may be used; with Adam if no optimizer is given."""
+    if why_not(net, device, batch, "adam" if optimizer is None else optimizer.name):
+        return {}
+    layers, vectors = len(net.sizes) - 1, 1 + (2 if optimizer is None else len(optimizer.slots))
+    classes = net.pair.targets == "classes"
+    return {
+        "narrow_table": ((layers, 9), np.dtype(np.int64)),
+        "narrow_slopes": ((layers,), net.dtype),
+        "trial_X": ((1, net.sizes[0]), net.dtype),  # one row of zeros, taken again and again
+        "trial_y": ((1,), np.dtype(np.int64)) if classes else ((1, net.sizes[-1]), net.dtype),
+        "trial_kept": ((vectors, net.layout.size), net.dtype),  # theta and the rule's state, which trials move
+    }
+
+
+class Fused:
+    """The kernel for one network, rule and batch, for which `why_not` is "".
+
+    Attributes
+    ----------
+    part : int
+        Rows in shared memory at a time.
+    way : (threads, tile)
+        How it is launched.
+    """
+
+    def __init__(self, net: Network, device: Device, arena: Arena, optimizer: Optimizer, batch: int, most: int) -> None:
+        self.way = WAYS[0]
+        self.part = part_of_batch(net.sizes, batch, min(batch, most), net.dtype.itemsize, device.shared_bytes)
+        self._arena, self._batch = arena, batch
+        activations = [*net.hidden, net.output]
+        table, elements = layout(net.sizes, self.part, net.layout.spans(), [g.code for g in activations])
+        device.upload(arena["narrow_table"], table)
+        device.upload(arena["narrow_slopes"], np.array([g.parameter for g in activations], net.dtype))
+        self._kernels = NarrowKernels(device, net.dtype.name)
+        self._net = NarrowNet(
+            optimizer.name, net.theta, arena["Delta"], optimizer.state, arena["narrow_table"], elements, arena["narrow_slopes"], net.sizes[-1], net.output, is_cross_entropy(net.pair)
+        )  # fmt: skip
+
+    def repeat(self, X: Array, y: Array, scale: float, m: int, times: int) -> None:
+        """`times` steps of m rows each, inside `Device.work`; the row numbers and constants of these steps lie in the arena."""
+        arena = self._arena
+        rows = Rows(arena["order"], arena["step"], self._batch, 0, m)
+        for first in range(0, times, STEPS_PER_LAUNCH):
+            steps = min(STEPS_PER_LAUNCH, times - first)
+            self._kernels.steps(
+                self._net, X, y, scale, rows, arena["constants"], arena["totals"], steps=steps, part=self.part, threads=self.way[0], tile=self.way[1], no_bytes=arena["workspace"]
+            )  # fmt: skip
+
+    def describe(self) -> str:
+        """How steps are computed, for people."""
+        threads, tile = self.way
+        return f"fused: many whole steps in one launch, by one block in shared memory, {self.part} rows at a time, {threads} threads, tiles of {tile}"

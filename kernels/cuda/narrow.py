@@ -1,0 +1,125 @@
+"""The one kernel that trains narrow nets in shared memory (narrow.cu): what fits there, how it is laid out, its launch.
+
+Nothing here allocates memory or waits for the device. dtype and contiguity are checked when the arguments are
+bound (`sources.bind`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .launchers import WARP, Launcher, ceil, check_shape, is_softmax, same_shape, targets_kind
+from .step import CONSTANTS, Rows
+
+__all__ = ["RULES", "STATIC_BYTES", "TILES", "NarrowKernels", "NarrowNet", "layout", "part_of_batch"]
+
+Array = Any
+RULES = ("sgd", "momentum", "adam")  # by their codes in narrow.cu
+OUTPUTS = ("softmax_cross_entropy", "sigmoid_cross_entropy", "squared_values", "squared_classes", "softmax_squared_values", "softmax_squared_classes")  # likewise
+TILES = (1, 2, 4)
+MOST_THREADS = 512
+OF_A_LAYER = 9  # numbers in a row of the table
+STATIC_BYTES = 1024  # of shared memory that the kernel takes beside what `layout` counts, rounded up
+
+
+def layout(sizes: Sequence[int], rows: int, spans: np.ndarray[Any, Any], codes: Sequence[int]) -> tuple[np.ndarray[Any, Any], int]:
+    """The table of narrow.cu, (layers, 9) int64, and the elements of shared memory, for at most `rows` rows at a time.
+
+    spans (layers, 3): where each layer's weights begin in theta, where its biases begin, where it ends; codes
+    (layers,): of the activation that each layer's weights lead to.
+    """
+    end, table = 0, []
+    for (n_in, n_out), (weights, biases, _), code in zip(itertools.pairwise(sizes), spans.tolist(), codes, strict=True):
+        row = [n_in, n_out, weights, biases]
+        for size in (n_out * (n_in | 1), n_out, rows * (n_in + 1 | 1), rows * n_out):  # weights, biases, a, delta
+            row.append(end)
+            end += size
+        table.append([*row, code])
+    return np.array(table, np.int64), end
+
+
+def part_of_batch(sizes: Sequence[int], batch: int, most: int, itemsize: int, shared_bytes: int) -> int:
+    """Rows to take through shared memory at a time, at most `most`, in as few parts as possible; 0 if not a single one fits."""
+    pairs = list(itertools.pairwise(sizes))
+    parameters = sum(n_out * (n_in | 1) + n_out for n_in, n_out in pairs)
+    for_a_row = sum((n_in + 1 | 1) + n_out for n_in, n_out in pairs)
+    fit = min(most, ((shared_bytes - STATIC_BYTES) // itemsize - parameters) // for_a_row)
+    return ceil(batch, ceil(batch, fit)) if fit > 0 else 0
+
+
+@dataclass(frozen=True)
+class NarrowNet:
+    """A net with its rule, as the kernel takes it; arrays of the kernel's dtype where nothing else is said.
+
+    Attributes
+    ----------
+    rule : str
+        One of RULES; `state`: its vectors.
+    theta, Delta : (P,)
+    table : (layers, 9) int64
+        Of `layout`, as is `elements`.
+    slopes : (layers,)
+        The parameter of the activation that each layer's weights lead to.
+    g, cross_entropy
+        The output's activation, and whether the cost is cross_entropy. outputs: units there.
+    """
+
+    rule: str
+    theta: Array
+    Delta: Array
+    state: Sequence[Array]
+    table: Array
+    elements: int
+    slopes: Array
+    outputs: int
+    g: Any
+    cross_entropy: bool
+
+
+class NarrowKernels:
+    """The kernel on one device, in one kind: "float32" or "float64"."""
+
+    def __init__(self, device: Launcher, kind: str) -> None:
+        self._device, self._kind = device, kind
+
+    def steps(self, net: NarrowNet, X: Array, y: Array, scale: float, rows: Rows, constants: Array, totals: Array, *, steps: int, part: int, threads: int, tile: int, no_bytes: Array) -> None:
+        """`steps` steps of `rows.count` rows each on theta and the rule's state, in place; Delta is overwritten where a batch has parts.
+
+        X (any, n_in) of the dtype or uint8, times scale; y (any,) int64 classes or (any, outputs). rows: from which step on, as for
+        `StepKernels`, without an offset; constants (steps, width) and totals (2,) float64, which is added to, as there. part: rows
+        at a time, at most those of the layout. no_bytes: any uint8 array; it is not read.
+
+        Raises
+        ------
+        ValueError
+            Shapes that do not fit together, or threads and tile that the kernel does not know.
+        """
+        (available, _), (layers, _) = X.shape, net.table.shape
+        same_shape(theta=net.theta, Delta=net.Delta, **{f"state[{k}]": x for k, x in enumerate(net.state)})
+        check_shape("table", net.table, (layers, OF_A_LAYER))
+        check_shape("slopes", net.slopes, (layers,))
+        check_shape("constants", constants, (constants.shape[0], CONSTANTS[net.rule]))
+        check_shape("totals", totals, (2,))
+        if tile not in TILES or not 0 < threads <= MOST_THREADS or threads % WARP or part < 1 or rows.offset:
+            raise ValueError(f"threads={threads} must be whole warps and at most {MOST_THREADS}, tile={tile} one of {TILES}, part={part} positive, offset={rows.offset} 0")
+        kind = targets_kind(y, available, net.outputs)
+        if net.cross_entropy:
+            output = "softmax_cross_entropy" if kind == "classes" else "sigmoid_cross_entropy"
+        else:
+            output = f"softmax_squared_{kind}" if is_softmax(net.g) else f"squared_{kind}"
+        from_bytes, theta = X.dtype == np.uint8, net.theta
+        states = [*net.state, theta, theta][:2]  # what a rule has not is not touched
+        data = (theta, X, 1) if from_bytes else (X, no_bytes, 0)
+        targets = (y, theta) if kind == "classes" else (rows.order, y)
+        run = (rows.order, rows.step, constants, constants.shape[1], totals, steps, rows.batch, rows.count, part)
+        lanes = min(WARP, 1 << (net.outputs - 1).bit_length())
+        self._device.launch(
+            "narrow_steps", self._kind, (1,), (threads,),
+            (theta, net.Delta, *states, *data, scale, *targets, available, net.table, net.slopes, layers, *run, RULES.index(net.rule), OUTPUTS.index(output), lanes, tile),
+            shared=net.elements * net.theta.dtype.itemsize,
+        )  # fmt: skip
