@@ -16,6 +16,7 @@ import pytest
 import test_cuda_costs as costs
 import test_cuda_kernels as kernels
 import test_cuda_layerwise as layerwise
+import test_cuda_narrow as narrow
 import test_cuda_step as step
 from cuda_on_cpu import KernelFault, ShimDevice
 
@@ -137,6 +138,20 @@ def column_sums():
     sums(None)()
 
 
+def narrow_steps():
+    """More rows than warps and more elements than threads; parts, a short batch, every tile; bytes; one launch after another."""
+    for case in (
+        {"sizes": (3, 9, 6, 4), "rule": "adam", "part": 3},
+        {"sizes": (40, 33, 5), "rule": "momentum", "batch": 9, "rows": 8, "part": 5, "hidden": "leaky_relu"},
+        {"sizes": (3, 9, 1), "rule": "sgd", "source": "uint8", "output": narrow.OUTPUTS[5], "batch": 40},  # one output: no shuffle takes a barrier's place
+    ):
+        for tile in (1, 2, 4):
+            for seed in (1, 2):
+                memory = cuda_cases.Memory()
+                narrow.Case(memory, **case).run(32 if seed == 1 else 96, tile, seed=seed).check()
+                memory.check()
+
+
 WATCH = {
     "add_bias": shaped(kernels.test_add_bias),
     "activate": shaped(kernels.test_activate, Tanh()),
@@ -172,6 +187,7 @@ WATCH = {
     "lamb_move": layers("lamb"),
     "round_theta": watching(step.test_round_theta, ((60, 90, 3), "float32")),
     "finish_step": lambda: step.test_finish_step("float32"),
+    "narrow_steps": narrow_steps,
     "gather_rows": gather("same"),
     "gather_bytes": gather("uint8"),
 }

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
+import test_cuda_narrow as narrow
+from cuda_cases import Memory
 from cuda_on_cpu import CompilerMissing, KernelFault, ShimDevice, builder, library
 
 from fastnn.activations import ReLU, Sigmoid, Softmax, Tanh
@@ -22,11 +26,12 @@ def normal(shape, dtype, seed=0):
 # ---- the schedule ---------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def everything_with_a_reduction(seed, faults=()):
     """Results of every kernel with a barrier or a shuffle, on one set of inputs, by kernel."""
     m, n = 300, 40
     z, y, values = normal((m, n), np.float32), np.random.default_rng(0).integers(0, n, m), normal((m, n), np.float32, 4)
-    device = ShimDevice(seed, faults)
+    device = ShimDevice(seed, faults, shared_bytes=1 << 20)
     k, partials = Kernels(device), np.full(partials_shape(), np.nan)
     out = {}
     out["softmax"] = np.empty_like(z)
@@ -48,6 +53,8 @@ def everything_with_a_reduction(seed, faults=()):
     out["add_partials"] = np.zeros(2)
     device.launch("add_partials", "float32", (2,), (256,), (out["add_partials"], np.arange(1400.0).reshape(2, 700), 700, 1.0))
     out |= of_layers(device, z, values)
+    case = narrow.Case(Memory(), (9, 33, 40), part=20, batch=30).run(96, 2, device=device)
+    out["narrow_steps"] = np.concatenate([case.totals, case.moved, *case.states])
     return out
 
 

@@ -78,14 +78,14 @@ __device__ __forceinline__ void tiled_products(const REAL* x, int x_row, int x_t
     const int down = (rows + T - 1) / T, across = (columns + T - 1) / T;
     for (int tile = threadIdx.x; tile < down * across; tile += blockDim.x) {
         const int i = tile / across, j = tile % across;
-        Wide<T, int> at_x, at_y;
+        Wide<T, int> at_x = {}, at_y = {};
         Wide<T * T, REAL> sums = {};
         for (int k = 0; k < T; ++k) {  // beyond the end the first one again, whose sums are dropped
             at_x.of[k] = (i + k * down < rows ? i + k * down : i) * x_row;
             at_y.of[k] = (j + k * across < columns ? j + k * across : j) * y_column;
         }
         for (int s = 0; s < terms; ++s) {
-            Wide<T, REAL> left, right;
+            Wide<T, REAL> left = {}, right = {};
             for (int k = 0; k < T; ++k) {
                 left.of[k] = x[at_x.of[k] + s * x_term];
                 right.of[k] = y[at_y.of[k] + s * y_term];
@@ -254,8 +254,7 @@ extern "C" __global__ void __launch_bounds__(512) narrow_steps(REAL* theta, REAL
     const Data data = {X, bytes, scale, classes, values, order, available, from_bytes, output, lanes};
     const Moves moves = {theta, Delta, first, second, {}, (REAL)rows, rule};
     const int64 begin = step[0];
-    load_parameters(net, theta, (int)part);
-    block_barrier();
+    load_parameters(net, theta, (int)part);  // what comes first, fetching rows, ends with a barrier
     const Sums sums = train(net, data, moves, constants, width, begin, steps, batch, part);
     store_parameters(net, theta);
     const double cost = block_sum(sums.cost, cost_of_warp), hits = block_sum(sums.hits, hits_of_warp);

@@ -1,0 +1,184 @@
+"""The kernel that trains narrow nets in shared memory, compiled for the CPU, against the oracle (reference.py): several steps at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import reference
+from cuda_cases import Memory
+from cuda_on_cpu import KernelFault, ShimDevice
+from tolerances import assert_close, training
+
+from fastnn import activations, optimizers
+from fastnn.backends.cupy_update import update_constants
+from fastnn.kernels.cuda.narrow import NarrowKernels, NarrowNet, layout, part_of_batch
+from fastnn.kernels.cuda.step import Rows
+from fastnn.layout import Layout
+
+RULES = {"sgd": optimizers.SGD(0.3), "momentum": optimizers.Momentum(0.2, 0.8), "adam": optimizers.Adam(0.03)}
+OUTPUTS = [("softmax", "cross_entropy", "classes"), ("sigmoid", "cross_entropy", "values")]
+OUTPUTS += [(g, "squared_error", y) for g in ("softmax", "identity", "tanh") for y in ("classes", "values")] + [("leaky_relu", "squared_error", "values")]
+STEP, STEPS, BATCH, DECAY = 1, 2, 7, 0.05  # the second and third step of a run
+SIZES = [(5, 4), (33, 1, 2), (3, 9, 6, 4), (2, 3, 40)]
+
+
+@pytest.fixture
+def memory():
+    made = Memory()
+    yield made
+    made.check()
+
+
+class Case:
+    """A net, its data and its rule on the stand-in; `run` takes the steps, `expected` is what the oracle makes of them."""
+
+    def __init__(self, memory, sizes=(3, 9, 6, 4), hidden="tanh", output=OUTPUTS[0], rule="adam", kind="float32", *, batch=BATCH, rows=None, part=None, source="same", l2=True):
+        self.sizes, self.kind, self.rule, self.batch, self.rows, self.source = sizes, kind, rule, batch, rows or batch, source
+        self.part = part or batch
+        rng, many, dtype = np.random.default_rng([batch, *sizes]), 3 * batch + 1, np.dtype(kind)
+        g, self.cost, targets = output
+        self.names, layers = [hidden] * (len(sizes) - 2) + [g], Layout(sizes)
+        self.X = rng.integers(0, 256, (many, sizes[0])).astype(np.uint8) if source == "uint8" else rng.standard_normal((many, sizes[0])).astype(dtype)
+        self.scale = np.float32(1 / 255).item() if source == "uint8" else 1.0
+        self.y = rng.integers(0, sizes[-1], many) if targets == "classes" else rng.random((many, sizes[-1])).astype(dtype)
+        self.order = rng.permutation(many)[: 3 * batch]
+        self.theta, self.optimizer = (rng.standard_normal(layers.size) * 0.7).astype(dtype), RULES[rule]
+        self.state = [np.abs(rng.standard_normal(layers.size) * 0.1).astype(dtype) for _ in self.optimizer.slots]
+        self.constants = update_constants(self.optimizer, 4, 3, DECAY if l2 else 0.0, dtype)
+        gs = [activations.get(name, "output") for name in self.names]
+        table, self.elements = layout(sizes, self.part, layers.spans(), [g.code for g in gs])
+        self.step, self.totals = memory(np.array([STEP])), memory(np.array([0.5, 2.0]))
+        self.moved, self.states = memory(self.theta), [memory(x) for x in self.state]
+        cross_entropy = self.cost == "cross_entropy"
+        slopes = np.array([g.parameter for g in gs], dtype)
+        self.net = NarrowNet(
+            rule, self.moved, memory.blank(layers.size, dtype), self.states, memory(table), self.elements, memory(slopes), sizes[-1], gs[-1], cross_entropy
+        )  # fmt: skip
+        self.on_device = [memory(x) for x in (self.X, self.y)]
+        self.constants_there, self.order_there = memory(self.constants), memory(self.order)
+
+    def run(self, threads=64, tile=1, steps=STEPS, seed=1, device=None):
+        device = device or ShimDevice(seed, shared_bytes=1 << 20)
+        rows = Rows(self.order_there, self.step, self.batch, 0, self.rows)
+        NarrowKernels(device, self.kind).steps(
+            self.net, *self.on_device, self.scale, rows, self.constants_there, self.totals, steps=steps, part=self.part, threads=threads, tile=tile, no_bytes=np.zeros(1, np.uint8)
+        )  # fmt: skip
+        return self
+
+    def expected(self, steps=STEPS):
+        theta, state, cost, hits = self.theta.astype(np.longdouble), self.state, 0.0, 0
+        decay = np.longdouble(self.constants[0, 0])
+        for s in range(STEP, STEP + steps):
+            rows = self.order[s * self.batch :][: self.rows]
+            X, y = self.X[rows] * np.longdouble(np.dtype(self.kind).type(self.scale)), self.y[rows]
+            l2 = decay * len(rows)
+            cost += len(rows) * reference.cost(theta, self.sizes, self.names, self.cost, X, y, l2)
+            h = reference.forward(theta, self.sizes, self.names, X)[1][-1]
+            if y.ndim == 1:
+                hits += (h.argmax(axis=1) == y).sum()
+            elif self.cost == "cross_entropy":
+                hits += ((h >= 0.5) == (y >= 0.5)).all(axis=1).sum()
+            gradient = reference.gradient(theta, self.sizes, self.names, self.cost, X, y, l2)
+            theta, state = reference.update(self.rule, self.sizes, theta, gradient, state, 4 + s, *self.optimizer.hyper())
+        return theta, state, cost, hits
+
+    def check(self, steps=STEPS):
+        theta, state, cost, hits = self.expected(steps)
+        bound = 4 * training(np.dtype(self.kind), steps) * (1 + np.abs(theta).max())
+        assert_close(self.moved, theta, bound, dtype=self.kind)
+        for got, want in zip(self.states, state, strict=True):
+            assert_close(got, want, bound, dtype=self.kind)
+        np.testing.assert_allclose(self.totals[0] - 0.5, float(cost), rtol=100 * np.finfo(self.kind).eps)
+        assert self.totals[1] == 2 + hits
+        assert self.step[0] == STEP + steps
+
+
+kinds = pytest.mark.parametrize("kind", ["float32", "float64"])
+
+
+@kinds
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("output", OUTPUTS, ids=" ".join)
+def test_every_output(output, sizes, kind, memory):
+    Case(memory, sizes, "sigmoid", output, "momentum", kind).run(tile=2).check()
+
+
+@kinds
+@pytest.mark.parametrize("tile", [1, 2, 4])
+@pytest.mark.parametrize("hidden", ["sigmoid", "tanh", "relu", "leaky_relu", "identity"])
+def test_every_activation_and_tile(hidden, tile, kind, memory):
+    Case(memory, (3, 9, 6, 4), hidden, OUTPUTS[2], "sgd", kind).run(tile=tile).check()
+
+
+@kinds
+@pytest.mark.parametrize("l2", [True, False])
+@pytest.mark.parametrize("threads", [32, 160])
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule(rule, threads, l2, kind, memory):
+    Case(memory, rule=rule, kind=kind, l2=l2).run(threads, tile=4).check()
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("rows", "part"), [(7, 3), (7, 1), (5, 7), (5, 2), (1, 7), (70, 33)])
+def test_parts_of_a_batch_and_a_short_one(rows, part, rule, memory):
+    """Delta of the parts adds up; more rows than there are warps; a short batch begins where a full one would."""
+    Case(memory, rule=rule, batch=max(BATCH, rows), rows=rows, part=part).run(tile=2).check()
+
+
+@kinds
+def test_bytes(kind, memory):
+    Case(memory, source="uint8", kind=kind).run().check()
+
+
+def test_one_step_and_many(memory):
+    Case(memory).run(steps=1).check(1)
+
+
+@pytest.mark.parametrize("tile", [1, 4])
+def test_the_schedule_of_threads_does_not_matter(tile, memory):
+    first, *others = (Case(memory, part=3).run(tile=tile, seed=seed) for seed in (1, 22, 333))
+    for other in others:
+        for x, y in zip([first.moved, first.totals, *first.states], [other.moved, other.totals, *other.states], strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("bad", ["row", "row before the first", "class"])
+def test_a_row_or_a_class_out_of_range_makes_the_cost_nan(bad, memory):
+    case = Case(memory, source="uint8" if bad == "row" else "same")
+    if bad == "class":
+        case.on_device[1][case.order[BATCH]] = 4
+    else:
+        case.order_there[BATCH] = len(case.X) if bad == "row" else -1
+    assert np.isnan(case.run(steps=1).totals[0])
+
+
+def test_a_kernel_that_has_too_little_shared_memory_is_seen(memory):
+    """The stand-in guards what lies behind it; a device refuses what a block cannot have."""
+    case = Case(memory)
+    case.net = NarrowNet(**{**vars(case.net), "elements": case.elements - 1})
+    with pytest.raises(KernelFault, match="beyond its dynamic shared memory"):
+        case.run()
+    with pytest.raises(ValueError, match=rf"narrow_steps is to have {4 * case.elements - 4} bytes of shared memory, a block here has at most 100"):
+        case.run(device=ShimDevice(shared_bytes=100))
+
+
+def test_rows_that_fit():
+    """Shared memory in elements: weights with odd rows and biases, then for each row a with its one, odd as well, and delta."""
+    fixed, row, static = 9 * 3 + 9 + 4 * 9 + 4, (5 + 9) + (11 + 4), 1024
+    for rows in (1, 5, 7):
+        assert part_of_batch((3, 9, 4), 1000, 1000, 4, static + 4 * (fixed + rows * row)) == rows
+        assert part_of_batch((3, 9, 4), 1000, 1000, 4, static + 4 * (fixed + rows * row) - 4) == {1: 0, 5: 4, 7: 6}[rows]
+        assert layout((3, 9, 4), rows, Layout((3, 9, 4)).spans(), [0, 0])[1] == fixed + rows * row
+    assert part_of_batch((3, 9, 4), 10, 10, 4, 1 << 20) == 10
+    assert part_of_batch((3, 9, 4), 10, 6, 4, 1 << 20) == 5  # two equal parts
+    assert part_of_batch((3, 9, 4), 10, 6, 8, 0) == 0
+
+
+def test_launch_checks(memory):
+    case = Case(memory)
+    for threads, tile in ((48, 1), (544, 1), (0, 1), (64, 3)):
+        with pytest.raises(ValueError, match=f"threads={threads} must be whole warps and at most 512, tile={tile} one of"):
+            case.run(threads, tile)
+    case.net = NarrowNet(**{**vars(case.net), "slopes": case.net.slopes[1:]})
+    with pytest.raises(ValueError, match=r"slopes must have shape \(3,\), got \(2,\)"):
+        case.run()
