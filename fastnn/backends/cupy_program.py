@@ -82,6 +82,8 @@ class CupyProgram(Program):
         self._feeder: Feeder | None = None  # of data on the host
         self._replays: list[Replay] = []  # one, or one for each buffer of the feeder
         self._short = 0  # rows of the short steps at hand
+        if device.products is not None:
+            self._capture.mode, self._capture.why_eager = "eager", device.products
         with device.work():
             self._choices = choose(self._buffers, rows, in_parts=rows < self.batch_size)
             self._fused, self._fusing = (None, False) if self.why_not_fused else self._try_fused(micro_batch or batch_size)

@@ -87,7 +87,9 @@ class NarrowKernels:
     def __init__(self, device: Launcher, kind: str) -> None:
         self._device, self._kind = device, kind
 
-    def steps(self, net: NarrowNet, X: Array, y: Array, scale: float, rows: Rows, constants: Array, totals: Array, *, steps: int, part: int, threads: int, tile: int, no_bytes: Array) -> None:
+    def steps(
+        self, net: NarrowNet, X: Array, y: Array, scale: float, rows: Rows, constants: Array, totals: Array, *, steps: int, part: int, threads: int, tile: int, no_bytes: Array
+    ) -> None:
         """`steps` steps of `rows.count` rows each on theta and the rule's state, in place; Delta is overwritten where a batch has parts.
 
         X (any, n_in) of the dtype or uint8, times scale; y (any,) int64 classes or (any, outputs). rows: from which step on, as for
