@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fastnn.bench.client import Absent
-from fastnn.bench.gpu import determinism, engine, epilogues
+from fastnn.bench.gpu import determinism, engine, epilogues, report
 from fastnn.bench.gpu.stage import Request
 
 
@@ -23,20 +23,20 @@ def nothing(part):
 SMALL = [problem for problem in determinism.PROBLEMS if max(problem.sizes) < 100]
 
 
-@pytest.mark.parametrize("problem", SMALL, ids=lambda p: p.rule)
+@pytest.mark.parametrize("problem", SMALL, ids=lambda p: f"{p.rule} {'fused' * p.fused}")
 def test_replayed_steps_give_the_bits_of_eager_ones(problem):
     """Twenty steps here, a thousand on a device."""
     entry = determinism.compare(gpu_lab.make_backend(), problem, 20)
     assert (entry["status"], entry["note"]) == ("ok", "")
 
 
-@pytest.mark.parametrize("problem", SMALL, ids=lambda p: p.rule)
+@pytest.mark.parametrize("problem", SMALL, ids=lambda p: f"{p.rule} {'fused' * p.fused}")
 def test_the_same_steps_give_the_same_bits(problem):
-    backend = gpu_lab.make_backend()
-    (theta, cost), (again, other) = (determinism.train(backend, problem, "eager", 9) for _ in range(2))
+    backend, mode = gpu_lab.make_backend(), "fused" if problem.fused else "eager"
+    (theta, cost), (again, other) = (determinism.train(backend, problem, mode, 9) for _ in range(2))
     np.testing.assert_array_equal(theta, again)
     assert cost == other
-    assert not np.array_equal(theta, determinism.train(backend, problem, "eager", 8)[0])
+    assert not np.array_equal(theta, determinism.train(backend, problem, mode, 8)[0])
 
 
 def test_a_difference_is_told(monkeypatch):
@@ -64,6 +64,9 @@ def test_a_program_that_ran_otherwise_than_asked_is_not_taken_for_it():
     engine.check(SimpleNamespace(mode="captured", why_eager=""), "captured")
     with pytest.raises(Absent, match="the engine ran its steps eager, not captured: no room"):
         engine.check(SimpleNamespace(mode="eager", why_eager="no room"), "captured")
+    engine.check(SimpleNamespace(mode="fused", why_eager=""), "captured")
+    with pytest.raises(Absent, match="fused, not eager"):
+        engine.check(SimpleNamespace(mode="fused", why_eager=""), "eager")
     with pytest.raises(Absent, match="captured, not eager"):
         engine.check(SimpleNamespace(mode="captured", why_eager=""), "eager")
 
@@ -88,6 +91,14 @@ def test_every_way_of_a_layer_is_timed():
     assert all(seconds is None or seconds >= 0 for layer in found["layers"] for seconds in layer.values())
     assert all(layer["own"] is not None for layer in found["layers"])
     assert "layer 2: " in found["choice"]
+    assert found["fused"] == {}  # the stand-in is told not to fuse
+    with engine.fusing(backend, True):
+        found = epilogues.measure(backend, "20-24-16-4", 32, "fp32")
+    assert found["choice"].startswith("fused: ")
+    assert set(found["fused"]) > {report.CAPTURED}
+    assert report.finding("epilogues", {"stages": {"epilogues": {"result": {"problems": [found]}}}}).endswith(
+        "; 20-24-16-4, 32: fused steps, 512 threads, tiles of 1 62.5 ms a step, captured steps 62.5 ms"
+    )
 
 
 def test_the_epilogue_stage(monkeypatch):
@@ -102,5 +113,5 @@ def test_the_epilogue_stage(monkeypatch):
 
 
 def test_problems_of_the_stage_are_those_of_the_table():
-    assert epilogues.problems("default")[0] == ("784-4096-4096-4096-10", 8192, "bf16")
-    assert len(epilogues.problems("all")) == 5 * 2 * 3
+    assert epilogues.problems("default")[:2] == [("784-16-16-10", 32, "fp32"), ("784-4096-4096-4096-10", 8192, "bf16")]
+    assert len(epilogues.problems("all")) == 1 + 5 * 2 * 3

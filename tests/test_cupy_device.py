@@ -254,6 +254,22 @@ def test_work_is_ordered_with_the_callers_stream(working):
     assert len(calls) == 3 + 22
 
 
+def test_a_fused_program_asks_for_its_shared_memory(working):
+    """More than 48 KiB of it only where the kernel was allowed that; a module for each dtype."""
+    working.cuda.runtime.getDeviceProperties = lambda device: {"name": b"Fake GPU", "sharedMemPerBlockOptin": 100 << 10}
+    X, y, thetas = np.random.default_rng(0).standard_normal((30, 200)).astype(np.float32), np.arange(30) % 3, []
+    for backend in (CupyBackend(fused=True), fastnn.get_backend("numpy")):
+        net = fastnn.Network([200, 60, 3], backend=backend)
+        program = backend.compile(net, optimizers.Adam(0.01), 20)
+        program.run(*[backend.asarray(x) for x in (X, y, np.arange(30))], 0, 2)
+        thetas.append(backend.to_numpy(net.theta))
+        assert backend.name == "numpy" or (program.mode, program._fused.part) == ("fused", 20)
+    assert_close(*thetas, 10 * training(np.dtype(np.float32), 2))
+    assert CupyBackend().device.shared_bytes == 100 << 10
+    working.cuda.runtime.getDeviceProperties = lambda device: {"name": b"Fake GPU"}
+    assert CupyBackend().device.shared_bytes == 0
+
+
 def test_memory_of_the_device(working):
     device = CupyBackend().device
     assert device.memory() == (10**9 + 24, 2 * 10**9)

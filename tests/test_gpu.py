@@ -11,17 +11,18 @@ from tolerances import assert_close, training
 
 import fastnn
 from fastnn import optimizers
+from fastnn.backends.cupy_narrow import WAYS
 from fastnn.backends.cupy_program import CupyProgram
 
 pytestmark = pytest.mark.gpu
 
 
-def engine():
+def engine(**options):
     """The engine on the device; skips where conftest has not decided already."""
     reason = fastnn.available_backends()["cupy"]
     if reason is not None:
         pytest.skip(f"cupy: {reason}")
-    return fastnn.get_backend("cupy")
+    return fastnn.get_backend("cupy", **options)
 
 
 def normal(shape, dtype, seed=0):
@@ -108,9 +109,10 @@ def trained(backend, rule, dtype):
 
 
 @floats
+@pytest.mark.parametrize("fused", [False, True], ids=["graphs", "fused"])
 @pytest.mark.parametrize("rule", [lambda: optimizers.SGD(0.1), lambda: optimizers.Momentum(0.05), lambda: optimizers.Adam(0.01)], ids=["sgd", "momentum", "adam"])
-def test_a_training_program(rule, dtype):
-    net, results = trained(engine(), rule, dtype)
+def test_a_training_program(rule, fused, dtype):
+    net, results = trained(engine(fused=fused), rule, dtype)
     reference, expected = trained("numpy", rule, dtype)
     # Sixteen steps; sums run in another order there, with fused multiply-adds.
     bound = 64 * training(np.dtype(dtype), 16) * np.abs(reference.theta).max()
@@ -121,15 +123,17 @@ def test_a_training_program(rule, dtype):
     np.testing.assert_allclose([r[2] for r in results], [r[2] for r in expected], atol=1)
 
 
-def test_the_same_run_gives_the_same_bits():
-    first, second = (trained(engine(), lambda: optimizers.Adam(0.01), "float32")[0] for _ in range(2))
+@pytest.mark.parametrize("fused", [False, True], ids=["graphs", "fused"])
+def test_the_same_run_gives_the_same_bits(fused):
+    gpu = engine(fused=fused)  # one: each chooses by its own timing
+    first, second = (trained(gpu, lambda: optimizers.Adam(0.01), "float32")[0] for _ in range(2))
     np.testing.assert_array_equal(first.backend.to_numpy(first.theta), second.backend.to_numpy(second.theta))
 
 
 @pytest.mark.parametrize("hidden", ["relu", "tanh"])
 @floats
 def test_a_thousand_replays_equal_eager_steps_bit_for_bit(dtype, hidden, monkeypatch):
-    gpu, results = engine(), []
+    gpu, results = engine(fused=False), []
     for eager in (False, True):
         net = fastnn.Network([20, 33, 17, 4], hidden=hidden, l2=0.1, dtype=dtype, backend=gpu, seed=1)
         program = gpu.compile(net, optimizers.Adam(0.001), 64)
@@ -144,6 +148,27 @@ def test_a_thousand_replays_equal_eager_steps_bit_for_bit(dtype, hidden, monkeyp
     assert results[0][:2] == results[1][:2]
     for captured, launched in zip(results[0][2], results[1][2], strict=True):
         np.testing.assert_array_equal(captured, launched)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@floats
+def test_every_way_of_the_fused_kernel(dtype, way):
+    """Also in parts of a batch, with bytes, and with more shared memory than a kernel has unasked."""
+    gpu = engine(fused=True)
+    X = np.random.default_rng(0).integers(0, 256, (501, 120)).astype(np.uint8)
+    y, thetas = np.random.default_rng(1).integers(0, 10, 501), []
+    for backend in (gpu, fastnn.get_backend("numpy")):
+        net = fastnn.Network([120, 40, 10], hidden="relu", dtype=dtype, backend=backend, seed=1)
+        program = backend.compile(net, optimizers.Adam(0.001), 100)
+        program.scale = 1 / 255
+        if backend is gpu:
+            program._fused.way = way
+            assert program.mode == "fused"
+        else:
+            X = (X * np.dtype(dtype).type(1 / 255)).astype(dtype)
+        program.run(backend.asarray(X), backend.asarray(y), backend.asarray(np.arange(501)), 0, 6)
+        thetas.append(backend.to_numpy(net.theta))
+    assert_close(*thetas, 640 * training(np.dtype(dtype), 6) * np.abs(thetas[1]).max(), dtype=dtype)
 
 
 def test_the_callers_stream_is_respected():

@@ -52,7 +52,8 @@ def get_backend(backend: str | Backend = "auto", *, parameters: int | None = Non
     **options
         How this engine is to run instead of choosing for itself. "numba": threads (int), chunk (rows of a batch at a time), sliced
         (True: each thread takes a slice of the batch through all layers; False: all share every chunk), panels (True: products by
-        fastnn's own kernels; False: by BLAS); what is left out is still chosen. The other engines have none.
+        fastnn's own kernels; False: by BLAS). "cupy": fused (True: narrow nets by the fused kernel, an error for others; False: by
+        captured steps). What is left out is still chosen. NumPy has none.
 
     Raises
     ------

@@ -82,11 +82,14 @@ class CupyProgram(Program):
         self._feeder: Feeder | None = None  # of data on the host
         self._replays: list[Replay] = []  # one, or one for each buffer of the feeder
         self._short = 0  # rows of the short steps at hand
+        self._fused: Fused | None = None
+        self._fusing = False
         if device.products is not None:
             self._capture.mode, self._capture.why_eager = "eager", device.products
         with device.work():
             self._choices = choose(self._buffers, rows, in_parts=rows < self.batch_size)
-            self._fused, self._fusing = (None, False) if self.why_not_fused else self._try_fused(micro_batch or batch_size)
+            if not self.why_not_fused:
+                self._fused, self._fusing = self._try_fused(micro_batch or batch_size)
         backend.tuner.save()
         backend.plans[plan_key(net, self.batch_size, rows)] = self.describe()
         if device.products is not None and not self._fusing:
@@ -199,8 +202,9 @@ class CupyProgram(Program):
     def _repeat_fused(self, full: int, short: int) -> None:
         """So many full steps, then one of so many rows, by the one kernel."""
         assert self._fused is not None
-        self._fused.repeat(*self._data, self.batch_size, full)
-        self._fused.repeat(*self._data, short, 1 if short else 0)
+        X, y, scale = self._data
+        self._fused.repeat(X, y, scale, self.batch_size, full)
+        self._fused.repeat(X, y, scale, short, 1 if short else 0)
 
     # ---- whether the one kernel pays -----------------------------------------------------------------------
 
@@ -231,7 +235,8 @@ class CupyProgram(Program):
         def by(way: tuple[int, int]) -> None:
             device.clear(arena["step"])
             fused.way = way
-            fused.repeat(*self._data, batch, steps)
+            X, y, scale = self._data
+            fused.repeat(X, y, scale, batch, steps)
 
         return {CAPTURED: captured, **{_name(way): functools.partial(by, way) for way in WAYS}}
 

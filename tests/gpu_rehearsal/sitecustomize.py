@@ -49,7 +49,7 @@ def make():
             return np.ones(count, dtype).view(fake_cupy.DeviceArray)
 
     cupy = Rehearsed()
-    properties = {"name": b"Rehearsal", "major": 9, "minor": 0, "multiProcessorCount": 1, "l2CacheSize": 1024}
+    properties = {"name": b"Rehearsal", "major": 9, "minor": 0, "multiProcessorCount": 1, "l2CacheSize": 1024, "sharedMemPerBlockOptin": 64 << 10}
     cupy.cuda.runtime.getDeviceProperties = lambda device: properties
     cupy.cuda.nvrtc = SimpleNamespace(getVersion=lambda: (13, 0))
     cupy.cuda.device = SimpleNamespace(get_cublas_handle=lambda: "the handle")

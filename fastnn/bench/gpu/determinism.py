@@ -1,4 +1,4 @@
-"""A thousand steps replayed as CUDA graphs give the bits of the same steps launched one by one, and give them again."""
+"""A thousand steps replayed as CUDA graphs give the bits of the same steps launched one by one, and give them again; fused steps give theirs again."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ class Problem:
     batch: int = 64
     dtype: str = "float32"
     precision: str = "fp32"
+    fused: bool = False  # in place of captured; its sums run in another order than those of eager steps
 
     @property
     def title(self) -> str:
-        return f"{'-'.join(map(str, self.sizes))} {self.hidden}, {self.output} {self.cost}, {self.rule}, batch {self.batch}, {self.precision if self.dtype == 'float32' else self.dtype}"
+        return f"{'-'.join(map(str, self.sizes))} {self.hidden}, {self.output} {self.cost}, {self.rule}, batch {self.batch}, {self.precision if self.dtype == 'float32' else self.dtype}{', fused' if self.fused else ''}"
 
 
 PROBLEMS = (
@@ -44,6 +45,8 @@ PROBLEMS = (
     Problem((784, 300, 100, 10), batch=512, precision="bf16"),
     Problem((20, 33, 1), "leaky_relu", "identity", "squared_error", "momentum", 37),
     Problem((20, 40, 3), "sigmoid", "sigmoid", "cross_entropy", "sgd", 31, "float64"),
+    Problem((20, 33, 17, 4), "tanh", fused=True),
+    Problem((20, 40, 3), "sigmoid", "sigmoid", "cross_entropy", "sgd", 31, "float64", fused=True),
 )
 
 
@@ -55,7 +58,7 @@ def train(backend: Any, problem: Problem, mode: str, steps: int) -> tuple[np.nda
     y = rng.integers(0, sizes[-1], rows) if problem.output == "softmax" else rng.uniform(0.1, 0.9, (rows, sizes[-1])).astype(problem.dtype)
     count = steps * problem.batch
     order = np.concatenate([rng.permutation(rows) for _ in range(-(-count // rows))])[: count - problem.batch // 2]  # the last batch is short
-    with engine.forced(backend, mode):
+    with engine.forced(backend, mode), engine.fusing(backend, mode == "fused"):
         options = {"precision": problem.precision} if problem.precision != "fp32" else {}
         net = Network(sizes, hidden=problem.hidden, output=problem.output, cost=problem.cost, l2=0.01, dtype=problem.dtype, backend=backend, seed=3, **options)
         rule = optimizers.get(problem.rule, 0.01)
@@ -68,14 +71,15 @@ def train(backend: Any, problem: Problem, mode: str, steps: int) -> tuple[np.nda
 
 
 def compare(backend: Any, problem: Problem, steps: int = STEPS) -> Result:
-    """Eager once, captured twice: {"status", "note", ...}."""
+    """Eager once, captured twice, or fused twice: {"status", "note", ...}."""
     entry: Result = {"title": problem.title, "steps": steps, "status": "ok", "note": ""}
     try:
-        eager, captured, again = (train(backend, problem, mode, steps) for mode in ("eager", "captured", "captured"))
+        modes = ("fused", "fused", "fused") if problem.fused else ("eager", "captured", "captured")
+        eager, captured, again = (train(backend, problem, mode, steps) for mode in modes)
     except Exception as error:
         kind = "absent" if type(error).__name__ in ("Absent", "BackendUnavailable") or "precision" in str(error) else "failed"
         return {**entry, "status": kind, "note": f"{type(error).__name__}: {error}".splitlines()[0]}
-    for name, (theta, cost), (other, other_cost) in (("captured against eager", captured, eager), ("captured twice", captured, again)):
+    for name, (theta, cost), (other, other_cost) in ((f"{modes[1]} against {modes[0]}", captured, eager), (f"{modes[1]} twice", captured, again)):
         different = int((theta != other).sum())
         if different or cost != other_cost:
             entry |= {"status": "failed", "note": f"{name}: {different} of {len(theta)} bytes differ, cost {cost!r} and {other_cost!r}"}

@@ -1,4 +1,4 @@
-"""Per hidden layer: cuBLASLt's epilogues against products with kernels of our own, timed by the engine as it chooses between them."""
+"""Per hidden layer: cuBLASLt's epilogues against products with kernels of our own; for narrow nets whole steps, captured and fused. Timed by the engine as it chooses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..cases import net_named
 from ..client import Absent
 from ..statistics import Result
 from . import lab as labs
-from .cases import MIDDLE, NETS, PRECISIONS, WIDE, WIDEST
+from .cases import MIDDLE, NARROW, NETS, PRECISIONS, WIDE, WIDEST
 from .stage import Request, Write
 
 __all__ = ["measure", "problems", "run"]
@@ -19,13 +19,14 @@ __all__ = ["measure", "problems", "run"]
 
 def problems(mode: str) -> list[tuple[str, int, str]]:
     """(net, batch, precision) in the order of their worth."""
+    narrow = [(NARROW, 32, "fp32")]
     if mode == "all":
-        return [(net, batch, precision) for net in NETS for batch in (512, 8192) for precision in PRECISIONS]
-    return [(net, batch, precision) for precision in ("bf16", "tf32", "fp32") for net, batch in ((WIDEST, 8192), (WIDE, 8192), (MIDDLE, 512))]
+        return narrow + [(net, batch, precision) for net in NETS for batch in (512, 8192) for precision in PRECISIONS]
+    return narrow + [(net, batch, precision) for precision in ("bf16", "tf32", "fp32") for net, batch in ((WIDEST, 8192), (WIDE, 8192), (MIDDLE, 512))]
 
 
 def measure(backend: Any, name: str, batch: int, precision: str) -> Result:
-    """{"layers": [{way: seconds, or None if it is not offered}], "choice", ...} of one net at one batch and precision."""
+    """{"layers": [{way: seconds, or None if it is not offered}], "choice", "fused": {way: seconds of a step}, ...} of one net at one batch and precision."""
     net = net_named(name)
     made = Network(net.sizes, hidden=net.hidden, output=net.output, cost=net.cost, precision=precision, backend=backend)
     with warnings.catch_warnings():
@@ -33,7 +34,7 @@ def measure(backend: Any, name: str, batch: int, precision: str) -> Result:
         program = backend.compile(made, optimizers.SGD(0.1), batch)
     if program.why_eager:
         raise Absent(f"cuBLASLt is not used here: {program.why_eager}")
-    return {"net": name, "batch": batch, "precision": precision, "choice": program.describe(), "layers": program.timings()}
+    return {"net": name, "batch": batch, "precision": precision, "choice": program.describe(), "layers": program.timings(), "fused": program.fused_timings()}
 
 
 def run(request: Request, write: Write) -> Result:

@@ -17,6 +17,7 @@ from ...backends import get_backend
 from ...kernels.cuda import sources
 from ...network import Network
 from ..statistics import Result
+from . import engine
 
 __all__ = ["PLANTED", "exercise", "main"]
 
@@ -29,6 +30,7 @@ PLANTED = {
 SIZES = ((301, (70, 129, 10)), (33, (31, 40, 70)), (7, (5, 3, 2)), (600, (3, 1, 5)))
 PAIRS = (("softmax", "cross_entropy"), ("sigmoid", "cross_entropy"), ("softmax", "squared_error"), ("tanh", "squared_error"))
 RULES = tuple(sorted(optimizers.OPTIMIZERS))
+FUSED_RULES = ("adam", "momentum", "sgd")
 
 
 def exercise(backend: Any, dtypes: tuple[str, ...] = ("float32", "float64"), sizes_: Any = SIZES) -> set[str]:
@@ -47,14 +49,20 @@ def exercise(backend: Any, dtypes: tuple[str, ...] = ("float32", "float64"), siz
 
     device._launch, device.seconds = noted, untimed
     try:
-        for dtype in dtypes:
-            precisions = ("fp32", "bf16") if dtype == "float32" and device.products is None else ("fp32",)
-            for precision in precisions:
-                for place, (rows, sizes) in enumerate(sizes_[:2]):
-                    for number, (output, cost) in enumerate(PAIRS):
-                        _train(backend, dtype, rows, sizes, output, cost, number, RULES if (place, number) == (0, 0) else ("adam",), precision)
-            for rows, sizes in sizes_:
-                _operations(backend, dtype, rows, sizes)
+        with engine.fusing(backend, False):
+            for dtype in dtypes:
+                precisions = ("fp32", "bf16") if dtype == "float32" and device.products is None else ("fp32",)
+                for precision in precisions:
+                    for place, (rows, sizes) in enumerate(sizes_[:2]):
+                        for number, (output, cost) in enumerate(PAIRS):
+                            _train(backend, dtype, rows, sizes, output, cost, number, RULES if (place, number) == (0, 0) else ("adam",), precision)
+                for rows, sizes in sizes_:
+                    _operations(backend, dtype, rows, sizes)
+        with engine.fusing(backend, True):
+            rows, sizes = sizes_[1]
+            for dtype in dtypes:
+                for number, (output, cost) in enumerate(PAIRS):
+                    _train(backend, dtype, rows, sizes, output, cost, number, FUSED_RULES, "fp32")
         backend.synchronize()
     finally:
         del device._launch, device.seconds

@@ -11,6 +11,7 @@ from ..summary import duration
 __all__ = ["Cell", "cells", "epilogues", "finding", "outcome", "problems", "show"]
 
 REMEDIES = {"cuBLASLt": " - steps are not captured, tf32 and bf16 are refused; libcublasLt comes with CuPy's [ctk] extra"}
+CAPTURED = "captured steps"  # as fastnn/backends/cupy_program.py names them
 WAYS = ("own", "forward", "masks", "epilogues")  # as fastnn/backends/cupy_plan.py names them
 BAD = ("failed", "hung", "crashed")
 
@@ -82,6 +83,12 @@ def _fastest(layer: Result) -> str:
     return min(offered, key=lambda way: float(offered[way]))
 
 
+def _fused(ways: Result) -> str:
+    """The fastest fused way beside captured steps."""
+    best = min((way for way in ways if way != CAPTURED), key=lambda way: float(ways[way]))
+    return f"{best} {duration(ways[best])} a step, {CAPTURED} {duration(ways[CAPTURED])}"
+
+
 def epilogues(results: Result) -> list[list[str]]:
     """A row for each hidden layer: the case, the time of every way, the fastest one."""
     rows = []
@@ -110,7 +117,8 @@ def finding(name: str, results: Result) -> str:
         return f"{sum(entry['status'] == 'ok' for entry in entries)} of {len(entries)} equal bit for bit"
     if name == "epilogues":
         layers = [layer for entry in found.get("problems") or [] for layer in entry["layers"]]
-        return f"{sum(_fastest(layer) != 'own' for layer in layers)} of {len(layers)} hidden layers are faster with an epilogue"
+        steps = "".join(f"; {_short(entry['net'])}, {entry['batch']:,}: {_fused(entry['fused'])}" for entry in found.get("problems") or [] if entry.get("fused"))
+        return f"{sum(_fastest(layer) != 'own' for layer in layers)} of {len(layers)} hidden layers are faster with an epilogue{steps}"
     if name == "ceilings":
         rates = [f"{precision} {entry['best'] / 1000:.1f} TFLOP/s" for precision, entry in (found.get("gemm") or {}).items()]
         return ", ".join(rates + ([f"copy {found['copy']['best']:.0f} GB/s"] if found.get("copy") else []))

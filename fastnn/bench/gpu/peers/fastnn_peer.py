@@ -18,7 +18,7 @@ __all__ = ["Captured", "Eager"]
 
 
 class Captured(Peer):
-    """Steps replayed as CUDA graphs."""
+    """Steps replayed as CUDA graphs, or fused where the engine found that to be faster."""
 
     mode: ClassVar[str] = "captured"
 
@@ -75,3 +75,6 @@ class Eager(Captured):
     """The same kernels launched one after another."""
 
     mode = "eager"
+
+    def _backend(self) -> Any:
+        return get_backend("cupy", fused=False)
