@@ -156,14 +156,15 @@ class CupyBackend(Backend):
         size = Arena.size(footprint(net, self.device, batch_size, rows, None))
         memory = f"{size / 1e6:,.1f} MB of device memory beside the data and the parameters; one wait per slice of steps"
         chosen = self.plans.get(plan_key(net, batch_size, rows))
-        if chosen is not None and chosen.startswith("fused"):
+        may_fuse = not why_not(net, self.device, batch_size, "adam" if optimizer is None else optimizer.name)
+        if chosen is not None and chosen.startswith("fused") and may_fuse:
             return f"{chosen}; {memory}"
         how = "launched one by one" if self.device.products else "as one CUDA graph"
         parts = "" if rows == batch_size else f" in parts of {rows} rows, whose gradients add up"
         text = f"each step {how}{parts}; {net.precision} products; {memory}"
         if self.device.products is None:
             text += f"; {self.device.library}; {chosen or 'epilogues chosen by timing when training begins'}"
-        if chosen is None and self.fused is not False and not why_not(net, self.device, batch_size, "adam" if optimizer is None else optimizer.name):
+        if chosen is None and self.fused is not False and may_fuse:
             text += "; or many steps in one launch of a fused kernel, if that is timed to be faster then"
         return text
 
