@@ -17,6 +17,10 @@ def good(request, write):
     return {"mode": request.mode, "seen": sorted(request.results), "data": request.data}
 
 
+def limit(request, write):
+    return {"seconds": request.seconds}
+
+
 def absent(request, write):
     raise Absent("the tool is not here")
 

@@ -45,7 +45,8 @@ def sample():
         "determinism": ("ok", "", {"failed": 0, "problems": [{"title": "20-33-4", "status": "ok", "note": ""}]}),
         "ceilings": ("ok", "", {"gemm": gemm, "copy": {"best": 4200.0, "all": []}}),
         "epilogues": ("crashed", "its process ended with signal SIGSEGV", {"problems": [
-            {"net": "784-4096-4096-4096-10", "batch": 8192, "precision": "bf16", "choice": "", "layers": [{"epilogues": 1e-3, "forward": 1.1e-3, "own": 1.2e-3}, {"epilogues": None, "own": 2e-3}]}]}),
+            {"net": "784-4096-4096-4096-10", "batch": 8192, "precision": "bf16", "choice": "", "layers": [{"epilogues": 1e-3, "forward": 1.1e-3, "own": 1.2e-3}, {"epilogues": None, "own": 2e-3}],
+             "refusals": {"BGRADB NT 1x2x3": "the function answered CUBLAS_STATUS_INVALID_VALUE"}}]}),
         "accuracy": ("ok", "", {"runs": {"captured": [{"curve": curve, "reached": 0.06, "first_seconds": 1.0, "steps": 468}], "jax": [{"status": "error", "note": "RuntimeError: no"}]},
                                 "labels": {"captured": "fastnn"}, "goal": 0.98, "asked": 1.0, "median": 0.06, "verdict": "PASS"}),
         "steps": ("incomplete", "1 left out for lack of time; --resume goes on", {"peers": peers, "cells": cells, "left_out": ["x"], "ceilings": CEILINGS}),

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import gpu_sample
 import pytest
 
 from fastnn.bench.gpu import __main__ as command
@@ -102,6 +104,17 @@ def test_out_of_time_leaves_stages_out(tmp_path):
     assert results["stages"]["good"]["status"] == "left out"
 
 
+def test_a_longer_budget_stretches_the_limits_and_the_modes_own_does_not(tmp_path):
+    def limit(**options):
+        return Run("default", tmp_path / "gpu.json", stages=[stage("good", "limit", 10.0), stage("raises", seconds=40.0)], only=["good"], **options).run()["stages"]["good"][
+            "result"
+        ]["seconds"]
+
+    assert limit() == 10
+    assert limit(budget=25.0) == pytest.approx(25, abs=1)
+    assert limit(budget=8.0) == pytest.approx(8, abs=1)
+
+
 def test_without_what_is_needed_the_rest_is_not_tried(tmp_path):
     results = Run("quick", tmp_path / "gpu.json", stages=[stage("absent", needed=True), stage("good")]).run()
     assert results["stages"]["good"] | {"result": None} == {
@@ -135,6 +148,21 @@ def test_options():
         command.arguments(["--quick", "--all"])
     with pytest.raises(SystemExit):
         command.arguments(["--stage", "everything"])
+    assert command.arguments(["--budget", "560"]).budget == 560
+    for budget in ("0", "-1", "inf", "nan", "long"):
+        with pytest.raises(SystemExit):
+            command.arguments(["--budget", budget])
+
+
+def test_results_of_a_resumed_run_go_where_they_are_asked_for(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gpu.json").write_text(json.dumps(gpu_sample.sample()))
+    made = []
+    monkeypatch.setattr(command, "Run", lambda mode, path, *rest, **options: made.append((path, options["budget"])) or SimpleNamespace(run=gpu_sample.sample))
+    for more in ([], ["--out", str(tmp_path / "out"), "--budget", "9"]):
+        command.main(["--resume", str(tmp_path / "gpu.json"), *more])
+    assert made == [(tmp_path / "gpu.json", None), (tmp_path / "out" / "gpu.json", 9)]
+    assert (tmp_path / "out" / "gpu.html").exists()
+    capsys.readouterr()
 
 
 # ---- the command, from a plain checkout ---------------------------------------------------------------------------

@@ -133,7 +133,16 @@ def test_every_file_is_in_one_group():
     assert all(found.values())
     every = [path for files in found.values() for path in files]
     assert len(every) == len(set(every)) == len(list(tests.glob("test_*.py")))
-    assert set(suite.files_of(tests, suite.WHOLE[0])) | set(found["engine"]) == set(every)  # without a device all others once more
+    assert set(suite.files_of(tests, suite.WHOLE[0])) == set(every)  # without a device all once more
+    assert all(marker == "gpu" for _, _, marker in suite.GROUPS)  # a lent device does not wait for what runs on processors
+
+
+def test_only_deprecations_of_others_are_let_through(little_suite):
+    (little_suite / "test_gpu.py").write_text(
+        "import warnings\ndef test_a():\n    warnings.warn('old', DeprecationWarning)\ndef test_b():\n    warnings.warn('bad', RuntimeWarning)\n"
+    )
+    result = suite.group(little_suite, [str(little_suite / "test_gpu.py")], "", 60, ("-Werror::RuntimeWarning",))
+    assert (result["passed"], result["failed"], result["failures"][0]["test"]) == (1, 1, "test_gpu::test_b")
 
 
 # ---- the sanitizer ----------------------------------------------------------------------------------------------------
@@ -316,3 +325,18 @@ def test_time_to_accuracy(tmp_path):
     assert accuracy.measure(str(tmp_path), peers, 1, lambda: 1.0, nothing)["left_out"] == ["captured, seed 0", "torch, seed 0"]
     with pytest.raises(Absent, match="MNIST"):
         accuracy.run(Request(data=str(tmp_path / "nowhere")), nothing)
+
+
+@pytest.mark.usefixtures("_workers_find_the_fakes")
+def test_small_steps_are_checked_against_numpy_and_large_ones_on_the_device(monkeypatch):
+    asked = []
+
+    def cell(case, entrants, settings, *rest, **options):
+        asked.append((case.net.width, settings.oracle))
+        return {"entrants": {}}
+
+    monkeypatch.setattr(steps, "training_cell", cell)
+    peers = {"own": peer("own", "fake_peers:Good", own=True)}
+    chosen = [c for c in cases.training_cases("default") if c.optimizer == "sgd" and c.precision in ("fp32", "bf16")]
+    steps.measure(chosen, peers, Settings(oracle="cupy"), {}, lambda: 100.0, {}, nothing)
+    assert asked == [(16, "numpy"), (300, "cupy"), (1024, "cupy"), (4096, "cupy")]

@@ -19,7 +19,7 @@ from cuda_on_cpu.products import multiply
 
 from fastnn.backends import cublaslt, cupy_lt
 from fastnn.backends.cublaslt import CublasLt, MatmulDescAttribute, MatmulPreferenceAttribute, ReductionScheme, cuBLASLtError
-from fastnn.backends.cupy_products import aux_ld, back, forward, outer
+from fastnn.backends.cupy_products import NotOffered, aux_ld, back, forward, outer
 
 # ---- numbers ------------------------------------------------------------------------------------------------------
 
@@ -216,8 +216,24 @@ def test_the_alignment_of_every_address_is_told(stand_in):
 
 
 def test_what_the_library_does_not_offer_has_no_candidates(stand_in):
-    stand_in.library.stand_in_refuses(cupy_lt.EPILOGUES["BIAS"])
-    assert cupy_lt.Lt().candidates(forward(8, 8, 8, "float32", "fp32", "BIAS"), [256, 256, 256, 256, None], 0, 64, lambda: STREAM) == []
+    """Where it says anything but that, it was asked for nonsense, which is kept to be told."""
+    product = forward(8, 8, 8, "float32", "fp32", "BIAS")
+    for status, refusals in ((15, {}), (7, {str(product): "cublasLtMatmulAlgoGetHeuristic answered CUBLAS_STATUS_INVALID_VALUE"})):
+        stand_in.library.stand_in_refuses(cupy_lt.EPILOGUES["BIAS"], status)
+        lt = cupy_lt.Lt()
+        assert lt.candidates(product, [256, 256, 256, 256, None], 0, 64, lambda: STREAM) == []
+        assert lt.refusals == refusals
+
+
+def test_an_algorithm_that_does_not_run_after_all_is_not_offered(stand_in, monkeypatch):
+    def refuses(*arguments):
+        raise cuBLASLtError("cublasLtMatmul", 15)
+
+    monkeypatch.setattr(CublasLt, "matmul", refuses)
+    product = forward(8, 8, 8, "float32", "fp32")
+    call = cupy_lt.Lt().candidates(product, [256, 256, 256, None, None], 0, 64, lambda: STREAM)[0].call
+    with pytest.raises(NotOffered, match=r"for DEFAULT TN 8x8x8 .* that it does not run: cublasLtMatmul answered CUBLAS_STATUS_NOT_SUPPORTED"):
+        call()
 
 
 def test_a_product_that_fails_says_so(stand_in):
@@ -247,6 +263,19 @@ def test_fastnns_own_is_taken_where_nvmath_is_missing(stand_in):
     binding = cupy_lt.choose_binding()
     assert isinstance(binding.module, CublasLt)
     assert str(binding) == "130100 through fastnn's own binding, because nvmath-python is not installed"
+
+
+def test_one_binding_can_be_asked_for(stand_in, monkeypatch):
+    monkeypatch.setenv("FASTNN_CUBLASLT", "ctypes")
+    monkeypatch.setitem(sys.modules, "nvmath.bindings.cublasLt", SimpleNamespace(get_version=lambda: 130200))
+    assert str(cupy_lt.choose_binding()) == "130100 through fastnn's own binding, because FASTNN_CUBLASLT asks for it"
+    monkeypatch.delitem(sys.modules, "nvmath.bindings.cublasLt")
+    monkeypatch.setenv("FASTNN_CUBLASLT", "nvmath")
+    with pytest.raises(ImportError, match=r"^FASTNN_CUBLASLT asks for nvmath-python, which is not installed$"):
+        cupy_lt.choose_binding()
+    monkeypatch.setenv("FASTNN_CUBLASLT", "other")
+    with pytest.raises(ValueError, match=r"^FASTNN_CUBLASLT must be 'nvmath' or 'ctypes', or not be set, got 'other'$"):
+        cupy_lt.choose_binding()
 
 
 def fresh(code, system=""):

@@ -14,7 +14,7 @@ import fastnn
 from fastnn import optimizers
 from fastnn.backends.cupy_backend import CupyBackend
 from fastnn.backends.cupy_plan import Choice
-from fastnn.backends.cupy_products import EPILOGUES, Candidate, aux_ld, back, forward, outer
+from fastnn.backends.cupy_products import EPILOGUES, Candidate, NotOffered, aux_ld, back, forward, outer
 from fastnn.backends.cupy_tuner import Tuner, default_file
 
 SHAPES = [(1, 1, 1), (3, 5, 2), (33, 65, 31), (40, 12, 130)]  # rows, n_in, n_out
@@ -202,6 +202,31 @@ def test_equal_work_is_timed_once():
     assert device.timings == timed
     backend.compile(net, optimizers.Adam(0.01), 9)
     assert device.timings > timed
+
+
+def not_offered():
+    raise NotOffered("not here")
+
+
+def test_what_is_proposed_but_does_not_run_is_passed_over():
+    tuner, broken = Tuner(ShimDevice()), Candidate("broken", not_offered)
+    assert tuner.best("work", [broken, *candidates(None, "good")])[0].name == "good"
+    with pytest.raises(NotOffered, match="none of the 2 algorithms that cuBLASLt proposes for other work runs"):
+        tuner.best("other work", [broken, broken])
+
+
+@pytest.mark.parametrize("missing", ["RELU_AUX_BIAS", "DEFAULT"])
+def test_a_way_whose_algorithms_do_not_run_is_not_taken(missing):
+    class Broken(ShimDevice):
+        def _prepare(self, product, *rest):
+            found = super()._prepare(product, *rest)
+            return [Candidate(c.name, not_offered) for c in found] if product.epilogue == missing else found
+
+    if missing != "DEFAULT":
+        assert program_with(device=Broken())._choices[0] == Choice("RELU_BIAS", "DEFAULT", "kernel")
+        return
+    with pytest.raises(NotOffered, match="offers no way to compute a layer in fp32 on float32: it names no algorithm"):
+        program_with(device=Broken(offers=("DEFAULT",)))
 
 
 # ---- remembering ------------------------------------------------------------------------------------------------------------

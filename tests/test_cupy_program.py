@@ -49,18 +49,19 @@ def bits(*arrays):
 @pytest.mark.parametrize("offers", [None, ("DEFAULT",)], ids=["epilogues", "own kernels"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_thousand_replays_equal_eager_steps_bit_for_bit(dtype, offers):
+    epochs = 200 if (dtype, offers) == ("float32", None) else 40  # five steps an epoch, the last one short
     given = {} if offers is None else {"offers": offers}
-    captured, program, result = trained(ShimDevice(**given), 200, dtype=dtype)
+    captured, program, result = trained(ShimDevice(**given), epochs, dtype=dtype)
     assert program.mode == "captured"
-    assert captured.backend.device.graphs == 200 * 5 - 2  # five steps an epoch, the last one short; the first of either size is not a replay
+    assert captured.backend.device.graphs == epochs * 5 - 2  # the first of either size is not a replay
     with pytest.warns(RuntimeWarning, match="launched one by one: for once"):
-        eager, other, expected = trained(ShimDevice(seed=5, refuses_capture="for once", **given), 200, dtype=dtype)
+        eager, other, expected = trained(ShimDevice(seed=5, refuses_capture="for once", **given), epochs, dtype=dtype)
     assert (other.mode, other.why_eager) == ("eager", "for once")
     assert eager.backend.device.graphs == 0
     assert result == expected
     for got, want in zip(bits(captured.theta, *program.optimizer.state), bits(eager.theta, *other.optimizer.state), strict=True):
         np.testing.assert_array_equal(got, want)
-    assert program.optimizer.t == other.optimizer.t == 1000
+    assert program.optimizer.t == other.optimizer.t == epochs * 5
 
 
 def test_many_steps_go_into_one_graph():

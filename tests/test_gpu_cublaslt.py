@@ -144,6 +144,15 @@ def test_replays_equal_eager_steps_bit_for_bit(precision):  # reduced precision 
     np.testing.assert_array_equal(*thetas)
 
 
+@pytest.mark.parametrize("precision", ROUNDING)
+def test_the_library_is_asked_for_nothing_that_makes_no_sense(precision):
+    """Not offered is an answer; an invalid value is a mistake of the engine's, which would only be slow."""
+    gpu = engine()
+    for sizes, batch in (([784, 300, 100, 10], 512), ([20, 33, 17, 4], 7), ([5, 1, 1], 1)):
+        gpu.compile(fastnn.Network(sizes, precision=precision, backend=gpu), optimizers.SGD(0.1), batch)
+    assert dict(gpu.device.refusals) == {}
+
+
 def test_streamed_rows_train_to_the_same_bits(monkeypatch):
     gpu, (X, y), thetas = fastnn.get_backend("cupy", fused=False), problem(), []  # streamed rows are not fused
     monkeypatch.setattr(type(gpu.device), "reserve_bytes", 0)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,8 @@ class Device(ABC):
         None if `prepare` offers products that can be captured, else why not.
     library : str
         What products are computed by, for people.
+    refusals : mapping
+        Product -> what the library answered if that was anything but that it does not offer it; {} unless the engine is at fault.
     """
 
     workspace_bytes = 0
@@ -81,6 +84,7 @@ class Device(ABC):
     identity: str | None = None
     products: str | None = None
     library: str = "cuBLAS"
+    refusals: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self) -> None:
         self._process = os.getpid()

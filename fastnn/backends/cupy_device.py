@@ -81,7 +81,7 @@ class CupyDevice(Device):
         runtime = self._cupy.cuda.runtime
         name = runtime.getDeviceProperties(self.id)["name"]
         self.identity = f"{name.decode() if isinstance(name, bytes) else name}, driver {runtime.driverGetVersion()}, cublasLt {lt.version}"
-        self.library = f"cuBLASLt {lt.binding}"
+        self.library, self.refusals = f"cuBLASLt {lt.binding}", lt.refusals
         return lt
 
     def guard(self) -> None:

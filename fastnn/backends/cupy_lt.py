@@ -8,6 +8,7 @@ the same functions. NVIDIA, cuBLAS library documentation, chapter "Using the cuB
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,15 +16,17 @@ from typing import Any
 import numpy as np
 
 from .cublaslt import HEURISTIC_RESULT, CublasLt, MatmulDescAttribute, MatmulPreferenceAttribute, ReductionScheme
-from .cupy_products import EPILOGUES, READS_BIAS, USES_AUX, WRITES_BIAS, Candidate, Product
+from .cupy_products import EPILOGUES, READS_BIAS, USES_AUX, WRITES_BIAS, Candidate, NotOffered, Product
 
-__all__ = ["Binding", "Lt", "choose_binding"]
+__all__ = ["BINDING", "Binding", "Lt", "choose_binding"]
 
 DATA_TYPES = {"float32": 0, "float64": 1, "bfloat16": 14}  # cudaDataType_t
 COMPUTE_TYPES = {"fp32": 68, "fp64": 70, "tf32": 77}  # cublasComputeType_t
 OPERATIONS = {"N": 0, "T": 1}
 ALGORITHMS = 8  # heuristic results looked at
 MAX_ALIGNMENT = 256
+NOT_SUPPORTED = 15  # cublasStatus_t
+BINDING = "FASTNN_CUBLASLT"  # environment variable: "nvmath" or "ctypes" for that binding alone, to tell which of them is at fault
 
 
 @dataclass(frozen=True)
@@ -39,31 +42,47 @@ class Binding:
 
 
 def choose_binding() -> Binding:
-    """nvmath-python's binding where it can be used, else fastnn's own.
+    """nvmath-python's binding where it can be used, else fastnn's own; or the one that FASTNN_CUBLASLT names.
 
     Raises
     ------
     OSError, AttributeError
         There is no libcublasLt, or it lacks functions (`cublaslt.library`).
+    ImportError
+        FASTNN_CUBLASLT is "nvmath", which cannot be used.
+    ValueError
+        FASTNN_CUBLASLT is something else.
     """
+    wanted = os.environ.get(BINDING, "")
+    if wanted not in ("", "nvmath", "ctypes"):
+        raise ValueError(f"{BINDING} must be 'nvmath' or 'ctypes', or not be set, got {wanted!r}")
+    if wanted == "ctypes":
+        own = CublasLt()
+        return Binding(own, own.get_version(), f"fastnn's own binding, because {BINDING} asks for it")
     try:
         module = importlib.import_module("nvmath.bindings.cublasLt")
         return Binding(module, int(module.get_version()), "nvmath-python")
     except Exception as error:  # it loads driver and library by rules of its own, with its own kinds of errors
         missing = isinstance(error, ModuleNotFoundError) and str(error.name).split(".")[0] == "nvmath"
         why = "is not installed" if missing else f"cannot be used ({type(error).__name__}: {str(error).splitlines()[0]})"
+        if wanted == "nvmath":
+            raise ImportError(f"{BINDING} asks for nvmath-python, which {why}") from error
     own = CublasLt()
     return Binding(own, own.get_version(), f"fastnn's own binding, because nvmath-python {why}")
 
 
 class Lt:
-    """The library on the current device; `version` is its own, `binding` says how it is called."""
+    """The library on the current device; `version` is its own, `binding` says how it is called.
+
+    `refusals` has what the library answered about a product if that was anything but "not supported": a mistake in what it was asked.
+    """
 
     def __init__(self, binding: Binding | None = None) -> None:
         self.binding = choose_binding() if binding is None else binding
         self._module = self.binding.module
         self._handle = self._module.create()
         self.version = self.binding.version
+        self.refusals: dict[str, str] = {}
 
     def candidates(self, product: Product, addresses: list[int | None], workspace: int, workspace_bytes: int, stream: Callable[[], Any]) -> list[Candidate]:
         """The algorithms that the library offers for this product at these addresses (A, B, D, bias, aux), best guess first; perhaps none."""
@@ -74,7 +93,9 @@ class Lt:
         preference = _preference(lib, addresses, workspace_bytes)
         try:
             lib.matmul_algo_get_heuristic(self._handle, call.desc, *call.layouts, call.layouts[2], preference, ALGORITHMS, results.ctypes.data, found.ctypes.data)
-        except lib.cuBLASLtError:  # NOT_SUPPORTED: this combination does not exist; there is another way for every product
+        except lib.cuBLASLtError as error:  # NOT_SUPPORTED: this combination does not exist; there is another way for every product
+            if error.status != NOT_SUPPORTED:
+                self.refusals[str(product)] = str(error)
             return []
         finally:
             lib.matmul_preference_destroy(preference)
@@ -86,7 +107,7 @@ class _Call:
     """Descriptors and addresses of one product; they live as long as its candidates."""
 
     def __init__(self, lib: Any, product: Product, addresses: list[int | None], workspace: int) -> None:
-        self._lib = lib
+        self._lib, self._product = lib, product
         self._A, self._B, self._D, bias, aux = addresses
         self._workspace = workspace
         real = np.float64 if product.compute == "fp64" else np.float32
@@ -122,7 +143,12 @@ class _Call:
         size = int(result["workspace_size"])
 
         def call() -> None:
-            self._lib.matmul(handle, self.desc, alpha, self._A, A, self._B, B, beta, self._D, C, self._D, C, algorithm.ctypes.data, self._workspace, size, stream().ptr)
+            try:
+                self._lib.matmul(handle, self.desc, alpha, self._A, A, self._B, B, beta, self._D, C, self._D, C, algorithm.ctypes.data, self._workspace, size, stream().ptr)
+            except self._lib.cuBLASLtError as error:
+                if error.status != NOT_SUPPORTED:
+                    raise
+                raise NotOffered(f"cuBLASLt proposed an algorithm for {self._product} that it does not run: {error}") from error
 
         return Candidate(algorithm.tobytes().hex(), call)
 

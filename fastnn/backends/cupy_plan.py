@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .cupy_buffers import Buffers, Prepared
-from .cupy_products import Candidate
+from .cupy_products import Candidate, NotOffered
 
 __all__ = ["Choice", "choose", "describe", "offered", "timings"]
 
@@ -80,6 +80,10 @@ class _Timed:
     def least(self, ways: dict[str, list[float | None]]) -> str:
         """The way whose pieces are all offered and take the least together; of equals the first."""
         totals = {name: sum(s for s in pieces if s is not None) for name, pieces in ways.items() if None not in pieces}
+        if not totals:
+            raise NotOffered(
+                f"{self._b.device.library} offers no way to compute a layer in {self._b.compute} on {self._b.kind}: {dict(self._b.device.refusals) or 'it names no algorithm'}"
+            )
         return min(totals, key=lambda name: totals[name])
 
     def ways(self, hidden: int, in_parts: bool) -> dict[str, tuple[tuple[str, str, str], list[float | None]]]:
@@ -129,7 +133,10 @@ class _Timed:
         return self._kernel("column_sums", layer + 1, lambda: b.kernels.column_sums(b.delta(layer + 1, m), b.chunks(layer), b.per_chunk, accumulate=False))
 
     def _product(self, product: Prepared) -> float | None:
-        return self._b.fastest(product, measure=True)[1] if product.candidates else None
+        try:
+            return self._b.fastest(product, measure=True)[1] if product.candidates else None
+        except NotOffered:
+            return None
 
     def _kernel(self, what: str, layer: int, call: Callable[[], None]) -> float:
         work = Prepared(f"{what} {self._m}x{self._b.net.sizes[layer]} {self._b.kind}", [Candidate("own kernel", call)])

@@ -30,13 +30,17 @@ import numpy as np
 
 from ..kernels.cuda import sources
 
-__all__ = ["COMPUTE", "EPILOGUES", "Candidate", "Product", "aux_ld", "back", "forward", "outer"]
+__all__ = ["COMPUTE", "EPILOGUES", "Candidate", "NotOffered", "Product", "aux_ld", "back", "forward", "outer"]
 
 Array = Any
 EPILOGUES = {"DEFAULT": 1, "BIAS": 4, "RELU_BIAS": 6, "RELU_AUX_BIAS": 134, "DRELU": 136, "DRELU_BGRAD": 152, "BGRADB": 512}  # cublasLtEpilogue_t
 READS_BIAS, WRITES_BIAS = ("BIAS", "RELU_BIAS", "RELU_AUX_BIAS"), ("DRELU_BGRAD", "BGRADB")
 USES_AUX = ("RELU_AUX_BIAS", "DRELU", "DRELU_BGRAD")
 COMPUTE = ("fp64", "fp32", "tf32")  # arithmetic of the sums; tf32 rounds float32 factors to 10 bits
+
+
+class NotOffered(RuntimeError):
+    """The library does not compute this product in this way here; another way may do."""
 
 
 @dataclass(frozen=True)

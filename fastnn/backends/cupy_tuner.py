@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 import warnings
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .cupy_contract import Device
-from .cupy_products import Candidate
+from .cupy_products import Candidate, NotOffered
 
 __all__ = ["Tuner", "default_file"]
 
@@ -45,6 +46,11 @@ class Tuner:
         """The fastest of one or more candidates for `work`, and its seconds. Without `measure` an unknown one is the first, of 0 s.
 
         `work` names what is computed, with everything that its time depends on. Synchronises when it times.
+
+        Raises
+        ------
+        NotOffered
+            None of them runs.
         """
         name, seconds = self._known.get(work, ("", 0.0))
         known = next((candidate for candidate in candidates if candidate.name == name), None)
@@ -52,12 +58,20 @@ class Tuner:
             return known, seconds
         if not measure:
             return candidates[0], 0.0
-        times = [self._device.seconds(candidate.call) for candidate in candidates]
+        times = [self._time(candidate) for candidate in candidates]
         seconds = min(times)
+        if seconds == math.inf:
+            raise NotOffered(f"none of the {len(candidates)} algorithms that cuBLASLt proposes for {work} runs")
         winner = candidates[times.index(seconds)]
         self._known[work] = winner.name, seconds
         self._news = True
         return winner, seconds
+
+    def _time(self, candidate: Candidate) -> float:
+        try:
+            return self._device.seconds(candidate.call)
+        except NotOffered:  # what was proposed need not run
+            return math.inf
 
     def save(self) -> None:
         """Write what was learnt since the last time, if anything."""

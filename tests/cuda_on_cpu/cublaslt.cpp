@@ -44,7 +44,7 @@ struct Problem {
 
 static std::set<void *> living;
 static char handle;  // its address
-static int answer_of_create = SUCCESS, refused_epilogue = 0;
+static int answer_of_create = SUCCESS, refused_epilogue = 0, refusal = NOT_SUPPORTED;
 static int (*callback)(const Problem *) = nullptr;
 static uint64_t alignments = 0;  // asked for by the last heuristic
 
@@ -107,7 +107,7 @@ int cublasLtMatmulAlgoGetHeuristic(void *lt, void *desc, void *A, void *B, void 
     auto given = known<Preference>(preference);
     int status = describe(known<Desc>(desc), known<Layout>(A), known<Layout>(B), known<Layout>(C), known<Layout>(D), &p);
     if (status || lt != &handle || !given || wanted < 3 || given->get(REDUCTION_MASK, 7) != 2) return status ? status : INVALID_VALUE;
-    if (p.epilogue == refused_epilogue) return NOT_SUPPORTED;
+    if (p.epilogue == refused_epilogue) return refusal;
     alignments = 0;
     for (int which : {ALIGN_D, ALIGN_C, ALIGN_B, ALIGN_A}) alignments = alignments << 16 | given->get(which, 256);
     for (int i = 0; i < 3; i++) {
@@ -136,7 +136,7 @@ int cublasLtMatmul(void *lt, void *desc, const void *alpha, uint64_t a, void *A,
 // ---- for the tests
 void stand_in_multiply(int (*function)(const Problem *)) { callback = function; }
 void stand_in_create_answers(int status) { answer_of_create = status; }
-void stand_in_refuses(int epilogue) { refused_epilogue = epilogue; }
+void stand_in_refuses(int epilogue, int status) { refused_epilogue = epilogue, refusal = status; }
 uint64_t stand_in_alignments() { return alignments; }
 size_t stand_in_living() { return living.size(); }
 }

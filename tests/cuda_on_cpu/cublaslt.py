@@ -105,7 +105,7 @@ class StandInLt:
         self.library = ctypes.CDLL(str(path or build()))
         self.library.stand_in_living.restype = ctypes.c_size_t
         self.library.stand_in_alignments.restype = ctypes.c_uint64
-        self.library.stand_in_refuses(0)
+        self.library.stand_in_refuses(0, 0)
         self.library.stand_in_create_answers(0)
         self._callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(Problem))(self._asked)  # kept as long as it may be called
         self.library.stand_in_multiply(self._callback)

@@ -1,4 +1,4 @@
-"""The command behind bench/gpu.py: `python -m fastnn.bench.gpu [--quick | --all] [--out FOLDER] [--resume FILE] [--data DIR]`."""
+"""The command behind bench/gpu.py: `python -m fastnn.bench.gpu [--quick | --all] [--budget SECONDS] [--out FOLDER] [--resume FILE] [--data DIR]`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="two minutes")
     size.add_argument("--all", action="store_true", help="every net, batch, optimizer and precision; hours, resumable")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the results go: bench/results of the checkout, else the current folder")
+    parser.add_argument("--budget", type=seconds, metavar="SECONDS", help="for everything; what is not done by then is left to --resume")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the results go: beside the file of --resume, else bench/results of the checkout, else the current folder")
     parser.add_argument("--resume", type=Path, metavar="FILE", help="go on with the JSON of an earlier run; what failed is done again")
     parser.add_argument("--stage", action="append", default=[], choices=[stage.name for stage in STAGES], help="this stage only; repeatable")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder with MNIST's four IDX files; or set FASTNN_MNIST")
@@ -47,8 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         mode = earlier["mode"]
     folder = given.out or (given.resume.parent if given.resume else checkout / "bench" / "results" if checkout else Path())
     folder.mkdir(parents=True, exist_ok=True)
-    path = given.resume or folder / f"gpu-{now()[:16].replace(':', '').replace('T', '-')}.json"
-    run = Run(mode, path, earlier, only=given.stage, checkout=str(checkout) if checkout else None, data=str(given.data.resolve()) if given.data else None, say=say)
+    path = folder / given.resume.name if given.resume else folder / f"gpu-{now()[:16].replace(':', '').replace('T', '-')}.json"
+    run = Run(
+        mode, path, earlier, only=given.stage, checkout=str(checkout) if checkout else None, data=str(given.data.resolve()) if given.data else None, budget=given.budget, say=say
+    )
     results = run.run()
     path.with_suffix(".html").write_text(document(results), encoding="utf-8")
     with path.with_suffix(".txt").open("w", encoding="utf-8") as file:
@@ -58,6 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     say(f"written: {path}, and beside it .html, .txt and .log")
     good, usable = outcome(results)
     return 0 if good else 1 if usable else 2
+
+
+def seconds(text: str) -> float:
+    """A positive number; argparse names the option."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError(text)
+    return value
 
 
 def say(text: str) -> None:

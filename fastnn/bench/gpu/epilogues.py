@@ -34,7 +34,8 @@ def measure(backend: Any, name: str, batch: int, precision: str) -> Result:
         program = backend.compile(made, optimizers.SGD(0.1), batch)
     if program.why_eager:
         raise Absent(f"cuBLASLt is not used here: {program.why_eager}")
-    return {"net": name, "batch": batch, "precision": precision, "choice": program.describe(), "layers": program.timings(), "fused": program.fused_timings()}
+    timed = {"layers": program.timings(), "fused": program.fused_timings()}
+    return {"net": name, "batch": batch, "precision": precision, "choice": program.describe(), **timed, "refusals": dict(backend.device.refusals)}
 
 
 def run(request: Request, write: Write) -> Result:

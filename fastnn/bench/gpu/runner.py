@@ -48,9 +48,10 @@ def _at(module: str) -> str:
     return f"fastnn.bench.gpu.{module}:run"
 
 
-# In order; seconds are limits, not what a stage needs. Whole steps come last and get all that is left.
+# In order; seconds are limits, not what a stage needs. The first one loads the libraries from a cold disk, and without it there is nothing.
+# Whole steps come last and get all that is left.
 STAGES = (
-    Stage("environment", "the card, the driver, the libraries", _at("environment"), 20, 30, 60, needed=True),
+    Stage("environment", "the card, the driver, the libraries", _at("environment"), 60, 70, 120, needed=True),
     Stage("suite", "the tests on the device", _at("suite"), 35, 90, 3600),
     Stage("sanitizer", "compute-sanitizer over every kernel", _at("sanitizer"), 0, 70, 900),
     Stage("determinism", "replayed steps equal eager ones, bit for bit", _at("determinism"), 15, 30, 300),
@@ -89,6 +90,8 @@ class Run:
         Names of stages; all if empty.
     checkout, data : str, optional
         Given to the stages.
+    budget : float, optional
+        Seconds for everything; those of the mode if not given. What is more than the stages' own limits add up to stretches all of them.
     say : callable
         Told in a few words what is going on.
     """
@@ -101,6 +104,7 @@ class Run:
         self.stages = [stage for stage in stages if stage.seconds(mode) and (not only or stage.name in only)]
         self.results: Result = results or {"kind": "gpu", "schema": SCHEMA, "mode": mode, "sessions": [], "stages": {}}
         self.budget = BUDGETS[mode] if budget is None else budget
+        self.stretch = 1.0 if budget is None else max(1.0, budget / max(1.0, sum(stage.seconds(mode) for stage in self.stages)))
         self.began = time.monotonic()
 
     def run(self) -> Result:
@@ -113,7 +117,7 @@ class Run:
                 continue
             if self.results["stages"].get(stage.name, {}).get("status") == "ok":
                 continue
-            seconds = min(stage.seconds(self.mode), self.budget - (time.monotonic() - self.began))
+            seconds = min(self.stretch * stage.seconds(self.mode), self.budget - (time.monotonic() - self.began))
             if seconds < 2:
                 self._keep(stage, {"status": "left out", "note": "out of time; --resume does it", "result": self._earlier(stage.name)}, 0.0)
                 continue

@@ -64,6 +64,7 @@ def main(target: str, request: str, result: str) -> None:
     "failed" with the reason; "partial" while it runs.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the stage ends its own processes
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, pytest with it, whose report would be lost
     path = Path(result)
 
     def write(found: Result, status: str = "partial", note: str = "") -> None:

@@ -20,12 +20,13 @@ __all__ = ["GROUPS", "files_of", "group", "run", "summary"]
 # (name, files; all that are left if empty, marker). What touches the device most comes first, in case time runs out.
 GROUPS = (
     ("device", ("test_gpu.py", "test_gpu_cublaslt.py"), "gpu"),
-    ("engine", ("test_cupy_*.py",), ""),
     ("operations", ("test_operations.py", "test_activations.py", "test_costs.py"), "gpu"),
     ("programs", ("test_programs.py", "test_training.py", "test_network*.py"), "gpu"),
     ("the rest of the device tests", (), "gpu"),
 )
-WHOLE = ("everything that needs no device", (), "not gpu and not slow and not browser")
+WHOLE = ("everything that needs no device", (), "not gpu and not slow and not browser")  # minutes on processors alone
+# Packages are newer there than those that the tests were written with: that one of them deprecates something is no failure of the device.
+LENIENT = tuple(f"-Wdefault::{kind}" for kind in ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning"))
 MOST_FAILURES, MOST_TEXT = 40, 400
 
 
@@ -67,7 +68,7 @@ def group(tests: Path, wanted: list[str], marker: str, seconds: float, options: 
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", str(root / "pyproject.toml"), f"--rootdir={root}", f"--junitxml={report}",
-                   *(("-m", marker) if marker else ()), *options, *wanted]  # fmt: skip
+                   *(("-m", marker) if marker else ()), *LENIENT, *options, *wanted]  # fmt: skip
         with (Path(folder) / "said").open("w+", encoding="utf-8", errors="replace") as said:
             code = _run(command, folder, said, seconds)
             said.seek(0)
@@ -109,8 +110,8 @@ def run(request: Request, write: Write) -> Result:
         if request.left < 3:
             left_out.append(name)
             continue
-        if name == "engine" and shutil.which("g++") is None:
-            groups[name] = {"status": "absent", "note": "these tests compile the kernels for the CPU with g++, which is not here"}
+        if name == WHOLE[0] and shutil.which("g++") is None:
+            groups[name] = {"status": "absent", "note": "some of these tests compile the kernels for the CPU with g++, which is not here"}
             continue
         groups[name] = group(tests, files_of(tests, name), marker, request.left - 1)
         write({"groups": groups})
