@@ -45,6 +45,8 @@ def numeric(argument: str, x: Any, backend: Backend | None = None) -> Any:
         if x.dtype.kind == "O" and x.size:
             culprit = next((v for v in x.flat if not isinstance(v, (int, float, np.number))), x.flat[0])
             hint = f", for example {culprit!r}"
+        if argument.endswith("y") and x.dtype.kind in "USO":
+            hint += f"; names of classes become numbers by numpy.unique({argument.split()[-1]}, return_inverse=True)"
         raise TypeError(f"{argument} must hold real numbers, got dtype {x.dtype}{hint}")
     return x
 
@@ -180,10 +182,12 @@ def targets(y: Any, pair: Pair, m: int, K: int, dtype: np.dtype[Any], backend: B
 
 
 def _classes(y: Any, m: int, K: int, backend: Backend, argument: str) -> Any:
-    if y.dtype.kind not in "biu":
-        raise TypeError(f"{argument} must be integer classes 0..{K - 1} of shape ({m},), got dtype {y.dtype}")
+    hint = ""
     if y.ndim != 1:
         hint = f"; pass {argument}.argmax(axis=1) for one-hot rows" if y.shape[1] == K else f"; pass {argument}.ravel()" if y.shape[1] == 1 else ""
+    if y.dtype.kind not in "biu":
+        raise TypeError(f"{argument} must be integer classes 0..{K - 1} of shape ({m},), got dtype {y.dtype}{hint or f'; pass {argument}.astype(int) if they are'}")
+    if y.ndim != 1:
         raise ValueError(f"{argument} must be integer classes of shape ({m},), got shape {tuple(y.shape)}{hint}")
     outside = (y < 0) | (y >= K)
     if bool(outside.any()):

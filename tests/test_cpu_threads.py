@@ -255,6 +255,28 @@ def test_a_forked_child_trains_after_its_parent_did():
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_does_not_share_with_runs_of_its_parent():
+    code = """
+        import os, sys, threading
+        from fastnn.backends import cpu_threads
+        cpu_threads._cores, cpu_threads._told = lambda: 8, lambda: []
+        begun, release = threading.Event(), threading.Event()
+        def hold():
+            with cpu_threads.sharing():
+                begun.set()
+                release.wait()
+        threading.Thread(target=hold, daemon=True).start()
+        begun.wait()
+        child = os.fork()
+        if child == 0:
+            os._exit(cpu_threads.usable_threads())
+        print(cpu_threads.usable_threads(), os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120, check=True)
+    assert result.stdout.split() == ["4", "8"]
+
+
 @pytest.mark.parametrize(
     ("order", "y", "words"),
     [([0, 1, 4], [0, 1, 1, 0], "order must hold numbers 0..3, got 0..4"), ([0, -1, 2], [0, 1, 1, 0], "order must hold"), ([0, 1, 2], [0, 2, 1, 0], "y must hold numbers 0..1")],

@@ -55,6 +55,23 @@ def test_the_numpy_engine_is_taken_and_says_why(tmp_path, expected, package, rea
     np.testing.assert_array_equal(np.load(tmp_path / "theta.npy"), expected)
 
 
+def test_a_checkout_that_is_not_installed_says_so(tmp_path):
+    """Its kernels lie beside the package; Python run in its folder finds the package alone."""
+    code = """
+        class WithoutKernels:
+            def find_spec(self, name, *rest):
+                if name == "fastnn.kernels":
+                    raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+        sys.meta_path.insert(0, WithoutKernels())
+        import fastnn
+        print(fastnn.Network([2, 2]).backend_reason)
+    """
+    result = _run(code, tmp_path, "-W", "error")
+    assert result.returncode == 0, result.stderr
+    assert "numba not taken: this fastnn is a checkout that is not installed: run pip install -e . in it" in result.stdout
+
+
 @MISSING
 def test_by_name_it_is_refused_with_the_command_that_installs_it(tmp_path, package, reason):
     code = f"sys.modules[{package!r}] = None\nimport fastnn\nfastnn.Network([2, 2], backend='numba')"

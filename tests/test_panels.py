@@ -1,6 +1,9 @@
 """The products in panels (kernels/cpu/panels.py) against float64 and long double, for every tile and tail; and packing parameters for them."""
 
 import ctypes
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -204,3 +207,11 @@ def test_numba_predictions_of_many_rows(dtype, rows, sizes, hidden, output):
     assert not np.allclose(moved, h)
     X[rows - 1, 0] = np.nan
     assert net.backend._outputs(net, X) is None
+
+
+@pytest.mark.skipif(not (JIT and sys.platform == "linux"), reason="compiled code, beside pages that Linux protects")
+def test_numba_reads_nothing_beyond_the_data():
+    """In a process of its own, which a number read too many would end."""
+    program = Path(__file__).with_name("behind_a_guard.py")
+    done = subprocess.run([sys.executable, "-X", "faulthandler", str(program)], capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stdout) == (0, "nothing beyond was touched\n"), done.stderr

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastnn
+from fastnn.backends import numba_backend
 from fastnn.kernels.cpu import JIT
 
 SIZES = [(7, 5), (1, 1), (13, 9, 4), (784, 30, 17, 10), (3, 64, 64, 2)]
@@ -114,3 +115,15 @@ def test_numba_parts_of_many_rows_cover_them_and_refuse_any(monkeypatch, threads
         spoilt[bad, 32] = np.nan
         with pytest.raises(ValueError, match=f"got nan at row {bad}, column 32"):
             net.predict(spoilt)
+
+
+@pytest.mark.parametrize(("options", "packed"), [({}, True), ({"panels": True}, True), ({"panels": False}, False)], ids=str)
+def test_numba_predictions_of_many_rows_use_the_products_that_were_asked_for(monkeypatch, options, packed):
+    asked = []
+    monkeypatch.setattr(numba_backend, "PanelPredictor", lambda net, real=numba_backend.PanelPredictor: asked.append(net) or real(net))
+    net = fastnn.Network([20, 30, 4], backend=fastnn.get_backend("numba", **options))
+    X = np.random.default_rng(1).standard_normal((600, 20)).astype(np.float32)
+    reference = fastnn.Network([20, 30, 4], backend="numpy")
+    np.testing.assert_allclose(net.forward(X)[-1], reference.forward(X)[-1], rtol=0, atol=1e-5)
+    net.predict(X)
+    assert bool(asked) is packed

@@ -35,6 +35,8 @@ _ENGINES = {
     "numba": _Entry(".numba_backend", "NumbaBackend", 'pip install "fastnn-backends[cpu]"'),
     "numpy": _Entry(".numpy_backend", "NumpyBackend", "pip install fastnn-backends"),
 }
+# A checkout's kernels lie beside its package, and only an installation puts them inside.
+_UNINSTALLED = "this fastnn is a checkout that is not installed: run pip install -e . in it, or leave its folder if fastnn is installed elsewhere"
 _instances: dict[str, Backend] = {}
 _reasons: dict[str, str] = {}
 _lock = threading.Lock()
@@ -140,5 +142,5 @@ def _load(name: str) -> str | None:
             except BackendUnavailable as error:
                 _reasons[name] = str(error)
             except ImportError as error:
-                _reasons[name] = f"{error.name or 'a package it needs'} cannot be imported ({error})"
+                _reasons[name] = _UNINSTALLED if error.name == "fastnn.kernels" else f"{error.name or 'a package it needs'} cannot be imported ({error})"
         return _reasons.get(name)
