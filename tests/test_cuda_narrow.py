@@ -15,7 +15,7 @@ from fastnn.kernels.cuda.narrow import NarrowKernels, NarrowNet, layout, part_of
 from fastnn.kernels.cuda.step import Rows
 from fastnn.layout import Layout
 
-RULES = {"sgd": optimizers.SGD(0.3), "momentum": optimizers.Momentum(0.2, 0.8), "adam": optimizers.Adam(0.03)}
+RULES = {"sgd": optimizers.SGD(0.3), "momentum": optimizers.Momentum(0.2, 0.8), "adam": optimizers.Adam(0.03, eps=0.05)}  # an eps that shows
 OUTPUTS = [("softmax", "cross_entropy", "classes"), ("sigmoid", "cross_entropy", "values")]
 OUTPUTS += [(g, "squared_error", y) for g in ("softmax", "identity", "tanh") for y in ("classes", "values")] + [("leaky_relu", "squared_error", "values")]
 STEP, STEPS, BATCH, DECAY = 1, 2, 7, 0.05  # the second and third step of a run

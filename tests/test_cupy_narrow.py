@@ -199,6 +199,7 @@ def test_the_fastest_way_is_taken_and_trials_leave_no_trace(fastest, rule):
     for x, old in zip((net.theta, *optimizer.state), before, strict=True):
         np.testing.assert_array_equal(x, old)
     assert optimizer.t == 0
+    assert program._arena["step"][0] == cupy_narrow.TRIAL_STEPS  # each trial begins at the first: beyond the last are no row numbers
     assert {"narrow_steps", f"update_{rule}"} <= set(net.backend.device.launches)  # tried
     net.backend.device.reset_counters()
     X, y = problem()
@@ -290,6 +291,9 @@ def test_without_captured_products_there_is_no_warning_where_it_is_fused():
             program = net.backend.compile(net, optimizers.SGD(), BATCH)
         assert program.mode == ("eager" if fastest is None else "fused")
         program.run(X, y, np.arange(ROWS), 0, 5)
+        if fastest is not None:
+            with pytest.warns(RuntimeWarning, match="launched one by one: there is no cuBLASLt here"):
+                program.run(X.view(HostRows), y, np.arange(ROWS), 0, 5)
 
 
 def test_every_way_is_timed():

@@ -169,7 +169,7 @@ class CupyBackend(Backend):
         return text
 
     def first_use(self) -> str | None:
-        return None  # NVRTC takes a fraction of a second, and CuPy keeps what it made
+        return None  # NVRTC takes a second or two at most, and CuPy keeps what it made
 
     # ---- arrays -------------------------------------------------------------------------------------
 

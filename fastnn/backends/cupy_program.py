@@ -282,6 +282,8 @@ class CupyProgram(Program):
             return
         self._feeder = Feeder(self._device, X, self.batch_size) if isinstance(X, HostRows) else None
         self._data = (X, y, scale)
+        if self._feeder is not None and self._fusing and self._device.products is not None:
+            self._capture.refused(self._device.products)  # not said yet: fused steps do without products
         sources = [X] if self._feeder is None else self._feeder.rows
         self._replays = [Replay(self._device, self._capture, functools.partial(self._make_step, source), self.batch_size) for source in sources]
 

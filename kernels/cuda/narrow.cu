@@ -218,7 +218,7 @@ __device__ __forceinline__ Sums train(const Net& net, const Data& data, Moves mo
     Sums sums = {0, 0};
     const int64 rows = (int64)moves.rows;
     for (int64 s = first; s < first + steps; ++s) {
-        for (int64 k = 0; k < width; ++k) moves.constants.of[k] = constants[s * width + k];
+        for (int k = 0; k < CONSTANTS; ++k) moves.constants.of[k] = k < width ? constants[s * width + k] : 0;  // so many always: then they stay in registers
         for (int64 offset = 0; offset < rows; offset += part) {
             const int64 left = rows - offset;
             part_of_step(net, data, moves, s * batch + offset, (int)(left < part ? left : part), offset == 0, left <= part, &sums);
