@@ -224,8 +224,8 @@ def test_the_choice_is_remembered_on_disk_and_for_each_shape_and_rule(tmp_path, 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(ShimDevice, "identity", "a card")
 
-    def compiled(fused=None, sizes=SIZES, rule=optimizers.SGD, batch=BATCH, **kw):
-        net = network(backend(fused, seconds=timed((64, 4))), sizes, **kw)
+    def compiled(fused=None, sizes=SIZES, rule=optimizers.SGD, batch=BATCH, fastest=(64, 4), **kw):
+        net = network(backend(fused, seconds=timed(fastest)), sizes, **kw)
         program = net.backend.compile(net, rule(), batch)
         return program, {"narrow_steps"} <= set(net.backend.device.launches)
 
@@ -239,6 +239,9 @@ def test_the_choice_is_remembered_on_disk_and_for_each_shape_and_rule(tmp_path, 
     assert sum(name.startswith("steps of") for name in known) == 7
     assert compiled(True)[0]._fused.way == (64, 4)  # forced: among fused ways alone, which is kept apart
     assert compiled()[1] is False
+    assert compiled(batch=14, fastest=None)[0].mode == "captured"
+    assert compiled(True, batch=14)[0].mode == "fused"
+    assert compiled(batch=14)[0].mode == "captured"  # still
 
 
 def test_it_can_be_forbidden_and_asked_for():
