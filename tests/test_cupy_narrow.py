@@ -259,6 +259,9 @@ def test_it_can_be_forbidden_and_asked_for():
     with pytest.raises(TypeError, match="fused must be True, False or None, got 'yes'"):
         CupyBackend(Device(), "yes")
     assert CupyBackend.options == ("fused",)
+    for bad in (0, 2.5, "8"):
+        with pytest.raises((TypeError, ValueError), match="batch_size"):
+            net.backend.compile(net, optimizers.SGD(), bad)
 
 
 REFUSED = [

@@ -62,12 +62,12 @@ class CupyProgram(Program):
         device = backend.device
         update_constants(optimizer, 1, 1, 0.0, net.dtype)  # refuses a rule without a kernel before any work
         kind, compute = arithmetic(net, device)
-        self.why_not_fused = "fused=False was given" if backend.fused is False else why_not(net, device, batch_size, optimizer.name)
-        if backend.fused and self.why_not_fused:
-            raise ValueError(f"fused=True, but the fused kernel cannot train this network: {self.why_not_fused}")
         most = positive_integer("batch_size", batch_size)
         if micro_batch is not None:
             most = min(most, positive_integer("micro_batch", micro_batch))
+        self.why_not_fused = "fused=False was given" if backend.fused is False else why_not(net, device, batch_size, optimizer.name)
+        if backend.fused and self.why_not_fused:
+            raise ValueError(f"fused=True, but the fused kernel cannot train this network: {self.why_not_fused}")
         rows = rows_that_fit(net, device, batch_size, most, optimizer)
         super().__init__(net, optimizer, batch_size, rows)
         self._backend, self._device = backend, device
