@@ -74,6 +74,16 @@ def test_a_hang_is_ended_with_everything_it_started(tmp_path):
     assert gone(int(child.read_text()))
 
 
+def test_what_a_stage_has_so_far_is_in_the_file_while_it_runs(tmp_path, monkeypatch):
+    """Nothing measured is lost where the whole run is killed."""
+    monkeypatch.setattr(runner, "LOOK", 0.1)
+    path, seen, end = tmp_path / "gpu.json", [], runner._end
+    monkeypatch.setattr(runner, "_end", lambda process: (seen.append(read(path)["stages"]["hangs"]), end(process)))
+    Run("default", path, stages=[stage("hangs", seconds=3.0)], data=str(tmp_path / "child")).run()
+    assert (seen[0]["status"], seen[0]["result"]) == ("partial", {"part": 3})
+    assert read(path)["stages"]["hangs"]["status"] == "hung"
+
+
 def test_one_that_will_not_end_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "GRACE", 0.5)
     began = time.monotonic()

@@ -75,6 +75,7 @@ def test_kernels_compile_without_a_warning(file, kind, architecture):
         assert (kernel.file != file) or kernel.name.encode() in cubin
 
 
+@functools.cache
 def ptx(source, name, dtype="float32"):
     return compile_kernels(source, name, (*sources.options(dtype), "-arch=compute_90"), "PTX")[0].decode()
 

@@ -24,6 +24,7 @@ __all__ = ["BUDGETS", "SCHEMA", "STAGES", "Run", "Stage", "read"]
 SCHEMA = 1
 BUDGETS = {"quick": 115.0, "default": 465.0, "all": 6 * 3600.0}  # seconds for everything
 GRACE = 8.0  # between asking a stage to end and ending it
+LOOK = 5.0  # between two looks at what a stage has so far
 TAIL = 3000  # characters of a failed stage's log that are kept with the results
 
 
@@ -162,11 +163,8 @@ class Run:
             # -P: the folder we are in stays off the path, or a checkout would shadow what is installed.
             process = subprocess.Popen([sys.executable, "-P", "-m", "fastnn.bench.gpu.stage", stage.target, str(asked), str(answer)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                        start_new_session=True)  # fmt: skip
-            hung = False
             try:
-                process.wait(timeout=seconds)
-            except subprocess.TimeoutExpired:
-                hung = True
+                hung = self._wait(stage, process, answer, time.monotonic() + seconds)
             finally:
                 _end(process)
             outcome: Result = json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else {"status": "partial", "note": "", "result": self._earlier(stage.name)}
@@ -179,6 +177,22 @@ class Run:
                 log.seek(start)
                 outcome["log"] = log.read()[-TAIL:]
         return outcome
+
+    def _wait(self, stage: Stage, process: subprocess.Popen[bytes], answer: Path, deadline: float) -> bool:
+        """Until the process ends or its time is up, which is returned; what it has so far goes into the file, since this process may be killed."""
+        written = 0
+        while True:
+            try:
+                process.wait(timeout=max(0.0, min(LOOK, deadline - time.monotonic())))
+            except subprocess.TimeoutExpired:
+                if time.monotonic() >= deadline:
+                    return True
+            else:
+                return False
+            if answer.exists() and (now_written := answer.stat().st_mtime_ns) != written:
+                written = now_written
+                self.results["stages"][stage.name] = {"title": stage.title, "seconds": 0.0, **json.loads(answer.read_text(encoding="utf-8"))}
+                self._save()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
