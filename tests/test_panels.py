@@ -215,3 +215,12 @@ def test_numba_reads_nothing_beyond_the_data():
     program = Path(__file__).with_name("behind_a_guard.py")
     done = subprocess.run([sys.executable, "-X", "faulthandler", str(program)], capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stdout) == (0, "nothing beyond was touched\n"), done.stderr
+
+
+def test_numba_cost_of_many_classes_and_rows(dtype):
+    """The program takes one logarithm of a product over rows. Equal outputs cost log(classes) each; 200^300 is no float64."""
+    engine = fastnn.get_backend("numba", threads=1, panels=True, chunk=300)
+    net = fastnn.Network([3, 200], init="zeros", backend=engine, dtype=dtype)
+    X, y = np.zeros((300, 3), dtype), np.arange(300) % 200
+    (cost,) = net.fit(X, y, optimizer="sgd", learning_rate=1e-3, batch_size=300, epochs=1).cost
+    np.testing.assert_allclose(cost, np.log(200), rtol=10 * np.finfo(dtype).eps)
