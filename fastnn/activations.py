@@ -193,8 +193,8 @@ class Softmax(Activation):
 ACTIVATIONS: dict[str, type[Activation]] = {cls.name: cls for cls in (Sigmoid, Tanh, ReLU, LeakyReLU, Identity, Softmax)}
 
 
-def get(activation: str | Activation, argument: str = "activation") -> Activation:
-    """The Activation for a name (with its default parameters), or the instance itself.
+def get(activation: str | Activation, argument: str = "activation", hidden: bool = False) -> Activation:
+    """The Activation for a name (with its default parameters), or the instance itself; hidden: of a hidden layer, for the names in the message.
 
     Raises
     ------
@@ -207,7 +207,7 @@ def get(activation: str | Activation, argument: str = "activation") -> Activatio
         return activation
     if isinstance(activation, str):
         if activation not in ACTIVATIONS:
-            raise unknown_name(argument, activation, ACTIVATIONS)
+            raise unknown_name(argument, activation, [name for name, g in ACTIVATIONS.items() if g.elementwise or not hidden])
         return ACTIVATIONS[activation]()
     raise TypeError(f"{argument} must be a name or an Activation, got {activation!r} ({type(activation).__name__})")
 

@@ -300,9 +300,9 @@ class Network(FitMethod):
         return cost, hits if self.counts_hits(y) else None
 
     def _outputs(self, X: Any) -> Array:
-        if type(X) is np.ndarray and X.dtype == self.dtype and X.ndim == 2 and self.backend.checks_outputs and X.flags.c_contiguous:
+        if type(X) is np.ndarray and X.dtype == self.dtype and X.ndim == 2 and X.flags.c_contiguous and (backend := self.backend).checks_outputs:
             m, n = X.shape
-            if m and n == self.sizes[0] and (h := self.backend.outputs(self, X)) is not None:
+            if m and n == self.sizes[0] and (h := backend.outputs(self, X)) is not None:
                 return h  # what follows would only look at X once more, which one row would notice
         X = checks.numeric("X", X, self.backend)
         if X.ndim != 2 or X.shape[0] == 0:

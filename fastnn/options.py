@@ -41,9 +41,9 @@ def check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
 def check_hidden(hidden: Any, layers: int) -> tuple[Activation, ...]:
     """One elementwise Activation per hidden layer, from a name, an Activation or a list of them."""
     if isinstance(hidden, (str, Activation)):
-        chosen = [activations.get(hidden, "hidden")] * layers
+        chosen = [activations.get(hidden, "hidden", hidden=True)] * layers
     elif isinstance(hidden, Sequence):
-        chosen = [activations.get(h, f"hidden[{i}]") for i, h in enumerate(hidden)]
+        chosen = [activations.get(h, f"hidden[{i}]", hidden=True) for i, h in enumerate(hidden)]
         if len(chosen) != layers:
             raise ValueError(f"hidden must have one activation per hidden layer ({layers}), got {len(chosen)}")
     else:

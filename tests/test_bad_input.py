@@ -250,6 +250,7 @@ NETWORK_CASES = [
     ({"hidden": "rellu"}, ValueError, r"hidden='rellu' is not known; did you mean 'relu'\?"),
     ({"hidden": ["relu", "relu"]}, ValueError, r"hidden must have one activation per hidden layer \(1\), got 2"),
     ({"hidden": ["tanhh"]}, ValueError, r"hidden\[0\]='tanhh' is not known; did you mean 'tanh'\?"),
+    ({"hidden": "abc"}, ValueError, r"hidden='abc' is not known\. Known: (?!.*softmax).*tanh"),
     ({"hidden": "softmax"}, ValueError, r"softmax is for the output layer only"),
     ({"hidden": 3}, TypeError, r"hidden must be a name, an Activation or a list of them, got 3"),
     ({"output": "sofmax"}, ValueError, r"output='sofmax' is not known; did you mean 'softmax'\?"),

@@ -84,6 +84,9 @@ def test_version_and_help():
         assert "Usage" in result.stdout
     assert cli().exit_code == 2
     assert "bench" in cli("--help").stdout
+    flags = [line for line in cli("train", "--help").stdout.splitlines() if "--no-plot" in line or "--explain" in line]
+    assert len(flags) == 2
+    assert not any("bool" in line for line in flags), "they take no value"
 
 
 def test_pairs_are_those_of_the_specification():

@@ -200,13 +200,13 @@ def test_numba_predictions_of_many_rows(dtype, rows, sizes, hidden, output):
     X = np.random.default_rng(1).standard_normal((rows, sizes[0])).astype(dtype)
     expected = fastnn.Network(sizes, backend="numpy", **how).forward(X)[-1]
     net = fastnn.Network(sizes, backend=fastnn.get_backend("numba", threads=3 if JIT else 1), **how)
-    h = net.backend._outputs(net, X)
+    h = net.backend.outputs(net, X)
     assert_close(h, expected, 100 * np.finfo(dtype).eps * np.maximum(1, np.abs(expected)))
     net.theta[:] += 1  # nothing packed before is used again
-    moved = net.backend._outputs(net, X)
+    moved = net.backend.outputs(net, X)
     assert not np.allclose(moved, h)
     X[rows - 1, 0] = np.nan
-    assert net.backend._outputs(net, X) is None
+    assert net.backend.outputs(net, X) is None
 
 
 @pytest.mark.skipif(not (JIT and sys.platform == "linux"), reason="compiled code, beside pages that Linux protects")

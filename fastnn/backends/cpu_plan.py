@@ -184,7 +184,7 @@ def explain_plan(problem: Problem, threads: int, wishes: Wishes = Wishes()) -> s
     if wishes.panels is not None and chosen.panels == wishes.panels:
         lines.append(f"products: {'in panels' if wishes.panels else 'by BLAS'}, as asked for")
     elif not problem.fits_panels:
-        lines.append("products: by BLAS, because panels do not do this rule or activation")
+        lines.append("products: by BLAS, because panels do not do this rule")
     elif not problem.stays_in_cache:
         lines.append(
             f"products: by BLAS, because {parameters * problem.itemsize / 2**20:.1f} MiB of parameters do not stay in a core's cache (panels up to {PANELS_BYTES >> 20} MiB)"

@@ -254,7 +254,7 @@ def run_parts(work: Callable[[int], Any], parts: int, team: int) -> list[Any]:
     with sharing():
         ends = []
         try:
-            for me in range(1, team):
+            for me in range(1, min(team, parts)):
                 done = _thread.allocate_lock()
                 done.acquire()
                 _thread.start_new_thread(member, (me, done))  # `Thread.start` would wait

@@ -146,13 +146,12 @@ class NumbaBackend(HostBackend):
             layerwise.move(optimizer.code, hyper, w, d, first, decay > 0, squares)
 
     def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None) -> Program:
-        problem = _problem(net, positive_integer("batch_size", batch_size), optimizer)
-        plan = choose_plan(problem, self._most_threads(), self._wishes)
-        if plan.panels and problem.fits_panels:
+        plan = choose_plan(_problem(net, positive_integer("batch_size", batch_size), optimizer), self._most_threads(), self._wishes)
+        if plan.panels:
             return PanelProgram(net, optimizer, batch_size, micro_batch, plan)
         return NumbaProgram(net, optimizer, batch_size, micro_batch, plan, self.blas)
 
-    def _outputs(self, net: Network, x: Array) -> Array | None:
+    def outputs(self, net: Network, x: Array) -> Array | None:
         """One compiled call; a team of threads for many rows. One row touches neither threads nor limits."""
         known = net.prepared
         if known is None:
@@ -227,8 +226,7 @@ class _Predictor:
         self.one_row: Any = one_row(net.dtype)
         self.layers = np.stack([sizes[:-1], sizes[1:], offsets[:-1], codes, slopes.ctypes.data + slopes.itemsize * np.arange(len(codes))], axis=1)
         self.predict: Any = prediction(net.dtype)
-        problem = _problem(net, 1)
-        self.fits_panels = problem.fits_panels and problem.stays_in_cache
+        self.fits_panels = _problem(net, 1).stays_in_cache
         self.panels: PanelPredictor | None = None
 
 
@@ -284,9 +282,8 @@ def _shapes(net: Network) -> tuple[Array, Array, Array, Array, Array]:
 
 
 def _problem(net: Network, batch_size: int, optimizer: Optimizer | None = None) -> Problem:
-    """LARS and LAMB want norms of whole layers, a hidden softmax whole rows; panels are cut across both."""
-    fits = not isinstance(optimizer, LayerWise) and all(g.name != "softmax" for g in net.hidden)
-    return Problem(net.sizes, batch_size, net.dtype.itemsize, fits)
+    """LARS and LAMB want norms of whole layers, which panels are cut across."""
+    return Problem(net.sizes, batch_size, net.dtype.itemsize, fits_panels=not isinstance(optimizer, LayerWise))
 
 
 def _c(x: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,8 @@ app = typer.Typer(
     help="Train dense neural networks on NumPy, Numba or CuPy. Results go to stdout, progress to stderr.",
 )  # fmt: skip
 
-Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
+_flag = functools.partial(typer.Option, metavar="")  # else the help shows "<bool>", as if a value were to follow
+Json = Annotated[bool, _flag("--json", help="Print exactly one JSON object on stdout.")]
 Engine = Annotated[str, typer.Option("--backend", metavar="NAME", help="numpy, numba, cupy, or auto: the fastest that is usable.")]
 
 
@@ -28,7 +30,7 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def options(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+def options(version: Annotated[bool, _flag("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
     """Train dense neural networks on NumPy, Numba or CuPy. Results go to stdout, progress to stderr."""
 
 
@@ -58,8 +60,8 @@ def train(
     seed: Annotated[str, typer.Option(metavar="INTEGER", help="Of the split, the weights and the order of rows.")] = "0",
     save: Annotated[Path | None, typer.Option(metavar="PATH", help="Model file; runs/NAME.safetensors if not given.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="PATH", help="Learning curve; beside the model if not given.")] = None,
-    no_plot: Annotated[bool, typer.Option("--no-plot", help="Draw no learning curve.")] = False,
-    explain: Annotated[bool, typer.Option("--explain", help="Say why the engine runs the training as it does.")] = False,
+    no_plot: Annotated[bool, _flag("--no-plot", help="Draw no learning curve.")] = False,
+    explain: Annotated[bool, _flag("--explain", help="Say why the engine runs the training as it does.")] = False,
     json: Json = False,
 ) -> int:
     """Train a network and test it on rows it has not seen.
@@ -118,8 +120,8 @@ def example(json: Json = False) -> None:
 
 @app.command()
 def bench(
-    quick: Annotated[bool, typer.Option("--quick", help="A few cells, two minutes.")] = False,
-    every: Annotated[bool, typer.Option("--all", help="Every net, batch and optimizer; hours, resumable.")] = False,
+    quick: Annotated[bool, _flag("--quick", help="A few cells, two minutes.")] = False,
+    every: Annotated[bool, _flag("--all", help="Every net, batch and optimizer; hours, resumable.")] = False,
     json: Annotated[Path | None, typer.Option(metavar="PATH", help="Write the results there after each cell; - for stdout at the end.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="PATH", help="Write one self-contained page.")] = None,
     peer: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Compare with this library only: numpy, sklearn, torch, compile, jax, onnx. Repeatable.")] = None,

@@ -55,7 +55,8 @@ class Numpy(Peer):
         self._predict = self.net.predict_proba if net.classes else self.net.predict
 
     def predict(self) -> Array:
-        return np.asarray(self._predict(self.x))
+        h: Array = self._predict(self.x)
+        return h
 
     def outputs(self) -> Array:
         return self.predict().reshape(len(self.x), -1)
