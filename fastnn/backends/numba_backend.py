@@ -146,8 +146,9 @@ class NumbaBackend(HostBackend):
             layerwise.move(optimizer.code, hyper, w, d, first, decay > 0, squares)
 
     def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None) -> Program:
-        plan = choose_plan(_problem(net, positive_integer("batch_size", batch_size), optimizer), self._most_threads(), self._wishes)
-        if plan.panels:
+        problem = _problem(net, positive_integer("batch_size", batch_size), optimizer)
+        plan = choose_plan(problem, self._most_threads(), self._wishes)
+        if plan.panels and problem.fits_panels:
             return PanelProgram(net, optimizer, batch_size, micro_batch, plan)
         return NumbaProgram(net, optimizer, batch_size, micro_batch, plan, self.blas)
 
