@@ -236,7 +236,7 @@ def test_copies_are_fresh(name):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: optimizers.LARS(0), ValueError, "learning_rate must be a finite number > 0, got 0"),
+        (lambda: optimizers.LARS(0), ValueError, r"learning_rate must be a finite number > 0 or a schedule \(fastnn\.schedules\), got 0"),
         (lambda: optimizers.LARS(momentum=1), ValueError, "momentum must be a finite number >= 0 and < 1, got 1"),
         (lambda: optimizers.LARS(trust=0.0), ValueError, "trust must be a finite number > 0, got 0.0"),
         (lambda: optimizers.LARS(trust="small"), TypeError, "trust must be a finite number > 0, got 'small'"),
