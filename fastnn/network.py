@@ -6,7 +6,6 @@ order of the lecture: all gradients are computed before any parameter moves.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from . import activations, checks, costs, optimizers, options
 from .activations import Activation
 from .backends import Backend, choose_backend
 from .errors import finite_number, positive_integer
+from .fit_lock import FitLock
 from .fit_method import FitMethod
 from .layout import Layout
 
@@ -116,7 +116,7 @@ class Network(FitMethod):
         self.theta = self.backend.empty((self.layout.size,), self.dtype)
         self.backend.copyto(self.theta, self.backend.asarray(vector))
         self.weights, self.biases = self.layout.split(self.theta)
-        self._training = threading.Lock()
+        self._training = FitLock()
         self.prepared: Any = None  # what the engine keeps between predictions of this network
 
     @property
@@ -270,7 +270,7 @@ class Network(FitMethod):
         return self.backend.plan(self, positive_integer("batch_size", batch_size), explain, rows, optimizers.get(optimizer))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to one safetensors file; see `fastnn.model_file`."""
+        """Write the model to one safetensors file, NAME.safetensors or a name without an ending; see `fastnn.model_file`."""
         from .model_file import save
 
         save(self, path)

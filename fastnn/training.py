@@ -7,6 +7,7 @@ slice either completes or is undone, so the network never holds half a step.
 from __future__ import annotations
 
 import math
+import os
 import signal
 import threading
 import time
@@ -82,7 +83,8 @@ def fit(
     micro_batch: int | None,
 ) -> History:
     """What `Network.fit` does; the arguments, their defaults, what is returned, raised and warned of are documented there."""
-    if not net._training.acquire(blocking=False):
+    under_way = net._training.of_this_process()
+    if not under_way.acquire(blocking=False):
         raise RuntimeError("this network is being trained in another thread; wait for that fit, or train a copy (copy.deepcopy(net))")
     try:
         rule = optimizers.get(optimizer, None if learning_rate is DEFAULT_LEARNING_RATE else learning_rate)
@@ -115,7 +117,7 @@ def fit(
                 warn_if_symmetric(net)
             return _Fit(net, program, data, orders, callbacks, shown).run(epochs)
     finally:
-        net._training.release()
+        under_way.release()
 
 
 # ---- the loop ---------------------------------------------------------------------------------------
@@ -326,21 +328,35 @@ def _interrupt_after() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-    pending = False
-
-    def remember(signum: int, frame: Any) -> None:
-        nonlocal pending
-        if pending:
-            signal.default_int_handler(signum, frame)
-        pending = True
-
+    remember = _Remember()
     signal.signal(signal.SIGINT, remember)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if pending:
+    if remember.pending:
         raise KeyboardInterrupt
+
+
+class _Remember:
+    """A handler of Ctrl-C that acts on the second one."""
+
+    pending = False
+
+    def __call__(self, signum: int, frame: Any) -> None:
+        if self.pending:
+            signal.default_int_handler(signum, frame)
+        self.pending = True
+
+
+def _after_fork() -> None:
+    """A child forked by another thread meanwhile has no such block to wait for the end of: its Ctrl-C acts at once."""
+    if isinstance(signal.getsignal(signal.SIGINT), _Remember):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class _NoProgress:

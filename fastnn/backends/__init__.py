@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,7 +40,10 @@ _ENGINES = {
 _UNINSTALLED = "this fastnn is a checkout that is not installed: run pip install -e . in it, or leave its folder if fastnn is installed elsewhere"
 _instances: dict[str, Backend] = {}
 _reasons: dict[str, str] = {}
-_lock = threading.Lock()
+_lock = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    # A fork waits until another thread has loaded its engine: the child would get half of its modules and a lock that nobody opens.
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def get_backend(backend: str | Backend = "auto", *, parameters: int | None = None, **options: Any) -> Backend:

@@ -20,7 +20,7 @@ __all__ = ["blas_on_one_thread", "run_team", "sharing", "usable_threads"]
 QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
 _lock = threading.Lock()
 _libraries: list[Any] = []
-_before: list[int] = []  # threads of each library before the first of overlapping runs
+_before: list[int] = []  # threads of each library before the first of overlapping runs; empty while there are none
 _holders = 0  # runs that hold BLAS at one thread now
 _busy: Counter[int] = Counter()  # threads in `sharing`, by their number, and how often each has entered
 
@@ -88,7 +88,7 @@ def sharing() -> Iterator[None]:
     finally:
         with _lock:
             _busy[me] -= 1
-            if not _busy[me]:
+            if _busy[me] <= 0:  # below 0 in a child that was forked inside
                 del _busy[me]
 
 
@@ -114,6 +114,7 @@ def blas_on_one_thread() -> Iterator[None]:
 def _restore() -> None:
     for library, count in zip(_libraries, _before, strict=True):
         _set_threads(library, count)
+    _before.clear()  # last: a child forked until here restores them itself
 
 
 def _in_a_member() -> None:
@@ -128,8 +129,8 @@ def _after_fork() -> None:
     global _lock, _holders
     _lock = threading.Lock()
     _busy.clear()
-    if _holders:
-        _holders = 0
+    _holders = 0
+    if _before:
         _restore()
 
 

@@ -1,0 +1,23 @@
+"""One fit of a network at a time, in each process. Imports the standard library only."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+__all__ = ["FitLock"]
+
+
+class FitLock:
+    """The lock that a fit of one network holds, for each process its own.
+
+    A child that is forked while the parent trains inherits the parent's memory but none of its other threads, so a
+    lock that one of them held would stay locked in the child for good.
+    """
+
+    def __init__(self) -> None:
+        self._locks: dict[int, threading.Lock] = {}
+
+    def of_this_process(self) -> threading.Lock:
+        """The lock to hold while training; release the object that was acquired, the process may be another by then."""
+        return self._locks.setdefault(os.getpid(), threading.Lock())  # one step: two threads get the same lock
