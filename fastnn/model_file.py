@@ -3,7 +3,9 @@
 Tensor "theta" (P,) of the network's dtype; the metadata names the format, its version, the network
 and a SHA-256 of theta. Nothing in the file names code: activations, costs and dtypes are looked up
 in fastnn's tables. Written to a temporary file beside the target and moved over it, so that a
-crash or a full disk leaves the old file as it was.
+crash or a full disk leaves the old file as it was. The name is written as it is given: it ends in
+.safetensors or has no ending at all, because another one (.h5, .pt, .npz) would promise another format.
+`load` goes by the content alone, so it reads a model of any name.
 """
 
 from __future__ import annotations
@@ -25,9 +27,10 @@ from .layout import Layout
 from .network import Network
 from .options import PRECISIONS
 
-__all__ = ["FORMAT_VERSION", "load", "save"]
+__all__ = ["FORMAT_VERSION", "check_name", "load", "save"]
 
 FORMAT_VERSION = 1
+SUFFIX = ".safetensors"
 _FIELDS = {"sizes", "hidden", "output", "cost", "l2", "dtype", "precision", "scale", "epochs_trained"}
 
 
@@ -36,9 +39,16 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
 
     Raises
     ------
+    TypeError
+        `path` is not a path.
+    ValueError
+        Its name ends in something else than .safetensors; a name without an ending is taken as it is.
     OSError
         The folder does not exist or cannot be written, or the disk is full; a file already there is untouched.
     """
+    path = _as_path(path)
+    if not path.is_dir():  # which is said below, whatever it is called
+        check_name("path=", path)
     from safetensors.numpy import save as serialise
 
     theta = np.ascontiguousarray(net.backend.to_numpy(net.theta))
@@ -60,7 +70,28 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
         "preprocessing": json.dumps(net.preprocessing, allow_nan=False),
         "theta_sha256": hashlib.sha256(theta.tobytes()).hexdigest(),
     }
-    _replace(Path(path), serialise({"theta": theta}, metadata=metadata))
+    _replace(path, serialise({"theta": theta}, metadata=metadata))
+
+
+def check_name(argument: str, path: Path) -> None:
+    """Refuses a name that promises another format; `argument` is what stands before it in the message.
+
+    Raises
+    ------
+    ValueError
+        It ends in something else than .safetensors.
+    """
+    if path.suffix.lower() not in ("", SUFFIX):
+        raise ValueError(
+            f"{argument}{str(path)!r}: a model file is written as safetensors, so its name must end in {SUFFIX!r} or have no ending, "
+            f"got {path.suffix!r}; for example {path.stem.removesuffix(SUFFIX) + SUFFIX!r}"
+        )
+
+
+def _as_path(path: Any) -> Path:
+    if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
+        raise TypeError(f"path must be a str or os.PathLike, the name of a model file, got {path!r} ({type(path).__name__})")
+    return Path(path)
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -90,10 +121,12 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def load(path: str | os.PathLike[str], *, backend: str | Backend = "auto") -> Network:
-    """The network of a model file, on the engine asked for.
+    """The network of a model file, on the engine asked for. The content counts, not the name.
 
     Raises
     ------
+    TypeError
+        `path` is not a path.
     FileNotFoundError
         No such file.
     ModelFileError
@@ -106,9 +139,10 @@ def load(path: str | os.PathLike[str], *, backend: str | Backend = "auto") -> Ne
     UserWarning
         The engine does not know the precision in which the network was trained; parameters are float32 in any.
     """
-    path = Path(path)
+    path = _as_path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"path={str(path)!r}: no such model file")
+        with_suffix = path.with_name(path.name + SUFFIX) if path.name else path
+        raise FileNotFoundError(f"path={str(path)!r}: no such model file{f'; did you mean {str(with_suffix)!r}?' if with_suffix.is_file() else ''}")
     get_backend(backend)  # an unknown or unavailable engine is not the file's fault
     theta, metadata = _read(path)
     try:

@@ -228,7 +228,8 @@ def test_mnist_from_a_folder_or_the_environment(cli, mnist_folder, monkeypatch):
     (["train", "mnist", "--data", "nowhere"], ["nowhere: no such folder"]),
     (["train", "digits", "--plot", "x.png", "--no-plot"], ["--plot and --no-plot"]),
     (["train", "digits", "--plot", "x.txt"], ["must end in .png"]),
-    (["train", "digits", "--save", "x.png"], ["name the same file"]),
+    (["train", "digits", "--save", "x.png"], ["--save 'x.png'", "must end in '.safetensors' or have no ending", "got '.png'"]),
+    (["train", "digits", "--save", "runs/net.h5", "--no-plot"], ["--save 'runs/net.h5'", "got '.h5'", "for example 'net.safetensors'"]),
     (["train", "digits", "--save", "."], ["is a folder"]),
 ])  # fmt: skip
 def test_bad_input_is_one_line_and_changes_nothing(cli, tmp_path, words, expected):

@@ -251,6 +251,35 @@ def test_a_folder_that_does_not_exist_or_is_the_target(tmp_path):
         net.save(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["x.h5", "x.pkl", "x.pt", "x.onnx", "x.npz", "rate.001", "x.safetensors.gz", "ä.keras"])
+def test_a_name_that_promises_another_format_is_refused_before_anything_is_written(tmp_path, name, content):
+    net, suffix = trained("numpy"), f".{name.rsplit('.', 1)[1]}"
+    with pytest.raises(ValueError, match=r"must end in '\.safetensors' or have no ending") as caught:
+        net.save(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+    assert f"got {suffix!r}" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / name).write_bytes(content)  # a model that an earlier version wrote under this name
+    assert fastnn.load(tmp_path / name, backend="numpy").sizes == net.sizes
+    net.save(str(tmp_path / "x.SafeTensors"))
+
+
+@pytest.mark.parametrize("path", [None, 3, b"m", ["m"]])
+def test_what_is_no_path(path):
+    for use in (trained("numpy").save, fastnn.load):
+        with pytest.raises(TypeError, match=r"path must be a str or os\.PathLike") as caught:
+            use(path)
+        assert repr(path) in str(caught.value)
+
+
+def test_a_model_whose_ending_was_left_out(tmp_path):
+    trained("numpy").save(tmp_path / "m.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"no such model file; did you mean .*m\.safetensors'"):
+        fastnn.load(tmp_path / "m", backend="numpy")
+    with pytest.raises(FileNotFoundError, match=r"no such model file$"):
+        fastnn.load("", backend="numpy")
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes anywhere")
 def test_a_folder_without_permission_leaves_the_old_file(tmp_path, content):
     path = tmp_path / "m"

@@ -58,7 +58,7 @@ def train(
     dtype: Annotated[str, typer.Option(metavar="NAME", help="float32 or float64.")] = "float32",
     precision: Annotated[str, typer.Option(metavar="NAME", help="Products on a GPU: fp32, tf32 or bf16.")] = "fp32",
     seed: Annotated[str, typer.Option(metavar="INTEGER", help="Of the split, the weights and the order of rows.")] = "0",
-    save: Annotated[Path | None, typer.Option(metavar="PATH", help="Model file; runs/NAME.safetensors if not given.")] = None,
+    save: Annotated[Path | None, typer.Option(metavar="PATH", help="Model file, .safetensors or without an ending; runs/NAME.safetensors if not given.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="PATH", help="Learning curve; beside the model if not given.")] = None,
     no_plot: Annotated[bool, _flag("--no-plot", help="Draw no learning curve.")] = False,
     explain: Annotated[bool, _flag("--explain", help="Say why the engine runs the training as it does.")] = False,

@@ -17,6 +17,7 @@ from ..confusion import confusion_matrix
 from ..data.dataset import DataSet, Parts, deal
 from ..data.preprocessing import unscale_target
 from ..errors import DeviceLost
+from ..model_file import check_name
 from ..network import Network
 from ..training import History
 from . import report
@@ -60,6 +61,8 @@ def train(options: TrainOptions, *, save: Path | None, plot: Path | None, no_plo
     read = check(options)
     if plot is not None and no_plot:
         raise ValueError("--plot and --no-plot exclude each other")
+    if save is not None and not save.is_dir():
+        check_name("--save ", save)
     data = read()
     parts = deal(data, validation=float(options.validation or 0), seed=options.seed)
     rows = len(parts.train[1])
@@ -118,8 +121,6 @@ def _outputs(data: DataSet, save: Path | None, plot: Path | None, no_plot: bool)
         picture = None
     if picture is not None and picture.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise ValueError(f"--plot {picture}: the name must end in .png, .pdf or .svg")
-    if picture == model:
-        raise ValueError(f"--plot and --save name the same file, {model}")
     for option, path in (("--save", model), ("--plot", picture)):
         if path is not None:
             _try_to_write(option, path)
