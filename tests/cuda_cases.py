@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from cuda_on_cpu import ShimDevice
@@ -31,6 +33,29 @@ def normal(shape, dtype, seed=0, scale=3.0):
 
 def classes(m, n, seed=0):
     return np.random.default_rng([seed, m, n]).integers(0, n, m)
+
+
+def spans_of(sizes):
+    """(layers, 3): where a layer's weights begin in theta, where its biases begin, where it ends."""
+    spans, begin = [], 0
+    for n_in, n_out in itertools.pairwise(sizes):
+        spans.append((begin, begin + n_in * n_out, begin + (n_in + 1) * n_out))
+        begin = spans[-1][2]
+    return np.array(spans)
+
+
+def places(spans, columns):
+    """spans (layers, 7) of the kernels from those of theta (layers, 3) and each layer's columns; where every element of theta lies in
+    a padded vector; and the length of that. Matrices begin anywhere, their rows are 1 to 4 elements longer than they need."""
+    table, where, end = [], np.zeros(spans[-1][2], np.int64), 3
+    for (weights, biases, stop), n in zip(spans, columns, strict=True):
+        ld, rows = n - n % 4 + 4, (biases - weights) // n
+        where[weights:biases] = (end + ld * np.arange(rows)[:, None] + np.arange(n)).ravel()
+        beside = end + rows * ld + 1
+        where[biases:stop] = beside + np.arange(stop - biases)
+        table.append((weights, biases, stop, end, beside, n, ld))
+        end = beside + stop - biases + 2
+    return np.array(table), where, end
 
 
 def wide(*arrays):
@@ -65,7 +90,7 @@ class Memory:
     """Guarded copies of arrays; `check` at the end."""
 
     def __init__(self):
-        self.guarded = []
+        self.guarded, self.gaps = [], []
 
     def __call__(self, content):
         self.guarded.append(Guarded(content))
@@ -74,7 +99,17 @@ class Memory:
     def blank(self, shape, dtype):
         return self(np.full(shape, np.nan, dtype))
 
+    def apart(self, content):
+        """A matrix with gaps between its rows, which must be untouched as well; rows begin at multiples of 8 elements, and one in two at the next but one."""
+        m, n = content.shape
+        ld = -(-n // 8) * 8 + 8 * (m % 2)
+        whole = self(np.full((m, ld * content.itemsize), Guarded.MARK, np.uint8).view(content.dtype))
+        whole[:, :n] = content
+        self.gaps.append(whole[:, n:])
+        return whole[:, :n]
+
     def check(self):
+        assert all((np.ascontiguousarray(gap).view(np.uint8) == Guarded.MARK).all() for gap in self.gaps), "a kernel wrote between rows"
         assert all(g.intact() for g in self.guarded), "a kernel wrote outside its arrays"
 
 

@@ -4,6 +4,8 @@ index     a subscript becomes 0
 tail      a loop, or the guard that ends a thread, stops one early
 stride    a loop steps one too far
 barrier   a __syncthreads is left out
+walk      a walk through rows stands still
+leading   rows lie right after another, whatever the leading dimension
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from cuda_on_cpu import builder
 
 from fastnn.kernels.cuda import sources
 
-FUNCTION = re.compile(r'(extern "C" __global__ void(?: __launch_bounds__\(\d+\))?|__device__ __forceinline__ [\w ]*?\w[ *&]*?)\s*\b(\w+)\(')
+FUNCTION = re.compile(r'(extern "C" __global__ void(?: __launch_bounds__\(\d+\))?|__device__ __forceinline__ [\w <>,]*?[\w>][ *&]*?)\s*\b(\w+)\(')
 PLANT = 'static int fault_planted = 0;\n#define FAULT(number) (fault_planted == number)\nextern "C" void plant(int number) { fault_planted = number; }\n'
 
 
@@ -85,9 +87,18 @@ class Planter:
         def barrier(match):
             return f"if (!{self.new('barrier', match[0])}) {match[0]}"
 
+        def walk(match):
+            return f"if (!{self.new('walk', match[0])}) {match[0]}"
+
+        def leading(match):
+            return f"* ({self.new('leading', match[0])} ? cols : {match[1]})"
+
         text = re.sub(r"(?<=\w)\[([^\[\]]+)\]", index, text)
+        if self.file != "narrow.cu":  # where leading dimensions are those of shared memory
+            text = re.sub(r"\* ((?:\w+_)?ld)\b", leading, text)
         text = re.sub(r"if \((\w+) >= (\w+)\) return", guard, text)
         text = re.sub(r"\b(block_barrier|__syncthreads)\(\);", barrier, text)
+        text = re.sub(r"\badvance\(&walk\);", walk, text)
         return self.loops(text)
 
     def loops(self, text):

@@ -72,7 +72,7 @@ def of_a_step(device, z, y, values):
     chunks, delta = np.zeros(5 * n, np.float32), z.copy()
     k.derivative_sums(Tanh(), delta, values, chunks, 64, accumulate=False)
     out["derivative_sums"] = np.concatenate([chunks, delta.ravel()])
-    spans, constants = np.array([[0, 9000, 9030, 0, 9000]]), np.array([[0.5, 0.1, 0.1, 0.001, 2.0, 1e-3]], np.float32)
+    spans, constants = np.array([[0, 9000, 9030, 0, 9000, 300, 300]]), np.array([[0.5, 0.1, 0.1, 0.001, 2.0, 1e-3]], np.float32)
     for rule, slots in (("sgd", 0), ("momentum", 1), ("adam", 2)):
         theta, state, squares = z.ravel()[:9030].copy(), [np.abs(values.ravel()[:9030]) for _ in range(slots)], np.zeros(3)
         table = np.ascontiguousarray(constants[:, : CONSTANTS[rule]])
@@ -85,7 +85,7 @@ def of_a_step(device, z, y, values):
 
 def of_layers(device, z, values):
     """The same for the kernels of LARS and LAMB."""
-    spans, layers, out = np.array([[0, 9000, 9090], [9090, 9100, 12000]]), LayerwiseKernels(device, "float32"), {}
+    spans, layers, out = np.array([[0, 9000, 9090, 0, 9000, 300, 300], [9090, 9100, 12000, 9090, 9100, 10, 10]]), LayerwiseKernels(device, "float32"), {}
     for rule, slots, constants in (("lars", 1, (0.1, 0.5, 0.9, 0.02, 0.3)), ("lamb", 2, (0.1, 0.05, 0.1, 0.01, 2.0, 30.0, 1e-6, 0.3))):
         state = [np.zeros(z.size, np.float32) for _ in range(slots)]
         sums, ratios, squares = np.full(layer_partials_shape(2), np.nan), np.full(layer_ratios_shape(2), np.nan), np.zeros(512)
@@ -206,7 +206,7 @@ def test_product_checks():
         device.gemm("N", "N", 3, 2, 2, x, 3, x.astype(np.float64), 2, x, 3)
     with pytest.raises(ValueError, match="gemm: A of 6 elements with ld=3 cannot hold 3 x 5"):
         device.gemm("N", "N", 3, 1, 5, x, 3, x, 5, x, 3)
-    with pytest.raises(ValueError, match="gemm: B must be a C-contiguous array"):
+    with pytest.raises(ValueError, match="gemm: B must be a C-contiguous array on the device, or have its rows 2 elements apart"):
         device.gemm("N", "N", 3, 2, 2, x, 3, x[:, :2], 2, x, 3)
     full = np.full((2, 3), np.nan, np.float32)
     device.gemm("N", "N", 3, 2, 2, np.ones((2, 3), np.float32), 3, np.ones((2, 2), np.float32), 2, full, 3)

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from cuda_cases import Memory, activations, classes, close, g_of, normal, one_hot, shapes, slope_of, softmax_of, wide
+from cuda_cases import Memory, activations, classes, close, g_of, normal, one_hot, places, shapes, slope_of, softmax_of, spans_of, wide
 from cuda_on_cpu import ShimDevice
 from cuda_on_cpu.products import rounded, widened
 from tolerances import assert_close
@@ -71,7 +71,7 @@ def test_gather(source, shape, kind, memory):
     rows, chosen = rows_of(m, memory)
     x = np.random.default_rng(1).integers(0, 256, (3 * (m + 5), n)).astype(np.uint8) if source == "uint8" else normal((3 * (m + 5), n), real(kind))
     scale = np.float32(1 / 255).item() if source == "uint8" else 1.0
-    out = memory(stored(np.full(shape, np.nan), kind)[0])
+    out = memory.apart(stored(np.full(shape, np.nan), kind)[0])
     kernels(kind).gather(memory(x), rows, out, scale)
     exact = wide(x)[0][chosen] * np.longdouble(np.dtype(real(kind)).type(scale))
     close_in(kind, out, exact, exact, 1)
@@ -96,7 +96,7 @@ def test_gather_of_a_row_that_is_not_there(kind):
 @activations
 def test_bias_activate(g, shape, kind, memory):
     (a, z), b = stored(normal(shape, np.float32), kind), normal(shape[1:], real(kind), 1)
-    a = memory(a)
+    a = memory.apart(a)
     kernels(kind).bias_activate(g, a, memory(b))
     with np.errstate(over="ignore"):
         shifted = (z.astype(real(kind)) + b).astype(np.longdouble)  # the sum is rounded before g sees it
@@ -138,7 +138,7 @@ def test_output(over, g, cross_entropy, targets, shape, kind, memory):
     (z, exact), b = stored(normal(shape, np.float32), kind), normal(shape[1:], real(kind), 1)
     many = 3 * (m + 5)
     y = classes(many, n) if targets == "classes" else np.random.default_rng(4).random((many, n)).astype(real(kind))
-    z = memory(z)
+    z = memory.apart(z)
     delta = z if over == "delta over z" else memory(stored(np.full(shape, np.nan), kind)[0])
     partials = memory(np.full(partials_shape(), np.nan))
     k = kernels(kind)
@@ -215,13 +215,13 @@ def test_sums_of_columns(g, shape, kind, memory):
     m, n = shape
     (delta, d), (a, h) = stored(normal(shape, np.float32, 2), kind), stored(np.tanh(normal(shape, np.float32)), kind)
     per_chunk, parts = in_chunks(m)
-    delta, chunks, k = memory(delta), memory(np.full((parts + 1) * n, np.nan, real(kind))), kernels(kind)
+    delta, chunks, k = memory.apart(delta), memory(np.full((parts + 1) * n, np.nan, real(kind))), kernels(kind)
     chunks[parts * n :] = 7
     if g is None:
         k.column_sums(delta, chunks, per_chunk, accumulate=False)
         product = wide(d)[0]
     else:
-        k.derivative_sums(g, delta, memory(a), chunks, per_chunk, accumulate=False)
+        k.derivative_sums(g, delta, memory.apart(a), chunks, per_chunk, accumulate=False)
         product = wide(d)[0] * slope_of(g, wide(h)[0])
         close_in(kind, delta, product, np.abs(wide(d)[0]) * 2, 4)
         product = wide(widened(delta))[0]  # what is stored is what is summed
@@ -259,34 +259,30 @@ def updated(rule, theta, Delta, state, weights, rows, decay, constants):
 @pytest.mark.parametrize("rule", UPDATES)
 def test_update(rule, sizes, decay, shift, kind, memory):
     """1/m and L2 within the step; biases do not decay; arrays may be aligned alike, differently or not at all."""
-    spans, weights, begin, low_begin = [], [], 0, 0
-    for n_in, n_out in itertools.pairwise(sizes):
-        biases = low_begin + n_in * n_out + 3
-        spans.append((begin, begin + n_in * n_out, begin + (n_in + 1) * n_out, low_begin, biases))
-        begin, low_begin = spans[-1][2], biases + n_out + 1
-        weights += [True] * (n_in * n_out) + [False] * n_out
+    spans, where, length = places(spans_of(sizes), sizes[:-1])
+    begin, weights = len(where), [w for n_in, n_out in itertools.pairwise(sizes) for w in [True] * (n_in * n_out) + [False] * n_out]
     (slots, numbers), dtype, blocks = UPDATES[rule], real(kind), 2
     theta, Delta = normal(begin, dtype), normal(begin, dtype, 1)
     state = [np.abs(normal(begin, dtype, 2 + k)) for k in range(slots)]
-    moved, untouched = memory(np.append(np.zeros(shift, dtype), theta))[shift:], memory(Delta)
+    moved, untouched = memory(np.append(np.zeros(shift, dtype), theta))[shift:], memory(np.full(length, np.nan, dtype))
+    untouched[where] = Delta
     states = [memory(s) for s in state]
     constants, squares = np.zeros((3, CONSTANTS[rule]), dtype), memory(np.zeros(len(spans) * blocks))
     constants[STEP] = decay, *numbers
-    low = memory(rounded(np.full(low_begin, -5.0, np.float32))) if kind == "bfloat16" else moved
-    kernels(kind).update(rule, moved, low, untouched, states, memory(np.array(spans)), memory(constants), memory(np.array([STEP])), squares, 7)
+    low = memory(rounded(np.full(length, -5.0, np.float32))) if kind == "bfloat16" else moved
+    kernels(kind).update(rule, moved, low, untouched, states, memory(spans), memory(constants), memory(np.array([STEP])), squares, 7)
     exact = wide(constants[STEP])[0]
     expected, expected_states = updated(rule, *wide(theta, Delta), wide(*state), weights, 7, exact[0], exact[1:])
     scale = np.abs(theta) + np.abs(Delta) + sum(np.abs(s) for s in state) + 1
     close(moved, expected, scale, 16)
     for got, want in zip(states, expected_states, strict=True):
         close(got, want, scale**2, 16)
-    np.testing.assert_array_equal(untouched, Delta)
+    np.testing.assert_array_equal(untouched[where], Delta)
+    assert np.isnan(np.delete(untouched, where)).all()
     np.testing.assert_allclose(squares.sum(), (wide(theta)[0] ** 2)[weights].sum() if decay else 0, rtol=1e-12)
     if kind == "bfloat16":
-        expected_low = rounded(np.full(low_begin, -5.0, np.float32))
-        for first, biases, end, low_weights, low_biases in spans:
-            expected_low[low_weights : low_weights + biases - first] = rounded(moved[first:biases])
-            expected_low[low_biases : low_biases + end - biases] = rounded(moved[biases:end])
+        expected_low = rounded(np.full(length, -5.0, np.float32))
+        expected_low[where] = rounded(moved)
         np.testing.assert_array_equal(low, expected_low)
 
 
@@ -309,17 +305,12 @@ def test_finish_step(kind):
 @pytest.mark.parametrize("sizes", [(1, 1), (60, 90, 3)], ids=str)
 def test_round_theta(sizes, kind, memory):
     """Every layer at its place; what lies between is left alone."""
-    spans, begin, low_begin = [], 0, 2
-    for n_in, n_out in itertools.pairwise(sizes):
-        spans.append((begin, begin + n_in * n_out, begin + (n_in + 1) * n_out, low_begin, low_begin + n_in * n_out + 3))
-        begin, low_begin = spans[-1][2], spans[-1][4] + n_out + 1
-    theta = normal(begin, real(kind))
-    low, _ = stored(np.full(low_begin, -5.0), kind)
+    spans, where, length = places(spans_of(sizes), sizes[:-1])
+    theta = normal(len(where), real(kind))
+    low, _ = stored(np.full(length, -5.0), kind)
     expected, low = low.copy(), memory(low)
-    kernels(kind).round_theta(memory(theta), low, memory(np.array(spans)))
-    for first, biases, end, low_weights, low_biases in spans:
-        expected[low_weights : low_weights + biases - first] = stored(theta[first:biases], kind)[0]
-        expected[low_biases : low_biases + end - biases] = stored(theta[biases:end], kind)[0]
+    kernels(kind).round_theta(memory(theta), low, memory(spans))
+    expected[where] = stored(theta, kind)[0]
     np.testing.assert_array_equal(low, expected)
 
 
@@ -334,7 +325,7 @@ def test_bfloat16_is_rounded_to_nearest_even():
         np.array([0, -0.0, np.inf, -np.inf, np.nan, 3.4e38, -3.4e38, 1e-45, 1.2e-38], np.float32),
     ])  # fmt: skip
     low = np.zeros(values.size, np.uint16)
-    kernels("bfloat16").round_theta(values, low, np.array([[0, values.size, values.size, 0, 0]]))
+    kernels("bfloat16").round_theta(values, low, np.array([[0, values.size, values.size, 0, 0, values.size, values.size]]))
     np.testing.assert_array_equal(low, rounded(values))
     ties = values[4000:4016]
     np.testing.assert_array_equal(widened(low)[4000:4016], np.float32(2.0**-7) * np.rint(ties * np.float32(2.0**7)))
@@ -359,4 +350,4 @@ def test_launch_checks():
     with pytest.raises(ValueError, match="chunks must have shape"):
         k.column_sums(z, b[:2], 64, accumulate=False)
     with pytest.raises(ValueError, match=r"constants must have shape \(1, 6\), got \(1, 2\)"):
-        k.update("adam", b, b, b, [b, b], np.zeros((1, 5), np.int64), np.zeros((1, 2), np.float32), step, np.zeros(1), 1)
+        k.update("adam", b, b, b, [b, b], np.zeros((1, 7), np.int64), np.zeros((1, 2), np.float32), step, np.zeros(1), 1)

@@ -127,7 +127,7 @@ def working(fake, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(CupyDevice, "workspace_bytes", 4096)
     without_nvmath(monkeypatch)
-    cupy.lt = StandInLt(lambda: cupy.recording)
+    cupy.lt = StandInLt(lambda: cupy.recording, aligned=True)
     monkeypatch.setattr(cublaslt, "library", lambda: cublaslt._declared(cupy.lt.library))
     cupy.cublas = FakeCublas(cupy)
     monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs.cublas", cupy.cublas)

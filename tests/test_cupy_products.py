@@ -36,7 +36,7 @@ def blank(shape, kind):
 
 
 def multiply(product, *arrays, **more):
-    (candidate,) = ShimDevice().prepare(product, *arrays, WORKSPACE, **more)
+    (candidate,) = ShimDevice(aligned=False).prepare(product, *arrays, WORKSPACE, **more)
     candidate.call()
 
 
@@ -105,7 +105,7 @@ def test_tf32_keeps_ten_bits():
 
 def test_what_is_not_offered():
     x = np.zeros((2, 2), np.float32)
-    assert ShimDevice(offers=("DEFAULT",)).prepare(forward(2, 2, 2, "float32", "fp32", "BIAS"), x, x, x, WORKSPACE, bias=x[0]) == []
+    assert ShimDevice(offers=("DEFAULT",), aligned=False).prepare(forward(2, 2, 2, "float32", "fp32", "BIAS"), x, x, x, WORKSPACE, bias=x[0]) == []
 
 
 def test_products_refuse_arrays_that_they_would_misread():
@@ -114,12 +114,12 @@ def test_products_refuse_arrays_that_they_would_misread():
     good = {"bias": x[0], "aux": np.zeros((4, 16), np.uint8)}
     device.prepare(product, x, x, x, WORKSPACE, **good)
     for arrays, more, text in (
-        ((x[:3], x, x), good, "A of 12 elements with leading dimension 4 cannot hold 4 x 4"),
+        ((x[:3], x, x), good, r"A must have shape \(4, 4\) and rows 4 elements apart, got shape \(3, 4\)"),
         ((x, x.astype(float), x), good, "B must be float32, got float64"),
-        ((x, x, x.T), good, "D must be a C-contiguous array"),
-        ((x, x, x), {**good, "bias": None}, "bias must be a C-contiguous array on the device"),
-        ((x, x, x), {**good, "bias": x[0, :3]}, "bias of 3 elements"),
-        ((x, x, x), {**good, "aux": np.zeros((3, 16), np.uint8)}, "aux of 48 elements with leading dimension 16 cannot hold 16 x 4"),
+        ((x, x, x.T), good, r"D must have shape \(4, 4\) and rows 4 elements apart, got shape \(4, 4\) with strides \(4, 16\)"),
+        ((x, x, x), {**good, "bias": None}, "bias must be an array on the device"),
+        ((x, x, x), {**good, "bias": x[0, :3]}, "bias must be 4 elements without gaps"),
+        ((x, x, x), {**good, "aux": np.zeros((3, 16), np.uint8)}, r"aux must have shape \(4, 16\)"),
     ):
         with pytest.raises((TypeError, ValueError), match=text):
             device.prepare(product, *arrays, WORKSPACE, **more)

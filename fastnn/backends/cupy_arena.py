@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +11,8 @@ import numpy as np
 from ..kernels.cuda import sources
 from ..kernels.cuda.launchers import MAX_CHUNKS, partials_shape
 from .cupy_contract import Device
-from .cupy_products import aux_ld
-from .cupy_update import low_layout, update_pieces
+from .cupy_products import aux_ld, row_ld
+from .cupy_update import padded, update_pieces
 
 __all__ = ["ALIGNMENT", "Arena", "Pieces", "pieces_of_program", "steps_per_upload"]
 
@@ -35,15 +34,14 @@ def pieces_of_program(sizes: Sequence[int], rows: int, batch: int, kind: str, ru
     layers have a mask; workspace in bytes.
     """
     real, store = sources.real(kind), sources.store(kind)
-    parameters = sum(n_out * (n_in + 1) for n_in, n_out in itertools.pairwise(sizes))
-    layers, steps = len(sizes) - 1, steps_per_upload(batch)
-    pieces: Pieces = {f"a{layer}": ((rows, size), store) for layer, size in enumerate(sizes[:-1])}
+    layers, steps, lds = len(sizes) - 1, steps_per_upload(batch), [row_ld(size, kind) for size in sizes]
+    pieces: Pieces = {f"a{layer}": ((rows, ld), store) for layer, ld in enumerate(lds[:-1])}
     # Two deltas are alive at a time, the one that arrives and the one that is made from it.
-    pieces |= {f"delta{turn}": ((rows * max(sizes[1:]),), store) for turn in range(min(2, layers))}
+    pieces |= {f"delta{turn}": ((rows * max(lds[1:]),), store) for turn in range(min(2, layers))}
     pieces |= {f"mask{layer}": ((rows, aux_ld(sizes[layer]) // 8), np.dtype(np.uint8)) for layer in range(1, layers) if relu[layer - 1]}
-    pieces["Delta"] = (parameters,), real
+    pieces["Delta"] = (padded(sizes)[1],), real
     if store != real:
-        pieces["low"] = (low_layout(sizes)[1],), store
+        pieces["low"] = (padded(sizes)[1],), store
     pieces["chunks"] = (MAX_CHUNKS * sum(sizes[1:]),), real
     pieces["partials"] = partials_shape(), np.dtype(np.float64)
     pieces["totals"] = (2,), np.dtype(np.float64)

@@ -27,7 +27,7 @@ from .cupy_program import CupyProgram, arithmetic, footprint, plan_key, rows_tha
 from .cupy_step import is_cross_entropy
 from .cupy_stream import HostRows
 from .cupy_tuner import Tuner, default_file
-from .cupy_update import Update, update_constants, update_pieces
+from .cupy_update import Update, spans_of_theta, update_constants, update_pieces
 
 if TYPE_CHECKING:
     from ..network import Network
@@ -121,10 +121,8 @@ class CupyBackend(Backend):
         layers = optimizer.spans if isinstance(optimizer, LayerWise) and optimizer.spans is not None else np.array([[0, P, P]], np.int64)
         pieces = update_pieces(optimizer.name, (P,) + (1,) * len(layers), 1, dtype)
         memory = {name: self.zeros(shape, kind) for name, (shape, kind) in pieces.items()}
-        self.device.upload(memory["spans"], np.ascontiguousarray(np.column_stack([layers, np.zeros((len(layers), 2), np.int64)])))
+        self.device.upload(memory["spans"], spans_of_theta(layers))
         self.device.upload(memory["constants"], update_constants(optimizer, t, 1, 0.0, dtype))
-        if "layer_spans" in memory:
-            self.device.upload(memory["layer_spans"], layers)
         Update(self.device, dtype.name, optimizer, theta, theta, grad, memory)(1)
 
     def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None) -> Program:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..kernels.cuda import sources
-from ..kernels.cuda.launchers import MAX_CHUNKS, in_chunks
+from ..kernels.cuda.launchers import MAX_CHUNKS, in_chunks, leading
 from ..kernels.cuda.step import StepKernels
 from .cupy_arena import Arena
 from .cupy_contract import Device
-from .cupy_products import Candidate, Product, back, forward, outer
+from .cupy_products import Candidate, Product, back, forward, outer, row_ld
 from .cupy_tuner import Tuner
-from .cupy_update import low_layout
+from .cupy_update import padded
 
 if TYPE_CHECKING:
     from ..network import Network
@@ -38,12 +38,15 @@ class Prepared:
 class Buffers:
     """Views for one network, at most `rows` rows at a time.
 
+    Rows of every matrix but theta's own begin at multiples of 16 bytes (`row_ld`, `padded`): products are slow otherwise, or not
+    offered. What lies between rows is zero at first, and neither read nor written.
+
     Attributes
     ----------
     weights, biases : lists of arrays
         What products and their epilogues read: views of theta, or of its bfloat16 copy.
     Delta_W, Delta_b : lists of arrays
-        Views of Delta, in the parameters' dtype.
+        Views of Delta, in the parameters' dtype; it is laid out as the copy.
     per_chunk : int
         Rows summed by one block where biases' gradients are summed by own kernels.
     """
@@ -53,27 +56,33 @@ class Buffers:
         self.kernels = StepKernels(device, kind)
         self._tuner = tuner
         self._prepared: dict[tuple[Any, ...], Prepared] = {}
-        self.Delta_W, self.Delta_b = net.split(arena["Delta"])
+        self.Delta_W, self.Delta_b = self._split(arena["Delta"])
         self.per_chunk = in_chunks(rows)[0]
         self._chunk_begins = MAX_CHUNKS * np.concatenate([[0], np.cumsum(net.sizes[1:])])
         self.weights, self.biases, self.low = net.weights, net.biases, net.theta
         if sources.store(kind) != net.dtype:
             self.low = arena["low"]
-            begins, _ = low_layout(net.sizes)
-            self.weights = [self.low[w : w + W.size].reshape(W.shape) for (w, _), W in zip(begins, net.weights, strict=True)]
-            self.biases = [self.low[b : b + bias.size] for (_, b), bias in zip(begins, net.biases, strict=True)]
+            self.weights, self.biases = self._split(self.low)
+
+    def _split(self, vector: Array) -> tuple[list[Array], list[Array]]:
+        """Weights and biases of every layer, views of a `padded` vector."""
+        sizes, weights, biases = self.net.sizes, [], []
+        for n_in, n_out, (begin, ld, beside) in zip(sizes, sizes[1:], padded(sizes)[0], strict=False):
+            weights.append(vector[begin : begin + n_out * ld].reshape(n_out, ld)[:, :n_in])
+            biases.append(vector[beside : beside + n_out])
+        return weights, biases
 
     # ---- memory ---------------------------------------------------------------------------------------
 
     def a(self, layer: int, m: int) -> Array:
         """a^(layer) of m rows, the input or a hidden layer."""
-        return self.arena[f"a{layer}"][:m]
+        return self.arena[f"a{layer}"][:m, : self.net.sizes[layer]]
 
     def delta(self, layer: int, m: int) -> Array:
         """delta^(layer) of m rows, (m, units); of the output layer it is first z."""
         units = self.net.sizes[layer]
-        turn = (len(self.net.sizes) - 1 - layer) % 2
-        return self.arena[f"delta{turn}"][: m * units].reshape(m, units)
+        ld, turn = row_ld(units, self.kind), (len(self.net.sizes) - 1 - layer) % 2
+        return self.arena[f"delta{turn}"][: m * ld].reshape(m, ld)[:, :units]
 
     def z(self, layer: int, m: int) -> Array:
         """Where the product before layer `layer` goes: a itself, or for the output layer delta."""
@@ -97,29 +106,31 @@ class Buffers:
         n_in, n_out = self.net.sizes[layer : layer + 2]
         aux = self.mask(layer + 1, m) if epilogue == "RELU_AUX_BIAS" else None
         bias = None if epilogue == "DEFAULT" else self.biases[layer]
-        return self._prepare(forward(m, n_in, n_out, self.kind, self.compute, epilogue), self.weights[layer], self.a(layer, m), self.z(layer + 1, m), bias, aux)
+        arrays = self.weights[layer], self.a(layer, m), self.z(layer + 1, m)
+        return self._prepare(forward(m, n_in, n_out, self.kind, self.compute, epilogue, lds=lds(arrays)), arrays, bias, aux)
 
     def back(self, layer: int, m: int, epilogue: str) -> Prepared:
         """delta^(layer) from delta^(layer + 1): without the factor g', or with that of ReLU."""
         n_in, n_out = self.net.sizes[layer : layer + 2]
         aux = self.mask(layer, m) if epilogue in ("DRELU", "DRELU_BGRAD") else None
         bias = self.Delta_b[layer - 1] if epilogue == "DRELU_BGRAD" else None
-        return self._prepare(back(m, n_in, n_out, self.kind, self.compute, epilogue), self.weights[layer], self.delta(layer + 1, m), self.delta(layer, m), bias, aux)
+        arrays = self.weights[layer], self.delta(layer + 1, m), self.delta(layer, m)
+        return self._prepare(back(m, n_in, n_out, self.kind, self.compute, epilogue, lds=lds(arrays)), arrays, bias, aux)
 
     def outer(self, layer: int, m: int, epilogue: str, *, accumulate: bool = False) -> Prepared:
         """Delta of weights `layer` (+)= delta^T a."""
         n_in, n_out = self.net.sizes[layer : layer + 2]
-        product = outer(m, n_in, n_out, self.kind, self.compute, epilogue, accumulate)
         bias = self.Delta_b[layer] if epilogue == "BGRADB" else None
-        return self._prepare(product, self.a(layer, m), self.delta(layer + 1, m), self.Delta_W[layer], bias, None)
+        arrays = self.a(layer, m), self.delta(layer + 1, m), self.Delta_W[layer]
+        return self._prepare(outer(m, n_in, n_out, self.kind, self.compute, epilogue, accumulate, lds=lds(arrays)), arrays, bias, None)
 
-    def _prepare(self, product: Product, A: Array, B: Array, D: Array, bias: Array | None, aux: Array | None) -> Prepared:
-        addresses = [None if x is None else self.device.address(x) for x in (A, B, D, bias, aux)]
+    def _prepare(self, product: Product, arrays: tuple[Array, Array, Array], bias: Array | None, aux: Array | None) -> Prepared:
+        addresses = [None if x is None else self.device.address(x) for x in (*arrays, bias, aux)]
         key = (product, *addresses)
         if key not in self._prepared:
-            found = self.device.prepare(product, A, B, D, self.arena["workspace"], bias=bias, aux=aux)
+            found = self.device.prepare(product, *arrays, self.arena["workspace"], bias=bias, aux=aux)
             if not found and product.epilogue == "DEFAULT" and self.kind != "bfloat16" and self.compute != "tf32":
-                found = [Candidate("cuBLAS through CuPy", self._plain(product, A, B, D))]
+                found = [Candidate("cuBLAS through CuPy", self._plain(product, *arrays))]
             alignments = ",".join(str(min(256, address & -address)) for address in addresses if address)
             self._prepared[key] = Prepared(f"{product} at {alignments}", found)
         return self._prepared[key]
@@ -131,3 +142,9 @@ class Buffers:
     def fastest(self, work: Prepared, *, measure: bool) -> tuple[Candidate, float]:
         """As `Tuner.best`."""
         return self._tuner.best(work.work, work.candidates, measure=measure)
+
+
+def lds(arrays: tuple[Array, Array, Array]) -> tuple[int, int, int]:
+    """Leading dimensions of matrices."""
+    A, B, D = (leading(x) for x in arrays)
+    return A, B, D

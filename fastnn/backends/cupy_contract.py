@@ -244,7 +244,7 @@ class Device(ABC):
     # ---- work ---------------------------------------------------------------------------------------
 
     def launch(self, kernel: str, kind: str, grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...], *, shared: int = 0) -> None:
-        """Start a kernel, compiled for one of `sources.KINDS`. Arrays C-contiguous and of the declared dtype, on this device.
+        """Start a kernel, compiled for one of `sources.KINDS`. Arrays as `sources.bind` wants them.
 
         shared: bytes of dynamic shared memory for each block, at most `shared_bytes`.
 
@@ -263,8 +263,8 @@ class Device(ABC):
         """C = alpha op(A) op(B) + beta C with the column-major meaning of BLAS; C is not read where beta is 0.
 
         op(A) is (m, k), op(B) (k, n), C (m, n), each stored with columns one after another, `ld` elements apart.
-        A row-major (rows, columns) array is the column-major (columns, rows) one with ld = columns. All are
-        C-contiguous arrays of one dtype, float32 (in full precision, no TF32) or float64.
+        A row-major (rows, columns) array is the column-major (columns, rows) one with ld = columns, or more where its rows
+        lie apart. All are C-contiguous, or such matrices, of one dtype, float32 (in full precision, no TF32) or float64.
 
         Raises
         ------
@@ -276,9 +276,10 @@ class Device(ABC):
             raise TypeError(f"gemm takes float32 or float64 arrays of one dtype, got {A.dtype}, {B.dtype}, {C.dtype}")
         for name, x, op, rows, columns, ld in (("A", A, op_A, m, k, lda), ("B", B, op_B, k, n, ldb), ("C", C, "N", m, n, ldc)):
             stored_rows, stored_columns = (rows, columns) if op == "N" else (columns, rows)
-            if not self.is_array(x) or not x.flags.c_contiguous:
-                raise ValueError(f"gemm: {name} must be a C-contiguous array on the device")
-            if ld < max(1, stored_rows) or x.size < stored_columns * ld or max(ld, rows, columns) > INT_MAX:
+            apart = self.is_array(x) and tuple(x.shape) == (stored_columns, stored_rows) and sources.rows_apart(x, ld)
+            if not self.is_array(x) or not (x.flags.c_contiguous or apart):
+                raise ValueError(f"gemm: {name} must be a C-contiguous array on the device, or have its rows {ld} elements apart")
+            if ld < max(1, stored_rows) or not (apart or x.size >= stored_columns * ld) or max(ld, rows, columns) > INT_MAX:
                 raise ValueError(f"gemm: {name} of {x.size} elements with ld={ld} cannot hold {stored_rows} x {stored_columns}")
         if m and n and (k or beta != 1):
             self._gemm(op_A, op_B, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc)

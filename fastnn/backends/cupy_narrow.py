@@ -91,7 +91,7 @@ class Fused:
         device.upload(arena["narrow_slopes"], np.array([g.parameter for g in activations], net.dtype))
         self._kernels = NarrowKernels(device, net.dtype.name)
         self._net = NarrowNet(
-            optimizer.name, net.theta, arena["Delta"], optimizer.state, arena["narrow_table"], elements, arena["narrow_slopes"], net.sizes[-1], net.output, is_cross_entropy(net.pair)
+            optimizer.name, net.theta, arena["Delta"][: net.layout.size], optimizer.state, arena["narrow_table"], elements, arena["narrow_slopes"], net.sizes[-1], net.output, is_cross_entropy(net.pair)
         )  # fmt: skip
 
     def repeat(self, X: Array, y: Array, scale: float, m: int, times: int) -> None:

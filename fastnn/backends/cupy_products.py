@@ -1,7 +1,7 @@
 """Matrix products with epilogues, as cuBLASLt has them: what they compute, on which memory, in which precision.
 
 Everything is column-major, as in BLAS; a row-major (rows, columns) array is the column-major (columns, rows)
-one with leading dimension `columns`. The three products of the lecture on row-major arrays of m rows:
+one with leading dimension `columns`, or more where its rows lie apart. The three products of the lecture on row-major arrays of m rows:
 
     z = a Theta^T         (n_out, m)    = op_T(Theta) op_N(a)        `forward`
     delta Theta           (n_in, m)     = op_N(Theta) op_N(delta)    `back`
@@ -30,9 +30,11 @@ import numpy as np
 
 from ..kernels.cuda import sources
 
-__all__ = ["COMPUTE", "EPILOGUES", "Candidate", "NotOffered", "Product", "aux_ld", "back", "forward", "outer"]
+__all__ = ["COMPUTE", "EPILOGUES", "Candidate", "NotOffered", "Product", "aux_ld", "back", "forward", "outer", "row_ld"]
 
 Array = Any
+Lds = tuple[int, int, int]
+ROW_BYTES = 16  # what a row begins at a multiple of
 EPILOGUES = {"DEFAULT": 1, "BIAS": 4, "RELU_BIAS": 6, "RELU_AUX_BIAS": 134, "DRELU": 136, "DRELU_BGRAD": 152, "BGRADB": 512}  # cublasLtEpilogue_t
 READS_BIAS, WRITES_BIAS = ("BIAS", "RELU_BIAS", "RELU_AUX_BIAS"), ("DRELU_BGRAD", "BGRADB")
 USES_AUX = ("RELU_AUX_BIAS", "DRELU", "DRELU_BGRAD")
@@ -99,16 +101,19 @@ class Product:
             ("A", A, self.inputs, self.lda, rows_A, columns_A),
             ("B", B, self.inputs, self.ldb, rows_B, columns_B),
             ("D", D, self.output, self.ldd, self.m, self.n),
-            *([("bias", bias, self.output, self.bias_length, self.bias_length, 1)] if self.bias_length else []),
+            *([("bias", bias, self.output, None, self.bias_length, 1)] if self.bias_length else []),
             *([("aux", aux, "uint8", self.aux_ld // 8, self.aux_ld // 8, self.n)] if uses_aux else []),
         ):
             dtype = np.dtype(np.uint8) if kind == "uint8" else sources.store(kind)
-            if x is None or not is_array(x) or not x.flags.c_contiguous:
-                raise ValueError(f"{self}: {name} must be a C-contiguous array on the device")
+            if x is None or not is_array(x):
+                raise ValueError(f"{self}: {name} must be an array on the device")
             if x.dtype != dtype:
                 raise TypeError(f"{self}: {name} must be {kind}, got {x.dtype}")
-            if ld < rows or x.size < (columns - 1) * ld + rows:
-                raise ValueError(f"{self}: {name} of {x.size} elements with leading dimension {ld} cannot hold {rows} x {columns}")
+            if ld is None:
+                if tuple(x.shape) != (rows,) or not x.flags.c_contiguous:
+                    raise ValueError(f"{self}: {name} must be {rows} elements without gaps, got shape {tuple(x.shape)} with strides {x.strides}")
+            elif tuple(x.shape) != (columns, rows) or not sources.rows_apart(x, ld):
+                raise ValueError(f"{self}: {name} must have shape {(columns, rows)} and rows {ld} elements apart, got shape {tuple(x.shape)} with strides {x.strides}")
 
 
 @dataclass(frozen=True)
@@ -124,16 +129,25 @@ def aux_ld(units: int) -> int:
     return -(-units // 128) * 128
 
 
-def forward(rows: int, n_in: int, n_out: int, kind: str, compute: str, epilogue: str = "DEFAULT") -> Product:
-    """z (rows, n_out) = a Theta^T: A = Theta (n_out, n_in), B = a (rows, n_in)."""
-    return Product(n_out, rows, n_in, "T", "N", n_in, n_in, n_out, kind, kind, compute, epilogue, aux_ld=aux_ld(n_out) if epilogue in USES_AUX else 0)
+def row_ld(units: int, kind: str) -> int:
+    """Elements from one row of a matrix of so many columns to the next, if every row is to begin at a multiple of 16 bytes.
+
+    Below that cuBLASLt falls back on slow kernels, or has none (NVIDIA, cuBLAS library documentation, "Tensor Core Usage").
+    """
+    step = ROW_BYTES // int(sources.store(kind).itemsize)
+    return -(-units // step) * step
 
 
-def back(rows: int, n_in: int, n_out: int, kind: str, compute: str, epilogue: str = "DEFAULT") -> Product:
+def forward(rows: int, n_in: int, n_out: int, kind: str, compute: str, epilogue: str = "DEFAULT", *, lds: Lds | None = None) -> Product:
+    """z (rows, n_out) = a Theta^T: A = Theta (n_out, n_in), B = a (rows, n_in). lds: of A, B and D; without gaps between rows if not given."""
+    return Product(n_out, rows, n_in, "T", "N", *(lds or (n_in, n_in, n_out)), kind, kind, compute, epilogue, aux_ld=aux_ld(n_out) if epilogue in USES_AUX else 0)
+
+
+def back(rows: int, n_in: int, n_out: int, kind: str, compute: str, epilogue: str = "DEFAULT", *, lds: Lds | None = None) -> Product:
     """delta Theta (rows, n_in): A = Theta (n_out, n_in), B = delta (rows, n_out)."""
-    return Product(n_in, rows, n_out, "N", "N", n_in, n_out, n_in, kind, kind, compute, epilogue, aux_ld=aux_ld(n_in) if epilogue in USES_AUX else 0)
+    return Product(n_in, rows, n_out, "N", "N", *(lds or (n_in, n_out, n_in)), kind, kind, compute, epilogue, aux_ld=aux_ld(n_in) if epilogue in USES_AUX else 0)
 
 
-def outer(rows: int, n_in: int, n_out: int, kind: str, compute: str, epilogue: str = "DEFAULT", accumulate: bool = False) -> Product:
+def outer(rows: int, n_in: int, n_out: int, kind: str, compute: str, epilogue: str = "DEFAULT", accumulate: bool = False, *, lds: Lds | None = None) -> Product:
     """Delta (n_out, n_in) = delta^T a in the type of the parameters: A = a (rows, n_in), B = delta (rows, n_out)."""
-    return Product(n_in, n_out, rows, "N", "T", n_in, n_out, n_in, kind, sources.real(kind).name, compute, epilogue, accumulate)
+    return Product(n_in, n_out, rows, "N", "T", *(lds or (n_in, n_out, n_in)), kind, sources.real(kind).name, compute, epilogue, accumulate)

@@ -75,8 +75,6 @@ class CupyProgram(Program):
         rows, self._arena, self.nbytes = self.micro_batch, arena, Arena.size(pieces)
         self._buffers = Buffers(net, device, arena, kind, compute, rows, backend.tuner)
         device.upload(arena["spans"], spans(net.layout.spans(), net.sizes))
-        if "layer_spans" in pieces:
-            device.upload(arena["layer_spans"], net.layout.spans())
         self._capture = Capture()
         self._data: tuple[Any, ...] = ()  # what the replays are bound to
         self._feeder: Feeder | None = None  # of data on the host

@@ -18,7 +18,7 @@ from ..kernels.cuda.step import Rows, output_blocks
 from ..optimizers import Optimizer
 from .cupy_buffers import Buffers
 from .cupy_plan import Choice
-from .cupy_update import Update
+from .cupy_update import Update, padded
 
 __all__ = ["Step", "cut", "is_cross_entropy"]
 
@@ -116,8 +116,8 @@ class Step:
         by_kernel = [choice.biases == "kernel" for choice in self._choices]
         if not any(by_kernel):
             return None
-        ends, sizes = b.net.layout.offsets[1:], b.net.sizes[1:]
-        content = [(b.chunk_begin(w), ceil(rows, b.per_chunk) if by_kernel[w] else 0, int(ends[w]) - n, n) for w, n in enumerate(sizes)]
+        begins, _ = padded(b.net.sizes)
+        content = [(b.chunk_begin(w), ceil(rows, b.per_chunk) if by_kernel[w] else 0, begins[w][2], n) for w, n in enumerate(b.net.sizes[1:])]
         b.device.upload(table, np.array(content, np.int64))
         return table
 

@@ -11,15 +11,16 @@ import numpy as np
 from ..kernels.cuda import sources
 from ..kernels.cuda.launchers import REDUCTION_BLOCKS
 from ..kernels.cuda.layerwise import LayerwiseKernels, layer_partials_shape, layer_ratios_shape
-from ..kernels.cuda.step import CONSTANTS, StepKernels, update_blocks
+from ..kernels.cuda.step import CONSTANTS, OF_A_SPAN, StepKernels, update_blocks
 from ..optimizers import Optimizer
 from .cupy_contract import Device
+from .cupy_products import row_ld
 
-__all__ = ["Update", "low_layout", "spans", "update_constants", "update_pieces"]
+__all__ = ["Update", "padded", "spans", "spans_of_theta", "update_constants", "update_pieces"]
 
 Array = Any
 LAYERWISE = ("lars", "lamb")
-BEGIN = 256  # bytes: each layer's weights and biases begin at a multiple of this in the bfloat16 copy of theta
+BEGIN = 128  # elements: 256 bytes of bfloat16, and more of other types
 
 
 class Update:
@@ -30,7 +31,9 @@ class Update:
     memory : mapping
         The arrays of `update_pieces`.
     low : (any,) STORE
-        The bfloat16 copy of theta that is kept in step; theta itself where there is none.
+        The bfloat16 copy of theta, `padded`, that is kept in step; theta itself where there is none.
+    Delta : (any,)
+        As `memory["spans"]` says: `padded`, or laid out as theta.
     """
 
     def __init__(self, device: Device, kind: str, optimizer: Optimizer, theta: Array, low: Array, Delta: Array, memory: Mapping[str, Array] | Any) -> None:
@@ -44,7 +47,7 @@ class Update:
             self._kernels.update(name, theta, self._low, self._Delta, state, of["spans"], of["constants"], of["step"], of["squares"], rows)
             return
         rule = self._layers.lars if name == "lars" else self._layers.lamb
-        rule(theta, self._Delta, *state, of["layer_spans"], of["layer_partials"], of["layer_ratios"], of["squares"], of["constants"], of["step"], rows)
+        rule(theta, self._Delta, *state, of["spans"], of["layer_partials"], of["layer_ratios"], of["squares"], of["constants"], of["step"], rows)
         if self._low is not theta:
             self._kernels.round_theta(theta, self._low, of["spans"])
 
@@ -53,29 +56,41 @@ def update_pieces(rule: str, sizes: Sequence[int], steps: int, real: np.dtype[An
     """Shapes and dtypes of what an update needs beside theta, Delta and the state, with the constants of so many steps."""
     layers, double, integer = len(sizes) - 1, np.dtype(np.float64), np.dtype(np.int64)
     pieces: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
-        "spans": ((layers, 5), integer),
+        "spans": ((layers, OF_A_SPAN), integer),
         "constants": ((steps, CONSTANTS[rule]), real),
         "step": ((1,), integer),
         "squares": ((layers * (REDUCTION_BLOCKS if rule in LAYERWISE else update_blocks(sizes)),), double),
     }
     if rule in LAYERWISE:
-        pieces |= {"layer_spans": ((layers, 3), integer), "layer_partials": (layer_partials_shape(layers), double), "layer_ratios": (layer_ratios_shape(layers), double)}
+        pieces |= {"layer_partials": (layer_partials_shape(layers), double), "layer_ratios": (layer_ratios_shape(layers), double)}
     return pieces
 
 
-def low_layout(sizes: Sequence[int]) -> tuple[list[tuple[int, int]], int]:
-    """Where each layer's weights and biases begin in the bfloat16 copy of theta, and its length."""
-    step, end, begins = BEGIN // sources.BITS_OF_BFLOAT16.itemsize, 0, []
+def padded(sizes: Sequence[int]) -> tuple[list[tuple[int, int, int]], int]:
+    """How Delta and the bfloat16 copy of theta lie, and their length: for each layer, where its weights begin, elements from one of
+    their rows to the next, and where its biases begin.
+
+    Products are fast only where bases and rows begin at multiples of 16 bytes. theta cannot have that: it is one vector without gaps.
+    """
+    end, begins = 0, []
     for n_in, n_out in itertools.pairwise(sizes):
-        biases = end + -(-n_in * n_out // step) * step
-        begins.append((end, biases))
-        end = biases + -(-n_out // step) * step
+        ld = row_ld(n_in, "bfloat16")
+        biases = end + -(-n_out * ld // BEGIN) * BEGIN
+        begins.append((end, ld, biases))
+        end = biases + -(-n_out // BEGIN) * BEGIN
     return begins, end
 
 
 def spans(layer_spans: np.ndarray[Any, Any], sizes: Sequence[int]) -> np.ndarray[Any, Any]:
-    """(layers, 5) int64: layer_spans (layers, 3) - weights begin, biases begin, end - and where both begin in the copy."""
-    return np.ascontiguousarray(np.column_stack([layer_spans, np.array(low_layout(sizes)[0], np.int64)]))
+    """(layers, 7) int64 as in layers.cuh, from layer_spans (layers, 3): where weights begin, biases begin, the layer ends in theta."""
+    rows = [(weights, biases, n_in, ld) for n_in, (weights, ld, biases) in zip(sizes, padded(sizes)[0], strict=False)]
+    return np.ascontiguousarray(np.column_stack([layer_spans, np.array(rows, np.int64)]))
+
+
+def spans_of_theta(layer_spans: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The same where Delta is laid out as theta."""
+    weights, biases, _ = layer_spans.T
+    return np.ascontiguousarray(np.column_stack([layer_spans, weights, biases, biases - weights, biases - weights]), np.int64)
 
 
 def update_constants(optimizer: Optimizer, t: int, steps: int, decay: float, dtype: np.dtype[Any], rates: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:

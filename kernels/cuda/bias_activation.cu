@@ -14,24 +14,17 @@ extern "C" __global__ void add_bias(REAL* z, const REAL* b, int64 rows, int64 co
         z[i * cols + j] += bias;
 }
 
-// a := g(a + b) in place, in one pass; each thread moves `width` neighbouring columns, 1 or WIDTH, which divides cols.
-template <int W>
-__device__ __forceinline__ void bias_activate_columns(STORE* a, const REAL* b, int64 rows, int64 cols, int g, REAL slope) {
+// a := g(a + b) in place, in one pass; rows of a lie a_ld apart. Each thread moves WIDTH neighbouring columns, fewer at a row's end.
+extern "C" __global__ void bias_activate(STORE* a, int64 a_ld, const REAL* b, int64 rows, int64 cols, int g, REAL slope) {
+    const int W = WIDTH;
     const int64 j = ((int64)blockIdx.x * blockDim.x + threadIdx.x) * W;
     if (j >= cols) return;
-    const Wide<W, REAL> bias = fetch<W>(b + j);
+    const Wide<W, REAL> bias = fetch<W>(b + j, cols - j);
     for (int64 i = (int64)blockIdx.y * blockDim.y + threadIdx.y; i < rows; i += (int64)gridDim.y * blockDim.y) {
-        Wide<W, STORE> z = fetch<W>(a + i * cols + j);
+        Wide<W, STORE> z = fetch<W>(a + i * a_ld + j, cols - j);
         for (int k = 0; k < W; ++k) narrow(value_of(g, slope, widen(z.of[k]) + bias.of[k]), &z.of[k]);
-        put<W>(a + i * cols + j, z);
+        put<W>(a + i * a_ld + j, z, cols - j);
     }
-}
-
-extern "C" __global__ void bias_activate(STORE* a, const REAL* b, int64 rows, int64 cols, int g, REAL slope, int width) {
-    if (width == 1)
-        bias_activate_columns<1>(a, b, rows, cols, g, slope);
-    else
-        bias_activate_columns<WIDTH>(a, b, rows, cols, g, slope);
 }
 
 extern "C" __global__ void activate(const REAL* z, REAL* a, int64 count, int g, REAL slope) {

@@ -3,7 +3,8 @@
 // REAL is float or double, given by -DREAL=float: what is computed in. STORE is what activations, deltas and
 // the copy of the weights for products lie in: REAL, or bf16 beside float. Literals are written 0, 1 or (REAL)0.5: a plain 0.5
 // would turn a float expression into double. Sizes and indices are 64-bit, because rows * columns may
-// exceed 2^31. No floating-point atomics anywhere: the same input gives the same bits.
+// exceed 2^31. Rows of a matrix x lie x_ld elements apart where the kernel takes an x_ld (checked in sources.py), else one
+// right after another; what lies between them is neither read nor written. No floating-point atomics anywhere: the same input gives the same bits.
 #pragma once
 
 #ifndef REAL
@@ -72,6 +73,24 @@ __device__ __forceinline__ void put(T* p, const Wide<W, T>& x) {
         *(Wide<W, T>*)p = x;
     else
         for (int k = 0; k < W; ++k) p[k] = x.of[k];
+}
+
+// The first `count` of them where a row ends before: what lies behind is neither read nor written.
+template <int W, class T>
+__device__ __forceinline__ Wide<W, T> fetch(const T* p, int64 count) {
+    if (count >= W) return fetch<W>(p);
+    Wide<W, T> x = {};
+    for (int k = 0; k < W - 1; ++k)
+        if (k < count) x.of[k] = p[k];
+    return x;
+}
+template <int W, class T>
+__device__ __forceinline__ void put(T* p, const Wide<W, T>& x, int64 count) {
+    if (count >= W)
+        put<W>(p, x);
+    else
+        for (int k = 0; k < W - 1; ++k)
+            if (k < count) p[k] = x.of[k];
 }
 #define WIDTH (int)(16 / sizeof(STORE))  // numbers of STORE in 16 bytes
 

@@ -20,6 +20,7 @@ MAX_BLOCKS = 1024  # of a grid that strides; enough to fill any device there is
 MAX_ROW_BLOCKS = 65535  # hardware limit of gridDim.y
 REDUCTION_BLOCKS = 256  # first stage of a reduction; fixed, because the order of a sum follows from it
 ROWS_PER_CHUNK, MAX_CHUNKS = 64, 64
+IN_ONE_ACCESS = 16  # bytes that a thread moves at a time
 
 
 class Launcher(Protocol):
@@ -67,9 +68,14 @@ def in_chunks(m: int) -> tuple[int, int]:
 
 
 def by_columns(n: int, chunks: int) -> tuple[Dim, Dim]:
-    """Grid and block of a kernel that sums columns: n columns, or groups of columns, of each chunk."""
+    """Grid and block of a kernel that sums columns: n groups of columns of each chunk."""
     x = min(WARP, 1 << (n - 1).bit_length())
     return (ceil(n, x), chunks), (x, THREADS // x)
+
+
+def leading(x: Array) -> int:
+    """Elements from one row of a matrix to the next: its leading dimension."""
+    return int(x.strides[0]) // int(x.itemsize)
 
 
 def same_shape(**arrays: Array) -> None:
@@ -148,11 +154,11 @@ class Kernels:
             if not accumulate:
                 raise ValueError("x must have at least one row where sums are overwritten")
             return
-        rows, chunks = in_chunks(m)
+        (rows, chunks), groups = in_chunks(m), ceil(n, IN_ONE_ACCESS // x.itemsize)
         if chunks > 1:
-            self._launch("column_sums", x, by_columns(n, chunks), x, scratch, m, n, rows, 0, 1)
-            x, m = scratch, chunks
-        self._launch("column_sums", x, by_columns(n, 1), x, sums, m, n, m, int(accumulate), 1)
+            self._launch("column_sums", x, by_columns(groups, chunks), x, leading(x), scratch, m, n, rows, 0)
+            x, m = scratch[: chunks * n].reshape(chunks, n), chunks
+        self._launch("column_sums", x, by_columns(groups, 1), x, leading(x), sums, m, n, m, int(accumulate))
 
     # ---- cost ---------------------------------------------------------------------------------------
 

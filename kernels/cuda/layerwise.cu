@@ -11,24 +11,17 @@
 //   constants (steps, width) REAL: row step[0] holds decay = lambda/n, and then
 //     lars  rate, mu, trust, weight_decay            lamb  rate, 1 - beta1, 1 - beta2, scale, correction, eps, weight_decay
 //   squares (layers, blocks) double: sums of Theta^2 over the weights before the step; written where decay is not 0.
-//   theta, Delta, velocity, m, v (P,) REAL; Delta is left as it was. partials (parts, 2, blocks), ratios (parts,) double.
-//   spans (layers, 3): where a layer's weights begin, where its biases begin, where it ends.
+//   theta, velocity, m, v (P,) REAL; Delta REAL, padded (layers.cuh), is left as it was. partials (parts, 2, blocks), ratios (parts,) double.
+//   spans (layers, 7): layers.cuh.
 // Parts are numbered weights, biases of layer 0, weights, biases of layer 1, ...; a part is done by the blocks with
 // its number in blockIdx.y. Sums are taken in two stages and a fixed order: the same input gives the same bits.
-#include "common.cuh"
+#include "layers.cuh"
 
-struct Part {
-    int64 begin, end;
-    bool weights;
-};
+__device__ __forceinline__ Part part_of_block(const int64* spans) { return part_of_layer(spans, blockIdx.y / 2, blockIdx.y % 2 == 0); }
 
-__device__ __forceinline__ Part part_of_block(const int64* spans) {
-    const int64* edges = spans + 3 * (int64)(blockIdx.y / 2) + blockIdx.y % 2;
-    return {edges[0], edges[1], blockIdx.y % 2 == 0};
-}
-
-__device__ __forceinline__ REAL part_gradient(const REAL* theta, const REAL* Delta, int64 i, const Part& part, REAL rows, REAL decay) {
-    const REAL D = Delta[i] / rows;
+// D of theta[i], whose Delta `walk` finds.
+__device__ __forceinline__ REAL part_gradient(const REAL* theta, const REAL* Delta, int64 i, const Part& part, const Walk& walk, REAL rows, REAL decay) {
+    const REAL D = Delta[part.padded + place(walk, 0)] / rows;
     return decay != 0 && part.weights ? D + decay * theta[i] : D;
 }
 
@@ -54,10 +47,12 @@ extern "C" __global__ void lars_norms(const REAL* theta, const REAL* Delta, cons
     const REAL decay = constants[step[0] * width];
     const Part part = part_of_block(spans);
     double own = 0, other = 0;
+    Walk walk(part, first_index(), index_stride());
     for (int64 i = part.begin + first_index(); i < part.end; i += index_stride()) {
-        const double w = theta[i], D = part_gradient(theta, Delta, i, part, rows, decay);
+        const double w = theta[i], D = part_gradient(theta, Delta, i, part, walk, rows, decay);
         own += w * w;
         other += D * D;
+        advance(&walk);
     }
     store_squares(own, other, partials, squares, decay != 0 && part.weights);
 }
@@ -69,8 +64,9 @@ extern "C" __global__ void lamb_norms(const REAL* theta, const REAL* Delta, REAL
     const Part part = part_of_block(spans);
     const REAL beta = part.weights ? weight_decay : 0;
     double own = 0, other = 0;
+    Walk walk(part, first_index(), index_stride());
     for (int64 i = part.begin + first_index(); i < part.end; i += index_stride()) {
-        const REAL D = part_gradient(theta, Delta, i, part, rows, decay);
+        const REAL D = part_gradient(theta, Delta, i, part, walk, rows, decay);
         const REAL m = first_moment[i] + one_minus_beta1 * (D - first_moment[i]);
         const REAL v = second_moment[i] + one_minus_beta2 * (D * D - second_moment[i]);
         first_moment[i] = m;
@@ -78,6 +74,7 @@ extern "C" __global__ void lamb_norms(const REAL* theta, const REAL* Delta, REAL
         const double w = theta[i], direction = lamb_direction(theta[i], m, v, scale, correction, eps, beta);
         own += w * w;
         other += direction * direction;
+        advance(&walk);
     }
     store_squares(own, other, partials, squares, decay != 0 && part.weights);
 }
@@ -107,11 +104,13 @@ extern "C" __global__ void lars_move(REAL* theta, const REAL* Delta, REAL* veloc
     const REAL decay = c[0], rate = c[1], mu = c[2], weight_decay = c[4];
     const Part part = part_of_block(spans);
     const REAL beta = part.weights ? weight_decay : 0, length = (REAL)(rate * ratios[blockIdx.y]);
+    Walk walk(part, first_index(), index_stride());
     for (int64 i = part.begin + first_index(); i < part.end; i += index_stride()) {
-        const REAL D = part_gradient(theta, Delta, i, part, rows, decay);
+        const REAL D = part_gradient(theta, Delta, i, part, walk, rows, decay);
         const REAL v = mu * velocity[i] + length * (D + beta * theta[i]);
         velocity[i] = v;
         theta[i] -= v;
+        advance(&walk);
     }
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from . import launchers
 from .launchers import REDUCTION_BLOCKS, THREADS, Launcher
+from .step import OF_A_SPAN
 
 __all__ = ["LayerwiseKernels", "layer_partials_shape", "layer_ratios_shape"]
 
@@ -29,7 +30,7 @@ def layer_ratios_shape(layers: int) -> tuple[int]:
 class LayerwiseKernels:
     """The kernels of layerwise.cu on one device, for arrays of one dtype.
 
-    Arguments of both rules: theta, Delta and the state (P,) of the dtype; spans (layers, 3) int64; partials and ratios
+    Arguments of both rules: theta and the state (P,) of the dtype, Delta padded; spans (layers, 7) int64 (layers.cuh); partials and ratios
     as above, overwritten; squares (layers * REDUCTION_BLOCKS,) float64; constants (steps, width) of the dtype and step (1,)
     int64 as in layerwise.cu; D = Delta / rows, plus decay * Theta on the weights. Moves theta and the state in place.
     """
@@ -39,7 +40,7 @@ class LayerwiseKernels:
 
     def lars(self, theta: Array, Delta: Array, velocity: Array, spans: Array, partials: Array, ratios: Array, squares: Array, constants: Array, step: Array, rows: int) -> None:
         """One LARS step; constants as in fastnn.optimizers.LARS."""
-        grid = _checked(theta, (Delta, velocity), spans, partials, ratios, squares)
+        grid = _checked(theta, (velocity,), spans, partials, ratios, squares)
         where = (constants, constants.shape[1], step)
         self._launch("lars_norms", grid, theta, Delta, spans, partials, squares, *where, rows)
         self._launch("layer_ratios", (grid[1],), ratios, partials, grid[0], *where, 1)
@@ -47,7 +48,7 @@ class LayerwiseKernels:
 
     def lamb(self, theta: Array, Delta: Array, m: Array, v: Array, spans: Array, partials: Array, ratios: Array, squares: Array, constants: Array, step: Array, rows: int) -> None:
         """One LAMB step; scale = 1 / (1 - beta1^t), correction = 1 / (1 - beta2^t)."""
-        grid = _checked(theta, (Delta, m, v), spans, partials, ratios, squares)
+        grid = _checked(theta, (m, v), spans, partials, ratios, squares)
         where = (constants, constants.shape[1], step)
         self._launch("lamb_norms", grid, theta, Delta, m, v, spans, partials, squares, *where, rows)
         self._launch("layer_ratios", (grid[1],), ratios, partials, grid[0], *where, 0)
@@ -57,7 +58,7 @@ class LayerwiseKernels:
         self._device.launch(kernel, self._kind, grid, (THREADS,), arguments)
 
 
-def _checked(theta: Array, others: tuple[Array, ...], spans: Array, partials: Array, ratios: Array, squares: Array) -> tuple[int, int]:
+def _checked(theta: Array, state: tuple[Array, ...], spans: Array, partials: Array, ratios: Array, squares: Array) -> tuple[int, int]:
     """The grid: blocks that stride over a part, and the parts.
 
     Raises
@@ -67,12 +68,12 @@ def _checked(theta: Array, others: tuple[Array, ...], spans: Array, partials: Ar
     """
     layers = spans.shape[0]
     wanted = [
-        ("spans", spans, (layers, 3)),
+        ("spans", spans, (layers, OF_A_SPAN)),
         ("partials", partials, layer_partials_shape(layers)),
         ("ratios", ratios, layer_ratios_shape(layers)),
         ("squares", squares, (layers * REDUCTION_BLOCKS,)),
     ]
-    wanted += [(f"argument {number}", x, tuple(theta.shape)) for number, x in enumerate(others, 2)]
+    wanted += [(f"state[{number}]", x, tuple(theta.shape)) for number, x in enumerate(state)]
     for name, x, shape in wanted:
         if tuple(x.shape) != shape:
             raise ValueError(f"{name} must have shape {shape}, got {tuple(x.shape)}")

@@ -148,17 +148,17 @@ __device__ __forceinline__ Sums costs(const Data& data, const Layer& last, int64
     REAL* delta = last.delta;
     switch (data.output) {
         case SOFTMAX_CROSS_ENTROPY:
-            return softmax_cross_entropy(classes, z, b, delta, data.order, begin, m, last.n_out, data.available, data.lanes);
+            return softmax_cross_entropy(classes, z, last.n_out, b, delta, last.n_out, data.order, begin, m, last.n_out, data.available, data.lanes);
         case SIGMOID_CROSS_ENTROPY:
-            return sigmoid_cross_entropy(values, z, b, delta, data.order, begin, m, last.n_out, data.available, data.lanes);
+            return sigmoid_cross_entropy(values, z, last.n_out, b, delta, last.n_out, data.order, begin, m, last.n_out, data.available, data.lanes);
         case SQUARED_VALUES:
-            return squared_error(values, z, b, delta, last.g, last.slope, data.order, begin, m, last.n_out, data.available, data.lanes);
+            return squared_error(values, z, last.n_out, b, delta, last.n_out, last.g, last.slope, data.order, begin, m, last.n_out, data.available, data.lanes);
         case SQUARED_CLASSES:
-            return squared_error(classes, z, b, delta, last.g, last.slope, data.order, begin, m, last.n_out, data.available, data.lanes);
+            return squared_error(classes, z, last.n_out, b, delta, last.n_out, last.g, last.slope, data.order, begin, m, last.n_out, data.available, data.lanes);
         case SOFTMAX_SQUARED_VALUES:
-            return softmax_squared(values, z, b, delta, data.order, begin, m, last.n_out, data.available, data.lanes);
+            return softmax_squared(values, z, last.n_out, b, delta, last.n_out, data.order, begin, m, last.n_out, data.available, data.lanes);
         default:
-            return softmax_squared(classes, z, b, delta, data.order, begin, m, last.n_out, data.available, data.lanes);
+            return softmax_squared(classes, z, last.n_out, b, delta, last.n_out, data.order, begin, m, last.n_out, data.available, data.lanes);
     }
 }
 

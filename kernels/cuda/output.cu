@@ -6,7 +6,7 @@
 //   squared_error            cost sum_k (a - y)^2 / 2;                      delta = (a - y) g'(z),
 //                            for softmax h (e - sum_j e_j h_j) with e = h - y
 //
-//   z, delta (rows, cols) STORE, delta overwritten; it may be z itself. b (cols,) REAL.
+//   z, delta (rows, cols) STORE, rows z_ld and delta_ld apart, delta overwritten; it may be z itself. b (cols,) REAL.
 //   y: classes (available,) int64 or values (available, cols) REAL; row i of the batch has the targets
 //   of row order[step[0] * batch + offset + i]. partials (2, MAX_BLOCKS) double: cost and hits of each block,
 //   overwritten, or added to where `accumulate` is not 0 (the next part of a batch).
@@ -29,32 +29,32 @@ __device__ __forceinline__ void store_sums(Sums sums, double* partials, int accu
     }
 }
 
-extern "C" __global__ void output_softmax_cross_entropy(const STORE* z, const REAL* b, STORE* delta, const int64* y, const int64* order, const int64* step, double* partials, int64 batch, int64 offset, int64 rows,
+extern "C" __global__ void output_softmax_cross_entropy(const STORE* z, int64 z_ld, const REAL* b, STORE* delta, int64 delta_ld, const int64* y, const int64* order, const int64* step, double* partials, int64 batch, int64 offset, int64 rows,
     int64 cols, int64 available, int lanes, int accumulate) {
-    store_sums(softmax_cross_entropy(Classes{y}, z, b, delta, order, step[0] * batch + offset, rows, cols, available, lanes), partials, accumulate);
+    store_sums(softmax_cross_entropy(Classes{y}, z, z_ld, b, delta, delta_ld, order, step[0] * batch + offset, rows, cols, available, lanes), partials, accumulate);
 }
 
-extern "C" __global__ void output_sigmoid_cross_entropy(const STORE* z, const REAL* b, STORE* delta, const REAL* y, const int64* order, const int64* step, double* partials, int64 batch, int64 offset, int64 rows,
+extern "C" __global__ void output_sigmoid_cross_entropy(const STORE* z, int64 z_ld, const REAL* b, STORE* delta, int64 delta_ld, const REAL* y, const int64* order, const int64* step, double* partials, int64 batch, int64 offset, int64 rows,
     int64 cols, int64 available, int lanes, int accumulate) {
-    store_sums(sigmoid_cross_entropy(Values{y}, z, b, delta, order, step[0] * batch + offset, rows, cols, available, lanes), partials, accumulate);
+    store_sums(sigmoid_cross_entropy(Values{y}, z, z_ld, b, delta, delta_ld, order, step[0] * batch + offset, rows, cols, available, lanes), partials, accumulate);
 }
 
-extern "C" __global__ void output_squared_values(const STORE* z, const REAL* b, STORE* delta, const REAL* y, int g, REAL slope, const int64* order, const int64* step, double* partials, int64 batch, int64 offset, int64 rows,
+extern "C" __global__ void output_squared_values(const STORE* z, int64 z_ld, const REAL* b, STORE* delta, int64 delta_ld, const REAL* y, int g, REAL slope, const int64* order, const int64* step, double* partials, int64 batch, int64 offset, int64 rows,
     int64 cols, int64 available, int lanes, int accumulate) {
-    store_sums(squared_error(Values{y}, z, b, delta, g, slope, order, step[0] * batch + offset, rows, cols, available, lanes), partials, accumulate);
+    store_sums(squared_error(Values{y}, z, z_ld, b, delta, delta_ld, g, slope, order, step[0] * batch + offset, rows, cols, available, lanes), partials, accumulate);
 }
 
-extern "C" __global__ void output_squared_classes(const STORE* z, const REAL* b, STORE* delta, const int64* y, int g, REAL slope, const int64* order, const int64* step, double* partials, int64 batch, int64 offset, int64 rows,
+extern "C" __global__ void output_squared_classes(const STORE* z, int64 z_ld, const REAL* b, STORE* delta, int64 delta_ld, const int64* y, int g, REAL slope, const int64* order, const int64* step, double* partials, int64 batch, int64 offset, int64 rows,
     int64 cols, int64 available, int lanes, int accumulate) {
-    store_sums(squared_error(Classes{y}, z, b, delta, g, slope, order, step[0] * batch + offset, rows, cols, available, lanes), partials, accumulate);
+    store_sums(squared_error(Classes{y}, z, z_ld, b, delta, delta_ld, g, slope, order, step[0] * batch + offset, rows, cols, available, lanes), partials, accumulate);
 }
 
-extern "C" __global__ void output_softmax_squared_values(const STORE* z, const REAL* b, STORE* delta, const REAL* y, const int64* order, const int64* step, double* partials, int64 batch, int64 offset, int64 rows,
+extern "C" __global__ void output_softmax_squared_values(const STORE* z, int64 z_ld, const REAL* b, STORE* delta, int64 delta_ld, const REAL* y, const int64* order, const int64* step, double* partials, int64 batch, int64 offset, int64 rows,
     int64 cols, int64 available, int lanes, int accumulate) {
-    store_sums(softmax_squared(Values{y}, z, b, delta, order, step[0] * batch + offset, rows, cols, available, lanes), partials, accumulate);
+    store_sums(softmax_squared(Values{y}, z, z_ld, b, delta, delta_ld, order, step[0] * batch + offset, rows, cols, available, lanes), partials, accumulate);
 }
 
-extern "C" __global__ void output_softmax_squared_classes(const STORE* z, const REAL* b, STORE* delta, const int64* y, const int64* order, const int64* step, double* partials, int64 batch, int64 offset, int64 rows,
+extern "C" __global__ void output_softmax_squared_classes(const STORE* z, int64 z_ld, const REAL* b, STORE* delta, int64 delta_ld, const int64* y, const int64* order, const int64* step, double* partials, int64 batch, int64 offset, int64 rows,
     int64 cols, int64 available, int lanes, int accumulate) {
-    store_sums(softmax_squared(Classes{y}, z, b, delta, order, step[0] * batch + offset, rows, cols, available, lanes), partials, accumulate);
+    store_sums(softmax_squared(Classes{y}, z, z_ld, b, delta, delta_ld, order, step[0] * batch + offset, rows, cols, available, lanes), partials, accumulate);
 }

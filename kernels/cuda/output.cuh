@@ -2,7 +2,7 @@
 //
 // A row is done by `lanes` neighbouring lanes of a warp, a power of two: few for few columns. All threads take
 // every turn of the loop over rows, because a shuffle needs the whole warp; a row beyond the end has no columns.
-// T is what z and delta lie in: STORE, or REAL.
+// T is what z and delta lie in: STORE, or REAL; their rows are z_ld and delta_ld apart.
 #pragma once
 #include "activation.cuh"
 
@@ -52,10 +52,10 @@ __device__ __forceinline__ void softmax_constants(const T* z, const REAL* b, int
 }
 
 template <class T>
-__device__ __forceinline__ Sums softmax_cross_entropy(const Classes& y, const T* z, const REAL* b, T* delta, const int64* order, int64 first, int64 rows, int64 cols, int64 available, int lanes) {
+__device__ __forceinline__ Sums softmax_cross_entropy(const Classes& y, const T* z, int64 z_ld, const REAL* b, T* delta, int64 delta_ld, const int64* order, int64 first, int64 rows, int64 cols, int64 available, int lanes) {
     double cost = 0, hits = 0;
     for_rows(y, order, first, rows, cols, available, lanes, [&](int64 i, int64 n, int64 chosen, int lane) {
-        const T* row = z + i * cols;
+        const T* row = z + i * z_ld;
         REAL top, sum, of_chosen = NOT_A_NUMBER, best = -INFINITE;
         int64 best_index = cols;
         softmax_constants(row, b, n, lane, lanes, &top, &sum);
@@ -64,7 +64,7 @@ __device__ __forceinline__ Sums softmax_cross_entropy(const Classes& y, const T*
         for (int64 j = lane; j < n; j += lanes) {
             const REAL h = exp(widen(row[j]) + b[j] - top) / sum;
             if (precedes(h, j, best, best_index)) best = h, best_index = j;
-            narrow(h - (j == chosen ? (REAL)1 : (REAL)0), delta + i * cols + j);
+            narrow(h - (j == chosen ? (REAL)1 : (REAL)0), delta + i * delta_ld + j);
         }
         const int64 largest = group_argmax(best, best_index, lanes);
         if (lane == 0 && n) {
@@ -76,17 +76,17 @@ __device__ __forceinline__ Sums softmax_cross_entropy(const Classes& y, const T*
 }
 
 template <class T>
-__device__ __forceinline__ Sums sigmoid_cross_entropy(const Values& y, const T* z, const REAL* b, T* delta, const int64* order, int64 first, int64 rows, int64 cols, int64 available, int lanes) {
+__device__ __forceinline__ Sums sigmoid_cross_entropy(const Values& y, const T* z, int64 z_ld, const REAL* b, T* delta, int64 delta_ld, const int64* order, int64 first, int64 rows, int64 cols, int64 available, int lanes) {
     const REAL half = (REAL)0.5;
     double cost = 0, hits = 0;
     for_rows(y, order, first, rows, cols, available, lanes, [&](int64 i, int64 n, const REAL* targets, int lane) {
         int wrong = 0;
         for (int64 j = lane; j < n; j += lanes) {
-            const REAL t = y.at(targets, j), shifted = widen(z[i * cols + j]) + b[j], h = value_of(SIGMOID, 0, shifted);
+            const REAL t = y.at(targets, j), shifted = widen(z[i * z_ld + j]) + b[j], h = value_of(SIGMOID, 0, shifted);
             const REAL positive = shifted < 0 ? (REAL)0 : shifted;  // max(z, 0) that keeps NaN
             cost += positive - t * shifted + log1p(exp(-fabs(shifted)));
             wrong += (h >= half) != (t >= half);
-            narrow(h - t, delta + i * cols + j);
+            narrow(h - t, delta + i * delta_ld + j);
         }
         wrong = group_sum(wrong, lanes);
         if (lane == 0 && n) hits += wrong == 0;
@@ -95,16 +95,16 @@ __device__ __forceinline__ Sums sigmoid_cross_entropy(const Values& y, const T* 
 }
 
 template <class Targets, class T>
-__device__ __forceinline__ Sums squared_error(const Targets& y, const T* z, const REAL* b, T* delta, int g, REAL slope, const int64* order, int64 first, int64 rows, int64 cols, int64 available, int lanes) {
+__device__ __forceinline__ Sums squared_error(const Targets& y, const T* z, int64 z_ld, const REAL* b, T* delta, int64 delta_ld, int g, REAL slope, const int64* order, int64 first, int64 rows, int64 cols, int64 available, int lanes) {
     double cost = 0, hits = 0;
     for_rows(y, order, first, rows, cols, available, lanes, [&](int64 i, int64 n, auto target, int lane) {
         REAL best = -INFINITE;
         int64 best_index = cols;
         for (int64 j = lane; j < n; j += lanes) {
-            const REAL a = value_of(g, slope, widen(z[i * cols + j]) + b[j]), e = a - y.at(target, j);
+            const REAL a = value_of(g, slope, widen(z[i * z_ld + j]) + b[j]), e = a - y.at(target, j);
             cost += e * e;
             if (precedes(a, j, best, best_index)) best = a, best_index = j;
-            narrow(e * derivative_from(g, slope, a), delta + i * cols + j);
+            narrow(e * derivative_from(g, slope, a), delta + i * delta_ld + j);
         }
         const int64 largest = group_argmax(best, best_index, lanes);
         if (lane == 0 && n) {
@@ -116,10 +116,10 @@ __device__ __forceinline__ Sums squared_error(const Targets& y, const T* z, cons
 }
 
 template <class Targets, class T>
-__device__ __forceinline__ Sums softmax_squared(const Targets& y, const T* z, const REAL* b, T* delta, const int64* order, int64 first, int64 rows, int64 cols, int64 available, int lanes) {
+__device__ __forceinline__ Sums softmax_squared(const Targets& y, const T* z, int64 z_ld, const REAL* b, T* delta, int64 delta_ld, const int64* order, int64 first, int64 rows, int64 cols, int64 available, int lanes) {
     double cost = 0, hits = 0;
     for_rows(y, order, first, rows, cols, available, lanes, [&](int64 i, int64 n, auto target, int lane) {
-        const T* row = z + i * cols;
+        const T* row = z + i * z_ld;
         REAL top, sum, best = -INFINITE, dot = 0;
         int64 best_index = cols;
         softmax_constants(row, b, n, lane, lanes, &top, &sum);
@@ -132,7 +132,7 @@ __device__ __forceinline__ Sums softmax_squared(const Targets& y, const T* z, co
         dot = group_sum(dot, lanes);
         for (int64 j = lane; j < n; j += lanes) {
             const REAL h = exp(widen(row[j]) + b[j] - top) / sum;
-            narrow(h * ((h - y.at(target, j)) - dot), delta + i * cols + j);
+            narrow(h * ((h - y.at(target, j)) - dot), delta + i * delta_ld + j);
         }
         const int64 largest = group_argmax(best, best_index, lanes);
         if (lane == 0 && n) {

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["BITS_OF_BFLOAT16", "KINDS", "Kernel", "Parameter", "bind", "files", "kernels", "options", "read", "real", "store", "text"]
+__all__ = ["BITS_OF_BFLOAT16", "KINDS", "Kernel", "Parameter", "bind", "files", "kernels", "options", "read", "real", "rows_apart", "store", "text"]
 
 # The forms in which kernels are compiled: (REAL, in which they compute; STORE, in which activations, deltas and copies of weights lie).
 KINDS = {"float32": ("float", "float"), "float64": ("double", "double"), "bfloat16": ("float", "bf16")}
@@ -137,20 +137,32 @@ def bind(kernel: Kernel, kind: str, arguments: Sequence[Any], is_array: Callable
     TypeError
         Another number of arguments, something that is no array of the device, or another dtype.
     ValueError
-        An array that is not C-contiguous; kernels see memory, not strides.
+        An array that is not C-contiguous; kernels see memory, not strides. A matrix `x` of a kernel with a parameter
+        `x_ld` may have its rows that many elements apart, and must have them so.
     """
     if len(arguments) != len(kernel.parameters):
         raise TypeError(f"kernel {kernel.name} takes {len(kernel.parameters)} arguments, got {len(arguments)}")
-    return [_argument(kernel.name, p, p.dtype(kind), value, is_array) for p, value in zip(kernel.parameters, arguments, strict=True)]
+    given = {p.name: value for p, value in zip(kernel.parameters, arguments, strict=True)}
+    return [_argument(kernel.name, p, p.dtype(kind), given[p.name], given.get(f"{p.name}_ld"), is_array) for p in kernel.parameters]
 
 
-def _argument(kernel: str, parameter: Parameter, dtype: np.dtype[Any], value: Any, is_array: Callable[[object], bool]) -> Any:
+def rows_apart(x: Any, ld: int) -> bool:
+    """Whether x is a matrix whose rows, each without gaps, begin `ld` elements apart."""
+    if x.ndim != 2 or (x.shape[1] > 1 and x.strides[1] != x.itemsize):
+        return False
+    return ld >= x.shape[1] and (x.shape[0] <= 1 or x.strides[0] == ld * x.itemsize)
+
+
+def _argument(kernel: str, parameter: Parameter, dtype: np.dtype[Any], value: Any, ld: int | None, is_array: Callable[[object], bool]) -> Any:
     if not parameter.pointer:
         return dtype.type(value)
     if not is_array(value):
         raise TypeError(f"kernel {kernel}: {parameter.name} must be an array on the device, got {type(value).__module__}.{type(value).__name__}")
     if value.dtype != dtype:
         raise TypeError(f"kernel {kernel}: {parameter.name} must be {dtype}, got {value.dtype}")
-    if not value.flags.c_contiguous:
+    if ld is not None:
+        if not rows_apart(value, ld):
+            raise ValueError(f"kernel {kernel}: {parameter.name} must have its rows {ld} elements apart, got shape {tuple(value.shape)} with strides {value.strides}")
+    elif not value.flags.c_contiguous:
         raise ValueError(f"kernel {kernel}: {parameter.name} must be C-contiguous, got shape {tuple(value.shape)} with strides {value.strides}")
     return value

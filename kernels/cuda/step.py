@@ -4,7 +4,8 @@ A launch may be recorded in a graph and repeated, so what changes from step to s
 `step` (1,) int64, the number of steps since `order` and `constants` were written. Step s of `batch` rows takes
 the rows order[s * batch : (s + 1) * batch] and the constants of row s. Nothing here allocates or waits.
 
-Shapes: m rows, n columns. Arrays called STORE have the dtype `sources.store(kind)`, all others `sources.real(kind)`.
+Shapes: m rows, n columns. Arrays called STORE have the dtype `sources.store(kind)`, all others `sources.real(kind)`. The rows of
+a STORE matrix may lie further apart than they are long.
 """
 
 from __future__ import annotations
@@ -17,12 +18,30 @@ from typing import Any
 import numpy as np
 
 from . import sources
-from .launchers import MAX_BLOCKS, REDUCTION_BLOCKS, THREADS, WARP, Launcher, by_columns, by_rows, ceil, check_shape, is_softmax, partials_shape, same_shape, targets_kind
+from .launchers import (
+    IN_ONE_ACCESS,
+    MAX_BLOCKS,
+    REDUCTION_BLOCKS,
+    THREADS,
+    WARP,
+    Launcher,
+    by_columns,
+    by_rows,
+    ceil,
+    check_shape,
+    is_softmax,
+    leading,
+    partials_shape,
+    same_shape,
+    targets_kind,
+)
 
-__all__ = ["CONSTANTS", "Rows", "StepKernels", "output_blocks", "update_blocks"]
+__all__ = ["CONSTANTS", "OF_A_SPAN", "Rows", "StepKernels", "output_blocks", "update_blocks"]
 
 Array = Any
 CONSTANTS = {"sgd": 2, "momentum": 3, "adam": 6, "lars": 5, "lamb": 8}  # numbers in a row of constants: decay, and the rule's own (update.cu, layerwise.cu)
+
+OF_A_SPAN = 7  # numbers of a layer in spans (layers.cuh)
 
 
 def update_blocks(sizes: Sequence[int]) -> int:
@@ -47,30 +66,26 @@ class StepKernels:
 
     def __init__(self, device: Launcher, kind: str) -> None:
         self._device, self.kind = device, kind
-        self._in_16_bytes = 16 // sources.store(kind).itemsize
-
-    def _width(self, n: int) -> int:
-        """Neighbouring columns that a thread moves at a time."""
-        return self._in_16_bytes if n % self._in_16_bytes == 0 else 1
+        self._width = IN_ONE_ACCESS // sources.store(kind).itemsize  # neighbouring columns that a thread moves at a time
 
     def _launch(self, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], *arguments: Any) -> None:
         self._device.launch(kernel, self.kind, grid, block, arguments)
 
     def gather(self, source: Array, rows: Rows, out: Array, scale: float) -> None:
         """out (m, n) STORE := scale * the rows of source (any, n) of parameters' dtype or uint8; NaN for a row that is not there."""
-        (available, n), width = source.shape, self._width(source.shape[1])
+        available, n = source.shape
+        width = self._width if n % self._width == 0 else 1  # of source, whose rows begin anywhere else
         check_shape("out", out, (rows.count, n))
         kernel = "gather_bytes" if source.dtype == np.uint8 else "gather_rows"
         grid, block = by_rows(rows.count, n // width)
-        self._launch(kernel, grid, block, source, rows.order, rows.step, out, rows.batch, rows.offset, rows.count, n, available, scale, width)
+        self._launch(kernel, grid, block, source, rows.order, rows.step, out, leading(out), rows.batch, rows.offset, rows.count, n, available, scale, width)
 
     def bias_activate(self, g: Any, a: Array, b: Array) -> None:
         """a := g(a + b) in place; a (m, n) STORE, b (n,)."""
         m, n = a.shape
         check_shape("b", b, (n,))
-        width = self._width(n)
-        grid, block = by_rows(m, n // width)
-        self._launch("bias_activate", grid, block, a, b, m, n, g.code, g.parameter, width)
+        grid, block = by_rows(m, ceil(n, self._width))
+        self._launch("bias_activate", grid, block, a, leading(a), b, m, n, g.code, g.parameter)
 
     def output(self, g: Any, cross_entropy: bool, z: Array, b: Array, y: Array, rows: Rows, delta: Array, partials: Array, *, accumulate: bool) -> None:
         """delta^(L) (m, n) STORE, and the cost and hits of these rows into partials, from z (m, n) STORE before its bias b (n,).
@@ -94,24 +109,22 @@ class StepKernels:
         else:
             kernel, extra = f"output_squared_{kind}", (g.code, g.parameter)
         common = (rows.order, rows.step, partials, rows.batch, rows.offset, m, n, y.shape[0], lanes, int(accumulate))
-        self._launch(kernel, grid, block, z, b, delta, y, *extra, *common)
+        self._launch(kernel, grid, block, z, leading(z), b, delta, leading(delta), y, *extra, *common)
 
     def column_sums(self, delta: Array, chunks: Array, per_chunk: int, *, accumulate: bool) -> None:
         """Sums over every `per_chunk` rows of delta (m, n) STORE into chunks (m / per_chunk rounded up, n), flat."""
         (m, n), parts = delta.shape, ceil(delta.shape[0], per_chunk)
-        width = self._width(n)
         check_shape("chunks", chunks[: parts * n], (parts * n,))
-        grid, block = by_columns(n // width, parts)
-        self._launch("column_sums", grid, block, delta, chunks, m, n, per_chunk, int(accumulate), width)
+        grid, block = by_columns(ceil(n, self._width), parts)
+        self._launch("column_sums", grid, block, delta, leading(delta), chunks, m, n, per_chunk, int(accumulate))
 
     def derivative_sums(self, g: Any, delta: Array, a: Array, chunks: Array, per_chunk: int, *, accumulate: bool) -> None:
         """delta := delta * g'(z) in place, from a = g(z), both (m, n) STORE; then as `column_sums` of it, in one pass."""
         (m, n), parts = delta.shape, ceil(delta.shape[0], per_chunk)
         same_shape(delta=delta, a=a)
-        width = self._width(n)
         check_shape("chunks", chunks[: parts * n], (parts * n,))
-        grid, block = by_columns(n // width, parts)
-        self._launch("derivative_sums", grid, block, delta, a, chunks, m, n, per_chunk, g.code, g.parameter, int(accumulate), width)
+        grid, block = by_columns(ceil(n, self._width), parts)
+        self._launch("derivative_sums", grid, block, delta, leading(delta), a, leading(a), chunks, m, n, per_chunk, g.code, g.parameter, int(accumulate))
 
     def sum_chunks(self, chunks: Array, Delta: Array, table: Array, widest: int) -> None:
         """Delta_b of every layer := the sums of its chunks. table (layers, 4) int64 as in column_sums.cu; widest: most columns of a layer."""
@@ -119,13 +132,13 @@ class StepKernels:
         self._launch("sum_chunks", (ceil(widest, THREADS), table.shape[0]), (THREADS,), chunks, Delta, table)
 
     def update(self, rule: str, theta: Array, low: Array, Delta: Array, state: list[Array], spans: Array, constants: Array, step: Array, squares: Array, rows: int) -> None:
-        """One step of "sgd", "momentum" or "adam" on theta (P,) and its state, in place, with D = Delta / rows plus decay on the weights.
+        """One step of "sgd", "momentum" or "adam" on theta (P,) and its state, in place, with D = Delta / rows plus decay on the weights. Delta is padded.
 
-        low: the STORE copy of theta that is kept in step where STORE is bfloat16, else any STORE array, not touched.
-        spans (layers, 5) int64, constants (steps, width), squares (layers * blocks,) float64: as in update.cu.
+        low: the STORE copy of theta, padded, that is kept in step where STORE is bfloat16, else any STORE array, not touched.
+        spans (layers, 7) int64 (layers.cuh), constants (steps, width), squares (layers * blocks,) float64: as in update.cu.
         """
-        same_shape(theta=theta, Delta=Delta, **{f"state[{k}]": x for k, x in enumerate(state)})
-        check_shape("spans", spans, (spans.shape[0], 5))
+        same_shape(theta=theta, **{f"state[{k}]": x for k, x in enumerate(state)})
+        check_shape("spans", spans, (spans.shape[0], OF_A_SPAN))
         check_shape("constants", constants, (constants.shape[0], CONSTANTS[rule]))
         layers = spans.shape[0]
         blocks = squares.shape[0] // layers
@@ -133,7 +146,7 @@ class StepKernels:
         self._launch(f"update_{rule}", (blocks, layers), (THREADS,), theta, low, Delta, *state, spans, constants, constants.shape[1], step, squares, rows)
 
     def round_theta(self, theta: Array, low: Array, spans: Array) -> None:
-        """low := theta rounded to STORE, each layer at its place (spans)."""
+        """low := theta rounded to STORE, each layer at its place (spans, layers.cuh)."""
         self._launch("round_theta", (min(ceil(theta.size, THREADS), MAX_BLOCKS), spans.shape[0]), (THREADS,), theta, low, spans)
 
     def finish_step(self, totals: Array, step: Array, partials: Array, blocks: int, squares: Array, constants: Array, rows: int) -> None:

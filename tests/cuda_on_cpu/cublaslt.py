@@ -22,7 +22,7 @@ from fastnn.backends.cupy_products import EPILOGUES, Product
 from fastnn.kernels.cuda import sources
 
 from .builder import CompilerMissing
-from .products import multiply
+from .products import check_alignment, multiply
 
 SOURCE = Path(__file__).with_name("cublaslt.cpp")
 SONAME = "libcublasLt.so.13"  # of the real one
@@ -94,13 +94,14 @@ def without_nvmath(monkeypatch):
 
 
 class StandInLt:
-    """The stand-in in this process. `capturing()` is the list of a graph that is being recorded, or None.
+    """The stand-in in this process. `capturing()` is the list of a graph that is being recorded, or None. `aligned`: it insists on `check_alignment`.
 
     Attributes: `library`, its functions not declared yet; `problems`, all that was asked for; `calls`, how many products
     were computed; `errors` of those that could not be.
     """
 
-    def __init__(self, capturing=lambda: None, path=None):
+    def __init__(self, capturing=lambda: None, path=None, aligned=False):
+        self.aligned = aligned
         self.calls, self.errors, self.problems, self._capturing = 0, [], [], capturing
         self.library = ctypes.CDLL(str(path or build()))
         self.library.stand_in_living.restype = ctypes.c_size_t
@@ -116,6 +117,8 @@ class StandInLt:
             assert problem.stream == 7, "the stream of the fake CuPy"
             assert problem.workspace % 256 == 0
             assert problem.c == problem.d
+            if self.aligned:
+                check_alignment(problem.product(), [problem.a, problem.b, problem.d, problem.bias, problem.aux])
             self.problems.append(problem)
             recording = self._capturing()
             do = functools.partial(self._multiply, problem)

@@ -52,17 +52,17 @@ class Reached(Mark):
 class ShimDevice(Device):
     """Attributes: `seed` of the thread schedules; `faults` planted; `offers`, the epilogues that products have here.
 
-    `shared_bytes`: 0, with which narrow nets are not fused. `limit`: bytes of memory, of which `taken` are held by arrays of 1 KiB and more (None: no limit). `refuses_capture`: a reason.
+    `aligned`: whether products insist on `products.check_alignment`. `shared_bytes`: 0, with which narrow nets are not fused. `limit`: bytes of memory, of which `taken` are held by arrays of 1 KiB and more (None: no limit). `refuses_capture`: a reason.
     `duration`: a function from the name of a candidate to the seconds it is to take when it is timed.
     Counters `allocations`, `synchronizations`, `launches` (names), `products` (their strings), `graphs`, `waits`.
     """
 
     workspace_bytes = 4096
 
-    def __init__(self, seed=0, faults=(), offers=tuple(EPILOGUES), limit=None, refuses_capture=None, shared_bytes=0):
+    def __init__(self, seed=0, faults=(), offers=tuple(EPILOGUES), limit=None, refuses_capture=None, shared_bytes=0, aligned=True):
         super().__init__()
         self.seed, self.faults, self.offers, self.limit, self.refuses_capture = seed, tuple(faults), offers, limit, refuses_capture
-        self.shared_bytes = shared_bytes
+        self.shared_bytes, self.aligned = shared_bytes, aligned
         self.duration = lambda name: 1.0
         self._recording = threading.local()
         self._held = []
@@ -207,6 +207,8 @@ class ShimDevice(Device):
             target[...] = product if beta == 0 else product + C.dtype.type(beta) * target  # BLAS: C is not read if beta is 0
 
     def _prepare(self, product, A, B, D, workspace, bias, aux):
+        if self.aligned:
+            products.check_alignment(product, [None if x is None else self.address(x) for x in (A, B, D, bias, aux)])
         if product.epilogue not in self.offers:
             return []
 

@@ -5,14 +5,26 @@ from __future__ import annotations
 import numpy as np
 
 from fastnn.backends.cupy_products import READS_BIAS, USES_AUX
+from fastnn.kernels.cuda import sources
 
 
 def matrix(op, x, rows, columns, ld):
     """op(X), (rows, columns), of the column-major matrix stored in x with this leading dimension; a view."""
     stored_rows, stored_columns = (rows, columns) if op == "N" else (columns, rows)
-    flat = x.reshape(-1)
-    columnwise = np.lib.stride_tricks.as_strided(flat, (stored_columns, stored_rows), (ld * x.itemsize, x.itemsize))
+    columnwise = np.lib.stride_tricks.as_strided(x, (stored_columns, stored_rows), (ld * x.itemsize, x.itemsize))
     return columnwise.T if op == "N" else columnwise
+
+
+def check_alignment(product, addresses):
+    """The engine's promise for its programs: bases of A, B, D, bias and aux, and leading dimensions, are multiples of 16 bytes - but for theta
+    itself, a vector without gaps, where products read it: the weights of fp32, tf32 and fp64 (A forward and back) and their biases."""
+    theta_is_read, forward = product.inputs != "bfloat16", (product.op_A, product.op_B) == ("T", "N")
+    of_theta = {"A": theta_is_read and product.op_B == "N", "bias": theta_is_read and forward}
+    lds = {"A": (product.lda, product.inputs), "B": (product.ldb, product.inputs), "D": (product.ldd, product.output)}
+    for name, address in zip(("A", "B", "D", "bias", "aux"), addresses, strict=True):
+        ld, kind = lds.get(name, (0, "float32"))
+        wrong = [(address or 0) % 16, ld * np.dtype(sources.store(kind)).itemsize % 16]
+        assert not any(wrong) or of_theta.get(name), f"{product}: {name} at {address} with leading dimension {ld} is not aligned to 16 bytes"
 
 
 def widened(x):
