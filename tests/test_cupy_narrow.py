@@ -12,7 +12,7 @@ from tolerances import assert_close, training
 
 import fastnn
 from fastnn import optimizers
-from fastnn.backends import cupy_narrow, cupy_program
+from fastnn.backends import cupy_narrow, cupy_program, cupy_trials
 from fastnn.backends.cupy_arena import Arena
 from fastnn.backends.cupy_backend import CupyBackend
 from fastnn.backends.cupy_stream import HostRows
@@ -26,7 +26,7 @@ SIZES, ROWS, BATCH = (6, 12, 9, 4), 70, 16
 @pytest.fixture(autouse=True)
 def fewer_threads(monkeypatch):
     """Each is a fiber here."""
-    for module in (cupy_narrow, cupy_program):
+    for module in (cupy_narrow, cupy_trials):
         monkeypatch.setattr(module, "WAYS", WAYS)
 
 
@@ -210,10 +210,12 @@ def test_the_fastest_way_is_taken_and_trials_leave_no_trace(fastest, rule):
         state += 0.25
     if fastest is None:
         assert (program.mode, program.why_not_fused) == ("captured", "captured steps were timed to be faster than fused ones")
-        assert "captured steps were timed to be faster than fused ones" in net.plan(BATCH)
+        assert "captured steps were timed to be faster than fused ones" in net.plan(BATCH, optimizer=rule)
     else:
         assert (program.mode, program._fused.way) == ("fused", fastest)
-        assert net.plan(BATCH).startswith(f"fused: many whole steps in one launch, by one block in shared memory, 16 rows at a time, {fastest[0]} threads, tiles of {fastest[1]}; ")
+        assert net.plan(BATCH, optimizer=rule).startswith(
+            f"fused: many whole steps in one launch, by one block in shared memory, 16 rows at a time, {fastest[0]} threads, tiles of {fastest[1]}; "
+        )
         assert set(net.backend.device.launches) == {"narrow_steps"}
         other._fused.way = fastest
     other.run(X, y, np.arange(ROWS), 0, 5)
@@ -242,6 +244,22 @@ def test_the_choice_is_remembered_on_disk_and_for_each_shape_and_rule(tmp_path, 
     assert compiled(batch=14, fastest=None)[0].mode == "captured"
     assert compiled(True, batch=14)[0].mode == "fused"
     assert compiled(batch=14)[0].mode == "captured"  # still
+
+
+def test_the_plan_is_that_of_the_rule():
+    """Fused for one rule says nothing of another; what is chosen for each layer holds for all."""
+    net = network(backend(seconds=timed(WAYS[0])))
+    net.backend.compile(net, optimizers.SGD(), BATCH)
+    assert net.plan(BATCH, optimizer="sgd").startswith("fused: ")
+    for rule in ("adam", "lars"):
+        text = net.plan(BATCH, optimizer=rule)
+        assert text.startswith("each step as one CUDA graph")
+        assert "layer 2: " in text
+        assert ("or many steps in one launch of a fused kernel, if that is timed to be faster then" in text) == (rule == "adam")
+    other = network(backend(seconds=timed(None)))
+    other.backend.compile(other, optimizers.Adam(), BATCH)
+    assert "captured steps were timed to be faster" in other.plan(BATCH)
+    assert "captured steps were timed to be faster" not in other.plan(BATCH, optimizer="sgd")
 
 
 def test_it_can_be_forbidden_and_asked_for():
@@ -308,5 +326,5 @@ def test_every_way_is_timed():
     way = program._fused.way
     found = program.fused_timings()
     assert len(found) == 1 + len(WAYS)
-    assert found[cupy_program.CAPTURED] == 0.5 / cupy_narrow.TRIAL_STEPS == min(found.values())
+    assert found[cupy_trials.CAPTURED] == 0.5 / cupy_narrow.TRIAL_STEPS == min(found.values())
     assert program._fused.way == way

@@ -153,16 +153,18 @@ class CupyBackend(Backend):
             return f"not enough device memory at present: {error}"
         size = Arena.size(footprint(net, self.device, batch_size, rows, None))
         memory = f"{size / 1e6:,.1f} MB of device memory beside the data and the parameters; one wait per slice of steps"
-        chosen = self.plans.get(plan_key(net, batch_size, rows))
-        may_fuse = not why_not(net, self.device, batch_size, "adam" if optimizer is None else optimizer.name)
-        if chosen is not None and chosen.startswith("fused") and may_fuse:
-            return f"{chosen}; {memory}"
+        rule = "adam" if optimizer is None else optimizer.name
+        for_rule = self.plans.get(plan_key(net, batch_size, rows, rule))
+        chosen = for_rule or self.plans.get(plan_key(net, batch_size, rows))
+        may_fuse = not why_not(net, self.device, batch_size, rule)
+        if for_rule is not None and for_rule.startswith("fused") and may_fuse:
+            return f"{for_rule}; {memory}"
         how = "launched one by one" if self.device.products else "as one CUDA graph"
         parts = "" if rows == batch_size else f" in parts of {rows} rows, whose gradients add up"
         text = f"each step {how}{parts}; {net.precision} products; {memory}"
         if self.device.products is None:
             text += f"; {self.device.library}; {chosen or 'epilogues chosen by timing when training begins'}"
-        if chosen is None and self.fused is not False and may_fuse:
+        if for_rule is None and self.fused is not False and may_fuse:
             text += "; or many steps in one launch of a fused kernel, if that is timed to be faster then"
         return text
 

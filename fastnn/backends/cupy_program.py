@@ -8,7 +8,7 @@ rate, the corrections of Adam, the number of the step - lies on the device. The 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,12 @@ from .base import Array, Program
 from .cupy_arena import Arena, Pieces, pieces_of_program, steps_per_upload
 from .cupy_buffers import Buffers
 from .cupy_contract import Device
-from .cupy_narrow import TRIAL_STEPS, WAYS, Fused, pieces_of_narrow, why_not
+from .cupy_narrow import Fused, pieces_of_narrow, why_not
 from .cupy_plan import choose, describe, offered, timings
-from .cupy_products import Candidate
 from .cupy_replay import Capture, Replay
 from .cupy_step import Step
 from .cupy_stream import Feeder, HostRows
+from .cupy_trials import CAPTURED, Trials
 from .cupy_update import spans, update_constants
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from .cupy_backend import CupyBackend
 
 __all__ = ["CupyProgram", "arithmetic", "footprint", "plan_key", "rows_that_fit"]
-
-CAPTURED = "captured steps"  # as they are named beside fused ones
 
 
 class CupyProgram(Program):
@@ -81,15 +79,20 @@ class CupyProgram(Program):
         self._replays: list[Replay] = []  # one, or one for each buffer of the feeder
         self._short = 0  # rows of the short steps at hand
         self._fused: Fused | None = None
+        self._trials: Trials | None = None
         self._fusing = False
         if device.products is not None:
             self._capture.mode, self._capture.why_eager = "eager", device.products
         with device.work():
             self._choices = choose(self._buffers, rows, in_parts=rows < self.batch_size)
             if not self.why_not_fused:
-                self._fused, self._fusing = self._try_fused(micro_batch or batch_size)
+                self._fused = Fused(net, device, arena, optimizer, self.batch_size, micro_batch or batch_size)
+                self._trials = Trials(net, device, arena, optimizer, self.batch_size, rows, self._fused, self._bound, functools.partial(self._repeat, 0, self.batch_size))
+                self._fusing = self._trials.fused_is_faster(backend.tuner, forced=bool(backend.fused))
+                self.why_not_fused = "" if self._fusing else f"{CAPTURED} were timed to be faster than fused ones"
         backend.tuner.save()
-        backend.plans[plan_key(net, self.batch_size, rows)] = self.describe()
+        backend.plans[plan_key(net, self.batch_size, rows)] = describe(self._choices)
+        backend.plans[plan_key(net, self.batch_size, rows, optimizer.name)] = self.describe()
         if device.products is not None and not self._fusing:
             self._capture.refused(device.products)
 
@@ -204,66 +207,21 @@ class CupyProgram(Program):
         self._fused.repeat(X, y, scale, self.batch_size, full)
         self._fused.repeat(X, y, scale, short, 1 if short else 0)
 
-    # ---- whether the one kernel pays -----------------------------------------------------------------------
-
-    def _try_fused(self, most: int) -> tuple[Fused, bool]:
-        """The one kernel, and whether it is used: timed against captured steps once for each shape, rule and device, unless fused=True was given."""
-        forced = bool(self._backend.fused)
-        fused = Fused(self.net, self._device, self._arena, self.optimizer, self.batch_size, most)
-        net, g = self.net, (*self.net.hidden, self.net.output)
-        work = f"steps of {net.sizes} {' '.join(map(str, g))} {net.pair.code} {self.optimizer.name} {net.dtype} batch {self.batch_size} parts {self.micro_batch}, {fused.part}"
-        with self._trials():
-            ways = self._ways(fused)
-            candidates = [Candidate(name, call) for name, call in ways.items() if not (forced and name == CAPTURED)]
-            winner, _ = self._backend.tuner.best(f"{work}{', fused alone' if forced else ''}", candidates)
-        if winner.name == CAPTURED:
-            self.why_not_fused = f"{CAPTURED} were timed to be faster than fused ones"
-            return fused, False
-        fused.way = next(way for way in WAYS if _name(way) == winner.name)
-        return fused, True
-
-    def _ways(self, fused: Fused) -> dict[str, Callable[[], None]]:
-        """TRIAL_STEPS steps on a row of zeros, by graphs and by the one kernel in each of its ways; inside `_trials`."""
-        arena, device, batch, steps = self._arena, self._device, self.batch_size, _trial_steps(self.batch_size)
-
-        def captured() -> None:
-            device.clear(arena["step"])
-            self._repeat(0, batch, steps)
-
-        def by(way: tuple[int, int]) -> None:
-            device.clear(arena["step"])
-            fused.way = way
-            X, y, scale = self._data
-            fused.repeat(X, y, scale, batch, steps)
-
-        return {CAPTURED: captured, **{_name(way): functools.partial(by, way) for way in WAYS}}
+    def fused_timings(self) -> dict[str, float]:
+        """Seconds of a step by captured steps and by the one kernel in each of its ways; {} where that cannot be used."""
+        if self._trials is None:
+            return {}
+        with self._device.work():
+            return self._trials.seconds()
 
     @contextmanager
-    def _trials(self) -> Iterator[None]:
-        """Inside, steps may be tried: theta and the rule's state are as before afterwards, and no data are bound."""
-        arena, device, steps = self._arena, self._device, _trial_steps(self.batch_size)
-        vectors = [self.net.theta, *self.optimizer.state]
-        for kept, vector in zip(arena["trial_kept"], vectors, strict=True):
-            device.copy(kept, vector)
-        device.clear(arena["order"])
-        device.upload(arena["constants"][:steps], update_constants(self.optimizer, self.optimizer.t + 1, steps, self.net.l2, self.net.dtype))
-        self._bind(arena["trial_X"], arena["trial_y"])
+    def _bound(self, X: Array, y: Array) -> Iterator[None]:
+        """Inside, steps are of these data; afterwards of none."""
+        self._bind(X, y)
         try:
             yield
         finally:
             self._data, self._replays = (), []
-            for kept, vector in zip(arena["trial_kept"], vectors, strict=True):
-                device.copy(vector, kept)
-
-    def fused_timings(self) -> dict[str, float]:
-        """Seconds of a step by captured steps and by the one kernel in each of its ways; {} where that cannot be used."""
-        if self._fused is None:
-            return {}
-        way, steps = self._fused.way, _trial_steps(self.batch_size)
-        with self._device.work(), self._trials():
-            found = {name: self._device.seconds(call) / steps for name, call in self._ways(self._fused).items()}
-        self._fused.way = way
-        return found
 
     def _make_step(self, X: Array, m: int) -> Step:
         """A step of m rows of X, which is a buffer of the feeder where there is one."""
@@ -286,14 +244,6 @@ class CupyProgram(Program):
         self._replays = [Replay(self._device, self._capture, functools.partial(self._make_step, source), self.batch_size) for source in sources]
 
 
-def _name(way: tuple[int, int]) -> str:
-    return f"fused steps, {way[0]} threads, tiles of {way[1]}"
-
-
-def _trial_steps(batch: int) -> int:
-    return min(TRIAL_STEPS, steps_per_upload(batch))
-
-
 def _numbers(chosen: np.ndarray[Any, Any], rows: int) -> np.ndarray[Any, Any]:
     """Row numbers, all of rows that are there."""
     if len(chosen) and not (chosen.min() >= 0 and chosen.max() < rows):
@@ -307,9 +257,9 @@ def _same_memory(device: Device, old: Array, new: Array) -> bool:
     return bool(device.address(old) == device.address(new) and old.shape == new.shape and old.dtype == new.dtype)
 
 
-def plan_key(net: Network, batch: int, rows: int) -> tuple[object, ...]:
-    """What the choices of a program depend on, on one device."""
-    return (net.sizes, tuple(g.name for g in net.hidden), net.dtype.name, net.precision, batch, rows)
+def plan_key(net: Network, batch: int, rows: int, rule: str = "") -> tuple[object, ...]:
+    """What the choices of a program depend on, on one device; with the name of a rule, those that are for it alone: whether steps are fused."""
+    return (net.sizes, tuple(g.name for g in (*net.hidden, net.output)), net.pair.code, net.dtype.name, net.precision, batch, rows, rule)
 
 
 def arithmetic(net: Network, device: Device) -> tuple[str, str]:

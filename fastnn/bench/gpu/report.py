@@ -11,7 +11,7 @@ from ..summary import duration
 __all__ = ["Cell", "cells", "epilogues", "finding", "outcome", "problems", "show"]
 
 REMEDIES = {"cuBLASLt": " - steps are not captured, tf32 and bf16 are refused; libcublasLt comes with CuPy's [ctk] extra"}
-CAPTURED = "captured steps"  # as fastnn/backends/cupy_program.py names them
+CAPTURED = "captured steps"  # as fastnn/backends/cupy_trials.py names them
 WAYS = ("own", "forward", "masks", "epilogues")  # as fastnn/backends/cupy_plan.py names them
 BAD = ("failed", "hung", "crashed")
 
