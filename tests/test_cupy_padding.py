@@ -182,6 +182,15 @@ def test_a_program_without_gaps_is_refused_by_the_stand_in(where, precision, mon
         program_of((17, 21, 13, 10), precision, rows=9)
 
 
+@precisions
+def test_a_bias_that_begins_anywhere_is_added_by_an_own_kernel(precision):
+    """Biases of layer 3 lie 3 * 5 + 5 + 5 * 6 numbers from the beginning of theta, 200 bytes; those of layer 2 lie 60 bytes from it."""
+    program, *_ = program_of((3, 5, 6, 4), precision, rows=9)
+    assert [choice.forward for choice in program._choices[:2]] == (["RELU_AUX_BIAS"] * 2 if precision == "bf16" else ["DEFAULT"] * 2)
+    program, *_ = program_of((4, 6, 6, 4), precision, rows=9)  # 96 bytes; 264 bytes
+    assert [choice.forward for choice in program._choices[:2]] == ["RELU_AUX_BIAS", "RELU_AUX_BIAS" if precision == "bf16" else "DEFAULT"]
+
+
 def test_what_the_stand_in_insists_on():
     aligned, beside = 4096, 4096 + 8
     product = forward(3, 8, 16, "bfloat16", "fp32", "BIAS")
@@ -191,7 +200,7 @@ def test_what_the_stand_in_insists_on():
             check_alignment(product, [beside if at == wrong else aligned for at in range(4)] + [None])
     with pytest.raises(AssertionError, match="B at 4096 with leading dimension 9"):
         check_alignment(forward(3, 8, 16, "bfloat16", "fp32", lds=(8, 9, 16)), [aligned] * 3 + [None] * 2)
-    # theta itself, and its biases, lie as they lie.
-    check_alignment(forward(3, 9, 16, "float32", "tf32", "BIAS", lds=(9, 12, 16)), [beside, aligned, aligned, beside, None])
+    # theta itself lies as it lies.
+    check_alignment(forward(3, 9, 16, "float32", "tf32", "BIAS", lds=(9, 12, 16)), [beside, aligned, aligned, aligned, None])
     with pytest.raises(AssertionError, match="D at 4096 with leading dimension 9"):
         check_alignment(outer(3, 9, 16, "float32", "tf32", lds=(12, 16, 9)), [aligned] * 3 + [None] * 2)

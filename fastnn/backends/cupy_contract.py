@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels.cuda import sources
-from .cupy_products import Candidate, Product
+from .cupy_products import ROW_BYTES, Candidate, Product
 
 __all__ = ["INT_MAX", "Array", "CaptureRefused", "Device", "ForbiddenInCapture", "Graph", "Mark"]
 
@@ -285,7 +285,9 @@ class Device(ABC):
             self._gemm(op_A, op_B, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc)
 
     def prepare(self, product: Product, A: Array, B: Array, D: Array, workspace: Array, *, bias: Array | None = None, aux: Array | None = None) -> list[Candidate]:
-        """Ways to compute this product on these arrays, the most promising first; none if the library does not offer it.
+        """Ways to compute this product on these arrays, the most promising first; none if the library does not offer it, or the bias does not
+        begin at a multiple of 16 bytes: cuBLASLt is known to have answered that with an alignment error on the device (A100; marian-dev,
+        src/tensors/gpu/prod.cpp), after which a process is lost.
 
         Calling a candidate asks for the product on the current stream; it allocates nothing and may be captured.
         A candidate knows addresses: the caller keeps the arrays as long as it. bias, aux: what the epilogue reads or
@@ -298,6 +300,8 @@ class Device(ABC):
         """
         self.guard()
         product.check(self.is_array, A, B, D, bias, aux)
+        if product.bias_length and self.address(bias) % ROW_BYTES:
+            return []
         return self._prepare(product, A, B, D, workspace, bias, aux)
 
     # ---- what a device writes ---------------------------------------------------------------------------

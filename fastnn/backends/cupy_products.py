@@ -30,7 +30,7 @@ import numpy as np
 
 from ..kernels.cuda import sources
 
-__all__ = ["COMPUTE", "EPILOGUES", "Candidate", "NotOffered", "Product", "aux_ld", "back", "forward", "outer", "row_ld"]
+__all__ = ["COMPUTE", "EPILOGUES", "ROW_BYTES", "Candidate", "NotOffered", "Product", "aux_ld", "back", "forward", "outer", "row_ld"]
 
 Array = Any
 Lds = tuple[int, int, int]

@@ -17,14 +17,13 @@ def matrix(op, x, rows, columns, ld):
 
 def check_alignment(product, addresses):
     """The engine's promise for its programs: bases of A, B, D, bias and aux, and leading dimensions, are multiples of 16 bytes - but for theta
-    itself, a vector without gaps, where products read it: the weights of fp32, tf32 and fp64 (A forward and back) and their biases."""
-    theta_is_read, forward = product.inputs != "bfloat16", (product.op_A, product.op_B) == ("T", "N")
-    of_theta = {"A": theta_is_read and product.op_B == "N", "bias": theta_is_read and forward}
+    itself, a vector without gaps, where products read it: the weights of fp32, tf32 and fp64 (A forward and back)."""
+    A_is_theta = product.inputs != "bfloat16" and product.op_B == "N"
     lds = {"A": (product.lda, product.inputs), "B": (product.ldb, product.inputs), "D": (product.ldd, product.output)}
     for name, address in zip(("A", "B", "D", "bias", "aux"), addresses, strict=True):
         ld, kind = lds.get(name, (0, "float32"))
         wrong = [(address or 0) % 16, ld * np.dtype(sources.store(kind)).itemsize % 16]
-        assert not any(wrong) or of_theta.get(name), f"{product}: {name} at {address} with leading dimension {ld} is not aligned to 16 bytes"
+        assert not any(wrong) or (name == "A" and A_is_theta), f"{product}: {name} at {address} with leading dimension {ld} is not aligned to 16 bytes"
 
 
 def widened(x):
