@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cuda_on_cpu.products import mask_of, widened
+from test_cupy_padding import gaps, poison
 from test_cupy_products import PRECISIONS, blank, bound, numbers
 from tolerances import assert_close
 
@@ -116,25 +117,31 @@ ROUNDING = {"fp32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-8}
 
 @pytest.mark.parametrize("hidden", ["relu", "tanh"])
 @pytest.mark.parametrize("precision", ROUNDING)
-def test_a_gradient(precision, hidden):
-    """One step of gradient descent with rate 1 is the gradient, off by the rounding of its factors."""
+@pytest.mark.parametrize("sizes", [(20, 64, 32, 4), (19, 33, 18, 10)], ids=str)
+def test_a_gradient(sizes, precision, hidden):
+    """One step of gradient descent with rate 1 is the gradient, off by the rounding of its factors. NaN between rows reaches nothing."""
     gpu, (X, y) = engine(), problem()
-    net = fastnn.Network([20, 64, 32, 4], hidden=hidden, precision=precision, backend=gpu, seed=2)
+    X = np.ascontiguousarray(X[:, : sizes[0]])
+    net = fastnn.Network(sizes, hidden=hidden, precision=precision, backend=gpu, seed=2)
     before = gpu.to_numpy(net.theta).copy()
     program = gpu.compile(net, optimizers.SGD(1.0), 501)
+    poison(program)
     cost, _ = program.run(gpu.asarray(X), gpu.asarray(y), gpu.asarray(np.arange(501)), 0, 1)
-    reference = fastnn.Network([20, 64, 32, 4], hidden=hidden, backend="numpy", dtype="float64", init=before.astype(float))
+    reference = fastnn.Network(sizes, hidden=hidden, backend="numpy", dtype="float64", init=before.astype(float))
     J, exact = reference.cost_and_gradient(X.astype(float), y)
     off = np.linalg.norm(before - gpu.to_numpy(net.theta) - exact) / np.linalg.norm(exact)
     assert off < 8 * ROUNDING[precision] + 1e-5
     np.testing.assert_allclose(cost / 501, J, rtol=8 * ROUNDING[precision] + 1e-6)
+    for gap in gaps(program):
+        assert (np.ascontiguousarray(gpu.to_numpy(gap)).view(np.uint8) == 0xFF).all(), "something was written between rows"
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
-def test_replays_equal_eager_steps_bit_for_bit(precision):  # reduced precision is never fused
+@pytest.mark.parametrize("sizes", [(20, 64, 32, 4), (20, 33, 18, 10)], ids=str)
+def test_replays_equal_eager_steps_bit_for_bit(sizes, precision):  # reduced precision is never fused
     gpu, (X, y), thetas = engine(), problem(), []
     for mode in ("captured", "eager"):
-        net = fastnn.Network([20, 64, 32, 4], precision=precision, backend=gpu, seed=2)
+        net = fastnn.Network(sizes, precision=precision, backend=gpu, seed=2)
         program = gpu.compile(net, optimizers.Adam(1e-3), 64)
         assert program.mode == "captured", program.why_eager
         program.mode = mode
