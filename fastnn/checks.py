@@ -31,6 +31,8 @@ def numeric(argument: str, x: Any, backend: Backend | None = None) -> Any:
     """
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{argument} must be a plain array, got a masked one; fill or drop the masked entries first")
+    if x is None:
+        raise TypeError(f"{argument} must hold real numbers, got None")
     if backend is not None:
         x = backend.adopt(argument, x)
     if not hasattr(x, "__cuda_array_interface__"):
@@ -43,9 +45,12 @@ def numeric(argument: str, x: Any, backend: Backend | None = None) -> Any:
     if x.dtype.kind not in "biuf":
         hint = ""
         if x.dtype.kind == "O" and x.size:
-            culprit = next((v for v in x.flat if not isinstance(v, (int, float, np.number))), x.flat[0])
+            culprit = next((v for v in x.flat if not isinstance(v, (int, float, np.number, np.bool_))), None)
+            if culprit is None and all(v is not None for v in x.flat):  # columns of different types in a table, or integers beyond 64 bits
+                whole = all(isinstance(v, (int, np.integer, np.bool_)) for v in x.flat)
+                raise TypeError(f"{argument} must hold real numbers, got dtype object with numbers in it; convert it with .astype({'int' if whole else 'float'})")
             hint = f", for example {culprit!r}"
-        if argument.endswith("y") and x.dtype.kind in "USO":
+        if argument.endswith("y") and (x.dtype.kind in "US" or (x.dtype.kind == "O" and any(isinstance(v, str) for v in x.flat))):
             hint += f"; names of classes become numbers by numpy.unique({argument.split()[-1]}, return_inverse=True)"
         raise TypeError(f"{argument} must hold real numbers, got dtype {x.dtype}{hint}")
     return x
@@ -115,7 +120,7 @@ def _convert(
             if factor is not None:
                 target *= dtype.type(factor)
         if not (finite := np.isfinite(target)).all():
-            raise ValueError(f"{argument} holds {block[~finite][0]!r} at {_locate(~finite, first_row + start)}, which overflows {dtype}; scale the data or use dtype='float64'")
+            raise ValueError(f"{argument} holds {block[~finite][0]} at {_locate(~finite, first_row + start)}, which overflows {dtype}; scale the data or use dtype='float64'")
     if beside is not None and result.flags.c_contiguous:
         return backend.as_rows(result, beside)
     return backend.asarray(result) if result.flags.c_contiguous else result  # one of other strides is read where it lies
@@ -186,7 +191,10 @@ def _classes(y: Any, m: int, K: int, backend: Backend, argument: str) -> Any:
     if y.ndim != 1:
         hint = f"; pass {argument}.argmax(axis=1) for one-hot rows" if y.shape[1] == K else f"; pass {argument}.ravel()" if y.shape[1] == 1 else ""
     if y.dtype.kind not in "biu":
-        raise TypeError(f"{argument} must be integer classes 0..{K - 1} of shape ({m},), got dtype {y.dtype}{hint or f'; pass {argument}.astype(int) if they are'}")
+        if isinstance(y, np.ndarray) and y.ndim == 1 and (wrong := ~np.isfinite(y) | (y != np.floor(y))).any():
+            raise TypeError(f"{argument} must be integer classes 0..{K - 1} of shape ({m},), got dtype {y.dtype} with {y[wrong][0]} at {_locate(wrong, 0)}")
+        whole = ".astype(int)" if hint.endswith(".ravel()") else ""
+        raise TypeError(f"{argument} must be integer classes 0..{K - 1} of shape ({m},), got dtype {y.dtype}{hint + whole or f'; pass {argument}.astype(int) if they are'}")
     if y.ndim != 1:
         raise ValueError(f"{argument} must be integer classes of shape ({m},), got shape {tuple(y.shape)}{hint}")
     outside = (y < 0) | (y >= K)

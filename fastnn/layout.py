@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Layout"]
+__all__ = ["Layout", "Views"]
 
 
 class Layout:
@@ -63,3 +63,15 @@ class Layout:
         if inside < n_out * n_in:
             return layer, f"weights[{layer}][{inside // n_in}, {inside % n_in}]"
         return layer, f"biases[{layer}][{inside - n_out * n_in}]"
+
+
+class Views(list[Any]):
+    """The weights or biases of a network, views of its one vector: each is written in place, none is replaced."""
+
+    def __init__(self, name: str, views: list[Any]) -> None:
+        super().__init__(views)
+        self._name = name
+
+    def __setitem__(self, layer: Any, value: Any) -> None:
+        if value is not self[layer]:  # which it is after net.weights[0] += 1
+            raise TypeError(f"net.{self._name}[{layer!r}] cannot be replaced, it is a view of net.theta; write into it: net.{self._name}[{layer!r}][...] = values")

@@ -57,8 +57,7 @@ class HostCopy:
             return None
         net, lost_on = self.net, self.net.backend.name
         net.backend, net.backend_reason = get_backend("numpy"), f"numpy: the device of the {lost_on} engine was lost"
-        net.theta = self.theta
-        net.weights, net.biases = net.layout.split(net.theta)
+        net._use(self.theta)
         remark = "" if net.precision == "fp32" else f" Its precision {net.precision!r} is 'fp32' now, the only one there."
         net.precision = "fp32"
         self.optimizer.reset()

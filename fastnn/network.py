@@ -17,7 +17,7 @@ from .backends import Backend, choose_backend
 from .errors import finite_number, positive_integer
 from .fit_lock import FitLock
 from .fit_method import FitMethod
-from .layout import Layout
+from .layout import Layout, Views
 
 if TYPE_CHECKING:
     import os
@@ -77,6 +77,10 @@ class Network(FitMethod):
         The engine asked for by name cannot run here.
     """
 
+    theta: Array
+    weights: list[Array]
+    biases: list[Array]
+
     def __init__(
         self,
         sizes: Sequence[int],
@@ -113,11 +117,23 @@ class Network(FitMethod):
         self.preprocessing: dict[str, Any] | None = None
 
     def _place(self, vector: Array) -> None:
-        self.theta = self.backend.empty((self.layout.size,), self.dtype)
-        self.backend.copyto(self.theta, self.backend.asarray(vector))
-        self.weights, self.biases = self.layout.split(self.theta)
+        theta = self.backend.empty((self.layout.size,), self.dtype)
+        self.backend.copyto(theta, self.backend.asarray(vector))
+        self._use(theta)
         self._training = FitLock()
         self.prepared: Any = None  # what the engine keeps between predictions of this network
+
+    def _use(self, theta: Array) -> None:
+        """Make theta, an array of the engine, the parameters, and weights and biases views of it."""
+        weights, biases = self.layout.split(theta)
+        self.__dict__.update(theta=theta, weights=Views("weights", weights), biases=Views("biases", biases))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Parameters are written in place: an array put in their place would be seen by some parts of the engines and not by others."""
+        if name in ("theta", "weights", "biases") and value is not self.__dict__.get(name):
+            place = "theta" if name == "theta" else f"{name}[0]"
+            raise AttributeError(f"net.{name} cannot be replaced, because all parameters lie in one vector; write into it, as in net.{place}[...] = values")
+        super().__setattr__(name, value)
 
     @property
     def activations(self) -> list[Activation]:

@@ -95,6 +95,8 @@ def fit(
         elif positive_integer("batch_size", batch_size) > rows:
             raise ValueError(f"batch_size={batch_size} is larger than the {rows} training rows; give at most {rows}, or None for min({DEFAULT_BATCH}, rows)")
         epochs = positive_integer("epochs", epochs)
+        if not isinstance(shuffle, (bool, np.bool_)):
+            raise TypeError(f"shuffle must be True or False, got {type(shuffle).__name__}; rows in an order of your own are order=f, epoch -> row numbers")
         if order is not None and not callable(order):
             raise TypeError(f"order must be a callable epoch -> row numbers, got {type(order).__name__}")
         if learning_rate is None:

@@ -73,7 +73,9 @@ X_CASES = {
     "strings": (lambda: good()[0].astype(str), TypeError, r"X must hold real numbers, got dtype <U"),
     "objects": (lambda: np.array([[1, 2, 3, "x"]] * 12, object), TypeError, r"X must hold real numbers, got dtype object, for example 'x'"),
     "None inside": (lambda: [[1, 2, 3, None]] * 12, TypeError, r"X must hold real numbers, got dtype object, for example None"),
-    "None": (lambda: None, TypeError, r"X must hold real numbers"),
+    "None": (lambda: None, TypeError, r"X must hold real numbers, got None$"),
+    "numbers as objects": (lambda: good()[0].astype(object), TypeError, r"X must hold real numbers, got dtype object with numbers in it; convert it with \.astype\(float\)"),
+    "a table of bool and float columns": (lambda: np.array([[True, 1.5, np.float32(2), np.bool_(0)]] * 12, object), TypeError, r"convert it with \.astype\(float\)"),
     "complex": (lambda: good()[0].astype(complex), TypeError, r"X must hold real numbers, got dtype complex128"),
     "dates": (lambda: np.zeros((12, 4), "datetime64[s]"), TypeError, r"X must hold real numbers, got dtype datetime64"),
     "ragged": (lambda: [[1.0, 2, 3, 4], [1.0, 2]], TypeError, r"X must be a rectangular array of numbers, got a ragged list"),
@@ -133,6 +135,16 @@ Y_CASES = {
         lambda: good()[1].astype(float),
         TypeError,
         r"y must be integer classes 0\.\.2 of shape \(12,\), got dtype float64; pass y\.astype\(int\) if they are",
+    ),
+    "floats that are no classes": (SOFTMAX, lambda: y_with(0.5, float), TypeError, r"y must be integer classes 0\.\.2 of shape \(12,\), got dtype float64 with 0\.5 at row 5$"),
+    "a class is missing": (SOFTMAX, lambda: y_with(np.nan, float), TypeError, r"got dtype float64 with nan at row 5$"),
+    "a column of floats": (SOFTMAX, lambda: good()[1][:, None] * 1.0, TypeError, r"y must be integer classes.*; pass y\.ravel\(\)\.astype\(int\)$"),
+    "None": (SOFTMAX, lambda: None, TypeError, r"y must hold real numbers, got None$"),
+    "beyond 64 bits": (
+        SOFTMAX,
+        lambda: [2**70, *good()[1][1:].tolist()],
+        TypeError,
+        r"y must hold real numbers, got dtype object with numbers in it; convert it with \.astype\(int\)$",
     ),
     "one-hot rows of floats": (SOFTMAX, lambda: np.eye(3)[good()[1]], TypeError, r"y must be integer classes.* got dtype float64; pass y\.argmax\(axis=1\)"),
     "one-hot rows": (SOFTMAX, lambda: np.eye(3, dtype=int)[good()[1]], ValueError, r"y must be integer classes.*y\.argmax\(axis=1\)"),
@@ -234,6 +246,14 @@ def test_another_scale_than_before_is_refused():
     net.fit(np.ones((ROWS, 4), np.uint8), good()[1], epochs=1, scale=0.5)
     with pytest.raises(ValueError, match=r"scale=0\.25 differs from 0\.5"):
         net.fit(np.ones((ROWS, 4), np.uint8), good()[1], epochs=1, scale=0.25)
+
+
+@pytest.mark.parametrize("shuffle", [None, "no", 0, np.arange(ROWS)], ids=["None", "text", "number", "order"])
+def test_shuffle_is_true_or_false(shuffle):
+    rule = optimizers.Momentum()
+    net = fitted("numpy", rule)
+    refused(net, rule, lambda: net.fit(*good(), optimizer=rule, shuffle=shuffle), TypeError, r"shuffle must be True or False, got .*order=f, epoch -> row numbers$")
+    net.fit(*good(), optimizer=rule, shuffle=np.bool_(False), epochs=1)
 
 
 # ---- the network itself ------------------------------------------------------------------------------------------

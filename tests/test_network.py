@@ -51,6 +51,23 @@ def test_theta_is_writable_in_place_and_the_views_see_it(backend, dtype):
     assert float(net.theta[6]) == 7
 
 
+def test_parameters_are_not_replaced_by_arrays_that_the_engines_would_not_see(backend, dtype):
+    net = net_of(backend, dtype)
+    before = net.backend.to_numpy(net.theta).copy()
+    for name in ("theta", "weights", "biases"):
+        with pytest.raises(AttributeError, match=rf"net\.{name} cannot be replaced.*net\.{name}(\[0\])?\[\.\.\.\] = values"):
+            setattr(net, name, getattr(net, name)[:])
+    for views in ("weights", "biases"):
+        with pytest.raises(TypeError, match=rf"net\.{views}\[1\] cannot be replaced.*net\.{views}\[1\]\[\.\.\.\] = values"):
+            getattr(net, views)[1] = getattr(net, views)[1] * 2
+    assert net.backend.to_numpy(net.theta).tobytes() == before.tobytes()
+    net.theta += 1
+    net.biases[1] += 1  # these write in place and then assign what was there
+    expected = before + 1
+    expected[net.layout.offsets[2] - net.sizes[2] :] += 1
+    np.testing.assert_array_equal(net.backend.to_numpy(net.theta), expected.astype(dtype))
+
+
 def test_split_gives_views_of_any_vector_and_refuses_other_lengths(backend):
     net = net_of(backend)
     vector = backend.zeros((43,), np.float64)
