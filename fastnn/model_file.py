@@ -42,7 +42,8 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
     TypeError
         `path` is not a path.
     ValueError
-        Its name ends in something else than .safetensors; a name without an ending is taken as it is.
+        Its name ends in something else than .safetensors (a name without an ending is taken as it is), or it is there and no
+        regular file, but a device or a pipe.
     OSError
         The folder does not exist or cannot be written, or the disk is full; a file already there is untouched.
     """
@@ -95,12 +96,15 @@ def _as_path(path: Any) -> Path:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    folder = path.parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"path={str(path)!r}: the folder {str(folder)!r} does not exist")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"path={str(path)!r}: the folder {str(path.parent)!r} does not exist")
     if path.is_dir():
         raise IsADirectoryError(f"path={str(path)!r} is a folder; give a file name such as {str(path / 'model.safetensors')!r}")
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=folder)
+    if path.exists() and not path.is_file():  # moved over /dev/null, the model would be the end of it
+        raise ValueError(f"path={str(path)!r} is not a regular file but a device, pipe or socket; give the name of a file")
+    path = Path(os.path.realpath(path))  # a link stays, and what it points to is written
+    folder = path.parent
+    handle, temporary = tempfile.mkstemp(prefix=".fastnn-", suffix=".tmp", dir=folder)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -193,7 +197,7 @@ def _read(path: Path) -> tuple[np.ndarray[Any, Any], dict[str, str]]:
                 raise ModelFileError(f"path={str(path)!r} is not a usable fastnn model: it must hold the tensor 'theta' alone, got {names[:5]}")
             return np.array(file.get_tensor("theta")), metadata
     except SafetensorError as error:
-        raise ModelFileError(f"path={str(path)!r} is not a model file, or is damaged: {error}") from error
+        raise ModelFileError(f"path={str(path)!r} is not a model file, or is damaged: {error}; a model file is safetensors, written by net.save or fastnn train") from error
 
 
 def _config(metadata: dict[str, str]) -> dict[str, Any]:

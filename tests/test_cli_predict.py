@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -86,6 +87,20 @@ def test_regression_in_the_units_of_the_file(cli, regressor, tmp_path):
     assert found["rows"] == 2
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_output_to_a_pipe_is_written_and_the_pipe_stays(cli, regressor, tmp_path):
+    (tmp_path / "new.csv").write_text("x\n3\n")
+    expected = cli("predict", regressor, "new.csv").stdout
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        cli("predict", regressor, "new.csv", "--output", "pipe")
+        assert os.read(reader, 10_000).decode() == expected
+    finally:
+        os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_output_file(cli, regressor, tmp_path):
     (tmp_path / "new.csv").write_text("x\n3\n")
     for expected in ("1 predictions written to out.csv\n", "overwritten"):
@@ -93,6 +108,10 @@ def test_output_file(cli, regressor, tmp_path):
         assert result.stdout == ""
         assert expected in result.stderr
     assert (tmp_path / "out.csv").read_text() == "prediction\n100.0\n"
+    (tmp_path / "link.csv").symlink_to("out.csv")
+    cli("predict", regressor, "new.csv", "--output", "link.csv")
+    assert (tmp_path / "link.csv").is_symlink()
+    (tmp_path / "link.csv").unlink()
     refused(cli("predict", regressor, "new.csv", "--output", "."), "is a folder")
     refused(cli("predict", regressor, "new.csv", "--output", "no/where.csv"), "cannot be written")
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

@@ -264,6 +264,27 @@ def test_a_name_that_promises_another_format_is_refused_before_anything_is_writt
     net.save(str(tmp_path / "x.SafeTensors"))
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_device_or_pipe_is_not_replaced_by_a_model_and_a_link_stays_one(tmp_path):
+    net, pipe, link = trained("numpy"), tmp_path / "pipe", tmp_path / "latest.safetensors"
+    os.mkfifo(pipe)
+    with pytest.raises(ValueError, match="pipe' is not a regular file but a device, pipe or socket; give the name of a file"):
+        net.save(pipe)
+    assert pipe.is_fifo()
+    link.symlink_to("first.safetensors")
+    for _ in range(2):  # not there yet, and there
+        net.save(link)
+        assert link.is_symlink()
+        assert fastnn.load(tmp_path / "first.safetensors", backend="numpy").sizes == net.sizes
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["first.safetensors", "latest.safetensors", "pipe"]
+
+
+def test_a_name_as_long_as_the_disk_takes(tmp_path):
+    name = "m" * 255
+    trained("numpy").save(tmp_path / name)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
 @pytest.mark.parametrize("path", [None, 3, b"m", ["m"]])
 def test_what_is_no_path(path):
     for use in (trained("numpy").save, fastnn.load):

@@ -27,7 +27,10 @@ def dumps(results: Any) -> str:
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a file in one move, so that an interrupted run leaves the last complete one."""
+    """Write a file in one move, so that an interrupted run leaves the last complete one. A device or pipe is written to, not replaced."""
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)

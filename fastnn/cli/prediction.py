@@ -29,7 +29,7 @@ def predict(model: Path, file: Path, *, output: Path | None, backend: str, as_js
     if output is None:
         print(text, end="")
         return
-    existed = output.exists()
+    existed = output.is_file()
     _replace(output, text)
     remark(f"{len(result.answers):,} predictions written to {output}{' (an earlier file was overwritten)' if existed else ''}")
 
@@ -39,7 +39,11 @@ def _replace(path: Path, text: str) -> None:
     if path.is_dir():
         raise ValueError(f"--output {path}: is a folder, a file name is expected")
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        path = Path(os.path.realpath(path))  # a link stays, and what it points to is written
+        if path.exists() and not path.is_file():  # /dev/stdout, a pipe: written, not replaced
+            path.write_text(text, encoding="utf-8", newline="")
+            return
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".fastnn-")
         try:
             with open(handle, "w", encoding="utf-8", newline="") as file:
                 file.write(text)

@@ -130,6 +130,8 @@ def _outputs(data: DataSet, save: Path | None, plot: Path | None, no_plot: bool)
 def _try_to_write(option: str, path: Path) -> None:
     if path.is_dir():
         raise ValueError(f"{option} {path}: is a folder, a file name is expected")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{option} {path}: is not a regular file but a device, pipe or socket; a file name is expected")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
