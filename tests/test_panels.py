@@ -23,14 +23,14 @@ SIZES = st.one_of(st.integers(1, 40), st.sampled_from([63, 64, 65, 100, 127, 128
 
 
 def call(which, dtype, *arguments):
-    """One of the three by its address, as C; without JIT the Python function."""
+    """One of the four by its address, as C; without JIT the Python function."""
     zero = np.dtype(dtype).type(0)
     numbers = [int(x.ctypes.data) if isinstance(x, np.ndarray) else x for x in arguments]
     if not JIT:
         with np.errstate(all="ignore"):  # as compiled code, which does not warn
-            return (panels._apply, panels._gradient, panels._transpose)[which](zero, *numbers)
+            return (panels._apply, panels._gradient, panels._transpose, panels._dots)[which](zero, *numbers)
     real = ctypes.c_float if dtype == "float32" else ctypes.c_double
-    kinds = [real, *([ctypes.c_int64] * (11, 11, 7)[which]), *([real, real] if which == 1 else [])]
+    kinds = [real, *([ctypes.c_int64] * (12, 11, 7, 7)[which]), *([real, real] if which == 1 else [])]
     return ctypes.CFUNCTYPE(None, *kinds)(int(panels.kernels(dtype)[which]))(0.0, *numbers)
 
 
@@ -83,7 +83,7 @@ def test_numba_apply_against_long_double(m, depth, n, dtype, ahead, seed):
     M, width = packed(matrix, dtype)
     out = aligned((m + EXTRA + 2, width), dtype)
     out[...] = UNTOUCHED
-    call(0, dtype, data, places, m, ahead, m + ahead, M, depth + 1, width, depth, 0, out)
+    call(0, dtype, data, places, m, ahead, m + ahead, M, depth + 1, width, depth, 0, out, 0)
     with_one = np.concatenate([x, np.ones((m, 1), dtype)], axis=1)
     expected = with_one.astype(np.longdouble) @ matrix.astype(np.longdouble)
     assert_close(out[:m, :n], expected, bound(dtype, with_one, matrix), what="apply")
@@ -91,8 +91,46 @@ def test_numba_apply_against_long_double(m, depth, n, dtype, ahead, seed):
     np.testing.assert_array_equal(out[m + EXTRA :], UNTOUCHED)
     again = np.full_like(out, UNTOUCHED)
     nothing = np.zeros(width, dtype)
-    call(0, dtype, data, places, m, 0, m, M, depth + 1, width, depth, nothing, again)
+    call(0, dtype, data, places, m, 0, m, M, depth + 1, width, depth, nothing, again, 0)
     assert_close(again[:m, :n], x.astype(np.longdouble) @ matrix[:-1].astype(np.longdouble), bound(dtype, x, matrix[:-1]), what="apply without biases")
+
+
+@settings(deadline=None, max_examples=EXAMPLES)
+@given(m=st.integers(1, 20), depth=SIZES, n=SIZES, dtype=st.sampled_from(["float32", "float64"]), seed=st.integers(0, 99))
+def test_numba_apply_with_the_relu_and_with_its_derivative(m, depth, n, dtype, seed):
+    """To the last bit what comes of the plain product; NaN in z, or in a, stays."""
+    rng = np.random.default_rng(seed)
+    data, places, _ = rows_anywhere(rng, m, depth, dtype)
+    M, width = packed(rng.standard_normal((depth + 1, n)).astype(dtype), dtype)
+    M[0] = np.nan if seed % 3 == 0 else M[0]
+    plain, relu, gated = (aligned((m + EXTRA, width), dtype) for _ in range(3))
+    a = aligned((m + EXTRA, width), dtype)
+    a[...] = np.maximum(rng.standard_normal(a.shape), 0)
+    a[0, n - 1] = np.nan
+    for out, gate in ((plain, 0), (relu, panels.RECTIFY), (gated, a)):
+        call(0, dtype, data, places, m, 0, m, M, depth + 1, width, depth, 0, out, gate)
+    np.testing.assert_array_equal(relu[:m], np.where(plain[:m] < 0, 0, plain[:m]))
+    expected = plain[:m] * np.where(a[:m] > 0, np.ones_like(a[:m]), a[:m])
+    np.testing.assert_array_equal(gated[:m], expected)
+    assert np.isnan(gated[0, n - 1])
+
+
+@settings(deadline=None, max_examples=EXAMPLES)
+@given(m=SIZES, n=SIZES, dtype=st.sampled_from(["float32", "float64"]), in_panels=st.booleans(), seed=st.integers(0, 99))
+def test_numba_dots_against_long_double(m, n, dtype, in_panels, seed):
+    """Of rows in panels, and of rows as they lie; the row that is there beyond the last is not seen."""
+    rng = np.random.default_rng(seed)
+    matrix = rng.standard_normal((m + 1, n)).astype(dtype)
+    matrix[m] = np.nan
+    x = np.zeros(panels.padded(n, dtype), dtype)
+    x[:n] = rng.standard_normal(n)
+    M, width = packed(matrix, dtype)
+    rows = M if in_panels else unpacked(M, m + 1, width, dtype).copy()
+    out = np.full(panels.padded(m, dtype) + 4, UNTOUCHED, dtype)
+    call(3, dtype, rows, m + 1 if in_panels else 0, 0 if in_panels else width, m, x, width, out)
+    assert_close(out[:m, None], matrix[:m].astype(np.longdouble) @ x[:n, None].astype(np.longdouble), bound(dtype, matrix[:m], x[:n, None]), what="dots")
+    np.testing.assert_array_equal(out[m : panels.padded(m, dtype)], 0)
+    np.testing.assert_array_equal(out[panels.padded(m, dtype) :], UNTOUCHED)
 
 
 @settings(deadline=None, max_examples=EXAMPLES)
@@ -142,7 +180,7 @@ def test_numba_apply_carries_nan_and_infinity(dtype, bad):
     x[3, 7] = bad
     M, width = packed(np.ones((21, 33), dtype), dtype)
     out = np.zeros((5 + EXTRA, width), dtype)
-    call(0, dtype, x, np.array([0, 20, 40, 60, 80, *[80] * 24]), 5, 0, 5, M, 21, width, 20, 0, out)
+    call(0, dtype, x, np.array([0, 20, 40, 60, 80, *[80] * 24]), 5, 0, 5, M, 21, width, 20, 0, out, 0)
     np.testing.assert_array_equal(out[3, :33], bad)
     np.testing.assert_array_equal(out[[0, 1, 2, 4], :33], 21)
 
@@ -153,10 +191,10 @@ def test_numba_rows_do_not_depend_on_the_rows_beside_them(dtype):
     data, places, _ = rows_anywhere(rng, 37, 90, dtype)
     M, width = packed(rng.standard_normal((91, 75)).astype(dtype), dtype)
     whole = np.zeros((37 + EXTRA, width), dtype)
-    call(0, dtype, data, places, 37, 0, 37, M, 91, width, 90, 0, whole)
+    call(0, dtype, data, places, 37, 0, 37, M, 91, width, 90, 0, whole, 0)
     for first, stop in ((0, 8), (5, 37), (11, 13)):
         part = np.zeros((stop - first + EXTRA, width), dtype)
-        call(0, dtype, data, places[first:].copy(), stop - first, 0, stop - first, M, 91, width, 90, 0, part)
+        call(0, dtype, data, places[first:].copy(), stop - first, 0, stop - first, M, 91, width, 90, 0, part, 0)
         np.testing.assert_array_equal(part[: stop - first], whole[first:stop])
 
 
@@ -191,6 +229,25 @@ def test_numba_panels_train_as_blas_does(dtype, hidden, output, cost, widths):
         np.testing.assert_allclose(costs, trained[0][1], rtol=200 * np.finfo(dtype).eps)
 
 
+@pytest.mark.parametrize("threads", [1, 2] if JIT else [1])
+@pytest.mark.parametrize("batch", [1, 13, 77] if JIT else [1, 13])
+@pytest.mark.parametrize(("sizes", "output"), [((3, 70, 1), "identity"), ((3, 20, 66, 1), "sigmoid"), ((3, 1), "identity"), ((3, 9, 5), "identity")], ids=str)
+@pytest.mark.parametrize("rule", ["sgd", "adam"])
+def test_numba_panels_with_one_output_or_one_row_train_as_blas_does(dtype, sizes, output, batch, threads, rule):
+    """A single output is summed and moved by kernels of its own, and so is a single row; the last batch has fewer rows."""
+    rng = np.random.default_rng(5)
+    X, y = rng.standard_normal((40 if batch == 1 else 90, 3)).astype(dtype), rng.random((40 if batch == 1 else 90, sizes[-1]))
+    cost = "squared_error" if output == "identity" else "cross_entropy"
+    trained = []
+    for how in ({"threads": 1, "panels": False}, {"threads": threads, "panels": True}, {"threads": threads, "panels": True, "sliced": threads > 1, "chunk": 16 * threads}):
+        net = fastnn.Network(sizes, hidden="relu", output=output, cost=cost, l2=0.3, backend=fastnn.get_backend("numba", **how), dtype=dtype, seed=2)
+        history = net.fit(X, y, optimizer=rule, learning_rate=0.02, batch_size=batch, epochs=2)
+        trained.append((net.theta, history.cost))
+    for theta, costs in trained[1:]:
+        np.testing.assert_allclose(theta, trained[0][0], rtol=0, atol=(2000 if rule == "sgd" else 40000) * np.finfo(dtype).eps)
+        np.testing.assert_allclose(costs, trained[0][1], rtol=2000 * np.finfo(dtype).eps)
+
+
 @pytest.mark.parametrize("rows", [512, 700, 6_000] if JIT else [512])  # plain Python takes seconds for each
 @pytest.mark.parametrize(("sizes", "hidden", "output"), [((33, 70, 5), "tanh", "softmax"), ((5, 16, 16, 1), "relu", "identity"), ((300, 130), "relu", "sigmoid")], ids=str)
 def test_numba_predictions_of_many_rows(dtype, rows, sizes, hidden, output):
@@ -206,6 +263,16 @@ def test_numba_predictions_of_many_rows(dtype, rows, sizes, hidden, output):
     moved = net.backend.outputs(net, X)
     assert not np.allclose(moved, h)
     X[rows - 1, 0] = np.nan
+    assert net.backend.outputs(net, X) is None
+
+
+def test_numba_predictions_see_infinity_that_a_relu_would_hide(dtype):
+    """-inf times positive weights is 0 after the ReLU."""
+    net = fastnn.Network((3, 9, 7, 2), hidden="relu", output="identity", cost="squared_error", backend="numba", dtype=dtype, seed=0)
+    net.theta[:] = 1
+    X = np.ones((600, 3), dtype)
+    assert net.backend.outputs(net, X) is not None
+    X[444, 1] = -np.inf
     assert net.backend.outputs(net, X) is None
 
 

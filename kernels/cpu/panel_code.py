@@ -18,7 +18,25 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-__all__ = ["DEPTHS", "FETCH", "MOST", "PANEL", "ROWS", "VECTOR", "Emitter", "apply_tile", "gradient_tile", "lanes", "padded", "panels_of", "tile_of", "transpose_block"]
+__all__ = [
+    "DEPTHS",
+    "FETCH",
+    "MOST",
+    "PANEL",
+    "RECTIFY",
+    "ROWS",
+    "VECTOR",
+    "Emitter",
+    "apply_tile",
+    "dots_tile",
+    "gradient_tile",
+    "lanes",
+    "outer_tile",
+    "padded",
+    "panels_of",
+    "tile_of",
+    "transpose_block",
+]
 
 _FEATURES = llvmlite.binding.get_host_cpu_features()
 VECTOR = 64 if _FEATURES.get("avx512f") else 32  # bytes of a vector
@@ -29,6 +47,7 @@ PANEL = MOST * VECTOR  # bytes of a full panel's row
 # four cycles for its last addition and two are started per cycle; at most as many as there are registers.
 ROWS = {1: 8, 2: 8, 3: 4, 4: 4} if _WIDE else {1: 8, 2: 4}
 DEPTHS = {1: 16, 2: 8, 3: 4, 4: 4} if _WIDE else {1: 8, 2: 4}
+RECTIFY = 1
 FETCH = 64  # bytes of a cache line, asked for one at a time
 _UNROLLED = 8  # inputs taken at a time, at least as many as `chains`
 _I64, _I32, _I8 = ir.IntType(64), ir.IntType(32), ir.IntType(8)
@@ -64,6 +83,10 @@ class Emitter:
         scaled = self.builder.mul(elements, _I64(self.size))
         return self.builder.add(address, self.builder.add(scaled, _I64(constant * self.size)))
 
+    def vector_at(self, address, vectors):
+        """address + so many vectors."""
+        return self.builder.add(address, self.builder.mul(vectors, _I64(VECTOR)))
+
     def load(self, address, kind=None):
         kind = kind or self.vector
         return self.builder.load(self.builder.inttoptr(address, kind.as_pointer()), align=8 if kind is _I64 else self.size)
@@ -96,6 +119,11 @@ class Emitter:
         first = self.builder.sub(_I64(self.count), wanted)
         return self.builder.select(self.builder.icmp_signed(">=", lane, self.splat(first)), vector, self.zero())
 
+    def first_lanes(self, vector, wanted):
+        """The vector with zeros in all lanes but the first `wanted`."""
+        lane = ir.Constant(ir.VectorType(_I64, self.count), list(range(self.count)))
+        return self.builder.select(self.builder.icmp_signed("<", lane, self.splat(wanted)), vector, self.zero())
+
     def first_lane(self, scalar):
         """A vector of zeros with this number in its first lane."""
         return self.builder.insert_element(self.zero(), scalar, _I32(0))
@@ -115,10 +143,10 @@ class Emitter:
         high = ir.Constant(kind, [j + side if not j & side else n + j for j in range(n)])
         return self.builder.shuffle_vector(a, b, low), self.builder.shuffle_vector(a, b, high)
 
-    def prefetch(self, address):
+    def prefetch(self, address, near=2):
         kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
         function = self.builder.module.declare_intrinsic("llvm.prefetch", [_I8.as_pointer()], kind)
-        self.builder.call(function, [self.builder.inttoptr(address, _I8.as_pointer()), _I32(0), _I32(2), _I32(1)])
+        self.builder.call(function, [self.builder.inttoptr(address, _I8.as_pointer()), _I32(0), _I32(near), _I32(1)])
 
 
 def tiles(sizes):
@@ -146,11 +174,14 @@ def _one_of(builder, which, bodies):
 
 
 @intrinsic
-def apply_tile(typingctx, tile, real, x, offsets, coming, matrix, stride, depth, bias, out, out_stride):
-    """Rows of out, vectors of each, as the tile says. `offsets`, `coming`: int64 per row; coming 0 for none."""
+def apply_tile(typingctx, tile, real, x, offsets, coming, matrix, depth, bias, out, out_stride, gate):
+    """Rows of out, vectors of each, as the tile says. `offsets`, `coming`: int64 per row; coming 0 for none.
+
+    gate: 0; or RECTIFY, for the ReLU of each number; or an address of rows a like out's, outputs of a ReLU, whose derivative multiplies each.
+    """
 
     def codegen(context, builder, signature, args):
-        tile, _, x, offsets, coming, matrix, stride, depth, bias, out, out_stride = args
+        tile, _, x, offsets, coming, matrix, depth, bias, out, out_stride, gate = args
         emit = Emitter(builder, signature.args[1])
 
         def body(vectors, rows):
@@ -161,8 +192,8 @@ def apply_tile(typingctx, tile, real, x, offsets, coming, matrix, stride, depth,
             sums = [[[emit.sum_at(begin[v] if c == 0 else emit.zero()) for v in range(vectors)] for _ in range(rows)] for c in range(chains)]
 
             def add(k, u):
-                across = emit.at(matrix, builder.mul(builder.add(k, _I64(u)), stride))
-                M = [emit.load(builder.add(across, _I64(v * VECTOR))) for v in range(vectors)]
+                across = emit.vector_at(matrix, builder.mul(k, _I64(vectors)))
+                M = [emit.load(builder.add(across, _I64((u * vectors + v) * VECTOR))) for v in range(vectors)]
                 for i in range(rows):
                     x_k = emit.splat(emit.load(emit.at(row[i], k, u), emit.real))
                     for v in range(vectors):
@@ -181,13 +212,22 @@ def apply_tile(typingctx, tile, real, x, offsets, coming, matrix, stride, depth,
             done = builder.mul(groups, _I64(_UNROLLED))
             with cgutils.for_range(builder, builder.sub(depth, done)) as loop:
                 add(builder.add(done, loop.index), 0)
-            for i in range(rows):
-                target = emit.at(out, builder.mul(out_stride, _I64(i)))
-                for v in range(vectors):
+            each = [(i, v) for i in range(rows) for v in range(vectors)]
+            for i, v in each:
+                for c in range(1, chains):
+                    builder.store(builder.fadd(builder.load(sums[0][i][v]), builder.load(sums[c][i][v])), sums[0][i][v])
+            with builder.if_then(builder.icmp_signed("==", gate, _I64(RECTIFY))):
+                for i, v in each:
                     total = builder.load(sums[0][i][v])
-                    for c in range(1, chains):
-                        total = builder.fadd(total, builder.load(sums[c][i][v]))
-                    emit.store(total, builder.add(target, _I64(v * VECTOR)))
+                    below = builder.fcmp_ordered("<", total, emit.zero())  # so that NaN stays NaN
+                    builder.store(builder.select(below, emit.zero(), total), sums[0][i][v])
+            with builder.if_then(builder.icmp_signed(">", gate, _I64(RECTIFY))):
+                for i, v in each:
+                    a = emit.load(emit.vector_at(emit.at(gate, builder.mul(out_stride, _I64(i))), _I64(v)))
+                    slope = builder.select(builder.fcmp_ordered(">", a, emit.zero()), emit.splat(ir.Constant(emit.real, 1.0)), a)  # a: 0, or NaN
+                    builder.store(builder.fmul(builder.load(sums[0][i][v]), slope), sums[0][i][v])
+            for i, v in each:
+                emit.store(builder.load(sums[0][i][v]), emit.vector_at(emit.at(out, builder.mul(out_stride, _I64(i))), _I64(v)))
 
         _one_of(builder, tile, [functools.partial(body, *shape) for shape in tiles(ROWS)])
         return context.get_dummy_value()
@@ -196,11 +236,11 @@ def apply_tile(typingctx, tile, real, x, offsets, coming, matrix, stride, depth,
 
 
 @intrinsic
-def gradient_tile(typingctx, tile, real, x, offsets, count, coming, asked, d, d_stride, matrix, stride, share, keep):
+def gradient_tile(typingctx, tile, real, x, offsets, count, coming, asked, d, d_stride, matrix, share, keep):
     """Rows of the matrix, vectors of each, as the tile says, over `count` rows of x and d; asked: lines of so many rows `coming` are asked for."""
 
     def codegen(context, builder, signature, args):
-        tile, _, x, offsets, count, coming, asked, d, d_stride, matrix, stride, share, keep = args
+        tile, _, x, offsets, count, coming, asked, d, d_stride, matrix, share, keep = args
         emit = Emitter(builder, signature.args[1])
 
         def body(vectors, depth):
@@ -211,6 +251,7 @@ def gradient_tile(typingctx, tile, real, x, offsets, count, coming, asked, d, d_
                 row = emit.at(x, emit.load(builder.add(offsets, builder.mul(i, _I64(8))), _I64))
                 across = emit.at(d, builder.mul(i, d_stride))
                 D = [emit.load(builder.add(across, _I64(v * VECTOR))) for v in range(vectors)]
+                emit.prefetch(builder.add(row, _I64(FETCH)), near=3)  # for the tile after this, which begins beside this row's
                 for k in range(depth):
                     x_k = emit.splat(emit.load(builder.add(row, _I64(k * emit.size)), emit.real))
                     for v in range(vectors):
@@ -226,22 +267,91 @@ def gradient_tile(typingctx, tile, real, x, offsets, count, coming, asked, d, d_
             with cgutils.for_range(builder, builder.sub(count, done)) as loop:
                 add(builder.add(done, loop.index), 0)
             factor, kept = emit.splat(share), emit.splat(keep)
-            fresh = builder.fcmp_ordered("==", keep, ir.Constant(emit.real, 0.0))
+            totals = []
             for k in range(depth):
-                target = emit.at(matrix, builder.mul(stride, _I64(k)))
                 for v in range(vectors):
-                    place = builder.add(target, _I64(v * VECTOR))
                     total = builder.load(sums[0][k][v])
                     for c in range(1, chains):
                         total = builder.fadd(total, builder.load(sums[c][k][v]))
-                    total = builder.fmul(factor, total)
-                    held = builder.fmul(kept, emit.load(place), flags=("contract",))
-                    emit.store(builder.select(fresh, total, builder.fadd(held, total, flags=("contract",))), place)
+                    totals.append(builder.fmul(factor, total, flags=("contract",)))
+            with builder.if_else(builder.fcmp_ordered("==", keep, ir.Constant(emit.real, 0.0))) as (fresh, more):
+                with fresh:
+                    for at, total in enumerate(totals):
+                        emit.store(total, builder.add(matrix, _I64(at * VECTOR)))
+                with more:
+                    for at, total in enumerate(totals):
+                        place = builder.add(matrix, _I64(at * VECTOR))
+                        emit.store(builder.fadd(builder.fmul(kept, emit.load(place)), total, flags=("contract",)), place)
 
         _one_of(builder, tile, [functools.partial(body, *shape) for shape in tiles(DEPTHS)])
         return context.get_dummy_value()
 
-    return types.void(types.int64, real, *[types.int64] * 9, real, real), codegen
+    return types.void(types.int64, real, *[types.int64] * 8, real, real), codegen
+
+
+@intrinsic
+def outer_tile(typingctx, q, real, x, d, matrix, count, share, keep):
+    """Of q vectors: rows k < count of the matrix (count, q vectors) become keep of themselves, which are not read where keep is 0, and x_k share d."""
+
+    def codegen(context, builder, signature, args):
+        q, _, x, d, matrix, count, share, keep = args
+        emit = Emitter(builder, signature.args[1])
+
+        def body(vectors):
+            D = [builder.fmul(emit.splat(share), emit.load(builder.add(d, _I64(v * VECTOR)))) for v in range(vectors)]
+            kept = emit.splat(keep)
+
+            def row(k, fresh):
+                x_k = emit.splat(emit.load(emit.at(x, k), emit.real))
+                for v in range(vectors):
+                    place = builder.add(builder.add(matrix, builder.mul(k, _I64(vectors * VECTOR))), _I64(v * VECTOR))
+                    total = builder.fmul(x_k, D[v], flags=("contract",))
+                    if not fresh:
+                        total = builder.fadd(builder.fmul(kept, emit.load(place)), total, flags=("contract",))
+                    emit.store(total, place)
+
+            with builder.if_else(builder.fcmp_ordered("==", keep, ir.Constant(emit.real, 0.0))) as (fresh, more):
+                with fresh, cgutils.for_range(builder, count) as loop:
+                    row(loop.index, True)
+                with more, cgutils.for_range(builder, count) as loop:
+                    row(builder.sub(builder.sub(count, loop.index), _I64(1)), False)
+
+        _one_of(builder, builder.sub(q, _I64(1)), [functools.partial(body, vectors) for vectors in range(1, MOST + 1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, real, *[types.int64] * 4, real, real), codegen
+
+
+@intrinsic
+def dots_tile(typingctx, real, matrix, rows, vectors, stride, first, valid, x, out):
+    """Overwrites a vector at out with x times the rows first, first + 1, ... of a matrix, of which `valid` are meant, and zeros. There is one row more.
+
+    The matrix is in panels of so many rows if stride is 0, else its rows are so many vectors apart.
+    """
+
+    def codegen(context, builder, signature, args):
+        _, matrix, rows, vectors, stride, first, valid, x, out = args
+        emit = Emitter(builder, signature.args[0])
+        sums = [emit.sum_at(emit.zero()) for _ in range(emit.count)]
+        lines = [builder.add(first, builder.select(builder.icmp_signed("<", _I64(j), valid), _I64(j), valid)) for j in range(emit.count)]
+        in_panels = builder.icmp_signed("==", stride, _I64(0))
+        panels = builder.sdiv(builder.add(vectors, _I64(MOST - 1)), _I64(MOST))
+        with cgutils.for_range(builder, panels) as panel:
+            column = builder.mul(panel.index, _I64(MOST))
+            left = builder.sub(vectors, column)
+            across = builder.select(builder.icmp_signed("<", left, _I64(MOST)), left, _I64(MOST))
+            begin = emit.vector_at(matrix, builder.mul(column, builder.select(in_panels, rows, _I64(1))))
+            step = builder.select(in_panels, across, stride)
+            places = [emit.vector_at(begin, builder.mul(line, step)) for line in lines]
+            with cgutils.for_range(builder, across) as loop:
+                x_v = emit.load(emit.vector_at(x, builder.add(column, loop.index)))
+                for place, total in zip(places, sums, strict=True):
+                    emit.add_product(emit.load(emit.vector_at(place, loop.index)), x_v, total)
+        totals = emit.sums_across([builder.load(total) for total in sums])
+        emit.store(emit.first_lanes(totals, valid), out)
+        return context.get_dummy_value()
+
+    return types.void(real, *[types.int64] * 8), codegen
 
 
 @intrinsic

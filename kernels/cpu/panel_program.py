@@ -5,7 +5,10 @@ Parameters are packed for them once per call: layer l is a panel (s_l + 1, P_l),
 across and padded with zeros to whole vectors, its biases the last row. Rows of float data are read where
 they lie, in shuffled order; the lines of the next rows are asked for while these are multiplied, so that
 shuffling costs a narrow network little. Delta's propagation needs the panels of layers 2.. transposed;
-each thread keeps that copy for itself.
+each thread keeps that copy for itself. Steps of one row do without: a transpose costs more than all their other products.
+
+A single output (regression, two classes) fills one lane of a vector: `thin`, its z are the products of the rows below with its weights,
+kept as one row where the transposed panel would be, and its gradient is one row too.
 
 Each thread takes a slice of the batch, in tiles of at most C rows, through the network and back. Then
 
@@ -35,7 +38,7 @@ from . import compiled, part, per_dtype
 from .elementary import exp
 from .gather import gather_rows
 from .operations import activate, add, cost_of_rows, hits_of_rows, output_delta, sum_of_squares, times_derivative, update
-from .panels import AHEAD, PANEL, address, apply, gradient, itemsize, rows_at, transpose, vector_at
+from .panels import AHEAD, PANEL, RECTIFY, address, apply, dots, gradient, itemsize, rows_at, transpose, vector_at
 from .program import _share
 from .team import barrier
 
@@ -88,13 +91,21 @@ _softmax_cross_entropy = compiled(_softmax_cross_entropy)
 
 
 def _outputs(pair, code, slope, z, K, mine, classes, values, by_class, labels, wanted, h, e, zeros, delta):
-    """Overwrites delta (m, P) with the output layer's from z (m, P), zero in the padding. Returns (cost sum, rows that are right)."""
+    """Overwrites delta (m, P), zero in the padding, with the output layer's from z (m, at least K). Returns (cost sum, rows that are right)."""
     m = z.shape[0]
+    cost, right = 0.0, 0
     if by_class:
         for i in range(m):
             labels[i] = classes[mine[i]]
     if pair == 0 and by_class:
         cost, right = _softmax_cross_entropy(z, K, labels, delta)
+    elif pair == 2 and code == 0 and not by_class:  # squared error of z itself
+        for i in range(m):
+            for j in range(K):
+                y = values[mine[i], j]
+                delta[i, j] = z[i, j] - y
+                error = np.float64(z[i, j]) - np.float64(y)
+                cost += error * error / 2
     else:
         if not by_class:
             for i in range(m):
@@ -111,8 +122,6 @@ def _outputs(pair, code, slope, z, K, mine, classes, values, by_class, labels, w
         for i in range(m):
             for j in range(K):
                 delta[i, j] = e[i, j]
-            for j in range(K, delta.shape[1]):
-                delta[i, j] = 0
     return cost, right
 
 
@@ -120,7 +129,7 @@ _outputs = part(_outputs)
 
 
 def _through(
-    mine, panels, zero, x, first, ahead, places, block, sizes, widths, blocks, starts, turns, codes, slopes, pair, packed, turned, a, d,
+    mine, thin, panels, zero, x, first, ahead, places, block, sizes, widths, blocks, starts, turns, codes, slopes, pair, packed, turned, a, d,
     classes, values, by_class, labels, wanted, h, e, zeros,
 ):  # fmt: skip
     """Takes the rows `mine`, which begin at x + first[i], through the network and back to the deltas. Returns (cost sum, rows that are right).
@@ -133,21 +142,34 @@ def _through(
     for layer in range(layers):
         n_in, P = sizes[layer], widths[layer]
         M, z = packed + blocks[layer] * size, a + block * starts[layer] * size
+        rectified = layer < last and codes[layer] == 3
         if layer == 0:
-            apply(panels, zero, x, first, m, (m + 1) // 2 if ahead else 0, m, M, n_in + 1, P, n_in, 0, z)
+            apply(panels, zero, x, first, m, (m + 1) // 2 if ahead else 0, m, M, n_in + 1, P, n_in, 0, z, RECTIFY if rectified else 0)
+        elif layer == last and thin:
+            dots(panels, zero, a + block * starts[layer - 1] * size, 0, widths[layer - 1], m, turned + turns[layer] * size, widths[layer - 1], z)
+            bias = vector_at(M + n_in * P * size, zero, 1)[0]
+            outputs = vector_at(z, zero, m)
+            for i in range(m):
+                outputs[i] += bias
         else:
-            apply(panels, zero, a + block * starts[layer - 1] * size, places + layer * 8 * block, m, 0, m, M, n_in + 1, P, n_in, 0, z)
-        if layer < last:
+            apply(panels, zero, a + block * starts[layer - 1] * size, places + layer * 8 * block, m, 0, m, M, n_in + 1, P, n_in, 0, z, RECTIFY if rectified else 0)
+        if layer < last and not rectified:
             activate(codes[layer], slopes[layer], rows_at(z, zero, 1, m * P), zeros)
     K, P = sizes[layers], widths[last]
-    z, top = rows_at(a + block * starts[last] * size, zero, m, P), rows_at(d + block * starts[last] * size, zero, m, P)
+    z, top = rows_at(a + block * starts[last] * size, zero, m, 1 if thin else P), rows_at(d + block * starts[last] * size, zero, m, P)
     cost, right = _outputs(pair, codes[last], slopes[last], z, K, mine, classes, values, by_class, labels[:m], wanted[:m], h[:m], e[:m], zeros, top)
     for layer in range(last, 0, -1):
         P, Q = widths[layer], widths[layer - 1]
         upper, lower = d + block * starts[layer] * size, d + block * starts[layer - 1] * size
-        apply(panels, zero, upper, places + (layer + 1) * 8 * block, m, 0, m, turned + turns[layer] * size, P, Q, sizes[layer + 1], nothing, lower)
-        below = rows_at(a + block * starts[layer - 1] * size, zero, 1, m * Q)
-        times_derivative(codes[layer - 1], slopes[layer - 1], rows_at(lower, zero, 1, m * Q), below)
+        below = a + block * starts[layer - 1] * size
+        rectified = turned != 0 and codes[layer - 1] == 3
+        if turned == 0:
+            dots(panels, zero, packed + blocks[layer] * size, sizes[layer] + 1, 0, sizes[layer], upper, P, lower)
+        else:
+            T_rows, gate = 1 if thin and layer == last else P, below if rectified else 0
+            apply(panels, zero, upper, places + (layer + 1) * 8 * block, m, 0, m, turned + turns[layer] * size, T_rows, Q, sizes[layer + 1], nothing, lower, gate)
+        if not rectified:
+            times_derivative(codes[layer - 1], slopes[layer - 1], rows_at(lower, zero, 1, m * Q), rows_at(below, zero, 1, m * Q))
     return cost, right
 
 
@@ -166,12 +188,18 @@ def _squares(zero, matrix, width, depth, k, k_end):
 _squares = compiled(_squares)
 
 
-def _turn(panels, zero, sizes, widths, blocks, turns, packed, turned, nothing):
+def _turn(panels, zero, thin, sizes, widths, blocks, turns, packed, turned, nothing):
     """Overwrites the transposed panels of layers 2..L; packed, turned, nothing: addresses."""
-    for layer in range(1, widths.size):
-        transpose(
-            panels, zero, packed + blocks[layer] * itemsize(zero), sizes[layer] + 1, widths[layer], sizes[layer], nothing, turned + turns[layer] * itemsize(zero), widths[layer - 1]
-        )
+    last, size = widths.size - 1, itemsize(zero)
+    for layer in range(1, last + 1 if turned != 0 else 0):
+        M, M_rows, T = packed + blocks[layer] * size, sizes[layer] + 1, turned + turns[layer] * size
+        if layer == last and thin:
+            weights, P = vector_at(M, zero, M_rows * widths[layer]), widths[layer]
+            row = vector_at(T, zero, sizes[layer])
+            for k in range(row.size):
+                row[k] = weights[k * P]
+        else:
+            transpose(panels, zero, M, M_rows, widths[layer], sizes[layer], nothing, T, widths[layer - 1])
 
 
 _turn = part(_turn)
@@ -192,7 +220,7 @@ def _worker(
     zero, one, integer = kind(0), kind(1), np.int64(0)
     size = itemsize(zero)
     # Views made from addresses do not count references, which costs an atomic operation each way, tens of times per step.
-    theta, nothing, place, T = address(packed), address(zeros), address(places), address(turned[me])
+    theta, nothing, place, T = address(packed), address(zeros), address(places), address(turned[me]) if batch > 1 else np.int64(0)
     grad, all_grads, grad_step = address(grads[me if sliced else 0]), address(grads), grads.shape[1] * size
     a_all, a_step, d_all, d_step = address(a), a.shape[1] * size, address(d), d.shape[1] * size
     x_all, x_step, firsts_all, firsts_step = address(x), x.shape[1] * size, address(firsts), firsts.shape[1] * 8
@@ -202,7 +230,10 @@ def _worker(
     my_zeros, the_classes, the_values = vector_at(nothing, zero, zeros.size), vector_at(address(classes), integer, classes.size), rows_at(address(values), zero, values.shape[0], K)
     row_step = source[1] // size if native else n_in
     cost, right, asked = 0.0, 0, 0
-    _turn(panels, zero, sizes, widths, blocks, turns, theta, T, nothing)
+    thin = K == 1 and layers > 1 and batch > 1 and (pair == 1 or pair == 2)
+    # The last panel's place in `turned` has room for this row too: it would hold at least as many rows as a vector has numbers.
+    spare, Q = T + (turns[layers - 1] + widths[layers - 2]) * size if thin else np.int64(0), widths[layers - 2] if thin else np.int64(0)
+    _turn(panels, zero, thin, sizes, widths, blocks, turns, theta, T, nothing)
     for step in range(start, stop):
         begin_row = step * batch
         m = min(begin_row + batch, order.size) - begin_row
@@ -232,7 +263,7 @@ def _worker(
                     for i in range(count + AHEAD):
                         first[i] = min(i, count - 1) * row_step
                 tile_cost, tile_right = _through(
-                    mine, panels, zero, source[0] if native else x_all + me * x_step, firsts_all + me * firsts_step, native, place, block,
+                    mine, thin, panels, zero, source[0] if native else x_all + me * x_step, firsts_all + me * firsts_step, native, place, block,
                     sizes, widths, blocks, starts, turns, codes, slopes, pair, theta, T, a_all + me * a_step, d_all + me * d_step,
                     the_classes, the_values, by_class, my_labels, my_wanted, my_h, my_e, my_zeros,
                 )  # fmt: skip
@@ -247,7 +278,7 @@ def _worker(
                 if rows <= 0 and not fresh:
                     continue
                 inputs, deltas = a_all + member * a_step, d_all + member * d_step
-                for layer in range(layers):
+                for layer in range(layers - 1, -1, -1):
                     P, depth = widths[layer], sizes[layer]
                     k, k_end = (0, depth) if sliced else _share(depth, me, team)
                     panel = (theta if direct else grad) + blocks[layer] * size
@@ -260,7 +291,18 @@ def _worker(
                         else:
                             from_x, where = inputs + block * starts[layer - 1] * size, place + layer * 8 * block
                         soon = asked if layer == 0 and member == me else 0
-                        gradient(panels, zero, from_x + k * size, where, rows, where + 8 * block, soon, delta, panel, depth + 1, P, k, k_end - k, share, keep if fresh else one)
+                        if thin and layer == layers - 1 and (sliced or team == 1):
+                            # Delta's one column as a row, which fills vectors; then into the column.
+                            gradient(panels, zero, delta, place + (layer + 1) * 8 * block, rows, place, 0, from_x, spare, 1, Q, 0, 1, share, zero)
+                            column, sums, before = vector_at(panel, zero, depth * P), vector_at(spare, zero, depth), keep if fresh else one
+                            if before == zero:
+                                for j in range(depth):
+                                    column[j * P] = sums[j]
+                            else:
+                                for j in range(depth):
+                                    column[j * P] = before * column[j * P] + sums[j]
+                        else:
+                            gradient(panels, zero, from_x + k * size, where, rows, where + 8 * block, soon, delta, panel, depth + 1, P, k, k_end - k, share, keep if fresh else one)
                     if sliced or me == team - 1:  # the biases, as weights of an input that is 1
                         biases_keep = (one if direct else zero) if fresh else one
                         gradient(panels, zero, address(ones), place, rows, place, 0, delta, panel, depth + 1, P, depth, 1, share, biases_keep)
@@ -291,7 +333,7 @@ def _worker(
                         update(rule, hyper, t, vector_at(theta + begin_at, zero, count), own_grad, own1, own2, 1 / m, 0.0 if biases else l2)
         if team > 1:
             barrier(meeting, team)
-        _turn(panels, zero, sizes, widths, blocks, turns, theta, T, nothing)
+        _turn(panels, zero, thin, sizes, widths, blocks, turns, theta, T, nothing)
     costs[16 * me] = cost
     hits[16 * me] = right
 

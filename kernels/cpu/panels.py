@@ -2,11 +2,13 @@
 
 A matrix of weights is stored for this in *panels*: inputs down, outputs across, padded with zeros to whole
 vectors and cut into panels of at most four vectors (64 in float32 with AVX-512) outputs, one panel after another; the biases are the last row. So a
-row of a panel is a few vector registers, and a panel is read in one sweep. Three products work on panels:
+row of a panel is a few vector registers, and a panel is read in one sweep. Four products work on panels:
 
-    apply      out_i = bias + sum_k x_ik M_k        rows of x anywhere in memory, so shuffled data is not copied
+    apply      out_i = bias + sum_k x_ik M_k        rows of x anywhere in memory, so shuffled data is not copied; then, if asked for, the ReLU
+               or its derivative, while the sums are in registers
     gradient   M_k = keep M_k + share sum_i x_ik d_i   Delta, or with share = -alpha/m the whole step
     transpose  T = M^T                              for delta Theta, which is again an `apply`
+    dots       out_i = sum_k M_ik x_k               delta Theta of one row, without a transpose; or, M being rows of a, the z of a single output
 
 Sums run over k, and over i, in an order that does not depend on the other rows. The tiles in registers are in
 kernels/cpu/panel_code.py; here is which tile is used where. Without JIT, NumPy does the same on the same memory.
@@ -14,16 +16,17 @@ kernels/cpu/panel_code.py; here is which tile is used where. Without JIT, NumPy 
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
-from . import JIT, compiled, exported, part
-from .panel_code import DEPTHS, FETCH, MOST, PANEL, ROWS, VECTOR, apply_tile, gradient_tile, lanes, padded, panels_of, tile_of, transpose_block
+from . import JIT, compiled, exported
+from .panel_code import DEPTHS, FETCH, MOST, PANEL, RECTIFY, ROWS, VECTOR, apply_tile, dots_tile, gradient_tile, lanes, outer_tile, padded, panels_of, tile_of, transpose_block
+from .team import prefetch_at
 
-__all__ = ["AHEAD", "PANEL", "address", "apply", "gradient", "itemsize", "kernels", "lanes", "padded", "panels_of", "rows_at", "transpose", "vector_at"]
+__all__ = ["AHEAD", "PANEL", "RECTIFY", "address", "apply", "dots", "gradient", "itemsize", "kernels", "lanes", "padded", "panels_of", "rows_at", "transpose", "vector_at"]
 
 AHEAD = 8  # rows beyond the last that `apply` may read and overwrite
 _I64 = ir.IntType(64)
@@ -32,12 +35,17 @@ _R1, _R2, _R3 = ROWS[1], ROWS[2], ROWS[MOST]
 _D1, _D2, _D3 = DEPTHS[1], DEPTHS[2], DEPTHS[MOST]
 
 
-def _address(x):
-    """Where an array begins."""
-    return np.int64(x.ctypes.data)
-
-
 if JIT:
+
+    @intrinsic
+    def _address(typingctx, x):
+        """Where an array begins."""
+
+        def codegen(context, builder, signature, args):
+            return builder.ptrtoint(context.make_array(signature.args[0])(context, builder, args[0]).data, _I64)
+
+        return types.int64(x), codegen
+
     _tile_of = compiled(tile_of)
 
     @intrinsic
@@ -46,22 +54,32 @@ if JIT:
         size = real.bitwidth // 8
         return types.int64(real), lambda context, builder, signature, args: _I64(size)
 
-    @intrinsic
-    def _pointer(typingctx, address, real):
-        """The address as a pointer to numbers of real's type."""
+    def _array_at(kind):
+        """An array of this kind at an address, which it does not own; `shape` are its other arguments."""
 
         def codegen(context, builder, signature, args):
-            return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+            array = context.make_array(kind)(context, builder)
+            size = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+            shape, strides = args[2:], [size]
+            for n in reversed(shape[1:]):
+                strides.insert(0, builder.mul(strides[0], n))
+            pointer = builder.inttoptr(args[0], array.data.type)
+            populate_array(array, data=pointer, shape=shape, strides=strides, itemsize=size, meminfo=None)
+            return array._getvalue()
 
-        return types.CPointer(real)(types.int64, real), codegen
+        return codegen
 
-    def _vector_at(place, zero, n):
-        return numba.carray(_pointer(place, zero), (n,))
+    @intrinsic
+    def _vector_at(typingctx, place, zero, n):
+        kind = types.Array(zero, 1, "C")
+        return kind(types.int64, zero, types.int64), _array_at(kind)
 
-    def _rows_at(place, zero, m, n):
-        return numba.carray(_pointer(place, zero), (m, n))
+    @intrinsic
+    def _rows_at(typingctx, place, zero, m, n):
+        kind = types.Array(zero, 2, "C")
+        return kind(types.int64, zero, types.int64, types.int64), _array_at(kind)
 
-    def _apply(zero, x, places, m, ahead, listed, M, M_rows, width, depth, nothing, out):
+    def _apply(zero, x, places, m, ahead, listed, M, M_rows, width, depth, nothing, out, gate):
         size = itemsize(zero)
         vectors = width * size // VECTOR
         rows = _R1 if vectors == 1 else (_R2 if vectors == 2 else _R3)
@@ -70,30 +88,40 @@ if JIT:
         # One panel after another, all rows through each, so that the panel stays in the cache.
         for v in range(0, vectors, MOST):
             q = min(MOST, vectors - v)
-            panel, across = M + v * M_rows * VECTOR, q * VECTOR // size
+            panel = M + v * M_rows * VECTOR
             bias = nothing if nothing != 0 else panel + depth * q * VECTOR
             tile = _tile_of(m == 1, vectors, q)
             for i in range(0, m, rows):
                 here = places + 8 * i
                 coming = here + 8 * ahead if v == 0 and ahead > 0 and i + ahead < listed else 0
-                to = out + i * width * size + v * VECTOR
-                apply_tile(tile, zero, x, here, coming, panel, across, depth, bias, to, width)
+                at = i * width * size + v * VECTOR
+                apply_tile(tile, zero, x, here, coming, panel, depth, bias, out + at, width, gate + at if gate > RECTIFY else gate)
 
     def _gradient(zero, x, places, m, coming, asked, d, M, M_rows, width, first, count, share, keep):
         size = itemsize(zero)
         vectors = width * size // VECTOR
         step = _D1 if vectors == 1 else (_D2 if vectors == 2 else _D3)
         whole = count - count % step
+        if m == 1:
+            # Then the time is that of reading the panels: backwards, because `apply` has read forwards. What it read last is
+            # still in the first-level cache, and what is written last is what it will read first.
+            for back in range((vectors - 1) // MOST, -1, -1):
+                v = MOST * back
+                q = min(MOST, vectors - v)
+                from_x = x + vector_at(places, np.int64(0), 1)[0] * size
+                if v == 0 and asked > 0:
+                    prefetch_at(x + vector_at(coming, np.int64(0), 1)[0] * size, count * size)
+                outer_tile(q, zero, from_x, d + v * VECTOR, M + (v * M_rows + first * q) * VECTOR, count, share, keep)
+            vectors = 0
         for v in range(0, vectors, MOST):
             q = min(MOST, vectors - v)
-            across = q * VECTOR // size
             panel, d_v = M + v * M_rows * VECTOR + first * q * VECTOR, d + v * VECTOR
             k = 0
             while k < count:
                 x_k, to = x + k * size, panel + k * q * VECTOR
                 wanted = asked if v == 0 and k * size % FETCH == 0 else 0
                 tile = _tile_of(k >= whole, vectors, q)
-                gradient_tile(tile, zero, x_k, places, m, coming, wanted, d_v, width, to, across, share, keep)
+                gradient_tile(tile, zero, x_k, places, m, coming, wanted, d_v, width, to, share, keep)
                 k += step if k < whole else 1
 
     def _place(size, v, k, M_rows, width):
@@ -114,7 +142,16 @@ if JIT:
                 to, T_stride = _place(size, k // count, v * count, width, T_width)
                 transpose_block(zero, M + at, stride, depth - k, nothing, T + to, T_stride)
 
+    def _dots(zero, M, M_rows, stride, m, x, width, out):
+        size = itemsize(zero)
+        count = VECTOR // size
+        for i in range(0, m, count):
+            dots_tile(zero, M, M_rows, width // count, stride // count, i, m - i, x, out + i * size)
+
 else:
+
+    def _address(x):
+        return np.int64(x.ctypes.data)
 
     def _itemsize(zero):
         return zero.itemsize
@@ -138,10 +175,15 @@ else:
         """[(columns, view (M_rows, columns))] of a matrix."""
         return [(cut, _rows_at(M + cut.start * M_rows * zero.itemsize, zero, M_rows, cut.stop - cut.start)) for cut in panels_of(width, zero.dtype)]
 
-    def _apply(zero, x, places, m, ahead, listed, M, M_rows, width, depth, nothing, out):
+    def _apply(zero, x, places, m, ahead, listed, M, M_rows, width, depth, nothing, out, gate):
         rows, target = _gathered(zero, x, places, m, depth), _rows_at(out, zero, m, width)
         for columns, panel in _panels_of(zero, M, M_rows, width):
             target[:, columns] = rows @ panel[:depth] + (0 if nothing else panel[depth])
+        if gate == RECTIFY:
+            target[target < 0] = 0
+        elif gate:
+            a = _rows_at(gate, zero, m, width)
+            target *= np.where(a > 0, 1, a)
 
     def _gradient(zero, x, places, m, coming, asked, d, M, M_rows, width, first, count, share, keep):
         total = share * (_gathered(zero, x, places, m, count).T @ _rows_at(d, zero, m, width))
@@ -154,11 +196,19 @@ else:
             part_of = whole[columns].T
             panel[:, : part_of.shape[1]], panel[:, part_of.shape[1] :] = part_of, 0
 
+    def _dots(zero, M, M_rows, stride, m, x, width, out):
+        numbers, target = _vector_at(x, zero, width), _vector_at(out, zero, padded(m, zero.dtype))
+        target[m:] = 0
+        if stride:
+            target[:m] = _rows_at(M, zero, m, stride)[:, :width] @ numbers
+        else:
+            target[:m] = sum(panel[:m] @ numbers[columns] for columns, panel in _panels_of(zero, M, M_rows, width))
+
 
 itemsize = _itemsize  # bytes of a number
-address = compiled(_address)
-vector_at = compiled(_vector_at)  # the n numbers at an address, as an array
-rows_at = compiled(_rows_at)  # the (m, n) numbers at an address, as an array
+address = _address  # where an array begins
+vector_at = _vector_at  # the n numbers at an address, as an array
+rows_at = _rows_at  # the (m, n) numbers at an address, as an array
 
 # The products. Everything is given by address, because making views of arrays costs more than a small product. `panels`: from
 # `kernels`; zero: a number of the dtype; x: numbers; places: int64, where each row begins in x, in numbers, for m + AHEAD rows;
@@ -166,39 +216,46 @@ rows_at = compiled(_rows_at)  # the (m, n) numbers at an address, as an array
 #
 # apply:     out[i] = bias + sum_k x_ik M[k] for i < m, k < depth, where the bias is M[depth], or `nothing` (zeros) unless that is 0;
 #            rows up to m + AHEAD of out may be overwritten. ahead: while a row is used, ask for the lines of the row so many further, 0 for none,
-#            as far as there are `listed` in places and AHEAD more
+#            as far as there are `listed` in places and AHEAD more. gate: 0; or RECTIFY, for the ReLU of out; or the address of a (m + AHEAD, width),
+#            outputs of a ReLU, whose derivative multiplies out
 # gradient:  M[first + k] = keep M[first + k] + share sum_i x_ik d[i] for k < count; M is not read where keep is 0.
 #            coming, asked: meanwhile ask for the lines of so many other rows
 # transpose: T (width, T_width) = M[:depth]^T, zero in the columns from depth on; nothing: a vector of zeros
+# dots:      out = M[:m] x, and zeros to the end of the last vector; x (width,). M (M_rows > m, width) in panels if stride is 0, else row after row, stride apart
 if JIT:
 
-    @intrinsic
-    def _call_apply(typingctx, function, zero, x, places, m, ahead, listed, M, M_rows, width, depth, nothing, out):
-        return types.void(types.int64, zero, *[types.int64] * 11), _called
+    def _called(number):
+        """The call of a kernel by its address in `panels`."""
+
+        def codegen(context, builder, signature, args):
+            addresses = context.make_array(signature.args[0])(context, builder, args[0]).data
+            kind = ir.FunctionType(ir.VoidType(), [value.type for value in args[1:]])
+            kernel = builder.load(builder.gep(addresses, [_I64(number)]))
+            builder.call(builder.inttoptr(kernel, kind.as_pointer()), args[1:])
+            return context.get_dummy_value()
+
+        return codegen
 
     @intrinsic
-    def _call_gradient(typingctx, function, zero, x, places, m, coming, asked, d, M, M_rows, width, first, count, share, keep):
-        return types.void(types.int64, zero, *[types.int64] * 11, zero, zero), _called
+    def apply(typingctx, panels, zero, x, places, m, ahead, listed, M, M_rows, width, depth, nothing, out, gate):
+        """See above."""
+        return types.void(panels, zero, *[types.int64] * 12), _called(0)
 
     @intrinsic
-    def _call_transpose(typingctx, function, zero, M, M_rows, width, depth, nothing, T, T_width):
-        return types.void(types.int64, zero, *[types.int64] * 7), _called
+    def gradient(typingctx, panels, zero, x, places, m, coming, asked, d, M, M_rows, width, first, count, share, keep):
+        """See above."""
+        return types.void(panels, zero, *[types.int64] * 11, zero, zero), _called(1)
 
-    def _called(context, builder, signature, args):
-        kind = ir.FunctionType(ir.VoidType(), [value.type for value in args[1:]])
-        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
-        return context.get_dummy_value()
+    @intrinsic
+    def transpose(typingctx, panels, zero, M, M_rows, width, depth, nothing, T, T_width):
+        """See above."""
+        return types.void(panels, zero, *[types.int64] * 7), _called(2)
 
-    def _by_address_apply(panels, zero, x, places, m, ahead, listed, M, M_rows, width, depth, nothing, out):
-        _call_apply(panels[0], zero, x, places, m, ahead, listed, M, M_rows, width, depth, nothing, out)
+    @intrinsic
+    def dots(typingctx, panels, zero, M, M_rows, stride, m, x, width, out):
+        """See above."""
+        return types.void(panels, zero, *[types.int64] * 7), _called(3)
 
-    def _by_address_gradient(panels, zero, x, places, m, coming, asked, d, M, M_rows, width, first, count, share, keep):
-        _call_gradient(panels[1], zero, x, places, m, coming, asked, d, M, M_rows, width, first, count, share, keep)
-
-    def _by_address_transpose(panels, zero, M, M_rows, width, depth, nothing, T, T_width):
-        _call_transpose(panels[2], zero, M, M_rows, width, depth, nothing, T, T_width)
-
-    apply, gradient, transpose = part(_by_address_apply), part(_by_address_gradient), part(_by_address_transpose)
 else:
 
     def apply(panels, *arguments):
@@ -213,6 +270,10 @@ else:
         """The same in NumPy."""
         _transpose(*arguments)
 
+    def dots(panels, *arguments):
+        """The same in NumPy."""
+        _dots(*arguments)
+
 
 _kept: dict[str, list] = {}  # the compiled kernels: their code must not be freed
 
@@ -221,12 +282,13 @@ def kernels(dtype):
     """`panels` of this dtype: the addresses of the three, compiled once and called like C, so that no program that uses them compiles them again."""
     name = np.dtype(dtype).name
     if not JIT:
-        return np.zeros(3, np.int64)
+        return np.zeros(4, np.int64)
     if name not in _kept:
         real, integer = getattr(types, name), types.int64
         _kept[name] = [
-            exported(_apply, types.void(real, *[integer] * 11)),
+            exported(_apply, types.void(real, *[integer] * 12)),
             exported(_gradient, types.void(real, *[integer] * 11, real, real)),
             exported(_transpose, types.void(real, *[integer] * 7)),
+            exported(_dots, types.void(real, *[integer] * 7)),
         ]
     return np.array([kernel.address for kernel in _kept[name]], np.int64)
