@@ -290,11 +290,14 @@ def gradient_tile(typingctx, tile, real, x, offsets, count, coming, asked, d, d_
 
 
 @intrinsic
-def outer_tile(typingctx, q, real, x, d, matrix, count, share, keep):
-    """Of q vectors: rows k < count of the matrix (count, q vectors) become keep of themselves, which are not read where keep is 0, and x_k share d."""
+def outer_tile(typingctx, q, real, x, d, matrix, count, coming, share, keep):
+    """Rows k < count of the matrix (count, q vectors) become keep of themselves, which are not read where keep is 0, and x_k share d; the last first.
+
+    coming: 0, or where the numbers begin that are to be asked for meanwhile, a line at a time: all at once they would hold up the matrix.
+    """
 
     def codegen(context, builder, signature, args):
-        q, _, x, d, matrix, count, share, keep = args
+        q, _, x, d, matrix, count, coming, share, keep = args
         emit = Emitter(builder, signature.args[1])
 
         def body(vectors):
@@ -313,13 +316,23 @@ def outer_tile(typingctx, q, real, x, d, matrix, count, share, keep):
             with builder.if_else(builder.fcmp_ordered("==", keep, ir.Constant(emit.real, 0.0))) as (fresh, more):
                 with fresh, cgutils.for_range(builder, count) as loop:
                     row(loop.index, True)
-                with more, cgutils.for_range(builder, count) as loop:
-                    row(builder.sub(builder.sub(count, loop.index), _I64(1)), False)
+                with more:
+                    per_line = FETCH // emit.size
+                    lines = builder.sdiv(count, _I64(per_line))
+                    with cgutils.for_range(builder, builder.sub(count, builder.mul(lines, _I64(per_line)))) as loop:
+                        row(builder.sub(builder.sub(count, loop.index), _I64(1)), False)
+                    asked = builder.icmp_signed("!=", coming, _I64(0))
+                    with cgutils.for_range(builder, lines) as line:
+                        begin = builder.mul(builder.sub(builder.sub(lines, line.index), _I64(1)), _I64(per_line))
+                        with builder.if_then(asked):
+                            emit.prefetch(emit.at(coming, begin))
+                        with cgutils.for_range(builder, _I64(per_line)) as loop:
+                            row(builder.sub(builder.add(begin, _I64(per_line - 1)), loop.index), False)
 
         _one_of(builder, builder.sub(q, _I64(1)), [functools.partial(body, vectors) for vectors in range(1, MOST + 1)])
         return context.get_dummy_value()
 
-    return types.void(types.int64, real, *[types.int64] * 4, real, real), codegen
+    return types.void(types.int64, real, *[types.int64] * 5, real, real), codegen
 
 
 @intrinsic

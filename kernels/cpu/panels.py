@@ -24,7 +24,6 @@ from numba.np.arrayobj import populate_array
 
 from . import JIT, compiled, exported
 from .panel_code import DEPTHS, FETCH, MOST, PANEL, RECTIFY, ROWS, VECTOR, apply_tile, dots_tile, gradient_tile, lanes, outer_tile, padded, panels_of, tile_of, transpose_block
-from .team import prefetch_at
 
 __all__ = ["AHEAD", "PANEL", "RECTIFY", "address", "apply", "dots", "gradient", "itemsize", "kernels", "lanes", "padded", "panels_of", "rows_at", "transpose", "vector_at"]
 
@@ -109,9 +108,8 @@ if JIT:
                 v = MOST * back
                 q = min(MOST, vectors - v)
                 from_x = x + vector_at(places, np.int64(0), 1)[0] * size
-                if v == 0 and asked > 0:
-                    prefetch_at(x + vector_at(coming, np.int64(0), 1)[0] * size, count * size)
-                outer_tile(q, zero, from_x, d + v * VECTOR, M + (v * M_rows + first * q) * VECTOR, count, share, keep)
+                next_x = x + vector_at(coming, np.int64(0), 1)[0] * size if v == 0 and asked > 0 else 0
+                outer_tile(q, zero, from_x, d + v * VECTOR, M + (v * M_rows + first * q) * VECTOR, count, next_x, share, keep)
             vectors = 0
         for v in range(0, vectors, MOST):
             q = min(MOST, vectors - v)

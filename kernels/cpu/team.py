@@ -56,10 +56,10 @@ def _prefetch(typingctx, address):
 
 @intrinsic
 def _address(typingctx, pointer):
-    """A pointer as a number; a number is one already."""
+    """A pointer as a number."""
 
     def codegen(context, builder, signature, args):
-        return args[0] if isinstance(pointer, types.Integer) else builder.ptrtoint(args[0], _INT64)
+        return builder.ptrtoint(args[0], _INT64)
 
     return types.intp(pointer), codegen
 
@@ -92,7 +92,7 @@ def _barrier(memory, team):
 
 
 def _prefetch_bytes(pointer, count):
-    """Asks for the cache lines of `count` bytes from a pointer, or an address, on."""
+    """Asks for the cache lines of `count` bytes from a pointer on."""
     address = _address(pointer)
     for offset in range(0, count, 64):
         _prefetch(address + offset)
