@@ -126,11 +126,13 @@ class Network(FitMethod):
     def _use(self, theta: Array) -> None:
         """Make theta, an array of the engine, the parameters, and weights and biases views of it."""
         weights, biases = self.layout.split(theta)
-        self.__dict__.update(theta=theta, weights=Views("weights", weights), biases=Views("biases", biases))
+        # Not by way of __dict__: where that has been asked for, Python finds every attribute of the object more slowly, and one row notices.
+        for name, value in (("theta", theta), ("weights", Views("weights", weights)), ("biases", Views("biases", biases))):
+            super().__setattr__(name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Parameters are written in place: an array put in their place would be seen by some parts of the engines and not by others."""
-        if name in ("theta", "weights", "biases") and value is not self.__dict__.get(name):
+        if name in ("theta", "weights", "biases") and value is not getattr(self, name, None):
             place = "theta" if name == "theta" else f"{name}[0]"
             raise AttributeError(f"net.{name} cannot be replaced, because all parameters lie in one vector; write into it, as in net.{place}[...] = values")
         super().__setattr__(name, value)
