@@ -1,6 +1,7 @@
 """The products in panels (kernels/cpu/panels.py) against float64 and long double, for every tile and tail; and packing parameters for them."""
 
 import ctypes
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from tolerances import assert_close
 
 import fastnn
+import fastnn.kernels.cpu as kernels_cpu
 from fastnn.backends.host import aligned
 from fastnn.backends.numba_panels import _Panels
 from fastnn.kernels.cpu import JIT, panels
@@ -243,6 +245,7 @@ def test_numba_panels_with_one_output_or_one_row_train_as_blas_does(dtype, sizes
         net = fastnn.Network(sizes, hidden="relu", output=output, cost=cost, l2=0.3, backend=fastnn.get_backend("numba", **how), dtype=dtype, seed=2)
         history = net.fit(X, y, optimizer=rule, learning_rate=0.02, batch_size=batch, epochs=2)
         trained.append((net.theta, history.cost))
+    # Parameters near 1 after up to 80 steps, each rounded a few times in another order; Adam divides small gradients, and their rounding, by their size.
     for theta, costs in trained[1:]:
         np.testing.assert_allclose(theta, trained[0][0], rtol=0, atol=(2000 if rule == "sgd" else 40000) * np.finfo(dtype).eps)
         np.testing.assert_allclose(costs, trained[0][1], rtol=2000 * np.finfo(dtype).eps)
@@ -264,6 +267,20 @@ def test_numba_predictions_of_many_rows(dtype, rows, sizes, hidden, output):
     assert not np.allclose(moved, h)
     X[rows - 1, 0] = np.nan
     assert net.backend.outputs(net, X) is None
+
+
+def test_garbage_is_collected_again_after_compilation():
+    @kernels_cpu._uncollected()
+    def failing():
+        with kernels_cpu._uncollected():  # as when one compilation asks for another
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+        raise ZeroDivisionError
+
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError):
+        failing()
+    assert gc.isenabled()
 
 
 def test_numba_predictions_see_infinity_that_a_relu_would_hide(dtype):

@@ -47,7 +47,7 @@ PANEL = MOST * VECTOR  # bytes of a full panel's row
 # four cycles for its last addition and two are started per cycle; at most as many as there are registers.
 ROWS = {1: 8, 2: 8, 3: 4, 4: 4} if _WIDE else {1: 8, 2: 4}
 DEPTHS = {1: 16, 2: 8, 3: 4, 4: 4} if _WIDE else {1: 8, 2: 4}
-RECTIFY = 1
+RECTIFY = 1  # as the `gate` of `apply_tile`, where an address is larger
 FETCH = 64  # bytes of a cache line, asked for one at a time
 _UNROLLED = 8  # inputs taken at a time, at least as many as `chains`
 _I64, _I32, _I8 = ir.IntType(64), ir.IntType(32), ir.IntType(8)
@@ -144,6 +144,7 @@ class Emitter:
         return self.builder.shuffle_vector(a, b, low), self.builder.shuffle_vector(a, b, high)
 
     def prefetch(self, address, near=2):
+        """Asks for a line: 2 into the second-level cache, 3 into the first."""
         kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
         function = self.builder.module.declare_intrinsic("llvm.prefetch", [_I8.as_pointer()], kind)
         self.builder.call(function, [self.builder.inttoptr(address, _I8.as_pointer()), _I32(0), _I32(near), _I32(1)])

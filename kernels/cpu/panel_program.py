@@ -22,7 +22,7 @@ Memory, all C-contiguous and of the network's dtype unless said, given by the ca
 the inputs; H = AHEAD rows more than asked for, which `apply` may overwrite):
   packed, state1, state2 (N,)  the panels of all layers, one after another; grads (team if sliced else 1, N)
   turned (team, ...)  transposed panels of layers 2..L; x (team, C * s_1)  rows that had to be converted
-  a, d (team, (C + H) * S)  activations and deltas of layers 2..L
+  a, d (team, (C + H) * S)  activations and deltas of layers 2..L; d begins as zeros, and the padding of the last layer's stays so
   h, e, wanted (team, C * K), labels (team, C) int64  outputs, their deltas and the targets without padding
   places (L + 1, C + H) int64  where rows of each layer's width begin, the first all 0; firsts (team, 2 C + H) likewise in the data,
   for the rows at hand and from C + H on for those to be asked for
@@ -91,7 +91,10 @@ _softmax_cross_entropy = compiled(_softmax_cross_entropy)
 
 
 def _outputs(pair, code, slope, z, K, mine, classes, values, by_class, labels, wanted, h, e, zeros, delta):
-    """Overwrites delta (m, P), zero in the padding, with the output layer's from z (m, at least K). Returns (cost sum, rows that are right)."""
+    """Overwrites delta (m, P) with the output layer's from z (m, at least K). Returns (cost sum, rows that are right).
+
+    The padding of delta must be zero before and is then: rows of a vector's length are multiplied whole.
+    """
     m = z.shape[0]
     cost, right = 0.0, 0
     if by_class:
