@@ -1,4 +1,4 @@
-"""Threads of the CPU engine: the plan, the team, BLAS at one thread meanwhile, forks, and equal results whatever their number."""
+"""Threads of the CPU engine: the plan, BLAS at one thread meanwhile, forks, and equal results whatever their number."""
 
 import concurrent.futures
 import os
@@ -6,14 +6,13 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 
 import numpy as np
 import pytest
 from threadpoolctl import ThreadpoolController
 
 import fastnn
-from fastnn.backends import cpu_threads
+from fastnn.backends import cpu_crew, cpu_threads
 from fastnn.backends.cpu_plan import Plan, Problem, choose_plan
 from fastnn.kernels.cpu import JIT
 
@@ -71,88 +70,13 @@ def test_runs_under_way_in_other_threads_share_the_cores():
 
     with cpu_threads.sharing(), cpu_threads.blas_on_one_thread():
         assert cpu_threads.usable_threads() == alone, "a thread does not share with itself"
-    other = threading.Thread(target=lambda: cpu_threads.run_team(other_run, 1))
+    other = threading.Thread(target=lambda: cpu_crew.run_team(other_run, 1))
     other.start()
     assert begun.wait(10)
     assert cpu_threads.usable_threads() == max(1, alone // 2)
     release.set()
     other.join()
     assert cpu_threads.usable_threads() == alone
-
-
-def test_team_runs_every_member_and_members_may_wait_for_each_other():
-    meeting = threading.Barrier(3, timeout=10)
-
-    def work(me):
-        meeting.wait()
-        return me * me
-
-    assert cpu_threads.run_team(work, 3) == [0, 1, 4]
-
-
-def test_an_error_in_a_member_reaches_the_caller():
-    def work(me):
-        if me == 1:
-            raise ValueError("from member 1")
-        return me
-
-    with pytest.raises(ValueError, match="from member 1"):
-        cpu_threads.run_team(work, 2)
-
-
-def test_a_thread_that_cannot_start_runs_nothing(monkeypatch):
-    started = []
-    start = threading.Thread.start
-
-    def failing(self):
-        if self.name == "fastnn-2":
-            raise RuntimeError("can't start new thread")
-        start(self)
-
-    monkeypatch.setattr(threading.Thread, "start", failing)
-    with pytest.raises(RuntimeError, match="can't start"):
-        cpu_threads.run_team(started.append, 3)
-    assert started == []
-
-
-@pytest.mark.parametrize("team", [1, 2, 5])
-def test_parts_are_all_done_once_and_in_order(team):
-    done = []
-
-    def work(part):
-        done.append(part)
-        return part * part
-
-    assert cpu_threads.run_parts(work, 30, team) == [part * part for part in range(30)]
-    assert sorted(done) == list(range(30))
-
-
-@pytest.mark.parametrize("team", [1, 2])
-def test_an_error_in_a_part_reaches_the_caller_when_all_threads_are_done(team):
-    under_way, begun = [], []
-
-    def work(part):
-        begun.append(part)
-        under_way.append(part)
-        time.sleep(0.01)
-        under_way.remove(part)
-        if part == 3:
-            raise ValueError("from part 3")
-
-    with pytest.raises(ValueError, match="from part 3"):
-        cpu_threads.run_parts(work, 30, team)
-    assert under_way == [], "nobody works on the caller's memory any more"
-    assert len(begun) < 30, "no part is begun after an error"
-
-
-def test_threads_for_parts_that_cannot_start_are_an_error(monkeypatch):
-    def failing(function, arguments):
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(cpu_threads._thread, "start_new_thread", failing)
-    with pytest.raises(RuntimeError, match="can't start"):
-        cpu_threads.run_parts(lambda part: part, 3, 2)
-    assert cpu_threads.run_parts(lambda part: part, 3, 1) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -259,7 +183,7 @@ def test_a_forked_child_trains_after_its_parent_did():
 def test_a_forked_child_does_not_share_with_runs_of_its_parent():
     code = """
         import os, sys, threading
-        from fastnn.backends import cpu_threads
+        from fastnn.backends import cpu_crew, cpu_threads
         cpu_threads._cores, cpu_threads._told = lambda: 8, lambda: []
         begun, release = threading.Event(), threading.Event()
         def hold():

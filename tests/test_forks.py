@@ -200,3 +200,14 @@ def test_blas_has_its_threads_back_in_a_child_forked_halfway(count):
         """,
         count,
     )
+
+
+def test_a_child_has_threads_of_its_own_for_a_run():
+    """Those that waited in the parent are not there."""
+    assert not run(
+        """
+        from fastnn.backends import cpu_crew
+        here = cpu_crew.run_team(lambda me: threading.get_native_id(), 3)
+        sys.exit(in_child(lambda: len({*here, *cpu_crew.run_team(lambda me: threading.get_native_id(), 3)}) == 6))
+        """
+    )

@@ -1,21 +1,19 @@
-"""Threads of the CPU engine: how many, a team of them, and BLAS held to one thread meanwhile.
+"""Threads of the CPU engine: how many, and BLAS held to one thread meanwhile. Who they are: fastnn/backends/cpu_crew.py.
 
 Everything here works without environment variables, and leaves the process as it found it.
 """
 
 from __future__ import annotations
 
-import _thread
-import ctypes
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["blas_on_one_thread", "run_team", "sharing", "usable_threads"]
+__all__ = ["blas_on_one_thread", "blas_on_one_thread_here", "sharing", "usable_threads"]
 
 QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
 _lock = threading.Lock()
@@ -117,8 +115,8 @@ def _restore() -> None:
     _before.clear()  # last: a child forked until here restores them itself
 
 
-def _in_a_member() -> None:
-    """OpenMP counts threads per calling thread, so a new thread must be told again."""
+def blas_on_one_thread_here() -> None:
+    """For the other threads of a team: OpenMP counts threads per calling thread, so each must be told again. It stays so in this thread."""
     for library in _blas():
         if getattr(library, "threading_layer", "") == "openmp":
             library.set_num_threads(1)
@@ -136,135 +134,3 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def _begin_elsewhere(me: int, creator: int) -> None:
-    """Move this thread off its creator's core, once; afterwards it may run where the system likes.
-
-    A new thread begins on the core that made it, and the scheduler takes milliseconds to notice the
-    idle one beside it: a third of a short run was lost to that.
-    """
-    if creator < 0:
-        return
-    allowed = os.sched_getaffinity(0)
-    others = sorted(allowed - {creator})
-    if others:
-        try:
-            os.sched_setaffinity(0, {others[(me - 1) % len(others)]})
-            os.sched_setaffinity(0, allowed)
-        except OSError:
-            pass  # a sandbox may forbid it; the scheduler then takes its time
-
-
-def _core() -> int:
-    """The core this thread runs on, -1 where the system does not tell (other than Linux)."""
-    if not hasattr(os, "sched_setaffinity"):
-        return -1
-    try:
-        return int(ctypes.CDLL(None).sched_getcpu())
-    except (OSError, AttributeError):
-        return -1
-
-
-def run_team(work: Callable[[int], Any], team: int) -> list[Any]:
-    """[work(0), ..., work(team - 1)], each in a thread of its own, work(0) in this one.
-
-    None begins before all threads exist, so members may wait for each other.
-
-    Raises
-    ------
-    RuntimeError
-        The threads could not be started; nothing was run.
-    """
-    if team == 1:
-        with sharing():
-            return [work(0)]
-    results: list[Any] = [None] * team
-    errors: list[BaseException] = []
-    start = threading.Event()
-    go = False
-
-    creator = _core()
-
-    def member(me: int) -> None:
-        _begin_elsewhere(me, creator)
-        start.wait()
-        if go:
-            try:
-                _in_a_member()
-                results[me] = work(me)
-            except BaseException as error:
-                errors.append(error)
-
-    threads = [threading.Thread(target=member, args=(me,), name=f"fastnn-{me}", daemon=True) for me in range(1, team)]
-    begun: list[threading.Thread] = []
-    try:
-        for thread in threads:
-            thread.start()
-            begun.append(thread)
-        go = True
-    finally:
-        start.set()
-        if not go:
-            for thread in begun:
-                thread.join()
-    with sharing():
-        results[0] = work(0)
-        for thread in threads:
-            thread.join()
-    if errors:
-        raise errors[0]
-    return results
-
-
-def run_parts(work: Callable[[int], Any], parts: int, team: int) -> list[Any]:
-    """[work(0), ..., work(parts - 1)], each by whichever of `team` threads is free; this one begins before the others are there.
-
-    For parts that need neither each other nor BLAS. To start a thread and wait for it takes as long as some
-    thousand rows of a small network.
-
-    Raises
-    ------
-    RuntimeError
-        The threads could not be started.
-    """
-    results: list[Any] = [None] * parts
-    errors: list[BaseException] = []
-    numbers = iter(range(parts))
-    next_number = threading.Lock()
-    creator = _core() if team > 1 else -1
-
-    def take() -> None:
-        while not errors:
-            with next_number:
-                number = next(numbers, None)
-            if number is None:
-                return
-            try:
-                results[number] = work(number)
-            except BaseException as error:
-                errors.append(error)
-
-    def member(me: int, done: Any) -> None:
-        try:
-            _begin_elsewhere(me, creator)
-            take()
-        finally:
-            done.release()
-
-    with sharing():
-        ends = []
-        try:
-            for me in range(1, min(team, parts)):
-                done = _thread.allocate_lock()
-                done.acquire()
-                _thread.start_new_thread(member, (me, done))  # `Thread.start` would wait
-                ends.append(done)
-            take()
-        except BaseException as error:
-            errors.append(error)
-        for done in ends:
-            done.acquire()
-    if errors:
-        raise errors[0]
-    return results

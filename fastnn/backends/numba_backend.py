@@ -34,9 +34,10 @@ from ..kernels.cpu.prediction import prediction
 from ..kernels.cpu.program import training_program
 from ..kernels.cpu.team import new_barrier
 from .cpu_blas import Blas, blas_of_process
+from .cpu_crew import run_parts, run_team
 from .cpu_plan import Plan, Problem, Wishes, choose_plan, explain_plan
 from .cpu_program import TeamProgram, hyper_rows, targets_of, two_states
-from .cpu_threads import blas_on_one_thread, run_parts, run_team, sharing, usable_threads
+from .cpu_threads import blas_on_one_thread, sharing, usable_threads
 from .numba_panels import PanelPredictor, PanelProgram
 
 if TYPE_CHECKING:
@@ -258,7 +259,7 @@ class NumbaProgram(TeamProgram):
         self._squares[...] = 0  # members of the plan who stay away add nothing
         classes, values, by_class, factor = self._arguments(X, y, order, start, stop)
         rows_of_X = source_of(X), reader(X.dtype, net.dtype), factor
-        hyper, states, meeting = hyper_rows(rule, rates), two_states(rule.state, net.dtype), new_barrier()
+        hyper, states, meeting = hyper_rows(rule, rates), two_states(rule.state, net.dtype), new_barrier(team)
 
         def work(me: int) -> None:
             with self._blas.one_thread_here():

@@ -15,9 +15,9 @@ from ..kernels.cpu.panel_program import panel_program
 from ..kernels.cpu.panels import AHEAD, kernels, padded, panels_of
 from ..kernels.cpu.team import new_barrier
 from .base import Array
+from .cpu_crew import run_team
 from .cpu_plan import Plan
 from .cpu_program import TeamProgram, hyper_rows, two_states
-from .cpu_threads import run_team
 from .host import aligned
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class PanelProgram(TeamProgram):
         classes, values, by_class, factor = self._arguments(X, y, order, start, stop)
         native = JIT and X.dtype == net.dtype and (X.strides[1] == X.itemsize or X.shape[1] == 1) and X.strides[0] % X.itemsize == 0
         source = source_of(X), reader(X.dtype, net.dtype), native, factor
-        hypers, meeting = hyper_rows(rule, rates), new_barrier()
+        hypers, meeting = hyper_rows(rule, rates), new_barrier(team)
         vectors = [(net.theta, self._packed), *zip(rule.state, self._states, strict=True)]
         for vector, packed in vectors:
             self._layout.pack(net.split(vector), packed)

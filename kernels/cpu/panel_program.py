@@ -273,7 +273,7 @@ def _worker(
                 cost += tile_cost
                 right += tile_right
             if not sliced and team > 1:
-                barrier(meeting, team)
+                barrier(meeting, me, team)
             for member in range(me if sliced else 0, me + 1 if sliced else team):
                 member_from, member_to = _share(m, member, team)
                 rows = min(member_from + begin + capacity, member_to) - min(member_from + begin, member_to)
@@ -310,9 +310,9 @@ def _worker(
                         biases_keep = (one if direct else zero) if fresh else one
                         gradient(panels, zero, address(ones), place, rows, place, 0, delta, panel, depth + 1, P, depth, 1, share, biases_keep)
             if not sliced and team > 1 and begin + capacity < most:
-                barrier(meeting, team)
+                barrier(meeting, me, team)
         if sliced and team > 1:
-            barrier(meeting, team)
+            barrier(meeting, me, team)
         if not direct:
             for layer in range(layers):
                 P, depth = widths[layer], sizes[layer]
@@ -335,7 +335,7 @@ def _worker(
                         own2 = vector_at(address(state2) + begin_at, zero, count if state2.size else 0)
                         update(rule, hyper, t, vector_at(theta + begin_at, zero, count), own_grad, own1, own2, 1 / m, 0.0 if biases else l2)
         if team > 1:
-            barrier(meeting, team)
+            barrier(meeting, me, team)
         _turn(panels, zero, thin, sizes, widths, blocks, turns, theta, T, nothing)
     costs[16 * me] = cost
     hits[16 * me] = right

@@ -206,7 +206,7 @@ def _worker(
                 cost += chunk_cost
                 right += chunk_right
             if not sliced:
-                barrier(meeting, team)
+                barrier(meeting, me, team)
             fresh = begin == from_row
             alpha, beta = 1.0, 0.0 if fresh else 1.0
             if direct:
@@ -224,9 +224,9 @@ def _worker(
                 _accumulate(layer, first, last, low, high, capacity, sizes, offsets, starts, x, a, d, target, alpha, beta)
                 _accumulate_biases(layer, first, last, low, high, capacity, fresh, sizes, offsets, starts, d, grad, partial)
             if not sliced and begin + C < m:
-                barrier(meeting, team)
+                barrier(meeting, me, team)
         if sliced:
-            barrier(meeting, team)
+            barrier(meeting, me, team)
         for layer in range(layers):
             n_in, n_out = sizes[layer], sizes[layer + 1]
             first, last = _share(n_out, me, team)
@@ -248,7 +248,7 @@ def _worker(
                 else:
                     update(rule, hyper, t, w, grad_of_w, state1[begin:end], state2[begin:end], 1 / m, decay)
         if rule >= LAYERWISE:
-            barrier(meeting, team)  # the norms of a layer are sums over all threads
+            barrier(meeting, me, team)  # the norms of a layer are sums over all threads
             for layer in range(layers):
                 n_in, n_out = sizes[layer], sizes[layer + 1]
                 first, last = _share(n_out, me, team)
@@ -256,7 +256,7 @@ def _worker(
                     begin = offsets[layer] + (n_out * n_in + first if biases else first * n_in)
                     end = begin + (last - first) * (1 if biases else n_in)
                     move(rule, hyper, theta[begin:end], grads[0][begin:end], state1[begin:end], not biases, squares[layer, biases])
-        barrier(meeting, team)
+        barrier(meeting, me, team)
     costs[16 * me] = cost
     hits[16 * me] = right
 

@@ -7,6 +7,8 @@ afterwards is safe, and several teams may run at once.
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 from llvmlite import ir
 from numba.core import types
@@ -40,6 +42,17 @@ def _atomic_load(typingctx, address):
 
 
 @intrinsic
+def _atomic_store(typingctx, address, value):
+    """Writes the int64 at address."""
+
+    def codegen(context, builder, signature, args):
+        builder.store_atomic(args[1], builder.inttoptr(args[0], _INT64.as_pointer()), "monotonic", 8)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.int64), codegen
+
+
+@intrinsic
 def _prefetch(typingctx, address):
     """Asks for the cache line at address; never faults."""
 
@@ -64,31 +77,53 @@ def _address(typingctx, pointer):
     return types.intp(pointer), codegen
 
 
-_sched_yield = types.ExternalFunction("sched_yield", types.intc())
-_SPINS = 4000  # about 2 microseconds; after that another process may need the core more
+_LINUX = sys.platform.startswith("linux")
+_sched_yield, _usleep = types.ExternalFunction("sched_yield", types.intc()), types.ExternalFunction("usleep", types.intc(types.uintc))
+_sched_getcpu = types.ExternalFunction("sched_getcpu", types.intc())
+_SPINS = 4000  # about 2 microseconds
+_PATIENCE = _SPINS + 10_000  # about 100 more, because each of these also looks where the others are
+_NAP = 10  # microseconds, to which the system adds about 50
+_LINE = 16  # numbers between two that different threads write: two cache lines, which are fetched together
 
 
-def new_barrier():
-    """Memory for one barrier: arrivals and generation, each on a cache line of its own."""
-    return np.zeros(32, np.int64)
+def new_barrier(team):
+    """Memory for one barrier of so many threads: arrivals, generation, and where each thread was last, each on lines of its own."""
+    return np.zeros((2 + team) * _LINE, np.int64)
 
 
-def _barrier(memory, team):
-    """Returns when all `team` threads have called it as often as this one. Everything written before is seen after."""
+def _here():
+    """1 + the number of the core this thread runs on; 0 where the system does not tell."""
+    return np.int64(_sched_getcpu()) + 1 if _LINUX else np.int64(0)
+
+
+def _barrier(memory, me, team):
+    """Returns when all `team` threads have called it as often as this one, each with its number. Everything written before is seen after.
+
+    Who waits stays awake at first: where each thread has a core to itself nothing is faster. Where another of the team was last seen
+    on this core, it gives the core up, for the other may need it. Otherwise it sleeps after a while: beside other processes the one that is waited for
+    may have to wait for its core, and who only yields a core to such a process is without it for milliseconds at every step.
+    """
     if team == 1:
         return
     arrivals = memory.ctypes.data
-    generation = arrivals + 128
+    generation, places = arrivals + 8 * _LINE, arrivals + 16 * _LINE
     mine = _atomic_load(generation)
+    _atomic_store(places + 8 * _LINE * me, _here())
     if _atomic_add(arrivals, 1) == team - 1:
         _atomic_add(arrivals, -team)
         _atomic_add(generation, 1)
-    else:
-        spins = 0
-        while _atomic_load(generation) == mine:
-            spins += 1
-            if spins > _SPINS:
+        return
+    spins = 0
+    while _atomic_load(generation) == mine:
+        spins += 1
+        if spins > _SPINS:
+            here, together = _here(), False
+            for other in range(team):
+                together = together or (other != me and _atomic_load(places + 8 * _LINE * other) == here)
+            if together and (here > 0 or spins <= _PATIENCE):
                 _sched_yield()
+            elif spins > _PATIENCE:
+                _usleep(_NAP)
 
 
 def _prefetch_bytes(pointer, count):
@@ -99,11 +134,12 @@ def _prefetch_bytes(pointer, count):
 
 
 if JIT:
+    _here = compiled(_here)
     barrier = compiled(_barrier)
     prefetch_at = compiled(_prefetch_bytes)
 else:
 
-    def barrier(memory, team):
+    def barrier(memory, me, team):
         """Without JIT a team has one thread."""
 
     def prefetch_at(pointer, count):
