@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +32,17 @@ def test_the_plan_is_the_fastest_of_those_weighed(batch, threads):
 
 
 def test_the_model_by_hand():
-    """784-300-100-10: 266,610 parameters, 31,000 of them transposed, 512 rows; 6 flops each, gradients between cores at 11 GB/s."""
+    """784-300-100-10: 266,610 parameters, 31,000 of them transposed, 512 rows; 6 flops each, gradients between cores at 14 GB/s."""
     problem = Problem(SIZES, 512, 4)
-    assert (problem.parameters, problem.turned, problem.per_row, problem.slices_pay) == (266_610, 31_000, 1604, True)
+    assert (problem.parameters, problem.turned, problem.per_row) == (266_610, 31_000, 1604)
+    assert (problem.slices_pay(True), problem.slices_pay(False)) == (True, True)  # 266,610 of 821,248 numbers: 0.32
+    assert (Problem((784, 100, 100, 10), 128, 4).slices_pay(True), Problem((784, 100, 100, 10), 128, 4).slices_pay(False)) == (False, True)  # 0.58
     flops = 6 * 266_610 * 512
     calls, turning = 9 * 0.5e-6, 31_000 * 0.35e-9
     assert problem.seconds(1, True, False) == pytest.approx(flops / 1.1e11 + calls)
     assert problem.seconds(1, True, True) == pytest.approx(flops / 1.8e11 + turning)
-    assert problem.seconds(2, True, True) == pytest.approx(flops / 2 / 1.8e11 + turning + 10e-6 + 2 * 4 * 266_610 / 1.1e10)
-    assert problem.seconds(2, False, False) == pytest.approx(flops / 2 / 1.1e11 + calls + 10e-6 + 4 * 266_610 / 1.1e10)
+    assert problem.seconds(2, True, True) == pytest.approx(flops / 2 / 1.8e11 + turning + 6.5e-6 + 2 * 4 * 266_610 / 1.4e10)
+    assert problem.seconds(2, False, False) == pytest.approx(flops / 2 / 1.1e11 + calls + 6.5e-6 + 4 * 266_610 / 1.4e10)
     assert Problem(SIZES, 512, 8).seconds(1, True, True) == pytest.approx(2 * flops / 1.8e11 + turning)
 
 
@@ -49,9 +52,18 @@ def test_the_model_by_hand():
         (Problem((784, 16, 16, 10), 1, 4), True),
         (Problem(SIZES, 32, 4), True),
         (Problem(SIZES, 8192, 4), True),
-        (Problem((28, 300, 300, 300, 300, 1), 1, 4), False),  # transposing three layers for one row does not pay
+        (Problem((28, 300, 300, 300, 300, 1), 1, 4), True),  # nothing is transposed for one row
+        (Problem((28, 300, 300, 300, 300, 1), 2, 4), False),  # transposing three layers for two rows does not pay
         (Problem((28, 300, 300, 300, 300, 1), 128, 4), True),
-        (Problem((784, 1024, 1024, 10), 128, 4), False),  # 7 MiB of parameters do not stay in the cache
+        (Problem((784, 1024, 1024, 10), 128, 4), True),
+        (Problem((784, 1024, 1024, 10), 128, 4, mkl=True), False),  # 7 MiB of parameters do not stay in the cache, and MKL reads them seldom
+        (Problem((784, 1024, 1024, 10), 1, 4, mkl=True), True),
+        (Problem((784, 1024, 1024, 10), 128, 8), True),
+        (Problem((784, 1024, 1024, 10), 256, 4), True),
+        (Problem((784, 1024, 1024, 10), 257, 4), False),  # any BLAS reads them seldom for so many rows
+        (Problem((784, 2048, 1024, 10), 128, 4), True),  # 14.2 MiB
+        (Problem((784, 2048, 1300, 10), 128, 4), False),  # 16.3 MiB
+        (Problem((784, 2048, 1300, 10), 1, 4), False),
         (Problem(SIZES, 32, 4, fits_panels=False), False),
     ],
     ids=str,
@@ -84,6 +96,11 @@ def test_what_is_wished_for_holds_and_the_rest_is_chosen(wishes, expected):
     assert choose_plan(Problem(SIZES, 512, 4), 2, Wishes(**wishes)) == expected
 
 
+@pytest.mark.parametrize(("inputs", "itemsize", "rows"), [(784, 4, 64), (257, 4, 64), (256, 4, 96), (128, 8, 96), (129, 8, 64), (1, 4, 96)])
+def test_more_rows_at_a_time_where_they_are_short(inputs, itemsize, rows):
+    assert choose_plan(Problem((inputs, 30, 10), 8192, itemsize), 2) == Plan(2, 2 * rows, True, True)
+
+
 def test_the_explanation_shows_the_choice_among_its_alternatives_with_their_times():
     problem = Problem(SIZES, 512, 4)
     text = explain_plan(problem, 2)
@@ -93,14 +110,26 @@ def test_the_explanation_shows_the_choice_among_its_alternatives_with_their_time
     assert [(mark == "->", float(us.replace(",", "")), plan) for mark, us, plan in shown] == [
         (plan == chosen, pytest.approx(seconds * 1e6, abs=0.06), str(plan)) for seconds, plan in possible_plans(problem, 2)
     ]
-    assert "266,610 parameters against 0.75 x 512 rows x 1,604 numbers each" in text
+    assert "266,610 parameters against 0.4 x 512 rows x 1,604 numbers each" in text
     assert "at 180 (panels) and 110 GFLOP/s (BLAS)" in text
     assert "not measured on this machine" in text
     asked = explain_plan(problem, 2, Wishes(threads=1, chunk=7, sliced=True))
     assert asked.count("as asked for") == 3
     assert explain_plan(problem, 2, Wishes(panels=False)).count("by BLAS, as asked for") == 1
-    assert "7.1 MiB of parameters do not stay in a core's cache" in explain_plan(Problem((784, 1024, 1024, 10), 128, 4), 2)
+    assert "7.1 MiB of parameters do not stay in a core's cache" in explain_plan(Problem((784, 1024, 1024, 10), 128, 4, mkl=True), 2)
+    assert "up to 16 MiB for at most 256 rows beside this BLAS" in explain_plan(Problem((784, 1024, 1024, 10), 512, 4), 2)
+    assert "0.75 x 512 rows" in explain_plan(problem, 2, Wishes(panels=False))
     assert "panels do not do this rule" in explain_plan(Problem(SIZES, 32, 4, fits_panels=False), 2)
+
+
+@needs_threads
+@pytest.mark.parametrize(("library", "panels"), [(None, True), (object(), False)], ids=["SciPy's BLAS", "MKL"])
+def test_the_engine_tells_the_model_its_blas(monkeypatch, library, panels):
+    engine = fastnn.get_backend("numba", threads=2)
+    monkeypatch.setattr(engine, "blas", replace(engine.blas, library=library))
+    net = fastnn.Network([784, 1024, 1024, 10], backend=engine, init="zeros")
+    assert ("in panels" in net.plan(128)) is panels
+    assert ("beside MKL" in net.plan(128, explain=True)) is not panels
 
 
 def test_every_engine_explains_itself(backend):

@@ -15,15 +15,23 @@ __all__ = ["Plan", "Problem", "Wishes", "choose_plan", "explain_plan", "possible
 # upper layers for the panels, and parameters crossing between cores. More than two cores are extrapolation.
 PANELS_FLOPS, BLAS_FLOPS = 1.8e11, 1.1e11
 CALL_SECONDS, TURN_SECONDS = 0.5e-6, 0.35e-9
-MEETING_SECONDS = 10e-6
-BYTES_PER_SECOND = 1.1e10
-SLICES_UP_TO = 0.75  # parameters per number of the batch's rows
-# Panels pay while the parameters stay in a core's cache; above, BLAS reads each of them less often.
-PANELS_BYTES = 3 << 20
-PANELS_ROWS = 64  # of a tile: with more, the deltas of a panel leave the first-level cache
+MEETING_SECONDS = 6.5e-6
+BYTES_PER_SECOND = 1.4e10
+PANELS_SLICES_UP_TO, BLAS_SLICES_UP_TO = 0.4, 0.75  # parameters per number of the batch's rows
+# Panels pay while the parameters stay in a core's cache. Further away, up to the second limit, BLAS reads each of them
+# less often where there are more rows than these: MKL from the second on, SciPy's BLAS only from many.
+PANELS_BYTES, PANELS_BYTES_FAR = 3 << 20, 16 << 20
+FAR_ROWS_BESIDE_MKL, FAR_ROWS = 1, 256
+# Rows of a tile: with more, the deltas of a panel leave the first-level cache, or the data of the next tile push out what is needed before.
+PANELS_ROWS, PANELS_SHORT_ROWS, SHORT_ROW_BYTES = 64, 96, 1024
 # Bytes of rows, activations and deltas that BLAS is given at a time. A narrow net's products are small, so
 # its tile stays in the second-level cache; a wide one's want many rows.
 NARROW_PARAMETERS, NARROW_BYTES, WIDE_BYTES = 60_000, 1 << 18, 3 << 20
+
+
+def slices_up_to(panels: bool) -> float:
+    """Parameters per number of the batch's rows up to which slices of the batch pay."""
+    return PANELS_SLICES_UP_TO if panels else BLAS_SLICES_UP_TO
 
 
 @dataclass(frozen=True)
@@ -83,12 +91,13 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Problem:
-    """Layers `sizes`, rows per step, bytes per number, and whether panels can do it: all that a plan depends on but the machine."""
+    """Layers `sizes`, rows per step, bytes per number, whether panels can do it and whether the BLAS is MKL: all that a plan depends on but the machine."""
 
     sizes: Sequence[int]
     batch: int
     itemsize: int
     fits_panels: bool = True
+    mkl: bool = False
 
     @property
     def parameters(self) -> int:
@@ -100,24 +109,29 @@ class Problem:
         return self.parameters * self.itemsize <= PANELS_BYTES
 
     @property
+    def panels_pay(self) -> bool:
+        """Whether panels are weighed against BLAS at all."""
+        few = self.batch <= (FAR_ROWS_BESIDE_MKL if self.mkl else FAR_ROWS)
+        return self.fits_panels and self.parameters * self.itemsize <= (PANELS_BYTES_FAR if few else PANELS_BYTES)
+
+    @property
     def turned(self) -> int:
-        """Weights of the layers above the first, whose transposes the panels need."""
-        return sum(n_out * n_in for n_in, n_out in itertools.pairwise(self.sizes[1:]))
+        """Weights of the layers above the first, whose transposes the panels need for more than one row."""
+        return 0 if self.batch == 1 else sum(n_out * n_in for n_in, n_out in itertools.pairwise(self.sizes[1:]))
 
     @property
     def per_row(self) -> int:
         """Numbers of a row in the workspace: inputs, activations and deltas."""
         return self.sizes[0] + 2 * sum(self.sizes[1:])
 
-    @property
-    def slices_pay(self) -> bool:
+    def slices_pay(self, panels: bool) -> bool:
         """Slices move every Delta between cores, sharing moves the rows and what became of them."""
-        return self.parameters <= SLICES_UP_TO * self.batch * self.per_row
+        return self.parameters <= slices_up_to(panels) * self.batch * self.per_row
 
     def tile(self, panels: bool) -> int:
         """Rows that a thread takes at a time."""
         if panels:
-            return PANELS_ROWS
+            return PANELS_SHORT_ROWS if self.sizes[0] * self.itemsize <= SHORT_ROW_BYTES else PANELS_ROWS
         least, tile_bytes, multiple = (32, NARROW_BYTES, 16) if self.parameters <= NARROW_PARAMETERS else (256, WIDE_BYTES, 64)
         return max(least, tile_bytes // (self.per_row * self.itemsize) // multiple * multiple)
 
@@ -143,14 +157,14 @@ class Problem:
 def possible_plans(problem: Problem, threads: int, wishes: Wishes = Wishes()) -> list[tuple[float, Plan]]:
     """The plans that the model weighs, with its seconds per step: both programs with teams of 1, 2, 4, ... and all of `threads`, in the form that the sizes suggest."""
     teams = [wishes.threads] if wishes.threads is not None else sorted({threads, *(1 << k for k in range(threads.bit_length()))})
-    programs = [panels for panels in (False, True) if not panels or (problem.fits_panels and (problem.stays_in_cache or wishes.panels))]
+    programs = [panels for panels in (False, True) if not panels or problem.panels_pay or (problem.fits_panels and wishes.panels)]
     if wishes.panels is not None and wishes.panels in programs:
         programs = [wishes.panels]
     plans = []
     for panels, team in itertools.product(programs, teams):
         has_rows = wishes.chunk is None or wishes.chunk >= team  # at least one for every thread
         # Alone both forms are the same but for the tile; one thread with a tile of its own is called sliced.
-        sliced = wishes.sliced if wishes.sliced is not None else has_rows and (team == 1 or problem.slices_pay)
+        sliced = wishes.sliced if wishes.sliced is not None else has_rows and (team == 1 or problem.slices_pay(panels))
         if has_rows or (wishes.threads is not None and not sliced):
             plans.append((problem.seconds(team, sliced, panels), problem.plan(team, sliced, panels, wishes.chunk)))
     return plans
@@ -164,11 +178,12 @@ def choose_plan(problem: Problem, threads: int, wishes: Wishes = Wishes()) -> Pl
 def explain_plan(problem: Problem, threads: int, wishes: Wishes = Wishes()) -> str:
     """Why this plan: what was weighed, the numbers of the model and where they come from. Several lines."""
     chosen = choose_plan(problem, threads, wishes)
-    parameters, moved = problem.parameters, problem.batch * problem.per_row
-    form = f"{parameters:,} parameters against {SLICES_UP_TO:g} x {problem.batch:,} rows x {problem.per_row:,} numbers each ({SLICES_UP_TO * moved:,.0f})"
+    parameters, share = problem.parameters, slices_up_to(chosen.panels)
+    moved = share * problem.batch * problem.per_row
+    form = f"{parameters:,} parameters against {share:g} x {problem.batch:,} rows x {problem.per_row:,} numbers each ({moved:,.0f})"
     if wishes.sliced is not None:
         why = f"{'slices' if wishes.sliced else 'shared rows'}, as asked for"
-    elif problem.slices_pay:
+    elif problem.slices_pay(chosen.panels):
         why = f"slices of the batch, whose gradients are added up: {form}, so moving gradients between cores costs less than moving rows"
     else:
         why = f"rows shared by all threads, each updating its own parameters: {form}, so moving rows costs less than moving gradients"
@@ -177,7 +192,7 @@ def explain_plan(problem: Problem, threads: int, wishes: Wishes = Wishes()) -> s
     if wishes.chunk is not None:
         rows = f"as asked for, chunk={wishes.chunk}"
     elif chosen.panels:
-        rows = f"{PANELS_ROWS} per thread, with which the deltas of a panel stay in the first-level cache"
+        rows = f"{problem.tile(True)} per thread, with which the deltas of a panel stay in the first-level cache"
     else:
         rows = f"about {tile} of rows, activations and deltas per thread, for a {kind} net (up to {NARROW_PARAMETERS:,} parameters)"
     lines = [str(chosen), f"form: {why}", f"rows at a time: {rows}"]
@@ -185,9 +200,11 @@ def explain_plan(problem: Problem, threads: int, wishes: Wishes = Wishes()) -> s
         lines.append(f"products: {'in panels' if wishes.panels else 'by BLAS'}, as asked for")
     elif not problem.fits_panels:
         lines.append("products: by BLAS, because panels do not do this rule")
-    elif not problem.stays_in_cache:
+    elif not problem.panels_pay:
+        few = FAR_ROWS_BESIDE_MKL if problem.mkl else FAR_ROWS
         lines.append(
-            f"products: by BLAS, because {parameters * problem.itemsize / 2**20:.1f} MiB of parameters do not stay in a core's cache (panels up to {PANELS_BYTES >> 20} MiB)"
+            f"products: by BLAS, because {parameters * problem.itemsize / 2**20:.1f} MiB of parameters do not stay in a core's cache "
+            f"(panels up to {PANELS_BYTES >> 20} MiB, and up to {PANELS_BYTES_FAR >> 20} MiB for at most {few} row{'s' if few > 1 else ''} beside {'MKL' if problem.mkl else 'this BLAS'})"
         )
     else:
         lines.append("products: in panels or by BLAS, whichever the model finds faster")

@@ -147,7 +147,7 @@ class NumbaBackend(HostBackend):
             layerwise.move(optimizer.code, hyper, w, d, first, decay > 0, squares)
 
     def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None) -> Program:
-        problem = _problem(net, positive_integer("batch_size", batch_size), optimizer)
+        problem = self._problem(net, positive_integer("batch_size", batch_size), optimizer)
         plan = choose_plan(problem, self._most_threads(), self._wishes)
         if plan.panels and problem.fits_panels:
             return PanelProgram(net, optimizer, batch_size, micro_batch, plan)
@@ -196,12 +196,16 @@ class NumbaBackend(HostBackend):
     def _team_for(self, total: int, flops: int) -> int:
         return min(self._most_threads(), total) if flops > TEAM_FLOPS else 1
 
+    def _problem(self, net: Network, batch_size: int, optimizer: Optimizer | None) -> Problem:
+        """LARS and LAMB want norms of whole layers, which panels are cut across."""
+        return Problem(net.sizes, batch_size, net.dtype.itemsize, fits_panels=not isinstance(optimizer, LayerWise), mkl=self.blas.library is not None)
+
     def _most_threads(self) -> int:
         """As wished, else as many as this process may use now."""
         return self._wishes.threads or (usable_threads() if JIT else 1)
 
     def plan(self, net: Network, batch_size: int, explain: bool = False, micro_batch: int | None = None, optimizer: Optimizer | None = None) -> str:
-        given = _problem(net, batch_size, optimizer), self._most_threads(), self._wishes
+        given = self._problem(net, batch_size, optimizer), self._most_threads(), self._wishes
         plan = choose_plan(*given).with_rows_at_most(batch_size if micro_batch is None else micro_batch)
         if not explain:
             return str(plan)
@@ -228,7 +232,7 @@ class _Predictor:
         self.one_row: Any = one_row(net.dtype)
         self.layers = np.stack([sizes[:-1], sizes[1:], offsets[:-1], codes, slopes.ctypes.data + slopes.itemsize * np.arange(len(codes))], axis=1)
         self.predict: Any = prediction(net.dtype)
-        self.fits_panels = _problem(net, 1).stays_in_cache
+        self.fits_panels = Problem(net.sizes, 1, net.dtype.itemsize).stays_in_cache
         self.panels: PanelPredictor | None = None
 
 
@@ -281,11 +285,6 @@ def _shapes(net: Network) -> tuple[Array, Array, Array, Array, Array]:
     codes = np.array([g.code for g in net.activations], np.int64)
     slopes = np.array([g.parameter for g in net.activations], net.dtype)
     return sizes, net.layout.offsets, starts, codes, slopes
-
-
-def _problem(net: Network, batch_size: int, optimizer: Optimizer | None = None) -> Problem:
-    """LARS and LAMB want norms of whole layers, which panels are cut across."""
-    return Problem(net.sizes, batch_size, net.dtype.itemsize, fits_panels=not isinstance(optimizer, LayerWise))
 
 
 def _c(x: Array) -> Array:

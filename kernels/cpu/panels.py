@@ -27,6 +27,7 @@ from .panel_code import DEPTHS, FETCH, MOST, PANEL, RECTIFY, ROWS, VECTOR, apply
 
 __all__ = ["AHEAD", "PANEL", "RECTIFY", "address", "apply", "dots", "gradient", "itemsize", "kernels", "lanes", "padded", "panels_of", "rows_at", "transpose", "vector_at"]
 
+_FAR = 1 << 20  # bytes of a matrix that does not stay in the second-level cache beside everything else
 AHEAD = 8  # rows beyond the last that `apply` may read and overwrite
 _I64 = ir.IntType(64)
 
@@ -101,6 +102,7 @@ if JIT:
         vectors = width * size // VECTOR
         step = _D1 if vectors == 1 else (_D2 if vectors == 2 else _D3)
         whole = count - count % step
+        far = np.int64(M_rows * width * size > _FAR)
         if m == 1:
             # Then the time is that of reading the panels: backwards, because `apply` has read forwards. What it read last is
             # still in the first-level cache, and what is written last is what it will read first.
@@ -119,7 +121,7 @@ if JIT:
                 x_k, to = x + k * size, panel + k * q * VECTOR
                 wanted = asked if v == 0 and k * size % FETCH == 0 else 0
                 tile = _tile_of(k >= whole, vectors, q)
-                gradient_tile(tile, zero, x_k, places, m, coming, wanted, d_v, width, to, share, keep)
+                gradient_tile(tile, zero, x_k, places, m, coming, wanted, d_v, width, to, far, share, keep)
                 k += step if k < whole else 1
 
     def _place(size, v, k, M_rows, width):
@@ -217,7 +219,7 @@ rows_at = _rows_at  # the (m, n) numbers at an address, as an array
 #            as far as there are `listed` in places and AHEAD more. gate: 0; or RECTIFY, for the ReLU of out; or the address of a (m + AHEAD, width),
 #            outputs of a ReLU, whose derivative multiplies out
 # gradient:  M[first + k] = keep M[first + k] + share sum_i x_ik d[i] for k < count; M is not read where keep is 0.
-#            coming, asked: meanwhile ask for the lines of so many other rows
+#            coming, asked: meanwhile ask for the lines of so many other rows; up to three places more are read and asked for
 # transpose: T (width, T_width) = M[:depth]^T, zero in the columns from depth on; nothing: a vector of zeros
 # dots:      out = M[:m] x, and zeros to the end of the last vector; x (width,). M (M_rows > m, width) in panels if stride is 0, else row after row, stride apart
 if JIT:
