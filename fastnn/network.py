@@ -282,10 +282,22 @@ class Network(FitMethod):
         constant = np.where(residual == 0, 1.0, 0.0)
         return float(np.where(spread == 0, constant, 1 - residual / np.where(spread == 0, 1, spread)).mean())
 
-    def plan(self, batch_size: int = 128, *, explain: bool = False, micro_batch: int | None = None, optimizer: str | optimizers.Optimizer = "adam") -> str:
-        """One sentence: how this network's engine would run training steps of batch_size rows, micro_batch at a time, by this rule; with `explain` several lines: why."""
-        rows = None if micro_batch is None else positive_integer("micro_batch", micro_batch)
-        return self.backend.plan(self, positive_integer("batch_size", batch_size), explain, rows, optimizers.get(optimizer))
+    def plan(
+        self,
+        batch_size: int = 128,
+        *,
+        explain: bool = False,
+        micro_batch: int | None = None,
+        optimizer: str | optimizers.Optimizer = "adam",
+        training_rows: int | None = None,
+    ) -> str:
+        """One sentence: how this network's engine would run training steps of batch_size rows, micro_batch at a time, by this rule; with `explain` several lines: why.
+
+        training_rows : of an epoch; many if not given. Few steps an epoch may be planned differently.
+        """
+        part = None if micro_batch is None else positive_integer("micro_batch", micro_batch)
+        rows = None if training_rows is None else positive_integer("training_rows", training_rows)
+        return self.backend.plan(self, positive_integer("batch_size", batch_size), explain, part, optimizers.get(optimizer), rows)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one safetensors file, NAME.safetensors or a name without an ending; see `fastnn.model_file`."""

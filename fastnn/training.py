@@ -32,6 +32,7 @@ from .training_data import Orders, TrainingData, prepare, warn_if_symmetric
 __all__ = ["History", "fit"]
 
 SLICE_SECONDS = 0.2
+FIRST_SLICE_FLOPS = 100_000_000
 DEFAULT_BATCH = 128
 
 
@@ -112,8 +113,7 @@ def fit(
         _refuse_spent(rule.learning_rate, net.epochs_trained, epochs, -(-rows // batch_size))
         orders = Orders(data.train_rows, bool(shuffle), order, seed)
         with net.backend.under_way():
-            program = net.backend.compile(net, rule, int(batch_size), micro_batch)
-            program.training_rows = rows
+            program = net.backend.compile(net, rule, int(batch_size), micro_batch, rows)
             program.scale = 1.0 if data.scale is None else data.scale
             if net.epochs_trained == 0:
                 warn_if_symmetric(net)
@@ -133,7 +133,8 @@ class _Fit:
         self.callbacks, self.progress = callbacks, progress
         self.history = History()
         self.snapshot, self.host = _Snapshot(net, program.optimizer), HostCopy(net, program.optimizer)
-        self.steps_per_slice = 1  # the first slice may compile; its time sets nothing but the next one
+        # Nothing is known of the speed yet, and the first slice may capture or compile: so many steps that they are soon over anywhere. A fit of few steps has no other slice.
+        self.steps_per_slice = max(1, FIRST_SLICE_FLOPS // (6 * net.layout.size * program.batch_size))
         soft = program.net.pair.targets == "probabilities" and not bool(((data.y == 0) | (data.y == 1)).all())
         self.interrupted = False  # a Ctrl-C came in the slice that completed an epoch
         self.counts_hits = net.counts_hits(data.y) and not soft

@@ -6,6 +6,7 @@ Only a real GPU may be missing: a test that cannot get any other engine fails, i
 from __future__ import annotations
 
 import importlib
+import signal
 from collections import Counter
 
 import numpy as np
@@ -21,6 +22,9 @@ settings.load_profile("fastnn")
 ENGINES = ("numpy", "numba", "cupy-on-cpu", "cupy")
 MAY_BE_MISSING = {"cupy"}
 REQUIRED = pytest.StashKey[frozenset[str]]()
+
+# A shell starts what runs in its background with Ctrl-C ignored, and so would be the processes that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _made: dict[str, object] = {}  # name -> the engine, or the reason (str) why there is none
 

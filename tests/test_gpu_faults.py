@@ -107,6 +107,7 @@ def test_the_device_is_lost(trained, monkeypatch):
     """From one moment on every call of CuPy fails, as after an illegal access."""
     net, rule, _, cupy = trained
     monkeypatch.setattr(lost_device, "SPARING", 0)
+    monkeypatch.setattr("fastnn.training.FIRST_SLICE_FLOPS", 0)  # one step, so that the epoch has a second slice, before which Theta is copied
 
     class CUDARuntimeError(RuntimeError):
         pass

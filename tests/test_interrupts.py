@@ -15,6 +15,7 @@ import pytest
 
 import fastnn
 from fastnn import optimizers
+from fastnn.backends.base import Program
 from fastnn.errors import TrainingInterrupted
 
 SIZES, ROWS = (4, 5, 3), 23
@@ -100,8 +101,7 @@ def test_a_signal_inside_a_slice_waits_for_its_end(backend, monkeypatch):
     """SIGINT arrives while the program runs: the slice completes, its steps stay, the rest is not taken."""
     X, y = data()
     net, expected, rule = net_of(backend), net_of(backend), optimizers.Adam()
-    program = type(backend.compile(net_of(backend), optimizers.SGD(), 5))
-    original, calls = program.run, []
+    original, calls = Program.run, []
 
     def run(self, X, y, order, start, stop, rates=None):
         calls.append((start, stop))
@@ -109,8 +109,9 @@ def test_a_signal_inside_a_slice_waits_for_its_end(backend, monkeypatch):
             signal.raise_signal(signal.SIGINT)
         return original(self, X, y, order, start, stop, rates)
 
-    monkeypatch.setattr(program, "run", run)
-    monkeypatch.setattr("fastnn.training.SLICE_SECONDS", 0)  # one step a slice, so the second does not end the epoch
+    monkeypatch.setattr(Program, "run", run)
+    for name in ("SLICE_SECONDS", "FIRST_SLICE_FLOPS"):
+        monkeypatch.setattr(f"fastnn.training.{name}", 0)  # one step a slice, so the second does not end the epoch
     with pytest.warns(TrainingInterrupted, match=r"interrupted in epoch 0 after 2 steps"):
         history = net.fit(X, y, optimizer=rule, epochs=3, batch_size=5)
     assert len(calls) == 2
@@ -119,7 +120,7 @@ def test_a_signal_inside_a_slice_waits_for_its_end(backend, monkeypatch):
     assert rule.t == calls[-1][1]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     monkeypatch.undo()
-    again = backend.compile(expected, optimizers.Adam(), 5)
+    again = backend.compile(expected, optimizers.Adam(), 5, None, ROWS)
     order = np.random.default_rng([0, 0]).permutation(ROWS)
     again.run(backend.asarray(X, np.float32), backend.asarray(y, np.int64), backend.asarray(order), 0, calls[-1][1])
     assert theta_of(net).tobytes() == theta_of(expected).tobytes(), "exactly the completed steps"
@@ -128,15 +129,14 @@ def test_a_signal_inside_a_slice_waits_for_its_end(backend, monkeypatch):
 def test_a_signal_in_the_slice_that_ends_an_epoch_counts_the_epoch(backend, monkeypatch):
     X, y = data()
     net = net_of(backend)
-    program = type(backend.compile(net_of(backend), optimizers.SGD(), 5))
-    original = program.run
+    original = Program.run
 
     def run(self, X, y, order, start, stop, rates=None):
         if stop == self.steps(order.shape[0]):
             signal.raise_signal(signal.SIGINT)
         return original(self, X, y, order, start, stop, rates)
 
-    monkeypatch.setattr(program, "run", run)
+    monkeypatch.setattr(Program, "run", run)
     with pytest.warns(TrainingInterrupted, match="interrupted in epoch 1 after 0 steps"):
         history = net.fit(X, y, epochs=3, batch_size=5, validation=0.2)
     assert history.interrupted
@@ -148,14 +148,13 @@ def test_an_exception_inside_a_program_undoes_its_slice(backend, monkeypatch):
     net, rule = net_of(backend), optimizers.Momentum(0.1)
     net.fit(X, y, optimizer=rule, epochs=1)
     before = theta_of(net), [np.array(backend.to_numpy(s)) for s in rule.state], rule.t
-    program = type(backend.compile(net_of(backend), optimizers.SGD(), 5))
-    original = program.run
+    original = Program.run
 
     def run(self, *arguments):
         original(self, *arguments)
         raise MemoryError
 
-    monkeypatch.setattr(program, "run", run)
+    monkeypatch.setattr(Program, "run", run)
     with pytest.raises(MemoryError):
         net.fit(X, y, optimizer=rule, epochs=1)
     assert theta_of(net).tobytes() == before[0].tobytes()

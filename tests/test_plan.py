@@ -46,6 +46,51 @@ def test_the_model_by_hand():
     assert Problem(SIZES, 512, 8).seconds(1, True, True) == pytest.approx(2 * flops / 1.8e11 + turning)
 
 
+def test_the_price_of_a_run_by_hand():
+    """A run is an epoch, at most 0.2 seconds; Adam's three vectors are packed for panels, and a team is called."""
+    problem = Problem(SIZES, 512, 4, vectors=3, steps=10)
+    packing = 3 * (25e-6 + 1.2e-9 * 266_610)
+    assert problem.run_seconds(1, False) == 0
+    assert problem.run_seconds(2, False) == pytest.approx(150e-6)
+    assert problem.run_seconds(1, True) == pytest.approx(packing)
+    assert problem.seconds_with_run(2, True, True) == pytest.approx(problem.seconds(2, True, True) + (150e-6 + packing) / 10)
+    many = Problem(SIZES, 512, 4, vectors=3)
+    assert many.seconds_with_run(1, True, True) == pytest.approx(many.seconds(1, True, True) * (1 + packing / 0.2))
+    wide = Problem((784, 1024, 1024, 10), 128, 8)
+    assert wide.run_seconds(1, True) == pytest.approx(25e-6 + 2 * 2.2e-9 * 1_863_690)  # twice the bytes, and beyond the cache
+
+
+@pytest.mark.parametrize(("sizes", "batch", "vectors"), [(SIZES, 8, 3), (SIZES, 128, 3), ((784, 1024, 1024, 10), 128, 3), ((784, 16, 16, 10), 32, 1), ((784, 16, 16, 10), 32, 3)])
+def test_an_epoch_of_one_step_does_not_pack(sizes, batch, vectors):
+    assert choose_plan(Problem(sizes, batch, 4, vectors=vectors), 2).panels
+    assert choose_plan(Problem(sizes, batch, 4, vectors=vectors, steps=1000), 2).panels
+    assert not choose_plan(Problem(sizes, batch, 4, vectors=vectors, steps=1), 2).panels
+
+
+def test_fit_tells_the_plan_its_rows(engine_that_notes_its_programs):
+    """One step an epoch, then many: fits of the same data plan the same, however many epochs each of them takes."""
+    engine, programs = engine_that_notes_its_programs
+    X, y = np.random.default_rng(0).random((32 * 400, 784), np.float32), np.arange(32 * 400) % 10
+    net = fastnn.Network([784, 100, 100, 10], backend=engine)
+    net.fit(X[:32], y[:32], batch_size=32, epochs=3)
+    net.fit(X[:32], y[:32], batch_size=32, epochs=1)
+    net.fit(X, y, batch_size=32, epochs=1)
+    assert [program.plan.panels for program in programs] == [False, False, True]
+    assert [program.training_rows for program in programs] == [32, 32, 32 * 400]
+    assert [str(program.plan) for program in programs] == [net.plan(32, training_rows=rows) for rows in (32, 32, 32 * 400)]
+    assert "(at most 0.2 s, and steps of an epoch: 1)" in net.plan(32, training_rows=32, explain=True)
+    with pytest.raises(ValueError, match="training_rows"):
+        net.plan(32, training_rows=0)
+
+
+@pytest.fixture
+def engine_that_notes_its_programs(monkeypatch):
+    engine, programs = fastnn.get_backend("numba"), []
+    made = engine.compile
+    monkeypatch.setattr(engine, "compile", lambda *given: programs.append(made(*given)) or programs[-1])
+    return engine, programs
+
+
 @pytest.mark.parametrize(
     ("problem", "panels"),
     [

@@ -10,6 +10,7 @@ import tolerances
 
 import fastnn
 from fastnn import optimizers
+from fastnn.backends.base import Program
 
 SIZES, NAMES = (4, 5, 3), ("tanh", "softmax")
 ROWS = 23
@@ -294,3 +295,22 @@ def test_scale_is_applied_to_integers_and_kept(backend, dtype):
     scaled.fit(pixels, y, epochs=1)  # goes on with the factor it has
     plain.fit(pixels.astype(dtype) * dtype.type(1 / 255), y, epochs=1)
     assert theta_of(scaled).tobytes() == theta_of(plain).tobytes()
+
+
+@pytest.mark.parametrize(("flops", "slices"), [(10**8, [5]), (0, [1, 2, 2]), (3 * 6 * 43 * 5, [3, 2])])
+def test_the_first_slice_is_so_long_that_it_is_soon_over_anywhere(backend, monkeypatch, flops, slices):
+    """A fit of few steps has one slice; 43 parameters, batches of 5, 6 flops each. Later slices last 0.25 s by a clock that says 0.1 for each."""
+    X, y = data()
+    net, original, taken, clock = net_of(backend), Program.run, [], iter(0.1 * i for i in range(100))
+
+    def run(self, X, y, order, start, stop, rates=None):
+        taken.append(stop - start)
+        return original(self, X, y, order, start, stop, rates)
+
+    monkeypatch.setattr(Program, "run", run)
+    monkeypatch.setattr("fastnn.training.FIRST_SLICE_FLOPS", flops)
+    monkeypatch.setattr("fastnn.training.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("fastnn.training.SLICE_SECONDS", 0.25)
+    net.fit(X, y, epochs=1, batch_size=5)
+    assert net.theta.size == 43
+    assert taken == slices

@@ -55,16 +55,16 @@ class Program(ABC):
         Of the rows of the last `run`, how many were right before their update: the largest output
         for classes, every output on its side of 1/2 for sigmoid with cross_entropy; None for values.
     training_rows : int or None
-        n of the L2 term; the rows of X if None. `fit` sets it where X holds validation rows as well.
+        n of the L2 term; the rows of X if None. `fit` tells it, because X may hold validation rows as well.
     scale : float
         Factor for X of integers, where the engine reads them as they are.
     """
 
     hits: int | None = None
-    training_rows: int | None = None
     scale: float = 1.0
 
-    def __init__(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None) -> None:
+    def __init__(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None, training_rows: int | None = None) -> None:
+        self.training_rows = training_rows
         self.net, self.optimizer, self.batch_size = net, optimizer, positive_integer("batch_size", batch_size)
         self.micro_batch = self.batch_size if micro_batch is None else min(self.batch_size, positive_integer("micro_batch", micro_batch))
         optimizer.bind(net, lambda: net.backend.zeros(net.theta.shape, net.dtype))
@@ -222,8 +222,8 @@ class Backend(ABC):
         self._update(optimizer, theta, grad, optimizer.t)
 
     @abstractmethod
-    def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None) -> Program:
-        """A training program for this network, optimizer, batch size and rows at a time (None: the batch); binds the optimizer to the network."""
+    def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None, training_rows: int | None = None) -> Program:
+        """A training program for this network, optimizer, batch size, rows at a time (None: the batch) and rows of an epoch (None: many); binds the optimizer to the network."""
 
     def outputs(self, net: Network, x: Array) -> Array | None:
         """a^(L) (m, K), a fresh array, of rows x (m, s_1): C-contiguous, of the network's dtype, on this engine.
@@ -238,8 +238,11 @@ class Backend(ABC):
         return a
 
     @abstractmethod
-    def plan(self, net: Network, batch_size: int, explain: bool = False, micro_batch: int | None = None, optimizer: Optimizer | None = None) -> str:
-        """One sentence: how a program of this engine would run steps of batch_size rows, micro_batch at a time (None: its choice), of this network under this rule (None: SGD, Momentum or Adam); with `explain` several lines: why."""
+    def plan(
+        self, net: Network, batch_size: int, explain: bool = False, micro_batch: int | None = None, optimizer: Optimizer | None = None, training_rows: int | None = None
+    ) -> str:
+        """One sentence: how a program of this engine would run steps of batch_size rows, micro_batch at a time (None: its choice), of this network under this rule
+        (None: SGD), on so many training rows (None: many); with `explain` several lines: why."""
 
     @abstractmethod
     def first_use(self) -> str | None:

@@ -18,6 +18,10 @@ CALL_SECONDS, TURN_SECONDS = 0.5e-6, 0.35e-9
 MEETING_SECONDS = 6.5e-6
 BYTES_PER_SECOND = 1.4e10
 PANELS_SLICES_UP_TO, BLAS_SLICES_UP_TO = 0.4, 0.75  # parameters per number of the batch's rows
+# What a run of steps costs besides them: to call a team, and, for panels, to pack and unpack each vector and each of its numbers,
+# in the cache and beyond. A run takes an epoch, or what fits in a slice of `fit`.
+TEAM_SECONDS, VECTOR_SECONDS, NUMBER_SECONDS, FAR_NUMBER_SECONDS = 150e-6, 25e-6, 1.2e-9, 2.2e-9
+SLICE_SECONDS = 0.2
 # Panels pay while the parameters stay in a core's cache. Further away, up to the second limit, BLAS reads each of them
 # less often where there are more rows than these: MKL from the second on, SciPy's BLAS only from many.
 PANELS_BYTES, PANELS_BYTES_FAR = 3 << 20, 16 << 20
@@ -91,13 +95,26 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Problem:
-    """Layers `sizes`, rows per step, bytes per number, whether panels can do it and whether the BLAS is MKL: all that a plan depends on but the machine."""
+    """All that a plan depends on but the machine.
+
+    Attributes
+    ----------
+    sizes : layers
+    batch : rows per step
+    itemsize : bytes per number
+    fits_panels : whether panels can do the rule
+    mkl : whether the BLAS is MKL
+    vectors : Theta and those of the rule's state
+    steps : of an epoch; None for as many as fit in a slice
+    """
 
     sizes: Sequence[int]
     batch: int
     itemsize: int
     fits_panels: bool = True
     mkl: bool = False
+    vectors: int = 1
+    steps: int | None = None
 
     @property
     def parameters(self) -> int:
@@ -144,6 +161,19 @@ class Problem:
         moved = self.parameters * self.itemsize * (team if sliced else 2 * (team - 1) / team)
         return alone / team + always + MEETING_SECONDS * team / 2 + moved / BYTES_PER_SECOND
 
+    def run_seconds(self, team: int, panels: bool) -> float:
+        """Of a run besides its steps, by the model."""
+        call = TEAM_SECONDS if team > 1 else 0.0
+        if not panels:
+            return call
+        number = (NUMBER_SECONDS if self.stays_in_cache else FAR_NUMBER_SECONDS) * self.itemsize / 4
+        return call + self.vectors * (VECTOR_SECONDS + number * self.parameters)
+
+    def seconds_with_run(self, team: int, sliced: bool, panels: bool) -> float:
+        """Of one step and its share of a run."""
+        step, run = self.seconds(team, sliced, panels), self.run_seconds(team, panels)
+        return step + max(run * step / SLICE_SECONDS, run / self.steps if self.steps else 0.0)
+
     def plan(self, team: int, sliced: bool, panels: bool, chunk: int | None = None) -> Plan:
         """With the rows at a time that suit, or `chunk` of them if that is fewer than there are."""
         if sliced:
@@ -155,7 +185,7 @@ class Problem:
 
 
 def possible_plans(problem: Problem, threads: int, wishes: Wishes = Wishes()) -> list[tuple[float, Plan]]:
-    """The plans that the model weighs, with its seconds per step: both programs with teams of 1, 2, 4, ... and all of `threads`, in the form that the sizes suggest."""
+    """The plans that the model weighs, with its seconds per step, a run's share included: both programs with teams of 1, 2, 4, ... and all of `threads`, in the form that the sizes suggest."""
     teams = [wishes.threads] if wishes.threads is not None else sorted({threads, *(1 << k for k in range(threads.bit_length()))})
     programs = [panels for panels in (False, True) if not panels or problem.panels_pay or (problem.fits_panels and wishes.panels)]
     if wishes.panels is not None and wishes.panels in programs:
@@ -166,7 +196,7 @@ def possible_plans(problem: Problem, threads: int, wishes: Wishes = Wishes()) ->
         # Alone both forms are the same but for the tile; one thread with a tile of its own is called sliced.
         sliced = wishes.sliced if wishes.sliced is not None else has_rows and (team == 1 or problem.slices_pay(panels))
         if has_rows or (wishes.threads is not None and not sliced):
-            plans.append((problem.seconds(team, sliced, panels), problem.plan(team, sliced, panels, wishes.chunk)))
+            plans.append((problem.seconds_with_run(team, sliced, panels), problem.plan(team, sliced, panels, wishes.chunk)))
     return plans
 
 
@@ -212,9 +242,14 @@ def explain_plan(problem: Problem, threads: int, wishes: Wishes = Wishes()) -> s
         "threads: " + (f"{wishes.threads}, as asked for" if wishes.threads is not None else f"up to {threads} (cores, container quota, BLAS limits, other runs under way)")
     )
     lines += [f"  {'->' if plan == chosen else '  '} {seconds * 1e6:12,.1f} us predicted: {plan}" for seconds, plan in possible_plans(problem, threads, wishes)]
+    pack = (NUMBER_SECONDS if problem.stays_in_cache else FAR_NUMBER_SECONDS) * 1e9
+    run = (
+        f"in every run (at most {SLICE_SECONDS:g} s{f', and steps of an epoch: {problem.steps:,}' if problem.steps else ''}) {TEAM_SECONDS * 1e6:g} us to call a team, "
+        f"and for panels {VECTOR_SECONDS * 1e6:g} us and {pack:g} ns a number to pack and unpack each vector ({problem.vectors} of them)"
+    )
     lines.append(
         f"model: products at {PANELS_FLOPS / 1e9:g} (panels) and {BLAS_FLOPS / 1e9:g} GFLOP/s (BLAS) on one thread, {CALL_SECONDS * 1e6:g} us per call of BLAS, "
         f"{TURN_SECONDS * 1e9:g} ns per transposed weight, {MEETING_SECONDS * 1e6 / 2:g} us per thread to meet, "
-        f"parameters between cores at {BYTES_PER_SECOND / 1e9:g} GB/s; fitted to one two-core server, not measured on this machine"
+        f"parameters between cores at {BYTES_PER_SECOND / 1e9:g} GB/s; {run}; fitted to one two-core server, not measured on this machine"
     )
     return "\n".join(lines)

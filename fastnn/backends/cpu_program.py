@@ -54,8 +54,8 @@ def two_states(states: list[Array], dtype: Any) -> tuple[Array, Array]:
 class TeamProgram(Program):
     """A program that a team of threads runs as planned. Member i adds cost and hits up in elements 16 i of `_costs` and `_hits`."""
 
-    def __init__(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None, plan: Plan) -> None:
-        super().__init__(net, optimizer, batch_size, micro_batch)
+    def __init__(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None, training_rows: int | None, plan: Plan) -> None:
+        super().__init__(net, optimizer, batch_size, micro_batch, training_rows)
         self.plan = plan.with_rows_at_most(self.micro_batch)
         self._fixed = "threads" in net.backend.given
         self._costs, self._hits = np.zeros(16 * plan.threads), np.zeros(16 * plan.threads, np.int64)

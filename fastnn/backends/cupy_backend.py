@@ -125,8 +125,8 @@ class CupyBackend(Backend):
         self.device.upload(memory["constants"], update_constants(optimizer, t, 1, 0.0, dtype))
         Update(self.device, dtype.name, optimizer, theta, theta, grad, memory)(1)
 
-    def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None) -> Program:
-        return CupyProgram(self, net, optimizer, batch_size, micro_batch)
+    def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None, training_rows: int | None = None) -> Program:
+        return CupyProgram(self, net, optimizer, batch_size, micro_batch, training_rows)
 
     # ---- the products, on C-contiguous arrays -------------------------------------------------------
 
@@ -145,7 +145,9 @@ class CupyBackend(Backend):
         (m, n_out), n_in = delta.shape, a.shape[1]
         self.device.gemm("N", "T", n_in, n_out, m, a, n_in, delta, n_out, Delta_W, n_in, beta=1.0)
 
-    def plan(self, net: Network, batch_size: int, explain: bool = False, micro_batch: int | None = None, optimizer: Optimizer | None = None) -> str:
+    def plan(
+        self, net: Network, batch_size: int, explain: bool = False, micro_batch: int | None = None, optimizer: Optimizer | None = None, training_rows: int | None = None
+    ) -> str:
         arithmetic(net, self.device)
         try:
             rows = rows_that_fit(net, self.device, batch_size, min(batch_size, micro_batch or batch_size), None)

@@ -56,7 +56,7 @@ class CupyProgram(Program):
         Device memory of this program.
     """
 
-    def __init__(self, backend: CupyBackend, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None) -> None:
+    def __init__(self, backend: CupyBackend, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None, training_rows: int | None = None) -> None:
         device = backend.device
         update_constants(optimizer, 1, 1, 0.0, net.dtype)  # refuses a rule without a kernel before any work
         kind, compute = arithmetic(net, device)
@@ -67,7 +67,7 @@ class CupyProgram(Program):
         if backend.fused and self.why_not_fused:
             raise ValueError(f"fused=True, but the fused kernel cannot train this network: {self.why_not_fused}")
         rows = rows_that_fit(net, device, batch_size, most, optimizer)
-        super().__init__(net, optimizer, batch_size, rows)
+        super().__init__(net, optimizer, batch_size, rows, training_rows)
         self._backend, self._device = backend, device
         pieces, arena = self._take_memory(optimizer)
         rows, self._arena, self.nbytes = self.micro_batch, arena, Arena.size(pieces)

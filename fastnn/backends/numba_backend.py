@@ -146,12 +146,12 @@ class NumbaBackend(HostBackend):
             layerwise.prepare(optimizer.code, hyper, t, w, d, first, second, 1.0, 0.0, decay > 0, squares[0])
             layerwise.move(optimizer.code, hyper, w, d, first, decay > 0, squares)
 
-    def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None) -> Program:
-        problem = self._problem(net, positive_integer("batch_size", batch_size), optimizer)
+    def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None, training_rows: int | None = None) -> Program:
+        problem = self._problem(net, positive_integer("batch_size", batch_size), optimizer, training_rows)
         plan = choose_plan(problem, self._most_threads(), self._wishes)
         if plan.panels and problem.fits_panels:
-            return PanelProgram(net, optimizer, batch_size, micro_batch, plan)
-        return NumbaProgram(net, optimizer, batch_size, micro_batch, plan, self.blas)
+            return PanelProgram(net, optimizer, batch_size, micro_batch, training_rows, plan)
+        return NumbaProgram(net, optimizer, batch_size, micro_batch, training_rows, plan, self.blas)
 
     def outputs(self, net: Network, x: Array) -> Array | None:
         """One compiled call; a team of threads for many rows. One row touches neither threads nor limits."""
@@ -196,16 +196,20 @@ class NumbaBackend(HostBackend):
     def _team_for(self, total: int, flops: int) -> int:
         return min(self._most_threads(), total) if flops > TEAM_FLOPS else 1
 
-    def _problem(self, net: Network, batch_size: int, optimizer: Optimizer | None) -> Problem:
+    def _problem(self, net: Network, batch_size: int, optimizer: Optimizer | None, training_rows: int | None) -> Problem:
         """LARS and LAMB want norms of whole layers, which panels are cut across."""
-        return Problem(net.sizes, batch_size, net.dtype.itemsize, fits_panels=not isinstance(optimizer, LayerWise), mkl=self.blas.library is not None)
+        vectors = 1 if optimizer is None else 1 + len(optimizer.slots)
+        steps = None if training_rows is None else -(-training_rows // batch_size)
+        return Problem(net.sizes, batch_size, net.dtype.itemsize, not isinstance(optimizer, LayerWise), self.blas.library is not None, vectors, steps)
 
     def _most_threads(self) -> int:
         """As wished, else as many as this process may use now."""
         return self._wishes.threads or (usable_threads() if JIT else 1)
 
-    def plan(self, net: Network, batch_size: int, explain: bool = False, micro_batch: int | None = None, optimizer: Optimizer | None = None) -> str:
-        given = self._problem(net, batch_size, optimizer), self._most_threads(), self._wishes
+    def plan(
+        self, net: Network, batch_size: int, explain: bool = False, micro_batch: int | None = None, optimizer: Optimizer | None = None, training_rows: int | None = None
+    ) -> str:
+        given = self._problem(net, batch_size, optimizer, training_rows), self._most_threads(), self._wishes
         plan = choose_plan(*given).with_rows_at_most(batch_size if micro_batch is None else micro_batch)
         if not explain:
             return str(plan)
@@ -239,8 +243,8 @@ class _Predictor:
 class NumbaProgram(TeamProgram):
     """One compiled call per thread for a whole slice of steps; the workspace is allocated here, once."""
 
-    def __init__(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None, plan: Plan, blas: Blas) -> None:
-        super().__init__(net, optimizer, batch_size, micro_batch, plan)
+    def __init__(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None, training_rows: int | None, plan: Plan, blas: Blas) -> None:
+        super().__init__(net, optimizer, batch_size, micro_batch, training_rows, plan)
         self._blas = blas
         dtype, team, C = net.dtype, self.plan.threads, self.plan.chunk
         K, widest = net.sizes[-1], max(net.sizes[1:])

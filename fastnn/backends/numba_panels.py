@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = ["PanelPredictor", "PanelProgram"]
 
+UNPACKED = 128  # rows of a panel that leave it at a time: with more, the lines that one output's weights lie on drive each other out of the first-level cache
+
 
 class PanelProgram(TeamProgram):
     """One compiled call per thread for a whole slice of steps, on parameters packed for it; the workspace is allocated here, once."""
 
-    def __init__(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None, plan: Plan) -> None:
-        super().__init__(net, optimizer, batch_size, micro_batch, plan)
+    def __init__(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None, training_rows: int | None, plan: Plan) -> None:
+        super().__init__(net, optimizer, batch_size, micro_batch, training_rows, plan)
         self._layout = _Panels(net)
         dtype, team = net.dtype, self.plan.threads
         self._capacity = C = -(-self.plan.chunk // team)
@@ -142,7 +144,9 @@ class _Panels:
     def unpack(self, packed: Array, parts: Any) -> None:
         """The way back."""
         for panel, W, b in self._pairs(packed, parts):
-            W[...], b[...] = panel[:-1].T, panel[-1]
+            for k in range(0, W.shape[1], UNPACKED):
+                W[:, k : k + UNPACKED] = panel[k : min(k + UNPACKED, W.shape[1])].T
+            b[...] = panel[-1]
 
 
 def _cumulative(counts: Any) -> Array:

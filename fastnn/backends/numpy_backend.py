@@ -55,10 +55,12 @@ class NumpyBackend(HostBackend):
     def _update(self, optimizer: Optimizer, theta: Array, grad: Array, t: int) -> None:
         optimizer.step(theta, grad, optimizer.state, t)
 
-    def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None) -> Program:
-        return NumpyProgram(net, optimizer, batch_size, micro_batch)
+    def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None, training_rows: int | None = None) -> Program:
+        return NumpyProgram(net, optimizer, batch_size, micro_batch, training_rows)
 
-    def plan(self, net: Network, batch_size: int, explain: bool = False, micro_batch: int | None = None, optimizer: Optimizer | None = None) -> str:
+    def plan(
+        self, net: Network, batch_size: int, explain: bool = False, micro_batch: int | None = None, optimizer: Optimizer | None = None, training_rows: int | None = None
+    ) -> str:
         parts = "" if micro_batch is None or micro_batch >= batch_size else f", {micro_batch} rows at a time"
         return f"the operations one after another{parts}; BLAS decides on its threads"
 

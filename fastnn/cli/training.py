@@ -195,7 +195,9 @@ def _object(options: TrainOptions, data: DataSet, parts: Parts, net: Network, ou
         "test_cost": outcome.test_cost,
     }  # fmt: skip
     if explain:
-        result["engine"]["plan"] = net.plan(int(options.batch_size or 1), explain=True, micro_batch=options.micro_batch, optimizer=str(options.optimizer)).splitlines()
+        result["engine"]["plan"] = net.plan(
+            int(options.batch_size or 1), explain=True, micro_batch=options.micro_batch, optimizer=str(options.optimizer), training_rows=len(parts.train[1])
+        ).splitlines()
     if outcome.confusion is not None:
         result |= {"test_accuracy": outcome.test_score, "confusion": outcome.confusion.tolist()}
     else:
