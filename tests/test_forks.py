@@ -211,3 +211,26 @@ def test_a_child_has_threads_of_its_own_for_a_run():
         sys.exit(in_child(lambda: len({*here, *cpu_crew.run_team(lambda me: threading.get_native_id(), 3)}) == 6))
         """
     )
+
+
+@pytest.mark.skipif(not JIT, reason="helpers work in compiled code")
+def test_a_child_that_is_forked_beside_rows_with_helpers_predicts_without_them():
+    assert not run(
+        """
+        from fastnn.backends import cpu_row
+        net = fastnn.Network([784, 500, 400, 10], backend=fastnn.get_backend("numba", threads=2))
+        x, enough, wrong = np.random.default_rng(0).random((1, 784), np.float32), threading.Event(), []
+        expected = net.predict_proba(x)
+
+        def predict():
+            while not enough.is_set():
+                wrong.extend([1] * (not np.array_equal(net.predict_proba(x), expected)))
+
+        predicting = threading.Thread(target=predict)
+        predicting.start()
+        codes = [in_child(lambda: np.array_equal(net.predict_proba(x), expected) and not cpu_row._seats.any()) for _ in range(20)]
+        enough.set()
+        predicting.join()
+        sys.exit(max(map(abs, codes)) or len(wrong))
+        """
+    )

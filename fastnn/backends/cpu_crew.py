@@ -16,7 +16,7 @@ from typing import Any
 
 from .cpu_threads import blas_on_one_thread_here, sharing
 
-__all__ = ["IDLE", "run_parts", "run_team"]
+__all__ = ["IDLE", "run_parts", "run_team", "send"]
 
 IDLE = 5.0  # seconds
 GIVEN_UP = 1.0  # seconds for the others of a run whose own share failed
@@ -128,8 +128,8 @@ def _find_getcpu() -> Callable[[], int] | None:
 _getcpu = _find_getcpu()
 
 
-def _run_beside(works: list[Callable[[], None]], own: Callable[[], None]) -> None:
-    """Each of `works` in a thread of the crew, and `own` in this one; returns when all are done, and raises then what own() or a signal's handler raised.
+def _hand_over(works: list[Callable[[], None]], raised: list[BaseException]) -> list[_Job]:
+    """Each of `works` to a thread of the crew. What a signal's handler raises meanwhile goes to `raised`.
 
     A thread wakes on the core it slept on, or on the one that woke it, and the scheduler may take milliseconds to notice the idle one beside it, which
     is all that a short run takes. So each is sent to other cores than this one and those of the others before it wakes.
@@ -138,11 +138,31 @@ def _run_beside(works: list[Callable[[], None]], own: Callable[[], None]) -> Non
     allowed = os.sched_getaffinity(0) if _getcpu is not None else None
     cores = sorted(allowed - {_getcpu()}) if _getcpu is not None and allowed is not None else []
     jobs = [_Job(work, allowed) for work in works]
-    raised: list[BaseException] = []
     for me, (mate, job) in enumerate(zip(mates, jobs, strict=True)):
         if own_cores := set(cores[me :: len(jobs)]):
             _may_run_on(mate.number, own_cores)
         _insist(functools.partial(mate.jobs.put, job), raised)
+    return jobs
+
+
+def send(work: Callable[[], None]) -> None:
+    """Lets a thread of the crew do work(), which may not raise, and does not wait for it.
+
+    Raises
+    ------
+    RuntimeError
+        A thread could not be started.
+    """
+    raised: list[BaseException] = []
+    _hand_over([work], raised)
+    if raised:
+        raise raised[0]
+
+
+def _run_beside(works: list[Callable[[], None]], own: Callable[[], None]) -> None:
+    """Each of `works` in a thread of the crew, and `own` in this one; returns when all are done, and raises then what own() or a signal's handler raised."""
+    raised: list[BaseException] = []
+    jobs = _hand_over(works, raised)
     failed = True
     try:
         own()

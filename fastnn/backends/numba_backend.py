@@ -6,6 +6,7 @@ Operations are single compiled calls. The program runs many steps inside one com
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ from .cpu_blas import Blas, blas_of_process
 from .cpu_crew import run_parts, run_team
 from .cpu_plan import Plan, Problem, Wishes, choose_plan, explain_plan
 from .cpu_program import TeamProgram, hyper_rows, targets_of, two_states
+from .cpu_row import SharedRow
 from .cpu_threads import blas_on_one_thread, sharing, usable_threads
 from .numba_panels import PanelPredictor, PanelProgram
 
@@ -52,6 +54,7 @@ ONE_THREAD_FLOPS, TEAM_FLOPS = 1_000_000, 20_000_000
 MOST = 2**31 - 1  # rows or columns of a matrix that BLAS of 32-bit integers can take
 # A prediction pays for packing the parameters from so many rows on, and a row for each so many parameters.
 PACKING_ROWS, PACKED_PER_ROW = 512, 128
+SHARED_ROW_BYTES = 3 << 19  # of parameters, above which one row is shared with helpers
 PREDICTION_ROWS = 512  # a tile: its activations stay in the cache
 
 
@@ -154,10 +157,10 @@ class NumbaBackend(HostBackend):
         return NumbaProgram(net, optimizer, batch_size, micro_batch, training_rows, plan, self.blas)
 
     def outputs(self, net: Network, x: Array) -> Array | None:
-        """One compiled call; a team of threads for many rows. One row touches neither threads nor limits."""
+        """One compiled call; a team of threads for many rows. One row touches neither threads nor limits, unless its weights are more than a cache holds (cpu_row.py)."""
         known = net.prepared
         if known is None:
-            known = net.prepared = _Predictor(net)
+            known = net.prepared = _Predictor(net, self._most_threads)
         m = len(x)
         if m == 1:  # every step in Python between the caller and the compiled code would be noticed here
             h = np.empty(known.shape, known.dtype)
@@ -228,16 +231,21 @@ class NumbaBackend(HostBackend):
 class _Predictor:
     """What a prediction needs of a network, made once: for one row it would take longer than the prediction."""
 
-    def __init__(self, net: Network) -> None:
+    def __init__(self, net: Network, threads: Callable[[], int]) -> None:
         self.shapes = sizes, offsets, starts, codes, slopes = _shapes(net)
         self.dtype = net.dtype
         self.width = int(starts[-1])
         self.shape = (1, net.sizes[-1])
-        self.one_row: Any = one_row(net.dtype)
         self.layers = np.stack([sizes[:-1], sizes[1:], offsets[:-1], codes, slopes.ctypes.data + slopes.itemsize * np.arange(len(codes))], axis=1)
         self.predict: Any = prediction(net.dtype)
         self.fits_panels = Problem(net.sizes, 1, net.dtype.itemsize).stays_in_cache
+        self._shared = functools.partial(SharedRow, net.theta, threads) if net.theta.nbytes > SHARED_ROW_BYTES and JIT else None
         self.panels: PanelPredictor | None = None
+
+    @functools.cached_property
+    def one_row(self) -> Any:
+        """(x, layers, theta, h) -> whether x is finite; compiled when first wanted."""
+        return self._shared() if self._shared else one_row(self.dtype)
 
 
 class NumbaProgram(TeamProgram):

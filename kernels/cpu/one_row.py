@@ -12,19 +12,19 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from . import JIT, compiled, per_dtype
+from . import JIT, compiled, part, per_dtype
 from .operations import activate
 from .panel_code import VECTOR, Emitter
 from .panels import address, itemsize, rows_at, vector_at
 from .prediction import finite
 
-__all__ = ["one_row"]
+__all__ = ["finish_layer", "one_row", "sums_of_rows"]
 
 _I64 = ir.IntType(64)
 
 
 @intrinsic
-def _sums_of_rows(typingctx, real, W, n_in, last, x, z):
+def sums_of_rows(typingctx, real, W, n_in, last, x, z):
     """Overwrites a vector at z with as many sums_k W_jk x_k, j = 0, 1, ...; rows beyond `last` are the last once more."""
 
     def codegen(context, builder, signature, args):
@@ -76,7 +76,7 @@ if JIT:
         size = itemsize(zero)
         step = VECTOR // size
         for j in range(0, n_out, step):
-            _sums_of_rows(zero, W + j * n_in * size, n_in, n_out - 1 - j, x, z + j * size)
+            sums_of_rows(zero, W + j * n_in * size, n_in, n_out - 1 - j, x, z + j * size)
 
 else:
 
@@ -85,6 +85,16 @@ else:
 
 
 _times = compiled(_times)  # overwrites z (n_out,) with W (n_out, n_in) times x (n_in,); up to a vector more of z is overwritten
+
+
+def _finish_layer(zero, theta, layers, layer, z):
+    """Makes the activations of a layer, in place, of its sums at z (n_out,)."""
+    n_in, n_out = layers[layer, 0], layers[layer, 1]
+    b = vector_at(address(theta) + (layers[layer, 2] + n_in * n_out) * itemsize(zero), zero, n_out)
+    activate(layers[layer, 3], vector_at(layers[layer, 4], zero, 1)[0], rows_at(z, zero, 1, n_out), b)
+
+
+finish_layer = part(_finish_layer)
 
 
 def _one_row(X, layers, theta, h):
@@ -101,16 +111,15 @@ def _one_row(X, layers, theta, h):
     scratch = np.empty(2 * room, np.uint8)
     x, z, last = address(X), address(scratch), layers.shape[0] - 1
     for layer in range(layers.shape[0]):
-        n_in, n_out, first, code = layers[layer, 0], layers[layer, 1], layers[layer, 2], layers[layer, 3]
-        W = address(theta) + first * size
-        _times(zero, W, n_in, n_out, x, z)
+        n_in, n_out = layers[layer, 0], layers[layer, 1]
+        _times(zero, address(theta) + layers[layer, 2] * size, n_in, n_out, x, z)
         if layer == 0 and not abs(vector_at(z, zero, 1)[0]) < np.inf and not finite(X):  # NaN and infinity in X reach every z; so may overflow
             return False
-        outputs, b = rows_at(z, zero, 1, n_out), vector_at(W + n_in * n_out * size, zero, n_out)
-        activate(code, vector_at(layers[layer, 4], zero, 1)[0], outputs, b)
+        finish_layer(zero, theta, layers, layer, z)
         if layer == last:
+            outputs = vector_at(z, zero, n_out)
             for j in range(n_out):
-                h[0, j] = outputs[0, j]
+                h[0, j] = outputs[j]
         x, z = z, address(scratch) + (room if layer % 2 == 0 else 0)
     return True
 

@@ -16,13 +16,13 @@ from numba.extending import intrinsic
 
 from . import JIT, compiled
 
-__all__ = ["barrier", "new_barrier", "prefetch_at"]
+__all__ = ["atomic_add", "atomic_load", "atomic_store", "barrier", "give_way", "new_barrier", "prefetch_at"]
 
 _BYTE, _INT32, _INT64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 
 
 @intrinsic
-def _atomic_add(typingctx, address, value):
+def atomic_add(typingctx, address, value):
     """Adds value to the int64 at address; the number that was there."""
 
     def codegen(context, builder, signature, args):
@@ -32,7 +32,7 @@ def _atomic_add(typingctx, address, value):
 
 
 @intrinsic
-def _atomic_load(typingctx, address):
+def atomic_load(typingctx, address):
     """The int64 at address, not kept in a register."""
 
     def codegen(context, builder, signature, args):
@@ -42,11 +42,11 @@ def _atomic_load(typingctx, address):
 
 
 @intrinsic
-def _atomic_store(typingctx, address, value):
-    """Writes the int64 at address."""
+def atomic_store(typingctx, address, value):
+    """Writes the int64 at address, after everything before."""
 
     def codegen(context, builder, signature, args):
-        builder.store_atomic(args[1], builder.inttoptr(args[0], _INT64.as_pointer()), "monotonic", 8)
+        builder.store_atomic(args[1], builder.inttoptr(args[0], _INT64.as_pointer()), "release", 8)
         return context.get_dummy_value()
 
     return types.void(types.intp, types.int64), codegen
@@ -107,23 +107,30 @@ def _barrier(memory, me, team):
         return
     arrivals = memory.ctypes.data
     generation, places = arrivals + 8 * _LINE, arrivals + 16 * _LINE
-    mine = _atomic_load(generation)
-    _atomic_store(places + 8 * _LINE * me, _here())
-    if _atomic_add(arrivals, 1) == team - 1:
-        _atomic_add(arrivals, -team)
-        _atomic_add(generation, 1)
+    mine = atomic_load(generation)
+    atomic_store(places + 8 * _LINE * me, _here())
+    if atomic_add(arrivals, 1) == team - 1:
+        atomic_add(arrivals, -team)
+        atomic_add(generation, 1)
         return
     spins = 0
-    while _atomic_load(generation) == mine:
+    while atomic_load(generation) == mine:
         spins += 1
         if spins > _SPINS:
             here, together = _here(), False
             for other in range(team):
-                together = together or (other != me and _atomic_load(places + 8 * _LINE * other) == here)
+                together = together or (other != me and atomic_load(places + 8 * _LINE * other) == here)
             if together and (here > 0 or spins <= _PATIENCE):
                 _sched_yield()
             elif spins > _PATIENCE:
                 _usleep(_NAP)
+
+
+def _give_way(spins):
+    """For who waits in a loop, with the number of its looks: gives the core up for a moment when they have been many. One more."""
+    if spins > _SPINS:
+        _sched_yield()
+    return spins + 1
 
 
 def _prefetch_bytes(pointer, count):
@@ -135,12 +142,16 @@ def _prefetch_bytes(pointer, count):
 
 if JIT:
     _here = compiled(_here)
-    barrier = compiled(_barrier)
+    barrier, give_way = compiled(_barrier), compiled(_give_way)
     prefetch_at = compiled(_prefetch_bytes)
 else:
 
     def barrier(memory, me, team):
         """Without JIT a team has one thread."""
+
+    def give_way(spins):
+        """Without JIT nobody waits."""
+        return spins
 
     def prefetch_at(pointer, count):
         """Without JIT there is nothing to ask for."""

@@ -1,0 +1,98 @@
+"""One row through a network beyond a core's cache: helpers that wait for rows are asked to come when rows follow one another closely, and leave soon after.
+
+To wake a thread takes as long as to read a megabyte of weights, so who predicts a row now and then does it alone, and nobody watches meanwhile.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ..kernels.cpu.shared_row import ALONE, AWAY, COMING, HELPED, NOT_FINITE, attend, dismiss, lead, new_seats
+from .base import Array
+from .cpu_crew import send
+
+__all__ = ["SharedRow"]
+
+HELPERS, BYTES_EACH = 3, 1 << 20  # at most so many, and one more thread for so many bytes of parameters
+CLOSE = 1e-3  # seconds between the ends of two rows that follow one another
+PATIENCE = 1_000_000  # looks for the next row: half a millisecond
+USEFUL = 100  # rows with help before a slow one, for which it was worthwhile
+ROWS = 1000  # after which a helper leaves, and is asked again if there are cores for it
+SLOW = 5e-4  # seconds longer than alone is too long for a row with help: a helper without a core was waited for
+LATER, LATEST = 0.01, 0.64  # seconds until helpers are sent for again, where they were slow; twice as many each time, unless they had been of use before
+
+_lock = threading.Lock()
+_seats = new_seats(HELPERS)  # of the whole process: there are no more cores for two callers than for one
+
+
+class SharedRow:
+    """Rows, one at a time, through one network, called as the function of kernels/cpu/one_row.py.
+
+    Parameters
+    ----------
+    theta : (P,)
+        For its dtype and size.
+    threads : () -> int
+        How many may read a row now.
+    """
+
+    def __init__(self, theta: Array, threads: Callable[[], int]) -> None:
+        self._threads = threads
+        self._lead: Any = lead(theta.dtype)
+        self._attend: Any = attend()
+        self._most = 1 + min(HELPERS, theta.nbytes // BYTES_EACH)
+        self._last_alone = self._not_before = 0.0
+        self._alone = math.inf  # seconds of a row
+        self._helped, self._later = 0, LATER  # rows since the last slow one
+
+    def __call__(self, x: Array, layers: Array, theta: Array, h: Array) -> bool:
+        """Overwrites h (1, s_L) with a^(L) of x (1, s_1); False if x holds NaN or infinity."""
+        began = time.perf_counter()
+        result = self._lead(x, layers, theta, h, _seats)
+        now = time.perf_counter()
+        if result == ALONE:
+            self._alone = min(self._alone, now - began)
+            if began - self._last_alone < CLOSE and now > self._not_before:
+                self._not_before = now + LATER
+                self._invite(min(self._threads(), self._most) - 1)
+            self._last_alone = now
+        elif result == HELPED:
+            self._helped += 1
+            if now - began > self._alone + SLOW:
+                self._later = LATER if self._helped > USEFUL else min(2 * self._later, LATEST)
+                self._helped, self._not_before = 0, now + self._later
+                dismiss(_seats)
+        return bool(result != NOT_FINITE)
+
+    def _invite(self, helpers: int) -> None:
+        """So many, who come when they are awake."""
+        for number in range(helpers):
+            with _lock:
+                if _seats[number, 0] != AWAY:
+                    continue
+                _seats[number, 0] = COMING
+            try:
+                send(functools.partial(self._attend, _seats, number, PATIENCE, ROWS))
+            except RuntimeError:  # no thread can be started
+                _seats[number, 0] = AWAY
+                return
+            except BaseException:
+                _seats[number, 0] = AWAY  # who comes nevertheless leaves again
+                raise
+
+
+def _after_fork() -> None:
+    """A child has none of the helpers, and nobody who leads."""
+    global _lock
+    _lock = threading.Lock()
+    _seats[...] = 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

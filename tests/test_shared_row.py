@@ -1,0 +1,316 @@
+"""One row that helpers share: the same numbers as alone, nobody at a seat twice, nobody who stays, and nobody sent for in vain."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastnn
+from fastnn.backends import cpu_row
+from fastnn.backends.numba_backend import SHARED_ROW_BYTES, _Predictor
+from fastnn.kernels.cpu import JIT, shared_row
+from fastnn.kernels.cpu.one_row import one_row
+from fastnn.kernels.cpu.shared_row import ALONE, AWAY, COMING, CROWDED, FREE, HELPED, NOT_FINITE
+
+pytestmark = pytest.mark.skipif(not JIT, reason="helpers work in compiled code")
+FOREVER = 1 << 40
+LARGE = [784, 500, 400, 10]  # 2.3 MiB of float32
+
+
+class Table:
+    """A network's row, led by this thread, with helpers at seats of its own."""
+
+    def __init__(self, sizes, dtype="float32", helpers=1, seed=0):
+        self.net = fastnn.Network(sizes, backend="numba", dtype=dtype, seed=seed)
+        self.net.theta[:] = np.random.default_rng(seed).standard_normal(self.net.theta.size) / 8
+        self.known = _Predictor(self.net, lambda: 1)
+        self.seats, self.threads, self.served = shared_row.new_seats(helpers), [], []
+        self.dtype = self.net.dtype
+
+    def sit(self, number, patience=FOREVER, rows=FOREVER):
+        self.seats[number, 0] = COMING
+        self.threads.append(threading.Thread(target=lambda: self.served.append(shared_row.attend()(self.seats, number, patience, rows))))
+        self.threads[-1].start()
+        until(lambda: self.seats[number, 0] != COMING)
+
+    def lead(self, x, h=None):
+        h = np.empty(self.known.shape, self.dtype) if h is None else h
+        return shared_row.lead(h.dtype)(x, self.known.layers, self.net.theta, h, self.seats), h
+
+    def alone(self, x):
+        h = np.empty(self.known.shape, self.dtype)
+        assert one_row(h.dtype)(x, self.known.layers, self.net.theta, h)
+        return h
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        until(lambda: shared_row.dismiss(self.seats) or (self.seats[:-1, 0] == AWAY).all())
+        for thread in self.threads:
+            thread.join(30)
+            assert not thread.is_alive()
+        assert self.seats[-1, 0] == 0, "nobody leads any more"
+
+
+def until(true):
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("helpers", [1, 3])
+@given(sizes=st.lists(st.integers(1, 200), min_size=1, max_size=4), seed=st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_the_same_numbers_with_helpers_as_alone(dtype, helpers, sizes, seed):
+    with Table([*sizes, 3], dtype, helpers, seed) as table:
+        for number in range(helpers):
+            table.sit(number)
+        rng = np.random.default_rng(seed)
+        for _ in range(5):
+            x = rng.standard_normal((1, sizes[0])).astype(dtype)
+            became, h = table.lead(x)
+            assert became == HELPED
+            assert np.array_equal(h, table.alone(x))
+
+
+def test_a_helper_serves_row_after_row():
+    with Table(LARGE) as table:
+        table.sit(0)
+        x = np.random.default_rng(1).random((1, 784), np.float32)
+        expected = table.alone(x)
+        for _ in range(300):
+            became, h = table.lead(x)
+            assert became == HELPED
+            assert np.array_equal(h, expected)
+    assert table.served == [300]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_row_that_is_not_finite_leaves_the_outputs_alone_and_the_helper_in_its_seat(bad):
+    with Table(LARGE) as table:
+        table.sit(0)
+        x = np.random.default_rng(1).random((1, 784), np.float32)
+        fine = x.copy()
+        x[0, 700] = bad
+        became, h = table.lead(x, np.full((1, 10), 7, np.float32))
+        assert became == NOT_FINITE
+        assert (h == 7).all()
+        assert table.seats[0, 0] == FREE
+        became, h = table.lead(fine)
+        assert became == HELPED
+        assert np.array_equal(h, table.alone(fine))
+
+
+def test_a_helper_serves_rows_of_both_dtypes():
+    with Table(LARGE) as table, Table(LARGE, "float64") as other:
+        table.sit(0)
+        seats, other.seats = other.seats, table.seats
+        for at in (table, other, table):
+            x = np.random.default_rng(1).random((1, 784)).astype(at.dtype)
+            became, h = at.lead(x)
+            assert became == HELPED
+            assert np.array_equal(h, at.alone(x))
+        other.seats = seats
+
+
+def test_two_who_lead_at_once_have_no_helper_but_are_right():
+    with Table(LARGE) as table:
+        table.sit(0)
+        x = np.random.default_rng(1).random((1, 784), np.float32)
+        table.seats[-1, 0] = 1  # another one
+        became, h = table.lead(x)
+        assert became == CROWDED
+        assert np.array_equal(h, table.alone(x))
+        table.seats[-1, 0] = 0
+        assert table.lead(x)[0] == HELPED
+
+
+def test_many_threads_lead_rows_of_their_own():
+    with Table(LARGE, helpers=2) as table:
+        table.sit(0)
+        table.sit(1)
+        rows = np.random.default_rng(1).random((4, 1, 784), np.float32)
+        expected = [table.alone(x) for x in rows]
+        wrong = []
+
+        def work(me):
+            for _ in range(100):
+                wrong.extend([me] * (not np.array_equal(table.lead(rows[me])[1], expected[me])))
+
+        threads = [threading.Thread(target=work, args=(me,)) for me in range(len(rows))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not wrong
+
+
+def test_a_helper_leaves_when_nobody_comes_and_when_it_has_done_its_rows():
+    with Table([784, 20, 10]) as table:
+        x = np.zeros((1, 784), np.float32)
+        table.sit(0, patience=1000)
+        until(lambda: table.seats[0, 0] == AWAY)
+        assert table.lead(x)[0] == ALONE
+        table.sit(0, rows=3)
+        assert [table.lead(x)[0] for _ in range(3)] == [HELPED] * 3
+        until(lambda: table.served == [0, 3])
+        assert table.seats[0, 0] == AWAY
+
+
+def test_a_seat_has_one_helper():
+    with Table([784, 20, 10]) as table:
+        table.sit(0)
+        attend = shared_row.attend()
+        assert attend(table.seats, 0, 1000, FOREVER) == 0, "the seat is taken"
+        assert table.seats[0, 0] == FREE, "by the first"
+        assert table.lead(np.zeros((1, 784), np.float32))[0] == HELPED
+        shared_row.dismiss(table.seats)
+        until(lambda: table.seats[0, 0] == AWAY)
+        assert attend(table.seats, 0, 1000, FOREVER) == 0, "nobody was sent for"
+
+
+# ---- when helpers are sent for ---------------------------------------------------------------------
+
+
+class Sent:
+    """`cpu_row` with a clock and rows as a test wants them: what became of each and how long it took."""
+
+    def __init__(self, monkeypatch, threads=2):
+        self.now, self.became, self.seconds, self.sent, self.dismissed = 100.0, ALONE, 1e-4, [], 0
+        self.seats = shared_row.new_seats(cpu_row.HELPERS)
+        monkeypatch.setattr(cpu_row, "_seats", self.seats)
+        monkeypatch.setattr(cpu_row, "send", self.sent.append)
+        monkeypatch.setattr(cpu_row, "dismiss", self._dismiss)
+        monkeypatch.setattr(cpu_row.time, "perf_counter", lambda: self.now)
+        self.row = cpu_row.SharedRow(np.zeros(1 << 20, np.float32), lambda: threads)
+        self.row._lead = self._lead
+
+    def _lead(self, *_):
+        self.now += self.seconds
+        return self.became
+
+    def _dismiss(self, seats):
+        self.dismissed += 1
+
+    def rows(self, count, became=ALONE, pause=0.0, seconds=1e-4):
+        for _ in range(count):
+            self.became, self.seconds = became, seconds
+            self.row(None, None, None, None)
+            self.now += pause
+        return len(self.sent)
+
+
+def test_a_helper_is_sent_for_when_rows_follow_one_another_closely(monkeypatch):
+    sent = Sent(monkeypatch)
+    assert sent.rows(5, pause=0.002) == 0, "rows now and then"
+    assert sent.rows(2) == 1
+    assert sent.seats[0, 0] == COMING
+    assert sent.rows(50) == 1, "it is on its way"
+    sent.seats[0, 0] = AWAY
+    assert sent.rows(300) == 2, "it has been and gone"
+
+
+@pytest.mark.parametrize(("threads", "count"), [(1, 0), (2, 1), (3, 2), (8, 3)])
+def test_no_more_helpers_than_cores_and_seats(monkeypatch, threads, count):
+    assert Sent(monkeypatch, threads).rows(10) == count
+
+
+def test_a_smaller_network_has_fewer(monkeypatch):
+    sent = Sent(monkeypatch, 8)
+    sent.row = cpu_row.SharedRow(np.zeros(SHARED_ROW_BYTES // 4, np.float32), lambda: 8)
+    sent.row._lead = sent._lead
+    assert sent.rows(10) == 1
+
+
+def test_slow_helpers_are_dismissed_and_sent_for_less_and_less(monkeypatch):
+    sent = Sent(monkeypatch)
+    sent.rows(10)
+    pauses = []
+    for _ in range(8):
+        sent.seats[0, 0] = AWAY
+        sent.rows(1, HELPED, seconds=3e-3)
+        slow, before = sent.now, len(sent.sent)
+        while sent.rows(1) == before:
+            pass
+        pauses.append(sent.now - slow)
+    assert sent.dismissed == 8
+    assert pauses == pytest.approx([0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 0.64, 0.64], abs=2e-3)
+    sent.rows(cpu_row.USEFUL + 1, HELPED)
+    sent.seats[0, 0] = AWAY
+    sent.rows(1, HELPED, seconds=3e-3)
+    slow, before = sent.now, len(sent.sent)
+    while sent.rows(1) == before:
+        pass
+    assert sent.now - slow == pytest.approx(cpu_row.LATER, abs=2e-3), "it had been of use"
+    assert sent.rows(5, HELPED, seconds=4e-4) == before + 1
+    assert sent.dismissed == 9, "somewhat slower is not slow"
+
+
+def test_without_threads_every_row_is_read_alone(monkeypatch):
+    sent = Sent(monkeypatch)
+
+    def refuse(work):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(cpu_row, "send", refuse)
+    assert sent.rows(300) == 0
+    assert (sent.seats[:, 0] == AWAY).all()
+
+
+def test_a_signal_while_a_helper_is_sent_for_leaves_the_seat_empty(monkeypatch):
+    sent = Sent(monkeypatch)
+
+    def interrupted(work):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cpu_row, "send", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sent.rows(3)
+    assert (sent.seats[:, 0] == AWAY).all()
+
+
+# ---- in the engine ------------------------------------------------------------------------------------
+
+
+def test_rows_of_a_large_network_one_at_a_time_with_helpers(monkeypatch):
+    monkeypatch.setattr(cpu_row, "PATIENCE", FOREVER)
+    net = fastnn.Network(LARGE, backend=fastnn.get_backend("numba", threads=2), seed=0)
+    exact = fastnn.Network(LARGE, backend="numpy", dtype="float64", seed=0)
+    exact.theta[:] = net.theta
+    X = np.random.default_rng(0).random((200, 784), np.float32)
+    expected, became = exact.predict_proba(X), []
+    net.predict_proba(X[:1])
+    assert isinstance(net.prepared.one_row, cpu_row.SharedRow)
+    lead = net.prepared.one_row._lead
+    monkeypatch.setattr(net.prepared.one_row, "_lead", lambda *given: became.append(lead(*given)) or became[-1])
+    try:
+        until(lambda: [net.predict_proba(X[i : i + 1]) for i in range(50)] and HELPED in became)
+        np.testing.assert_allclose(np.concatenate([net.predict_proba(X[i : i + 1]) for i in range(200)]), expected, rtol=2e-5, atol=1e-6)
+        with pytest.raises(ValueError, match="X"):
+            net.predict_proba(np.full((1, 784), np.nan, np.float32))
+    finally:
+        until(lambda: shared_row.dismiss(cpu_row._seats) or (cpu_row._seats[:-1, 0] == AWAY).all())
+
+
+def test_one_thread_is_wished_and_one_it_is(monkeypatch):
+    def send(work):
+        raise AssertionError("nobody may be sent for")
+
+    monkeypatch.setattr(cpu_row, "send", send)
+    net = fastnn.Network(LARGE, backend=fastnn.get_backend("numba", threads=1), seed=0)
+    x = np.zeros((1, 784), np.float32)
+    for _ in range(200):
+        net.predict_proba(x)
+
+
+def test_a_network_that_stays_in_the_cache_has_no_seats():
+    net = fastnn.Network([784, 300, 100, 10], backend="numba")
+    net.predict_proba(np.zeros((1, 784), np.float32))
+    assert net.theta.nbytes < SHARED_ROW_BYTES
+    assert not isinstance(net.prepared.one_row, cpu_row.SharedRow)
