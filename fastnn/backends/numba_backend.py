@@ -164,7 +164,7 @@ class NumbaBackend(HostBackend):
         m = len(x)
         if m == 1:  # every step in Python between the caller and the compiled code would be noticed here
             h = np.empty(known.shape, known.dtype)
-            return h if known.one_row(x, known.layers, net.theta, h) else None
+            return h if (known.one_row or known.make_one_row())(x, known.layers, net.theta, h) else None
         h = np.empty((m, known.shape[1]), known.dtype)
         return h if self._many_rows(known, net, x, h) else None
 
@@ -239,13 +239,15 @@ class _Predictor:
         self.layers = np.stack([sizes[:-1], sizes[1:], offsets[:-1], codes, slopes.ctypes.data + slopes.itemsize * np.arange(len(codes))], axis=1)
         self.predict: Any = prediction(net.dtype)
         self.fits_panels = Problem(net.sizes, 1, net.dtype.itemsize).stays_in_cache
-        self._shared = functools.partial(SharedRow, net.theta, threads) if net.theta.nbytes > SHARED_ROW_BYTES and JIT else None
+        shared = net.theta.nbytes > SHARED_ROW_BYTES and JIT
+        self._making = functools.partial(SharedRow, net.theta, threads) if shared else functools.partial(one_row, net.dtype)
+        self.one_row: Any = None
         self.panels: PanelPredictor | None = None
 
-    @functools.cached_property
-    def one_row(self) -> Any:
-        """(x, layers, theta, h) -> whether x is finite; compiled when first wanted."""
-        return self._shared() if self._shared else one_row(self.dtype)
+    def make_one_row(self) -> Any:
+        """`one_row`, (x, layers, theta, h) -> whether x is finite; compiled when first wanted."""
+        self.one_row = self._making()
+        return self.one_row
 
 
 class NumbaProgram(TeamProgram):
