@@ -135,11 +135,13 @@ def _lead(X, layers, theta, h, seats):
         while asked >> s & 1 and atomic_load(state) == BUSY and atomic_load(state + 8) == work:
             spins = give_way(spins)
     atomic_add(leaders, -1)
+    if finite_x:
+        outputs = vector_at(address(scratch) + (count - 1) * room, zero, h.shape[1])
+        for j in range(h.shape[1]):
+            h[0, j] = outputs[j]
+    memory[0] = scratch[0]  # Numba frees an array after its last use, and their addresses are none
     if not finite_x:
         return NOT_FINITE
-    outputs = vector_at(address(scratch) + (count - 1) * room, zero, h.shape[1])
-    for j in range(h.shape[1]):
-        h[0, j] = outputs[j]
     if asked:
         return HELPED
     return CROWDED if crowded else ALONE
