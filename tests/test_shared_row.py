@@ -41,11 +41,11 @@ class Table:
 
     def lead(self, x, h=None):
         h = np.empty(self.known.shape, self.dtype) if h is None else h
-        return shared_row.lead(h.dtype)(x, self.known.layers, self.net.theta, h, self.seats), h
+        return shared_row.lead(h.dtype)(x, self.known.layers, h, self.seats), h
 
     def alone(self, x):
         h = np.empty(self.known.shape, self.dtype)
-        assert one_row(h.dtype)(x, self.known.layers, self.net.theta, h)
+        assert one_row(h.dtype)(x, self.known.layers, h)
         return h
 
     def __enter__(self):
@@ -204,7 +204,7 @@ class Sent:
     def rows(self, count, became=ALONE, pause=0.0, seconds=1e-4):
         for _ in range(count):
             self.became, self.seconds = became, seconds
-            self.row(None, None, None, None)
+            self.row(None, None, None)
             self.now += pause
         return len(self.sent)
 

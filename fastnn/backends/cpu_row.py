@@ -51,10 +51,10 @@ class SharedRow:
         self._alone = math.inf  # seconds of a row
         self._helped, self._later = 0, LATER  # rows since the last slow one
 
-    def __call__(self, x: Array, layers: Array, theta: Array, h: Array) -> bool:
+    def __call__(self, x: Array, layers: Array, h: Array) -> bool:
         """Overwrites h (1, s_L) with a^(L) of x (1, s_1); False if x holds NaN or infinity."""
         began = time.perf_counter()
-        result = self._lead(x, layers, theta, h, _seats)
+        result = self._lead(x, layers, h, _seats)
         now = time.perf_counter()
         if result == ALONE:
             self._alone = min(self._alone, now - began)

@@ -164,7 +164,7 @@ class NumbaBackend(HostBackend):
         m = len(x)
         if m == 1:  # every step in Python between the caller and the compiled code would be noticed here
             h = np.empty(known.shape, known.dtype)
-            return h if (known.one_row or known.make_one_row())(x, known.layers, net.theta, h) else None
+            return h if (known.one_row or known.make_one_row())(x, known.layers, h) else None
         h = np.empty((m, known.shape[1]), known.dtype)
         return h if self._many_rows(known, net, x, h) else None
 
@@ -236,7 +236,8 @@ class _Predictor:
         self.dtype = net.dtype
         self.width = int(starts[-1])
         self.shape = (1, net.sizes[-1])
-        self.layers = np.stack([sizes[:-1], sizes[1:], offsets[:-1], codes, slopes.ctypes.data + slopes.itemsize * np.arange(len(codes))], axis=1)
+        weights = net.theta.ctypes.data + net.theta.itemsize * offsets[:-1]  # the network's Theta stays where it is
+        self.layers = np.stack([sizes[:-1], sizes[1:], weights, codes, slopes.ctypes.data + slopes.itemsize * np.arange(len(codes))], axis=1)
         self.predict: Any = prediction(net.dtype)
         self.fits_panels = Problem(net.sizes, 1, net.dtype.itemsize).stays_in_cache
         shared = net.theta.nbytes > SHARED_ROW_BYTES and JIT
@@ -245,7 +246,7 @@ class _Predictor:
         self.panels: PanelPredictor | None = None
 
     def make_one_row(self) -> Any:
-        """`one_row`, (x, layers, theta, h) -> whether x is finite; compiled when first wanted."""
+        """`one_row`, (x, layers, h) -> whether x is finite; compiled when first wanted."""
         self.one_row = self._making()
         return self.one_row
 

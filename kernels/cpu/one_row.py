@@ -87,22 +87,23 @@ else:
 _times = compiled(_times)  # overwrites z (n_out,) with W (n_out, n_in) times x (n_in,); up to a vector more of z is overwritten
 
 
-def _finish_layer(zero, theta, layers, layer, z):
+def _finish_layer(zero, layers, layer, z):
     """Makes the activations of a layer, in place, of its sums at z (n_out,)."""
     n_in, n_out = layers[layer, 0], layers[layer, 1]
-    b = vector_at(address(theta) + (layers[layer, 2] + n_in * n_out) * itemsize(zero), zero, n_out)
+    b = vector_at(layers[layer, 2] + n_in * n_out * itemsize(zero), zero, n_out)
     activate(layers[layer, 3], vector_at(layers[layer, 4], zero, 1)[0], rows_at(z, zero, 1, n_out), b)
 
 
 finish_layer = part(_finish_layer)
 
 
-def _one_row(X, layers, theta, h):
+def _one_row(X, layers, h):
     """Overwrites h (1, s_L) with a^(L) of X (1, s_1). Returns whether X is finite; if not, h is left alone.
 
-    layers (L - 1, 5) int64, by layer: inputs, outputs, where its weights begin in theta, activation, address of its slope
+    layers (L - 1, 5) int64, by layer: inputs, outputs, address of its weights and then biases, activation, address of its slope; every array
+    among the arguments would cost 0.1 us
     """
-    zero = theta.dtype.type(0)
+    zero = h.dtype.type(0)
     size = itemsize(zero)
     widest = 0
     for layer in range(layers.shape[0]):
@@ -112,10 +113,10 @@ def _one_row(X, layers, theta, h):
     x, z, last = address(X), address(scratch), layers.shape[0] - 1
     for layer in range(layers.shape[0]):
         n_in, n_out = layers[layer, 0], layers[layer, 1]
-        _times(zero, address(theta) + layers[layer, 2] * size, n_in, n_out, x, z)
+        _times(zero, layers[layer, 2], n_in, n_out, x, z)
         if layer == 0 and not abs(vector_at(z, zero, 1)[0]) < np.inf and not finite(X):  # NaN and infinity in X reach every z; so may overflow
             return False
-        finish_layer(zero, theta, layers, layer, z)
+        finish_layer(zero, layers, layer, z)
         if layer == last:
             outputs = vector_at(z, zero, n_out)
             for j in range(n_out):
@@ -126,7 +127,7 @@ def _one_row(X, layers, theta, h):
 
 def _signature(name):
     real = getattr(types, name)
-    return types.boolean(types.Array(real, 2, "C", readonly=True), types.Array(types.int64, 2, "C"), types.Array(real, 1, "C"), types.Array(real, 2, "C"))
+    return types.boolean(types.Array(real, 2, "C", readonly=True), types.Array(types.int64, 2, "C"), types.Array(real, 2, "C"))
 
 
 one_row = per_dtype(_one_row, _signature)

@@ -7,7 +7,7 @@ helper that has begun is waited for, because it works on the caller's memory.
 A seat: int64, a line apart; its state, and the address of the row's work:
   AWAY -> COMING by who sends for a helper, -> FREE by the first who comes; FREE -> ASKED -> BUSY by a leader, who writes the address between;
   BUSY -> FREE by the helper; FREE -> DISMISSED by anyone, -> AWAY by the helper, who leaves
-The work: addresses of `layers`, Theta, x and the activations, layers, room per layer and bytes of a number; then, a line apart, the layer that is
+The work: addresses of `layers` (as in one_row.py), x and the activations, layers, room per layer and bytes of a number; then, a line apart, the layer that is
 open (from 1 on; one more than there are: over), and for each layer the parts that were taken and those that are done.
 """
 
@@ -78,11 +78,11 @@ def _do_parts(zero, work, layer, leads, seats, helpers):
     a core reads the same weights in every row and its cache may have kept them. Asks helpers who have come meanwhile, if `helpers` is more than 0. Which, as bits."""
     size = itemsize(zero)
     step = VECTOR // size
-    numbers = vector_at(work, np.int64(0), 6)
+    numbers = vector_at(work, np.int64(0), 5)
     numbers_of_layer = vector_at(numbers[0] + 40 * layer, np.int64(0), 3)
-    n_in, n_out, W = numbers_of_layer[0], numbers_of_layer[1], numbers[1] + numbers_of_layer[2] * size
-    x = numbers[2] if layer == 0 else numbers[3] + (layer - 1) * numbers[5]
-    z = numbers[3] + layer * numbers[5]
+    n_in, n_out, W = numbers_of_layer[0], numbers_of_layer[1], numbers_of_layer[2]
+    x = numbers[1] if layer == 0 else numbers[2] + (layer - 1) * numbers[4]
+    z = numbers[2] + layer * numbers[4]
     taken, parts = work + 8 * _LINE * (2 + 2 * layer), _parts(zero, n_out)
     own, asked = 0, 0
     while True:
@@ -102,9 +102,9 @@ def _do_parts(zero, work, layer, leads, seats, helpers):
 _do_parts = compiled(_do_parts)
 
 
-def _lead(X, layers, theta, h, seats):
+def _lead(X, layers, h, seats):
     """Overwrites h (1, s_L) with a^(L) of X (1, s_1), with those helpers that are free. NOT_FINITE if X is not, h is then left alone; CROWDED: others lead now, so nobody was asked."""
-    zero = theta.dtype.type(0)
+    zero = h.dtype.type(0)
     size = itemsize(zero)
     count, widest = layers.shape[0], 0
     for layer in range(count):
@@ -112,7 +112,7 @@ def _lead(X, layers, theta, h, seats):
     room = (widest + VECTOR // size) * size  # whole vectors are written
     scratch = np.empty(count * room, np.uint8)
     memory = np.zeros((2 + 2 * count) * _LINE, np.int64)
-    memory[:7] = address(layers), address(theta), address(X), address(scratch), count, room, size
+    memory[:6] = address(layers), address(X), address(scratch), count, room, size
     work, seat, leaders = address(memory), address(seats), address(seats) + 8 * _LINE * (seats.shape[0] - 1)
     opened = work + 8 * _LINE
 
@@ -128,7 +128,7 @@ def _lead(X, layers, theta, h, seats):
         if layer == 0 and not abs(vector_at(z, zero, 1)[0]) < np.inf and not finite(X):  # NaN and infinity in X reach every z; so may overflow
             finite_x = False
             break
-        finish_layer(zero, theta, layers, layer, z)
+        finish_layer(zero, layers, layer, z)
     atomic_store(opened, count + 1)
     for s in range(helpers):
         state, spins = seat + 8 * _LINE * s, 0
@@ -158,7 +158,7 @@ def _attend(seats, number, patience, rows):
         looks += 1
         if now == BUSY:
             work = atomic_load(state + 8)
-            if vector_at(work, np.int64(0), 7)[6] == 4:
+            if vector_at(work, np.int64(0), 6)[5] == 4:
                 _help(np.float32(0), work)
             else:
                 _help(np.float64(0), work)
@@ -170,7 +170,7 @@ def _attend(seats, number, patience, rows):
 
 
 def _help(zero, work):
-    count, opened = vector_at(work, np.int64(0), 6)[4], work + 8 * _LINE
+    count, opened = vector_at(work, np.int64(0), 4)[3], work + 8 * _LINE
     layer, spins = 0, 0
     while layer <= count:
         now = atomic_load(opened)
@@ -194,7 +194,7 @@ def _dismiss(seats):
 def _lead_signature(name):
     real = getattr(types, name)
     row = types.Array(real, 2, "C", readonly=True)
-    return types.int64(row, types.Array(types.int64, 2, "C"), types.Array(real, 1, "C"), types.Array(real, 2, "C"), types.Array(types.int64, 2, "C"))
+    return types.int64(row, types.Array(types.int64, 2, "C"), types.Array(real, 2, "C"), types.Array(types.int64, 2, "C"))
 
 
 lead = per_dtype(_lead, _lead_signature)
