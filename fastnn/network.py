@@ -121,7 +121,6 @@ class Network(FitMethod):
         self.backend.copyto(theta, self.backend.asarray(vector))
         self._use(theta)
         self._training = FitLock()
-        self.prepared: Any = None  # what the engine keeps between predictions of this network
 
     def _use(self, theta: Array) -> None:
         """Make theta, an array of the engine, the parameters, and weights and biases views of it."""
@@ -129,6 +128,7 @@ class Network(FitMethod):
         # Not by way of __dict__: where that has been asked for, Python finds every attribute of the object more slowly, and one row notices.
         for name, value in (("theta", theta), ("weights", Views("weights", weights)), ("biases", Views("biases", biases))):
             super().__setattr__(name, value)
+        self.prepared: Any = None  # what the engine keeps between predictions of this network
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Parameters are written in place: an array put in their place would be seen by some parts of the engines and not by others."""

@@ -32,7 +32,7 @@ from .training_data import Orders, TrainingData, prepare, warn_if_symmetric
 __all__ = ["History", "fit"]
 
 SLICE_SECONDS = 0.2
-FIRST_SLICE_FLOPS = 100_000_000
+FIRST_SLICE_FLOPS, STEP_FLOPS = 100_000_000, 100_000  # a step costs time however small it is: a thousand at most
 DEFAULT_BATCH = 128
 
 
@@ -134,7 +134,7 @@ class _Fit:
         self.history = History()
         self.snapshot, self.host = _Snapshot(net, program.optimizer), HostCopy(net, program.optimizer)
         # Nothing is known of the speed yet, and the first slice may capture or compile: so many steps that they are soon over anywhere. A fit of few steps has no other slice.
-        self.steps_per_slice = max(1, FIRST_SLICE_FLOPS // (6 * net.layout.size * program.batch_size))
+        self.steps_per_slice = max(1, FIRST_SLICE_FLOPS // (6 * net.layout.size * program.batch_size + STEP_FLOPS))
         soft = program.net.pair.targets == "probabilities" and not bool(((data.y == 0) | (data.y == 1)).all())
         self.interrupted = False  # a Ctrl-C came in the slice that completed an epoch
         self.counts_hits = net.counts_hits(data.y) and not soft

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastnn
-from fastnn.backends import cpu_row
+from fastnn.backends import cpu_crew, cpu_row
 from fastnn.backends.numba_backend import SHARED_ROW_BYTES, _Predictor
 from fastnn.kernels.cpu import JIT, shared_row
 from fastnn.kernels.cpu.one_row import one_row
-from fastnn.kernels.cpu.shared_row import ALONE, AWAY, COMING, CROWDED, FREE, HELPED, NOT_FINITE
+from fastnn.kernels.cpu.shared_row import ALONE, AWAY, BUSY, COMING, CROWDED, FREE, HELPED, NOT_FINITE
 
 pytestmark = pytest.mark.skipif(not JIT, reason="helpers work in compiled code")
 FOREVER = 1 << 40
@@ -52,7 +52,7 @@ class Table:
         return self
 
     def __exit__(self, *_):
-        until(lambda: shared_row.dismiss(self.seats) or (self.seats[:-1, 0] == AWAY).all())
+        until(lambda: shared_row.dismiss()(self.seats) or (self.seats[:-1, 0] == AWAY).all())
         for thread in self.threads:
             thread.join(30)
             assert not thread.is_alive()
@@ -173,7 +173,7 @@ def test_a_seat_has_one_helper():
         assert attend(table.seats, 0, 1000, FOREVER) == 0, "the seat is taken"
         assert table.seats[0, 0] == FREE, "by the first"
         assert table.lead(np.zeros((1, 784), np.float32))[0] == HELPED
-        shared_row.dismiss(table.seats)
+        shared_row.dismiss()(table.seats)
         until(lambda: table.seats[0, 0] == AWAY)
         assert attend(table.seats, 0, 1000, FOREVER) == 0, "nobody was sent for"
 
@@ -188,11 +188,14 @@ class Sent:
         self.now, self.became, self.seconds, self.sent, self.dismissed = 100.0, ALONE, 1e-4, [], 0
         self.seats = shared_row.new_seats(cpu_row.HELPERS)
         monkeypatch.setattr(cpu_row, "_seats", self.seats)
-        monkeypatch.setattr(cpu_row, "send", self.sent.append)
-        monkeypatch.setattr(cpu_row, "dismiss", self._dismiss)
+        monkeypatch.setattr(cpu_row, "send", lambda work: self.sent.append(work) or True)
         monkeypatch.setattr(cpu_row.time, "perf_counter", lambda: self.now)
-        self.row = cpu_row.SharedRow(np.zeros(1 << 20, np.float32), lambda: threads)
-        self.row._lead = self._lead
+        self.asked = 0
+        self.use(cpu_row.SharedRow(np.zeros(1 << 20, np.float32), lambda: setattr(self, "asked", self.asked + 1) or threads))
+
+    def use(self, row):
+        self.row = row
+        row._lead, row._dismiss = self._lead, self._dismiss
 
     def _lead(self, *_):
         self.now += self.seconds
@@ -226,8 +229,7 @@ def test_no_more_helpers_than_cores_and_seats(monkeypatch, threads, count):
 
 def test_a_smaller_network_has_fewer(monkeypatch):
     sent = Sent(monkeypatch, 8)
-    sent.row = cpu_row.SharedRow(np.zeros(SHARED_ROW_BYTES // 4, np.float32), lambda: 8)
-    sent.row._lead = sent._lead
+    sent.use(cpu_row.SharedRow(np.zeros(SHARED_ROW_BYTES // 4, np.float32), lambda: 8))
     assert sent.rows(10) == 1
 
 
@@ -258,10 +260,11 @@ def test_slow_helpers_are_dismissed_and_sent_for_less_and_less(monkeypatch):
 def test_without_threads_every_row_is_read_alone(monkeypatch):
     sent = Sent(monkeypatch)
 
-    def refuse(work):
+    def refuse(count):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(cpu_row, "send", refuse)
+    monkeypatch.setattr(cpu_row, "send", cpu_crew.send)
+    monkeypatch.setattr(cpu_crew, "_take", refuse)
     assert sent.rows(300) == 0
     assert (sent.seats[:, 0] == AWAY).all()
 
@@ -276,6 +279,52 @@ def test_a_signal_while_a_helper_is_sent_for_leaves_the_seat_empty(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         sent.rows(3)
     assert (sent.seats[:, 0] == AWAY).all()
+
+
+def test_a_signal_after_a_helper_was_sent_for_leaves_it_in_its_seat(monkeypatch):
+    """A deadline of the user's own, raised by a handler when the helper has come already: it reaches the caller, and the seat stays taken by one."""
+    sent = Sent(monkeypatch)
+
+    class TooLate(RuntimeError):
+        pass
+
+    def interrupted(work):
+        cpu_crew.send(work)
+        until(lambda: sent.seats[0, 0] == FREE)
+        raise TooLate
+
+    monkeypatch.setattr(cpu_row, "PATIENCE", FOREVER)
+    monkeypatch.setattr(cpu_row, "send", interrupted)
+    with pytest.raises(TooLate):
+        sent.rows(3)
+    assert sent.seats[0, 0] == FREE
+    assert sent.rows(300) == 0, "nobody else is sent for"
+    until(lambda: shared_row.dismiss()(sent.seats) or sent.seats[0, 0] == AWAY)
+
+
+def test_who_has_come_is_not_withdrawn_and_who_is_on_the_way_stays_expected(monkeypatch):
+    sent = Sent(monkeypatch, 3)
+    sent.seats[0, 0] = COMING
+    assert sent.rows(2) == 1, "for the other seat"
+    assert sent.seats[:2, 0].tolist() == [COMING, COMING]
+    withdraw = shared_row.withdraw()
+    sent.seats[0, 0] = BUSY
+    assert [withdraw(sent.seats, number) for number in range(3)] == [False, True, False]
+    assert sent.seats[:3, 0].tolist() == [BUSY, AWAY, AWAY]
+
+
+def test_others_who_lead_want_the_helpers_core(monkeypatch):
+    sent = Sent(monkeypatch)
+    assert sent.rows(50, CROWDED) == 0
+    assert sent.dismissed == 1
+    assert sent.rows(100) == 0, "for 0.02 seconds"
+    assert sent.rows(200) == 1
+
+
+def test_one_core_is_looked_for_seldom(monkeypatch):
+    sent = Sent(monkeypatch, threads=1)
+    assert sent.rows(6000) == 0
+    assert sent.asked == 1, "in 0.6 seconds"
 
 
 # ---- in the engine ------------------------------------------------------------------------------------
@@ -298,7 +347,7 @@ def test_rows_of_a_large_network_one_at_a_time_with_helpers(monkeypatch):
         with pytest.raises(ValueError, match="X"):
             net.predict_proba(np.full((1, 784), np.nan, np.float32))
     finally:
-        until(lambda: shared_row.dismiss(cpu_row._seats) or (cpu_row._seats[:-1, 0] == AWAY).all())
+        until(lambda: shared_row.dismiss()(cpu_row._seats) or (cpu_row._seats[:-1, 0] == AWAY).all())
 
 
 def test_one_thread_is_wished_and_one_it_is(monkeypatch):
@@ -326,9 +375,18 @@ def test_no_memory_is_used_after_it_was_freed():
         net = fastnn.Network([784, 500, 400, 10], backend=fastnn.get_backend("numba", threads=2), seed=0)
         X = np.random.default_rng(0).random((50, 784), np.float32)
         expected = net.predict_proba(X)
+        from fastnn.backends import cpu_row
+        cpu_row.PATIENCE, became = 1 << 40, set()
+        net.predict_proba(X[:1])
+        row = net.prepared.one_row
+        lead, row._lead = row._lead, lambda *given: became.add(result := lead(*given)) or result
+        while len(became) < 2:
+            rows = np.concatenate([net.predict_proba(X[i : i + 1]) for i in range(50)])
+            np.testing.assert_allclose(rows, expected, rtol=2e-5, atol=1e-6)
         for _ in range(20):
             rows = np.concatenate([net.predict_proba(X[i : i + 1]) for i in range(50)])
             np.testing.assert_allclose(rows, expected, rtol=2e-5, atol=1e-6)
+        row._dismiss(cpu_row._seats)
         """
     result = subprocess.run([sys.executable, "-c", script], env={**os.environ, "MALLOC_PERTURB_": "165"}, capture_output=True, text=True, timeout=120, check=False)
     assert (result.returncode, result.stderr) == (0, "")

@@ -297,9 +297,9 @@ def test_scale_is_applied_to_integers_and_kept(backend, dtype):
     assert theta_of(scaled).tobytes() == theta_of(plain).tobytes()
 
 
-@pytest.mark.parametrize(("flops", "slices"), [(10**8, [5]), (0, [1, 2, 2]), (3 * 6 * 43 * 5, [3, 2])])
+@pytest.mark.parametrize(("flops", "slices"), [(10**8, [5]), (0, [1, 2, 2]), (3 * (6 * 43 * 5 + 10**5), [3, 2])])
 def test_the_first_slice_is_so_long_that_it_is_soon_over_anywhere(backend, monkeypatch, flops, slices):
-    """A fit of few steps has one slice; 43 parameters, batches of 5, 6 flops each. Later slices last 0.25 s by a clock that says 0.1 for each."""
+    """A fit of few steps has one slice; 43 parameters, batches of 5, 6 flops each; a step counts as 100,000 more. Later slices last 0.25 s by a clock that says 0.1 for each."""
     X, y = data()
     net, original, taken, clock = net_of(backend), Program.run, [], iter(0.1 * i for i in range(100))
 

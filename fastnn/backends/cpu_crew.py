@@ -128,13 +128,12 @@ def _find_getcpu() -> Callable[[], int] | None:
 _getcpu = _find_getcpu()
 
 
-def _hand_over(works: list[Callable[[], None]], raised: list[BaseException]) -> list[_Job]:
-    """Each of `works` to a thread of the crew. What a signal's handler raises meanwhile goes to `raised`.
+def _hand_over(works: list[Callable[[], None]], mates: list[_Mate], raised: list[BaseException]) -> list[_Job]:
+    """Each of `works` to one of as many threads. What a signal's handler raises meanwhile goes to `raised`.
 
     A thread wakes on the core it slept on, or on the one that woke it, and the scheduler may take milliseconds to notice the idle one beside it, which
     is all that a short run takes. So each is sent to other cores than this one and those of the others before it wakes.
     """
-    mates = _take(len(works))
     allowed = os.sched_getaffinity(0) if _getcpu is not None else None
     cores = sorted(allowed - {_getcpu()}) if _getcpu is not None and allowed is not None else []
     jobs = [_Job(work, allowed) for work in works]
@@ -145,24 +144,23 @@ def _hand_over(works: list[Callable[[], None]], raised: list[BaseException]) -> 
     return jobs
 
 
-def send(work: Callable[[], None]) -> None:
-    """Lets a thread of the crew do work(), which may not raise, and does not wait for it.
-
-    Raises
-    ------
-    RuntimeError
-        A thread could not be started.
-    """
+def send(work: Callable[[], Any]) -> bool:
+    """Lets a thread of the crew do work(), which may not raise, and does not wait for it. False if no thread could be started."""
+    try:
+        mates = _take(1)
+    except RuntimeError:
+        return False
     raised: list[BaseException] = []
-    _hand_over([work], raised)
+    _hand_over([work], mates, raised)
     if raised:
         raise raised[0]
+    return True
 
 
 def _run_beside(works: list[Callable[[], None]], own: Callable[[], None]) -> None:
     """Each of `works` in a thread of the crew, and `own` in this one; returns when all are done, and raises then what own() or a signal's handler raised."""
     raised: list[BaseException] = []
-    jobs = _hand_over(works, raised)
+    jobs = _hand_over(works, _take(len(works)), raised)
     failed = True
     try:
         own()

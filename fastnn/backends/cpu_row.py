@@ -13,19 +13,20 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..kernels.cpu.shared_row import ALONE, AWAY, COMING, HELPED, NOT_FINITE, attend, dismiss, lead, new_seats
+from ..kernels.cpu.shared_row import ALONE, AWAY, COMING, CROWDED, HELPED, NOT_FINITE, attend, dismiss, lead, new_seats, withdraw
 from .base import Array
 from .cpu_crew import send
 
 __all__ = ["SharedRow"]
 
 HELPERS, BYTES_EACH = 3, 1 << 20  # at most so many, and one more thread for so many bytes of parameters
-CLOSE = 1e-3  # seconds between the ends of two rows that follow one another
+CLOSE = 3e-4  # seconds between two rows that follow one another closely
 PATIENCE = 1_000_000  # looks for the next row: half a millisecond
 USEFUL = 100  # rows with help before a slow one, for which it was worthwhile
 ROWS = 1000  # after which a helper leaves, and is asked again if there are cores for it
 SLOW = 5e-4  # seconds longer than alone is too long for a row with help: a helper without a core was waited for
-LATER, LATEST = 0.01, 0.64  # seconds until helpers are sent for again, where they were slow; twice as many each time, unless they had been of use before
+# Seconds until helpers are sent for again, where they were slow or others led; twice as many each time, unless they had been of use before.
+LATER, LATEST = 0.01, 0.64
 
 _lock = threading.Lock()
 _seats = new_seats(HELPERS)  # of the whole process: there are no more cores for two callers than for one
@@ -45,7 +46,7 @@ class SharedRow:
     def __init__(self, theta: Array, threads: Callable[[], int]) -> None:
         self._threads = threads
         self._lead: Any = lead(theta.dtype)
-        self._attend: Any = attend()
+        self._attend, self._dismiss, self._withdraw = attend(), dismiss(), withdraw()
         self._most = 1 + min(HELPERS, theta.nbytes // BYTES_EACH)
         self._last_alone = self._not_before = 0.0
         self._alone = math.inf  # seconds of a row
@@ -59,32 +60,38 @@ class SharedRow:
         if result == ALONE:
             self._alone = min(self._alone, now - began)
             if began - self._last_alone < CLOSE and now > self._not_before:
-                self._not_before = now + LATER
-                self._invite(min(self._threads(), self._most) - 1)
+                helpers = min(self._threads(), self._most) - 1
+                self._not_before = now + (LATER if helpers else LATEST)
+                self._invite(helpers)
             self._last_alone = now
         elif result == HELPED:
             self._helped += 1
             if now - began > self._alone + SLOW:
-                self._later = LATER if self._helped > USEFUL else min(2 * self._later, LATEST)
-                self._helped, self._not_before = 0, now + self._later
-                dismiss(_seats)
+                self._do_without(now)
+        elif result == CROWDED and now > self._not_before:
+            self._do_without(now)
         return bool(result != NOT_FINITE)
+
+    def _do_without(self, now: float) -> None:
+        """For a while: their cores are wanted elsewhere."""
+        self._later = LATER if self._helped > USEFUL else min(2 * self._later, LATEST)
+        self._helped, self._not_before = 0, now + self._later
+        self._dismiss(_seats)
 
     def _invite(self, helpers: int) -> None:
         """So many, who come when they are awake."""
         for number in range(helpers):
-            with _lock:
-                if _seats[number, 0] != AWAY:
-                    continue
-                _seats[number, 0] = COMING
+            expected = sent = False
             try:
-                send(functools.partial(self._attend, _seats, number, PATIENCE, ROWS))
-            except RuntimeError:  # no thread can be started
-                _seats[number, 0] = AWAY
-                return
-            except BaseException:
-                _seats[number, 0] = AWAY  # who comes nevertheless leaves again
-                raise
+                with _lock:
+                    if _seats[number, 0] != AWAY:
+                        continue
+                    expected = True
+                    _seats[number, 0] = COMING
+                sent = send(functools.partial(self._attend, _seats, number, PATIENCE, ROWS))
+            finally:
+                if expected and not sent:  # no thread could be started, or a signal's handler raised; who comes nevertheless finds that nobody is expected
+                    self._withdraw(_seats, number)
 
 
 def _after_fork() -> None:

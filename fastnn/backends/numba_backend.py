@@ -236,7 +236,8 @@ class _Predictor:
         self.dtype = net.dtype
         self.width = int(starts[-1])
         self.shape = (1, net.sizes[-1])
-        weights = net.theta.ctypes.data + net.theta.itemsize * offsets[:-1]  # the network's Theta stays where it is
+        self._theta = net.theta  # read by its address, so it is to live as long
+        weights = net.theta.ctypes.data + net.theta.itemsize * offsets[:-1]
         self.layers = np.stack([sizes[:-1], sizes[1:], weights, codes, slopes.ctypes.data + slopes.itemsize * np.arange(len(codes))], axis=1)
         self.predict: Any = prediction(net.dtype)
         self.fits_panels = Problem(net.sizes, 1, net.dtype.itemsize).stays_in_cache

@@ -5,7 +5,7 @@ Helpers sit and watch for rows to come (`attend`), because to wake a thread take
 helper that has begun is waited for, because it works on the caller's memory.
 
 A seat: int64, a line apart; its state, and the address of the row's work:
-  AWAY -> COMING by who sends for a helper, -> FREE by the first who comes; FREE -> ASKED -> BUSY by a leader, who writes the address between;
+  AWAY -> COMING by who sends for a helper, -> FREE by the first who comes, or -> AWAY by who sent; FREE -> ASKED -> BUSY by a leader, who writes the address between;
   BUSY -> FREE by the helper; FREE -> DISMISSED by anyone, -> AWAY by the helper, who leaves
 The work: addresses of `layers` (as in one_row.py), x and the activations, layers, room per layer and bytes of a number; then, a line apart, the layer that is
 open (from 1 on; one more than there are: over), and for each layer the parts that were taken and those that are done.
@@ -27,7 +27,7 @@ from .panels import address, itemsize, vector_at
 from .prediction import finite
 from .team import atomic_add, atomic_load, atomic_store, give_way
 
-__all__ = ["ALONE", "AWAY", "COMING", "CROWDED", "FREE", "HELPED", "NOT_FINITE", "attend", "dismiss", "lead", "new_seats"]
+__all__ = ["ALONE", "AWAY", "COMING", "CROWDED", "FREE", "HELPED", "NOT_FINITE", "attend", "dismiss", "lead", "new_seats", "withdraw"]
 
 AWAY, COMING, FREE, ASKED, BUSY, DISMISSED = range(6)
 NOT_FINITE, ALONE, CROWDED, HELPED = range(4)  # what became of a row
@@ -191,6 +191,11 @@ def _dismiss(seats):
         _changed(address(seats) + 8 * _LINE * s, FREE, DISMISSED)
 
 
+def _withdraw(seats, number):
+    """Nobody is expected at this seat any more; False if somebody has come."""
+    return _changed(address(seats) + 8 * _LINE * number, COMING, AWAY)
+
+
 def _lead_signature(name):
     real = getattr(types, name)
     row = types.Array(real, 2, "C", readonly=True)
@@ -198,10 +203,22 @@ def _lead_signature(name):
 
 
 lead = per_dtype(_lead, _lead_signature)
-dismiss = compiled(_dismiss)
+_SEATS = types.Array(types.int64, 2, "C")
 
 
 @functools.cache
 def attend():
     """`_attend`, compiled or read from the disk cache."""
-    return compiled(_attend, types.int64(types.Array(types.int64, 2, "C"), types.int64, types.int64, types.int64))
+    return compiled(_attend, types.int64(_SEATS, types.int64, types.int64, types.int64))
+
+
+@functools.cache
+def dismiss():
+    """`_dismiss`, as above."""
+    return compiled(_dismiss, types.void(_SEATS))
+
+
+@functools.cache
+def withdraw():
+    """`_withdraw`, as above."""
+    return compiled(_withdraw, types.boolean(_SEATS, types.int64))

@@ -128,7 +128,9 @@ def _barrier(memory, me, team):
 
 def _give_way(spins):
     """For who waits in a loop, with the number of its looks: gives the core up for a moment when they have been many. One more."""
-    if spins > _SPINS:
+    if spins > _PATIENCE:
+        _usleep(_NAP)
+    elif spins > _SPINS:
         _sched_yield()
     return spins + 1
 
