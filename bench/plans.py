@@ -54,7 +54,7 @@ class Entrant:
         self.case, self.data = case, (X, y, order)
         engine = fastnn.get_backend("numba", **(options or {}))
         self.net = network(case, engine, "float32")
-        self.plan = self.net.plan(case.batch)
+        self.plan = self.net.plan(case.batch, optimizer="sgd")
         self.program = engine.compile(self.net, fastnn.optimizers.SGD(case.learning_rate), case.batch)
         self.start = self.net.theta.copy()
         self.times: list[float] = []

@@ -41,13 +41,15 @@ class SharedRow:
         For its dtype and size.
     threads : () -> int
         How many may read a row now.
+    most : int, optional
+        How many may ever, whoever else's helpers are there; as many as pay if not given.
     """
 
-    def __init__(self, theta: Array, threads: Callable[[], int]) -> None:
+    def __init__(self, theta: Array, threads: Callable[[], int], most: int | None = None) -> None:
         self._threads = threads
         self._lead: Any = lead(theta.dtype)
         self._attend, self._dismiss, self._withdraw = attend(), dismiss(), withdraw()
-        self._most = 1 + min(HELPERS, theta.nbytes // BYTES_EACH)
+        self._most = 1 + min(HELPERS, theta.nbytes // BYTES_EACH, HELPERS if most is None else most - 1)
         self._last_alone = self._not_before = 0.0
         self._alone = math.inf  # seconds of a row
         self._helped, self._later = 0, LATER  # rows since the last slow one
@@ -55,7 +57,7 @@ class SharedRow:
     def __call__(self, x: Array, layers: Array, h: Array) -> bool:
         """Overwrites h (1, s_L) with a^(L) of x (1, s_1); False if x holds NaN or infinity."""
         began = time.perf_counter()
-        result = self._lead(x, layers, h, _seats)
+        result = self._lead(x, layers, h, _seats, self._most - 1)
         now = time.perf_counter()
         if result == ALONE:
             self._alone = min(self._alone, now - began)

@@ -160,7 +160,7 @@ class NumbaBackend(HostBackend):
         """One compiled call; a team of threads for many rows. One row touches neither threads nor limits, unless its weights are more than a cache holds (cpu_row.py)."""
         known = net.prepared
         if known is None:
-            known = net.prepared = _Predictor(net, self._most_threads)
+            known = net.prepared = _Predictor(net, self._most_threads, self._wishes.threads)
         m = len(x)
         if m == 1:  # every step in Python between the caller and the compiled code would be noticed here
             h = np.empty(known.shape, known.dtype)
@@ -203,7 +203,8 @@ class NumbaBackend(HostBackend):
         """LARS and LAMB want norms of whole layers, which panels are cut across."""
         vectors = 1 if optimizer is None else 1 + len(optimizer.slots)
         steps = None if training_rows is None else -(-training_rows // batch_size)
-        return Problem(net.sizes, batch_size, net.dtype.itemsize, not isinstance(optimizer, LayerWise), self.blas.library is not None, vectors, steps)
+        fits_panels, mkl = not isinstance(optimizer, LayerWise), self.blas.library is not None
+        return Problem(net.sizes, batch_size, net.dtype.itemsize, fits_panels=fits_panels, mkl=mkl, vectors=vectors, steps=steps)
 
     def _most_threads(self) -> int:
         """As wished, else as many as this process may use now."""
@@ -231,7 +232,7 @@ class NumbaBackend(HostBackend):
 class _Predictor:
     """What a prediction needs of a network, made once: for one row it would take longer than the prediction."""
 
-    def __init__(self, net: Network, threads: Callable[[], int]) -> None:
+    def __init__(self, net: Network, threads: Callable[[], int], most: int | None) -> None:
         self.shapes = sizes, offsets, starts, codes, slopes = _shapes(net)
         self.dtype = net.dtype
         self.width = int(starts[-1])
@@ -241,8 +242,8 @@ class _Predictor:
         self.layers = np.stack([sizes[:-1], sizes[1:], weights, codes, slopes.ctypes.data + slopes.itemsize * np.arange(len(codes))], axis=1)
         self.predict: Any = prediction(net.dtype)
         self.fits_panels = Problem(net.sizes, 1, net.dtype.itemsize).stays_in_cache
-        shared = net.theta.nbytes > SHARED_ROW_BYTES and JIT
-        self._making = functools.partial(SharedRow, net.theta, threads) if shared else functools.partial(one_row, net.dtype)
+        shared = net.theta.nbytes > SHARED_ROW_BYTES and most != 1 and JIT
+        self._making = functools.partial(SharedRow, net.theta, threads, most) if shared else functools.partial(one_row, net.dtype)
         self.one_row: Any = None
         self.panels: PanelPredictor | None = None
 

@@ -66,6 +66,7 @@ def _ask(seats, helpers, work):
 
 
 def _parts(zero, n_out):
+    """Of so many outputs; the last may be smaller."""
     whole = _VECTORS * VECTOR // itemsize(zero)
     return (n_out + whole - 1) // whole
 
@@ -102,8 +103,8 @@ def _do_parts(zero, work, layer, leads, seats, helpers):
 _do_parts = compiled(_do_parts)
 
 
-def _lead(X, layers, h, seats):
-    """Overwrites h (1, s_L) with a^(L) of X (1, s_1), with those helpers that are free. NOT_FINITE if X is not, h is then left alone; CROWDED: others lead now, so nobody was asked."""
+def _lead(X, layers, h, seats, helpers):
+    """Overwrites h (1, s_L) with a^(L) of X (1, s_1), with those that are free of the first so many helpers. NOT_FINITE if X is not, h is then left alone; CROWDED: others lead now, so nobody was asked."""
     zero = h.dtype.type(0)
     size = itemsize(zero)
     count, widest = layers.shape[0], 0
@@ -117,7 +118,8 @@ def _lead(X, layers, h, seats):
     opened = work + 8 * _LINE
 
     crowded, finite_x, asked = atomic_add(leaders, 1) > 0, True, 0
-    helpers = 0 if crowded else seats.shape[0] - 1
+    if crowded:
+        helpers = 0
     for layer in range(count):
         atomic_store(opened, layer + 1)
         asked |= _do_parts(zero, work, layer, True, seat, helpers)
@@ -170,6 +172,7 @@ def _attend(seats, number, patience, rows):
 
 
 def _help(zero, work):
+    """Does parts of each layer that the leader opens, until it is over."""
     count, opened = vector_at(work, np.int64(0), 4)[3], work + 8 * _LINE
     layer, spins = 0, 0
     while layer <= count:
@@ -196,14 +199,16 @@ def _withdraw(seats, number):
     return _changed(address(seats) + 8 * _LINE * number, COMING, AWAY)
 
 
+_SEATS = types.Array(types.int64, 2, "C")
+
+
 def _lead_signature(name):
     real = getattr(types, name)
     row = types.Array(real, 2, "C", readonly=True)
-    return types.int64(row, types.Array(types.int64, 2, "C"), types.Array(real, 2, "C"), types.Array(types.int64, 2, "C"))
+    return types.int64(row, types.Array(types.int64, 2, "C"), types.Array(real, 2, "C"), _SEATS, types.int64)
 
 
 lead = per_dtype(_lead, _lead_signature)
-_SEATS = types.Array(types.int64, 2, "C")
 
 
 @functools.cache

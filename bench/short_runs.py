@@ -1,0 +1,84 @@
+"""Times what is over soon on the CPU engine: a fit of a single batch, planned apart from long epochs, and one row that helpers share.
+
+    python bench/short_runs.py
+    python bench/short_runs.py --rounds 5
+
+Rounds alternate between the two sides, medians of all calls are shown. A fit of one batch is planned for its rows, beside the plan for long epochs
+(the engine's `panels` fixed to what that plan says). Single rows follow one another without a pause: with helpers, and with threads=1. Parameters
+after the same fits, and outputs, are compared; the largest difference is shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+import fastnn
+from fastnn.bench.environment import describe
+
+FITS = [((784, 16, 16, 10), 32), ((784, 30, 10), 128), ((784, 300, 100, 10), 8), ((784, 300, 100, 10), 128), ((784, 1024, 1024, 10), 128)]
+ROWS = [(784, 300, 100, 10), (784, 500, 400, 10), (784, 700, 500, 10), (784, 1024, 10), (784, 1024, 1024, 10), (784, 2048, 2048, 10)]
+
+
+def network(sizes: tuple[int, ...], **options: object) -> fastnn.Network:
+    return fastnn.Network(sizes, backend=fastnn.get_backend("numba", **options), seed=0)
+
+
+def medians(sides: list[Callable[[], object]], rounds: int, calls: int) -> list[float]:
+    """Microseconds of a call of each side; the first tenth of each round's calls warms up."""
+    times: list[list[float]] = [[] for _ in sides]
+    for _ in range(rounds):
+        for side, kept in zip(sides, times, strict=True):
+            for call in range(calls + calls // 10):
+                began = time.perf_counter()
+                side()
+                if call >= calls // 10:
+                    kept.append(time.perf_counter() - began)
+    return [statistics.median(kept) * 1e6 for kept in times]
+
+
+def fits(rounds: int, calls: int) -> None:
+    print(f"\nfit of one batch, Adam\n{'':32}{'planned apart':>14}{'as long epochs':>16}{'ratio':>8}{'difference':>12}  plan")
+    for sizes, batch in FITS:
+        rng = np.random.default_rng(0)
+        X, y = rng.random((batch, sizes[0]), np.float32), rng.integers(0, sizes[-1], batch)
+        apart = network(sizes)
+        other = network(sizes, panels="in panels" in apart.plan(batch))
+        rules = [fastnn.optimizers.Adam(1e-4) for _ in range(2)]
+        sides = [functools.partial(net.fit, X, y, optimizer=rule, epochs=1, batch_size=batch) for net, rule in zip((apart, other), rules, strict=True)]
+        for side in sides:
+            side()
+        off = float(abs(apart.theta - other.theta).max())
+        first, second = medians(sides, rounds, calls)
+        name = f"{'-'.join(map(str, sizes))}, batch {batch}"
+        print(f"{name:32}{first:11,.0f} us{second:13,.0f} us{second / first:8.2f}{off:12.1e}  {apart.plan(batch, training_rows=batch)}")
+
+
+def rows(rounds: int, calls: int) -> None:
+    print(f"\none row after another\n{'':32}{'automatic':>14}{'one thread':>16}{'ratio':>8}{'difference':>12}")
+    for sizes in ROWS:
+        x = np.random.default_rng(0).random((1, sizes[0]), np.float32)
+        shared, alone = network(sizes), network(sizes, threads=1)
+        sides = [functools.partial(net.predict_proba, x) for net in (shared, alone)]
+        off = float(max(abs(sides[0]() - sides[1]()).max() for _ in range(calls)))
+        first, second = medians(sides, rounds, calls)
+        print(f"{'-'.join(map(str, sizes)):32}{first:11,.1f} us{second:13,.1f} us{second / first:8.2f}{off:12.1e}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    machine = describe()
+    print(f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']}, {machine['date']}, fastnn {machine['fastnn']}")
+    fits(arguments.rounds, 40)
+    rows(arguments.rounds, 1000)
+
+
+if __name__ == "__main__":
+    main()
