@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import fastnn
-from fastnn.backends import numba_backend
+from fastnn import training
+from fastnn.backends import cpu_plan, numba_backend
 from fastnn.backends.cpu_plan import Plan, Problem, Wishes, choose_plan, explain_plan, possible_plans
 from fastnn.kernels.cpu import JIT
 
@@ -55,6 +56,9 @@ def test_the_price_of_a_run_by_hand():
     assert problem.run_seconds(1, True) == pytest.approx(packing)
     assert problem.seconds_with_run(2, True, True) == pytest.approx(problem.seconds(2, True, True) + (150e-6 + packing) / 10)
     many = Problem(SIZES, 512, 4, vectors=3)
+    assert training.SLICE_SECONDS == cpu_plan.SLICE_SECONDS == 0.2
+    slow = Problem((784, 1024, 1024, 10), 65536, 4)  # a step fills more than a slice
+    assert slow.seconds_with_run(2, True, False) == pytest.approx(slow.seconds(2, True, False) + 150e-6)
     assert many.seconds_with_run(1, True, True) == pytest.approx(many.seconds(1, True, True) * (1 + packing / 0.2))
     wide = Problem((784, 1024, 1024, 10), 128, 8)
     assert wide.run_seconds(1, True) == pytest.approx(25e-6 + 2 * 2.2e-9 * 1_863_690)  # twice the bytes, and beyond the cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -21,7 +22,7 @@ PANELS_SLICES_UP_TO, BLAS_SLICES_UP_TO = 0.4, 0.75  # parameters per number of t
 # What a run of steps costs besides them: to call a team, and, for panels, to pack and unpack each vector and each of its numbers,
 # in the cache and beyond. A run takes an epoch, or what fits in a slice of `fit`.
 TEAM_SECONDS, VECTOR_SECONDS, NUMBER_SECONDS, FAR_NUMBER_SECONDS = 150e-6, 25e-6, 1.2e-9, 2.2e-9
-SLICE_SECONDS = 0.2
+SLICE_SECONDS = 0.2  # as in fastnn.training, which is not imported for a number
 # Panels pay while the parameters stay in a core's cache. Further away, up to the second limit, BLAS reads each of them
 # less often where there are more rows than these: MKL from the second on, SciPy's BLAS only from many.
 PANELS_BYTES, PANELS_BYTES_FAR = 3 << 20, 16 << 20
@@ -172,7 +173,7 @@ class Problem:
     def seconds_with_run(self, team: int, sliced: bool, panels: bool) -> float:
         """Of one step and its share of a run."""
         step, run = self.seconds(team, sliced, panels), self.run_seconds(team, panels)
-        return step + max(run * step / SLICE_SECONDS, run / self.steps if self.steps else 0.0)
+        return step + run / max(1.0, min(SLICE_SECONDS / step, self.steps or math.inf))
 
     def plan(self, team: int, sliced: bool, panels: bool, chunk: int | None = None) -> Plan:
         """With the rows at a time that suit, or `chunk` of them if that is fewer than there are."""
