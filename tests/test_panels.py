@@ -187,17 +187,32 @@ def test_numba_apply_carries_nan_and_infinity(dtype, bad):
     np.testing.assert_array_equal(out[[0, 1, 2, 4], :33], 21)
 
 
-def test_numba_rows_do_not_depend_on_the_rows_beside_them(dtype):
+@pytest.mark.parametrize("n", [15, 30, 40, 64, 75])
+def test_numba_rows_do_not_depend_on_the_rows_beside_them(dtype, n):
     """So that the cut of a batch into tiles and slices changes no activation; one row alone is summed in another order."""
     rng = np.random.default_rng(3)
     data, places, _ = rows_anywhere(rng, 37, 90, dtype)
-    M, width = packed(rng.standard_normal((91, 75)).astype(dtype), dtype)
+    M, width = packed(rng.standard_normal((91, n)).astype(dtype), dtype)
     whole = np.zeros((37 + EXTRA, width), dtype)
     call(0, dtype, data, places, 37, 0, 37, M, 91, width, 90, 0, whole, 0)
-    for first, stop in ((0, 8), (5, 37), (11, 13)):
+    for first, stop in [(5, 37), *((37 - m, 37) for m in range(2, 20))]:
         part = np.zeros((stop - first + EXTRA, width), dtype)
         call(0, dtype, data, places[first:].copy(), stop - first, 0, stop - first, M, 91, width, 90, 0, part, 0)
         np.testing.assert_array_equal(part[: stop - first], whole[first:stop])
+
+
+@pytest.mark.parametrize("q", range(1, panels.code.MOST + 1))
+def test_tiles_cover_all_rows_and_inputs(q):
+    """Tiles of inputs end with the last; those of rows may add some."""
+    known = [*panels.code.tiles(panels.code.ROWS), *panels.code.tiles(panels.code.DEPTHS)]
+    for n in range(1, 100):
+        for next_tile, waste in ((lambda left, n=n: panels._rows_of(n, q, left), EXTRA - 1), (lambda left: panels._inputs_of(q, left), 0)):
+            left = n
+            while left > 0:
+                tile = next_tile(left)
+                assert (q, tile) in known
+                left -= tile
+            assert left >= -waste
 
 
 @pytest.mark.parametrize("sizes", [(1, 1), (3, 5, 2), (7, 64, 65, 1), (30, 130, 17, 3)], ids=str)

@@ -19,8 +19,8 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 __all__ = [
-    "DEPTHS", "FETCH", "MOST", "PANEL", "RECTIFY", "ROWS", "VECTOR", "Emitter", "apply_tile", "dots_tile", "gradient_tile", "lanes", "outer_tile",
-    "padded", "panels_of", "tile_of", "transpose_block",
+    "DEPTHS", "FETCH", "FEWER", "MOST", "PANEL", "RECTIFY", "ROWS", "VECTOR", "WIDER", "Emitter", "apply_tile", "dots_tile", "gradient_tile", "lanes",
+    "outer_tile", "padded", "panels_of", "tile_of", "transpose_block",
 ]  # fmt: skip
 
 _FEATURES = llvmlite.binding.get_host_cpu_features()
@@ -28,14 +28,15 @@ VECTOR = 64 if _FEATURES.get("avx512f") else 32  # bytes of a vector
 _WIDE = VECTOR == 64 or not _FEATURES.get("avx2", False)  # 32 registers: AVX-512, and ARM
 MOST = 4 if _WIDE else 2  # vectors of a row in registers at a time
 PANEL = MOST * VECTOR  # bytes of a full panel's row
-# Rows (of a gradient: inputs) in registers at a time, by vectors of a row: at least eight sums, because each waits
-# four cycles for its last addition and two are started per cycle; at most as many as there are registers.
-ROWS = {1: 8, 2: 8, 3: 4, 4: 4} if _WIDE else {1: 8, 2: 4}
-DEPTHS = {1: 16, 2: 8, 3: 4, 4: 4} if _WIDE else {1: 8, 2: 4}
+# Rows (of a gradient: inputs) in registers at a time, by vectors across: at least eight sums, because each waits four
+# cycles for its last addition and two are started per cycle; at most as many as there are registers. Where six rows
+# leave four over, or two of eight, tiles of FEWER take them: from WIDER vectors on, where six are the most.
+ROWS, DEPTHS = ((8, 8, 6, 6), (16, 8, 6, 6)) if _WIDE else ((8, 6), (8, 6))
+WIDER, FEWER = ROWS.index(6) + 1, 4
 RECTIFY = 1  # as the `gate` of `apply_tile`, where an address is larger
 FETCH = 64  # bytes of a cache line, asked for one at a time
 _TOGETHER = 4  # rows of a gradient between two looks at whether other rows are to be asked for
-_UNROLLED = 8  # inputs taken at a time, at least as many as `chains`
+_UNROLLED = 8  # inputs taken at a time, at least as many as `chains`; half as many by large tiles, whose code takes longest to compile
 _I64, _I32, _I8 = ir.IntType(64), ir.IntType(32), ir.IntType(8)
 
 
@@ -139,12 +140,12 @@ class Emitter:
 def tiles(sizes):
     """[(vectors, size)] of the tiles in registers, in the order of `tile_of`; sizes: ROWS or DEPTHS."""
     widths = range(1, MOST + 1)
-    return [*((v, 1) for v in widths), (1, sizes[1]), (2, sizes[2]), *((v, sizes[MOST]) for v in widths)]
+    return [*((q, 1) for q in widths), *((q, sizes[q - 1]) for q in widths), *((q, FEWER) for q in widths if q >= WIDER)]
 
 
-def tile_of(single, vectors, q):
-    """The number of a tile: for a single row, for a width of one or two vectors in all, or for q vectors of more."""
-    return q - 1 if single else (MOST + vectors - 1 if vectors <= 2 else MOST + 1 + q)
+def tile_of(size, q):
+    """The number of the tile of q vectors across and this many rows, or inputs: 1, FEWER or the most."""
+    return q - 1 if size == 1 else (2 * MOST + q - WIDER if size == FEWER else MOST + q - 1)
 
 
 def _one_of(builder, which, bodies):
@@ -186,17 +187,18 @@ def apply_tile(typingctx, tile, real, x, offsets, coming, matrix, depth, bias, o
                     for v in range(vectors):
                         emit.add_product(x_k, M[v], sums[u % chains][i][v])
 
-            groups = builder.sdiv(depth, _I64(_UNROLLED))
+            unrolled = _UNROLLED if vectors * rows <= 8 else _UNROLLED // 2
+            groups = builder.sdiv(depth, _I64(unrolled))
             asked = builder.icmp_signed("!=", coming, _I64(0))
             with cgutils.for_range(builder, groups) as loop:
-                k = builder.mul(loop.index, _I64(_UNROLLED))
+                k = builder.mul(loop.index, _I64(unrolled))
                 at_line = builder.icmp_signed("==", builder.and_(k, _I64(per_line - 1)), _I64(0))
                 with builder.if_then(builder.and_(asked, at_line)):
                     for i in range(rows):
                         emit.prefetch(emit.at(emit.at(x, emit.load(builder.add(coming, _I64(8 * i)), _I64)), k))
-                for u in range(_UNROLLED):
+                for u in range(unrolled):
                     add(k, u)
-            done = builder.mul(groups, _I64(_UNROLLED))
+            done = builder.mul(groups, _I64(unrolled))
             with cgutils.for_range(builder, builder.sub(depth, done)) as loop:
                 add(builder.add(done, loop.index), 0)
             each = [(i, v) for i in range(rows) for v in range(vectors)]

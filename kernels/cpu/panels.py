@@ -23,7 +23,8 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
 from . import JIT, compiled, exported
-from .panel_code import DEPTHS, FETCH, MOST, PANEL, RECTIFY, ROWS, VECTOR, apply_tile, dots_tile, gradient_tile, lanes, outer_tile, padded, panels_of, tile_of, transpose_block
+from . import panel_code as code
+from .panel_code import FETCH, MOST, PANEL, RECTIFY, VECTOR, apply_tile, dots_tile, gradient_tile, lanes, outer_tile, padded, panels_of, transpose_block
 
 __all__ = ["AHEAD", "PANEL", "RECTIFY", "address", "apply", "dots", "gradient", "itemsize", "kernels", "lanes", "padded", "panels_of", "rows_at", "transpose", "vector_at"]
 
@@ -31,11 +32,25 @@ _FAR = 1 << 20  # bytes of a matrix that does not stay in the second-level cache
 AHEAD = 8  # rows beyond the last that `apply` may read and overwrite
 _I64 = ir.IntType(64)
 
-_R1, _R2, _R3 = ROWS[1], ROWS[2], ROWS[MOST]
-_D1, _D2, _D3 = DEPTHS[1], DEPTHS[2], DEPTHS[MOST]
+
+def _rows_of(m, q, left):
+    """Rows of the next tile of q vectors, of the `left` that are left of m. Those beyond the last cost as much as others, hence 4 + 3 and not 6 + 1."""
+    if m == 1:
+        return 1
+    most = code.ROWS[q - 1]
+    return code.FEWER if q >= code.WIDER and (left <= code.FEWER or most < left <= 2 * code.FEWER) else most
+
+
+def _inputs_of(q, left):
+    """Inputs of the next tile of q vectors, at most as many as are `left`."""
+    most = code.DEPTHS[q - 1]
+    if q >= code.WIDER and (code.FEWER <= left < most or left == 2 * code.FEWER):
+        return code.FEWER
+    return most if left >= most else 1
 
 
 if JIT:
+    _tile_of, _rows_of, _inputs_of = compiled(code.tile_of), compiled(_rows_of), compiled(_inputs_of)
 
     @intrinsic
     def _address(typingctx, x):
@@ -45,8 +60,6 @@ if JIT:
             return builder.ptrtoint(context.make_array(signature.args[0])(context, builder, args[0]).data, _I64)
 
         return types.int64(x), codegen
-
-    _tile_of = compiled(tile_of)
 
     @intrinsic
     def _itemsize(typingctx, real):
@@ -82,26 +95,23 @@ if JIT:
     def _apply(zero, x, places, m, ahead, listed, M, M_rows, width, depth, nothing, out, gate):
         size = itemsize(zero)
         vectors = width * size // VECTOR
-        rows = _R1 if vectors == 1 else (_R2 if vectors == 2 else _R3)
-        if m == 1:
-            rows = 1
         # One panel after another, all rows through each, so that the panel stays in the cache.
         for v in range(0, vectors, MOST):
             q = min(MOST, vectors - v)
             panel = M + v * M_rows * VECTOR
             bias = nothing if nothing != 0 else panel + depth * q * VECTOR
-            tile = _tile_of(m == 1, vectors, q)
-            for i in range(0, m, rows):
+            i = 0
+            while i < m:
+                rows = _rows_of(m, q, m - i)
                 here = places + 8 * i
                 coming = here + 8 * ahead if v == 0 and ahead > 0 and i + ahead < listed else 0
                 at = i * width * size + v * VECTOR
-                apply_tile(tile, zero, x, here, coming, panel, depth, bias, out + at, width, gate + at if gate > RECTIFY else gate)
+                apply_tile(_tile_of(rows, q), zero, x, here, coming, panel, depth, bias, out + at, width, gate + at if gate > RECTIFY else gate)
+                i += rows
 
     def _gradient(zero, x, places, m, coming, asked, d, M, M_rows, width, first, count, share, keep):
         size = itemsize(zero)
         vectors = width * size // VECTOR
-        step = _D1 if vectors == 1 else (_D2 if vectors == 2 else _D3)
-        whole = count - count % step
         far = np.int64(M_rows * width * size > _FAR)
         if m == 1:
             # Then the time is that of reading the panels: backwards, because `apply` has read forwards. What it read last is
@@ -119,10 +129,10 @@ if JIT:
             k = 0
             while k < count:
                 x_k, to = x + k * size, panel + k * q * VECTOR
-                wanted = asked if v == 0 and k * size % FETCH == 0 else 0
-                tile = _tile_of(k >= whole, vectors, q)
-                gradient_tile(tile, zero, x_k, places, m, coming, wanted, d_v, width, to, far, share, keep)
-                k += step if k < whole else 1
+                inputs = _inputs_of(q, count - k)
+                wanted = asked if v == 0 and k * size % FETCH < inputs * size else 0  # a line is asked for by the first tile that begins on it
+                gradient_tile(_tile_of(inputs, q), zero, x_k, places, m, coming, wanted, d_v, width, to, far, share, keep)
+                k += inputs
 
     def _place(size, v, k, M_rows, width):
         """Bytes from a matrix' begin to row k of its vector v, and from that row to the next."""
