@@ -4,7 +4,7 @@
     python bench/short_runs.py --rounds 5
 
 Rounds alternate between the two sides, medians of all calls are shown. A fit of one batch is planned for its rows, beside the plan for long epochs
-(the engine's `panels` fixed to what that plan says). Single rows follow one another without a pause: with helpers, and with threads=1. Parameters
+(the engine's `panels` fixed to what that plan says), and beside the same with its workspace made anew. Single rows follow one another without a pause: with helpers, and with threads=1. Parameters
 after the same fits, and outputs, are compared; the largest difference is shown.
 """
 
@@ -59,6 +59,27 @@ def fits(rounds: int, calls: int) -> None:
         print(f"{name:32}{first:11,.0f} us{second:13,.0f} us{second / first:8.2f}{off:12.1e}  {apart.plan(batch, training_rows=batch)}")
 
 
+def kept(rounds: int, calls: int) -> None:
+    """A stream: one fit after another with one instance of an optimizer, beside the same with the workspace made anew each time."""
+    print(f"\nthe same, one fit after another\n{'':32}{'workspace kept':>15}{'made anew':>13}{'ratio':>8}{'difference':>12}")
+    for sizes, batch in FITS:
+        rng = np.random.default_rng(0)
+        X, y = rng.random((batch, sizes[0]), np.float32), rng.integers(0, sizes[-1], batch)
+        nets, rules = [network(sizes), network(sizes)], [fastnn.optimizers.Adam(1e-4) for _ in range(2)]
+
+        def fit(number: int, forget: bool, nets=nets, rules=rules, X=X, y=y, batch=batch) -> None:
+            if forget:
+                nets[number].kept = None
+            nets[number].fit(X, y, optimizer=rules[number], epochs=1, batch_size=batch)
+
+        sides = [functools.partial(fit, 0, False), functools.partial(fit, 1, True)]
+        for side in sides:
+            side()
+        first, second = medians(sides, rounds, calls)
+        off = float(abs(nets[0].theta - nets[1].theta).max())
+        print(f"{'-'.join(map(str, sizes)) + f', batch {batch}':32}{first:12,.0f} us{second:10,.0f} us{second / first:8.2f}{off:12.1e}")
+
+
 def rows(rounds: int, calls: int) -> None:
     print(f"\none row after another\n{'':32}{'automatic':>14}{'one thread':>16}{'ratio':>8}{'difference':>12}")
     for sizes in ROWS:
@@ -77,6 +98,7 @@ def main() -> None:
     machine = describe()
     print(f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']}, {machine['date']}, fastnn {machine['fastnn']}")
     fits(arguments.rounds, 40)
+    kept(arguments.rounds, 40)
     rows(arguments.rounds, 1000)
 
 

@@ -51,7 +51,8 @@ class FitMethod:
         y : array-like
             Classes (m,), or (m, K), or (m,) for K = 1; what fits follows from output and cost.
         optimizer : str or Optimizer
-            "sgd", "momentum", "adam", "lars", "lamb" start fresh; an instance keeps its state over several fits.
+            "sgd", "momentum", "adam", "lars", "lamb" start fresh; an instance keeps its state over several fits,
+            and the CPU engine's workspace, up to 64 MiB, stays with the network for the next one.
         learning_rate : float or Schedule
             alpha > 0, or its course over the epochs (fastnn.schedules); 0.001 if not given, for LARS 1, for LAMB 0.01. Not together with an instance.
         batch_size : int, optional

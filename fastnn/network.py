@@ -129,6 +129,7 @@ class Network(FitMethod):
         for name, value in (("theta", theta), ("weights", Views("weights", weights)), ("biases", Views("biases", biases))):
             super().__setattr__(name, value)
         self.prepared: Any = None  # what the engine keeps between predictions of this network
+        self.kept: Any = None  # what `fit` keeps for the next one (training.py)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Parameters are written in place: an array put in their place would be seen by some parts of the engines and not by others."""
@@ -363,7 +364,7 @@ class Network(FitMethod):
     # ---- copies -----------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {key: value for key, value in self.__dict__.items() if key not in ("backend", "weights", "biases", "prepared", "_training")}
+        state = {key: value for key, value in self.__dict__.items() if key not in ("backend", "weights", "biases", "prepared", "kept", "_training")}
         return {**state, "theta": self.backend.to_numpy(self.theta), "backend": (self.backend.name, dict(self.backend.given))}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ from .lost_device import HostCopy
 from .network import Network
 from .optimizers import Optimizer
 from .schedules import Schedule
+from .snapshot import Snapshot, keep, kept_or_made
 from .training_data import Orders, TrainingData, prepare, warn_if_symmetric
 
 __all__ = ["History", "fit"]
@@ -113,11 +114,14 @@ def fit(
         _refuse_spent(rule.learning_rate, net.epochs_trained, epochs, -(-rows // batch_size))
         orders = Orders(data.train_rows, bool(shuffle), order, seed)
         with net.backend.under_way():
-            program = net.backend.compile(net, rule, int(batch_size), micro_batch, rows)
+            program, snapshot = kept_or_made(net, rule, int(batch_size), micro_batch, rows)
             program.scale = 1.0 if data.scale is None else data.scale
             if net.epochs_trained == 0:
                 warn_if_symmetric(net)
-            return _Fit(net, program, data, orders, callbacks, shown).run(epochs)
+            history = _Fit(net, program, snapshot, data, orders, callbacks, shown).run(epochs)
+            if rule is optimizer:  # of a name, the next fit makes a rule anew
+                keep(net, program, snapshot)
+            return history
     finally:
         under_way.release()
 
@@ -128,11 +132,11 @@ def fit(
 class _Fit:
     """One fit: the epochs, their slices, and what is done between them."""
 
-    def __init__(self, net: Network, program: Program, data: TrainingData, orders: Orders, callbacks: Sequence[Any], progress: Any) -> None:
+    def __init__(self, net: Network, program: Program, snapshot: Snapshot, data: TrainingData, orders: Orders, callbacks: Sequence[Any], progress: Any) -> None:
         self.net, self.program, self.data, self.orders = net, program, data, orders
         self.callbacks, self.progress = callbacks, progress
         self.history = History()
-        self.snapshot, self.host = _Snapshot(net, program.optimizer), HostCopy(net, program.optimizer)
+        self.snapshot, self.host = snapshot, HostCopy(net, program.optimizer)
         # Nothing is known of the speed yet, and the first slice may capture or compile: so many steps that they are soon over anywhere. A fit of few steps has no other slice.
         self.steps_per_slice = max(1, FIRST_SLICE_FLOPS // (6 * net.layout.size * program.batch_size + STEP_FLOPS))
         soft = program.net.pair.targets == "probabilities" and not bool(((data.y == 0) | (data.y == 1)).all())
@@ -258,7 +262,7 @@ class _Fit:
         """
         net, program, finite = self.net, self.program, self.net.backend.all_finite
         self.snapshot.restore()
-        before = _Snapshot(net, program.optimizer)
+        before = Snapshot(net, program.optimizer)
         for step in range(start, stop):
             before.take()
             rates = _rates(program.optimizer, epoch, step, step + 1, program.steps(order.shape[0]))
@@ -300,26 +304,6 @@ def _refuse_spent(learning_rate: float | Schedule, first: int, epochs: int, step
                 f"learning_rate={learning_rate!r} is down to 0 in epoch {int(spent[0])}, but this fit runs from epoch {first} to {first + epochs - 1} "
                 "(epochs count over the network's life); give a longer schedule, one with a final rate, or fewer epochs"
             )
-
-
-class _Snapshot:
-    """A copy of Theta, the optimizer's state and its step counter, to go back to."""
-
-    def __init__(self, net: Network, optimizer: Optimizer) -> None:
-        self.copyto, self.optimizer = net.backend.copyto, optimizer
-        self.live = [net.theta, *optimizer.state]
-        self.kept = [net.backend.empty(x.shape, x.dtype) for x in self.live]
-        self.t = optimizer.t
-
-    def take(self) -> None:
-        for kept, live in zip(self.kept, self.live, strict=True):
-            self.copyto(kept, live)
-        self.t = self.optimizer.t
-
-    def restore(self) -> None:
-        for kept, live in zip(self.kept, self.live, strict=True):
-            self.copyto(live, kept)
-        self.optimizer.t = self.t
 
 
 @contextmanager

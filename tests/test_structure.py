@@ -76,7 +76,8 @@ RANK = {
     "schedules": 1,
     "optimizers": 2,
     "initializers": 2,
-    "backends.base": 3,
+    "backends.program": 3,
+    "backends.base": 4,
     "backends": 7,  # the registry names the engines in strings and imports the contract alone
     "checks": 8,
     "options": 9,
@@ -84,6 +85,7 @@ RANK = {
     "network": 10,
     "training_data": 11,
     "lost_device": 11,
+    "snapshot": 11,
     "training": 12,
     "model_file": 11,
     "gradient_check": 11,

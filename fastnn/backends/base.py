@@ -24,10 +24,9 @@ import numpy as np
 
 from .. import activations, costs
 from ..activations import Activation
-from ..arrays import check_rates
 from ..costs import Pair
-from ..errors import positive_integer
 from ..optimizers import LayerWise
+from .program import Array, Program
 
 if TYPE_CHECKING:
     from ..network import Network
@@ -35,99 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FLOATS", "Array", "Backend", "Program"]
 
-# An array of the engine: numpy.ndarray, or cupy.ndarray on the device. CuPy cannot be named in an
-# annotation here, because nothing of it may be imported by the core.
-Array = Any
 FLOATS = ("float32", "float64")
-
-
-class Program(ABC):
-    """Many training steps of one network with one optimizer and one batch size.
-
-    Made by `Backend.compile`. `run` moves `net.theta`, the optimizer's state, step counter and rate.
-
-    Attributes
-    ----------
-    micro_batch : int
-        Rows taken through the network at a time, at most; the Delta of the micro-batches of a batch add
-        up, and the one update of the step is that of the whole batch, to rounding.
-    hits : int or None
-        Of the rows of the last `run`, how many were right before their update: the largest output
-        for classes, every output on its side of 1/2 for sigmoid with cross_entropy; None for values.
-    training_rows : int or None
-        n of the L2 term; the rows of X if None. `fit` tells it, because X may hold validation rows as well.
-    scale : float
-        Factor for X of integers, where the engine reads them as they are.
-    """
-
-    hits: int | None = None
-    scale: float = 1.0
-
-    def __init__(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None, training_rows: int | None = None) -> None:
-        self.training_rows = training_rows
-        self.net, self.optimizer, self.batch_size = net, optimizer, positive_integer("batch_size", batch_size)
-        self.micro_batch = self.batch_size if micro_batch is None else min(self.batch_size, positive_integer("micro_batch", micro_batch))
-        optimizer.bind(net, lambda: net.backend.zeros(net.theta.shape, net.dtype))
-
-    def steps(self, rows: int) -> int:
-        """Steps in an epoch over `rows` rows; the short last batch counts."""
-        return -(-rows // self.batch_size)
-
-    def l2_per_row(self, X: Array) -> float:
-        """lambda / n of the L2 term."""
-        return self.net.l2 / (self.training_rows or X.shape[0])
-
-    def run(self, X: Array, y: Array, order: Array, start: int, stop: int, rates: np.ndarray[Any, Any] | None = None) -> tuple[float, int]:
-        """Take steps start..stop (stop excluded) of an epoch over the rows of X in this order.
-
-        Step s takes rows order[s * batch_size : (s + 1) * batch_size], averages their gradient over
-        its own rows, adds the L2 term (lambda / n) Theta of the weights with n = `training_rows`, and
-        updates once.
-
-        Parameters
-        ----------
-        X : (n, s_1), on the engine's device, of the network's dtype or one that the engine `reads`; C-contiguous, unless it `reads_strides`
-        y : (n,) int64 classes, or (n, K) of the network's dtype
-        order : (any,) int64, row numbers
-        start, stop : int
-            0 <= start <= stop <= steps(len(order)).
-        rates : (stop - start,) float64 in the host's memory, optional
-            alpha >= 0 of each step; the optimizer's rate for all of them if not given.
-
-        Returns
-        -------
-        cost_sum : float
-            Sum over the rows taken of the cost before each row's update, the L2 cost included once per row.
-        rows : int
-            Rows taken.
-
-        Raises
-        ------
-        ValueError, TypeError
-            Shapes, dtypes or the range of steps do not fit; nothing was changed.
-        """
-        self._check(X, y, order, start, stop)
-        if rates is not None:
-            check_rates(rates, stop - start)
-        result = self._run(X, y, order, start, stop, rates)
-        if rates is not None and stop > start:
-            self.optimizer.rate = float(rates[-1])
-        return result
-
-    def _check(self, X: Array, y: Array, order: Array, start: int, stop: int) -> None:
-        net = self.net
-        fits = X.dtype == net.dtype or (X.dtype.name in net.backend.reads and X.dtype.isnative)
-        lies_well = X.flags.c_contiguous or (net.backend.reads_strides and X.flags.aligned)
-        if X.ndim != 2 or X.shape[1] != net.sizes[0] or not fits or not lies_well:
-            raise ValueError(f"X must be a C-contiguous (n, {net.sizes[0]}) array of {net.dtype}, got shape {tuple(X.shape)} of {X.dtype}")
-        net.backend.check_targets(net.pair, y, X.shape[0], net.sizes[-1], net.dtype)
-        if order.ndim != 1 or order.dtype != np.int64 or not order.flags.c_contiguous:
-            raise TypeError(f"order must be a contiguous one-dimensional int64 array, got shape {tuple(order.shape)} of {order.dtype}")
-        if not 0 <= start <= stop <= self.steps(order.shape[0]):
-            raise ValueError(f"start={start}, stop={stop} must satisfy 0 <= start <= stop <= {self.steps(order.shape[0])}")
-
-    @abstractmethod
-    def _run(self, X: Array, y: Array, order: Array, start: int, stop: int, rates: np.ndarray[Any, Any] | None) -> tuple[float, int]: ...
 
 
 class Backend(ABC):

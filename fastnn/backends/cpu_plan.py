@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -201,6 +202,7 @@ def possible_plans(problem: Problem, threads: int, wishes: Wishes = Wishes()) ->
     return plans
 
 
+@functools.lru_cache(maxsize=256)
 def choose_plan(problem: Problem, threads: int, wishes: Wishes = Wishes()) -> Plan:
     """The fastest by the model, with at most so many threads, or as wished."""
     return min(possible_plans(problem, threads, wishes), key=lambda pair: pair[0])[1]

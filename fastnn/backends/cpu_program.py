@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import functools
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from .cpu_threads import usable_threads
 if TYPE_CHECKING:
     from ..network import Network
     from ..optimizers import Optimizer
+    from .numba_backend import NumbaBackend
 
 __all__ = ["TeamProgram", "check_range", "hyper_rows", "targets_of", "two_states"]
 
@@ -57,8 +59,27 @@ class TeamProgram(Program):
     def __init__(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None, training_rows: int | None, plan: Plan) -> None:
         super().__init__(net, optimizer, batch_size, micro_batch, training_rows)
         self.plan = plan.with_rows_at_most(self.micro_batch)
+        self._made_for = self._needs(net, batch_size, micro_batch, training_rows, plan)
         self._fixed = "threads" in net.backend.given
         self._costs, self._hits = np.zeros(16 * plan.threads), np.zeros(16 * plan.threads, np.int64)
+
+    @staticmethod
+    def _needs(net: Network, batch_size: int, micro_batch: int | None, training_rows: int | None, plan: Plan) -> tuple[Any, ...]:
+        """All that the workspace and the kernels' constant arguments were made from, but the optimizer."""
+        return id(net.backend), id(net.theta), tuple(net.activations), net.pair, batch_size, micro_batch, training_rows, plan
+
+    def serves(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None, training_rows: int | None) -> bool:
+        if optimizer is not self.optimizer:
+            return False
+        plan = cast("NumbaBackend", net.backend).choose(net, optimizer, batch_size, training_rows)
+        return self._made_for == self._needs(net, batch_size, micro_batch, training_rows, plan)
+
+    @functools.cached_property
+    def nbytes(self) -> int:  # type: ignore[override]
+        def size(x: Any) -> int:
+            return x.nbytes if isinstance(x, np.ndarray) else (sum(map(size, x)) if isinstance(x, (tuple, list)) else 0)
+
+        return sum(map(size, vars(self).values()))
 
     def _team(self) -> int:
         """As many threads as planned; fewer while fits of other networks are under way. Members of the plan who stay away add nothing to the sums."""

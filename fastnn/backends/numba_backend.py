@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -150,9 +151,8 @@ class NumbaBackend(HostBackend):
             layerwise.move(optimizer.code, hyper, w, d, first, decay > 0, squares)
 
     def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None, training_rows: int | None = None) -> Program:
-        problem = self._problem(net, positive_integer("batch_size", batch_size), optimizer, training_rows)
-        plan = choose_plan(problem, self._most_threads(), self._wishes)
-        if plan.panels and problem.fits_panels:
+        plan = self.choose(net, optimizer, positive_integer("batch_size", batch_size), training_rows)
+        if plan.panels:
             return PanelProgram(net, optimizer, batch_size, micro_batch, training_rows, plan)
         return NumbaProgram(net, optimizer, batch_size, micro_batch, training_rows, plan, self.blas)
 
@@ -198,6 +198,12 @@ class NumbaBackend(HostBackend):
 
     def _team_for(self, total: int, flops: int) -> int:
         return min(self._most_threads(), total) if flops > TEAM_FLOPS else 1
+
+    def choose(self, net: Network, optimizer: Optimizer, batch_size: int, training_rows: int | None) -> Plan:
+        """The plan of a program made now."""
+        problem = self._problem(net, batch_size, optimizer, training_rows)
+        plan = choose_plan(problem, self._most_threads(), self._wishes)
+        return plan if problem.fits_panels else replace(plan, panels=False)
 
     def _problem(self, net: Network, batch_size: int, optimizer: Optimizer | None, training_rows: int | None) -> Problem:
         """LARS and LAMB want norms of whole layers, which panels are cut across."""

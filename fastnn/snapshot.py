@@ -1,0 +1,58 @@
+"""What `fit` keeps: a copy of what it changes, to go back to, and from one fit to the next the memory of both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from .backends.base import Program
+    from .network import Network
+    from .optimizers import Optimizer
+
+__all__ = ["KEPT_BYTES", "Snapshot", "keep", "kept_or_made"]
+
+KEPT_BYTES = 64 << 20
+
+
+class Snapshot:
+    """A copy of Theta, the optimizer's state and its step counter, to go back to."""
+
+    def __init__(self, net: Network, optimizer: Optimizer) -> None:
+        self.copyto, self.optimizer = net.backend.copyto, optimizer
+        self.live = [net.theta, *optimizer.state]
+        self.kept = [net.backend.empty(x.shape, x.dtype) for x in self.live]
+        self.t = optimizer.t
+        self.nbytes = sum(x.nbytes for x in self.kept)
+
+    def is_of(self, net: Network, optimizer: Optimizer) -> bool:
+        """Whether these are the arrays that it copies."""
+        live = [net.theta, *optimizer.state]
+        return len(live) == len(self.live) and all(a is b for a, b in zip(live, self.live, strict=True))
+
+    def take(self) -> None:
+        for kept, live in zip(self.kept, self.live, strict=True):
+            self.copyto(kept, live)
+        self.t = self.optimizer.t
+
+    def restore(self) -> None:
+        for kept, live in zip(self.kept, self.live, strict=True):
+            self.copyto(live, kept)
+        self.optimizer.t = self.t
+
+
+def kept_or_made(net: Network, rule: Optimizer, batch_size: int, micro_batch: int | None, rows: int) -> tuple[Program, Snapshot]:
+    """The program and the snapshot of the fit before, if they are what this one needs: to make them anew takes longer than a step. The network has neither until it is done."""
+    kept, net.kept = net.kept, None
+    if kept is None or not kept[0].serves(net, rule, batch_size, micro_batch, rows):
+        kept = net.backend.compile(net, rule, batch_size, micro_batch, rows), None
+    program, snapshot = kept
+    program.net = net
+    rule.bind(net, lambda: net.backend.zeros(net.theta.shape, net.dtype))  # its state may have been reset
+    return program, snapshot if snapshot is not None and snapshot.is_of(net, rule) else Snapshot(net, rule)
+
+
+def keep(net: Network, program: Program, snapshot: Snapshot) -> None:
+    """Leave both with the network for a next fit with the same instance of an optimizer, if the engine's programs can serve again and it is at most 64 MiB."""
+    if program.nbytes is not None and program.nbytes + snapshot.nbytes <= KEPT_BYTES:
+        program.net = cast("Network", None)  # or the two would keep each other alive until garbage is collected
+        net.kept = program, snapshot
