@@ -31,7 +31,7 @@ def test_every_stage_and_every_failure_is_shown():
     for word in (
         "A Card <B>, compute 9.0, CuPy 14.2", "410 passed, 1 failed", "sanitizer: absent: compute-sanitizer is not installed here", "1 of 1 equal bit for bit",
         "bf16 780.0 TFLOP/s", "copy 4200 GB/s", "epilogues: crashed: its process ended with signal SIGSEGV", "0.060 s of training to 98% (asked: under 1 s): PASS",
-        "steps: incomplete: 1 left out", "test_gpu::test_operations[relu]: AssertionError: off by <3e-4> & more", "compile hung, its time is not used", "asked for BGRADB NT 1x2x3 in a way that makes no sense to it: the function answered CUBLAS_STATUS_INVALID_VALUE", "cuBLASLt: not usable",
+        "steps: incomplete: 1 left out", "test_gpu::test_operations[relu]: AssertionError: off by <3e-4> & more", "compile hung, its time is not used", "cuBLASLt on BGRADB NT 1x2x3: the function answered CUBLAS_STATUS_INVALID_VALUE", "cuBLASLt: not usable",
         "MNIST: jax error: RuntimeError: no", "784-16-16-10, batch 32, fp32", "3× compile, 10× torch",
         "1 of 2 hidden layers are faster with an epilogue", "784-3×4096-10, 8,192, bf16, layer 2", "1.10 ms",
     ):  # fmt: skip

@@ -178,6 +178,18 @@ def test_what_the_sanitizer_says(tmp_path, text, planted, expected):
     assert {key: result[key] for key in expected} == expected
 
 
+def test_the_tools_watch_fastnns_kernels_and_the_planted_one_alone(tmp_path):
+    commands = {}
+    for check in sanitizer.TOOLS:
+        sanitizer.watch(str(script(tmp_path / check, f'echo "$@" > {tmp_path}/{check}.said; {CLEAN}')), check, 30, False)
+        commands[check] = (tmp_path / f"{check}.said").read_text().split()
+        watched = {word.removeprefix("--kernel-name=kne=") for word in commands[check] if word.startswith("--kernel-name")}
+        assert watched == {*sources.kernels(), "planted"}
+        assert all(f"void {sanitizer.PLANTED}(" in text for text in every_kernel.PLANTED.values())
+    assert {"--report-api-errors=no", "--padding=512"} <= set(commands["memcheck"])
+    assert not {"--report-api-errors=no", "--padding=512"} & set(commands["racecheck"])
+
+
 def test_the_sanitizer_stage(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setattr(sanitizer, "PLACES", ())

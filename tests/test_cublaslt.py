@@ -225,14 +225,34 @@ def test_what_the_library_does_not_offer_has_no_candidates(stand_in):
         assert lt.refusals == refusals
 
 
-def test_an_algorithm_that_does_not_run_after_all_is_not_offered(stand_in, monkeypatch):
+@pytest.mark.parametrize(("status", "name"), [(15, "NOT_SUPPORTED"), (7, "INVALID_VALUE"), (8, "ARCH_MISMATCH"), (13, "EXECUTION_FAILED"), (14, "INTERNAL_ERROR")])
+def test_an_algorithm_that_does_not_run_after_all_is_not_offered(stand_in, monkeypatch, status, name):
+    """Another may: nothing ends here. It is told, and after a failure on the device the device is asked whether it is still there."""
+
     def refuses(*arguments):
-        raise cuBLASLtError("cublasLtMatmul", 15)
+        raise cuBLASLtError("cublasLtMatmul", status)
 
     monkeypatch.setattr(CublasLt, "matmul", refuses)
-    product = forward(8, 8, 8, "float32", "fp32")
-    call = cupy_lt.Lt().candidates(product, [256, 256, 256, None, None], 0, 64, lambda: STREAM)[0].call
-    with pytest.raises(NotOffered, match=r"for DEFAULT TN 8x8x8 .* that it does not run: cublasLtMatmul answered CUBLAS_STATUS_NOT_SUPPORTED"):
+    product, waits = forward(8, 8, 8, "float32", "fp32"), []
+    stream = SimpleNamespace(ptr=7, synchronize=lambda: waits.append(status))
+    lt = cupy_lt.Lt()
+    call = lt.candidates(product, [256, 256, 256, None, None], 0, 64, lambda: stream)[0].call
+    with pytest.raises(NotOffered, match=rf"for DEFAULT TN 8x8x8 .* that it does not run: cublasLtMatmul answered CUBLAS_STATUS_{name}"):
+        call()
+    assert waits == ([status] if status in (13, 14) else [])
+    assert list(lt.refusals) == ([] if status == 15 else [str(product)])
+
+
+def test_a_lost_device_is_no_algorithm_that_does_not_run(stand_in, monkeypatch):
+    def lost(*arguments):
+        raise cuBLASLtError("cublasLtMatmul", 13)
+
+    def wait():
+        raise RuntimeError("cudaErrorIllegalAddress")
+
+    monkeypatch.setattr(CublasLt, "matmul", lost)
+    call = cupy_lt.Lt().candidates(forward(8, 8, 8, "float32", "fp32"), [256, 256, 256, None, None], 0, 64, lambda: SimpleNamespace(ptr=7, synchronize=wait))[0].call
+    with pytest.raises(RuntimeError, match="cudaErrorIllegalAddress"):
         call()
 
 
@@ -242,8 +262,9 @@ def test_a_product_that_fails_says_so(stand_in):
         cupy_lt.Lt()
     stand_in.library.stand_in_create_answers(0)
     product = forward(8, 8, 8, "float32", "fp32")
-    call = cupy_lt.Lt().candidates(product, [x.ctypes.data for x in problem(product)[:3]] + [None, None], 0, 64, lambda: SimpleNamespace(ptr=8))[0].call
-    with pytest.raises(cuBLASLtError, match="cublasLtMatmul answered CUBLAS_STATUS_EXECUTION_FAILED"):
+    stream = SimpleNamespace(ptr=8, synchronize=lambda: None)  # another than the stand-in is used to
+    call = cupy_lt.Lt().candidates(product, [x.ctypes.data for x in problem(product)[:3]] + [None, None], 0, 64, lambda: stream)[0].call
+    with pytest.raises(NotOffered, match="cublasLtMatmul answered CUBLAS_STATUS_EXECUTION_FAILED"):
         call()
 
 

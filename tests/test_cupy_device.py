@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -220,6 +222,20 @@ def test_what_the_driver_refuses_to_capture_runs_eagerly(working):
         theta, program = run_a_little(CupyBackend())
     assert program.why_eager == "RuntimeError: cudaErrorStreamCaptureUnsupported: operation not permitted"
     np.testing.assert_array_equal(theta, captured)
+
+
+def test_no_garbage_such_as_other_graphs_is_collected_during_a_capture(working):
+    device, seen = CupyBackend().device, []
+    try:
+        for enabled, fails in ((True, False), (True, True), (False, False)):
+            (gc.enable if enabled else gc.disable)()
+            working.refuses = fails
+            with device.work(), pytest.raises(CaptureRefused) if fails else nullcontext():
+                device.capture(lambda: seen.append(gc.isenabled()))
+            assert gc.isenabled() is enabled
+    finally:
+        gc.enable()
+    assert seen == [False, False]
 
 
 def test_cublas_in_a_capture_ends_it(working):

@@ -17,7 +17,7 @@ from fastnn.backends.cupy_plan import Choice
 from fastnn.backends.cupy_products import EPILOGUES, Candidate, NotOffered, aux_ld, back, forward, outer
 from fastnn.backends.cupy_tuner import Tuner, default_file
 
-SHAPES = [(1, 1, 1), (3, 5, 2), (33, 65, 31), (40, 12, 130)]  # rows, n_in, n_out
+SHAPES = [(1, 1, 2), (3, 5, 2), (33, 65, 31), (40, 12, 130)]  # rows, n_in, n_out
 PRECISIONS = [("float32", "fp32"), ("float32", "tf32"), ("float64", "fp64"), ("bfloat16", "fp32")]
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 precisions = pytest.mark.parametrize(("kind", "compute"), PRECISIONS, ids=[f"{k} {c}" for k, c in PRECISIONS])
@@ -106,6 +106,20 @@ def test_tf32_keeps_ten_bits():
 def test_what_is_not_offered():
     x = np.zeros((2, 2), np.float32)
     assert ShimDevice(offers=("DEFAULT",), aligned=False).prepare(forward(2, 2, 2, "float32", "fp32", "BIAS"), x, x, x, WORKSPACE, bias=x[0]) == []
+
+
+@pytest.mark.parametrize(("make", "epilogue"), [(back, "DRELU"), (back, "DRELU_BGRAD"), (outer, "BGRADB")])
+def test_products_of_one_output_are_not_asked_for_with_epilogues_that_may_not_know_them(make, epilogue):
+    """The answer could be wrong numbers: nvmath-python refuses the first two itself."""
+    device, rng = ShimDevice(aligned=False), np.random.default_rng(0)
+    delta, W, x = (rng.standard_normal(shape).astype(np.float32) for shape in ((5, 1), (1, 3), (5, 3)))
+    product = make(5, 3, 1, "float32", "fp32", epilogue)
+    arrays = (W, delta, x) if make is back else (x, delta, W)
+    assert product.doubtful
+    assert device.prepare(product, *arrays, WORKSPACE, bias=np.zeros(3 if make is back else 1, np.float32), aux=np.zeros((5, 16), np.uint8)) == []
+    assert not make(5, 3, 2, "float32", "fp32", epilogue).doubtful
+    assert not make(5, 3, 1, "float32", "fp32").doubtful
+    assert not make(5, 1, 2, "float32", "fp32", epilogue).doubtful
 
 
 def test_products_refuse_arrays_that_they_would_misread():

@@ -19,7 +19,7 @@ from fastnn.backends.cupy_products import aux_ld, back, forward, outer
 
 pytestmark = pytest.mark.gpu
 
-SHAPES = [(1, 1, 2), (3, 5, 2), (33, 65, 31), (256, 64, 128), (512, 784, 300), (1000, 300, 130)]  # rows, n_in, n_out
+SHAPES = [(1, 1, 2), (3, 5, 2), (33, 65, 1), (33, 65, 31), (256, 64, 128), (512, 784, 300), (1000, 300, 130)]  # rows, n_in, n_out
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 precisions = pytest.mark.parametrize(("kind", "compute"), PRECISIONS, ids=[f"{k} {c}" for k, c in PRECISIONS])
 

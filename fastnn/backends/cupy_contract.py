@@ -285,7 +285,7 @@ class Device(ABC):
             self._gemm(op_A, op_B, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc)
 
     def prepare(self, product: Product, A: Array, B: Array, D: Array, workspace: Array, *, bias: Array | None = None, aux: Array | None = None) -> list[Candidate]:
-        """Ways to compute this product on these arrays, the most promising first; none if the library does not offer it, or the bias does not
+        """Ways to compute this product on these arrays, the most promising first; none if the library does not offer it, is not to be asked (`Product.doubtful`), or the bias does not
         begin at a multiple of 16 bytes: cuBLASLt is known to have answered that with an alignment error on the device (A100; marian-dev,
         src/tensors/gpu/prod.cpp), after which a process is lost.
 
@@ -300,7 +300,7 @@ class Device(ABC):
         """
         self.guard()
         product.check(self.is_array, A, B, D, bias, aux)
-        if product.bias_length and self.address(bias) % ROW_BYTES:
+        if product.doubtful or (product.bias_length and self.address(bias) % ROW_BYTES):
             return []
         return self._prepare(product, A, B, D, workspace, bias, aux)
 

@@ -6,6 +6,7 @@ holds as little as it can; what it holds is run by the tests over a fake CuPy.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.metadata
 import importlib.util
@@ -187,6 +188,9 @@ class CupyDevice(Device):
 
     def _capture(self, step: Callable[[], None]) -> Graph:
         stream = self._cupy.cuda.get_current_stream()
+        # What the collector frees meanwhile, in this thread, might be another graph: to destroy one is an operation that a capture does not permit.
+        collects = gc.isenabled()
+        gc.disable()
         try:
             # Only this thread's calls may break the capture; the default mode would let memory be taken silently.
             stream.begin_capture(self._cupy.cuda.runtime.streamCaptureModeThreadLocal)
@@ -201,6 +205,9 @@ class CupyDevice(Device):
             raise
         except Exception as error:
             raise CaptureRefused(f"{type(error).__name__}: {_first_line(error)}") from error
+        finally:
+            if collects:
+                gc.enable()
         return _CupyGraph(graph)
 
     def _abandon(self, stream: Any) -> None:
@@ -257,9 +264,7 @@ class CupyDevice(Device):
     def _scalar(self, dtype: np.dtype[Any], value: float) -> int:
         """Address of the number in host memory, which is kept."""
         key = (dtype.name, value)
-        if key not in self._scalars:
-            self._scalars[key] = np.array([value], dtype)
-        return int(self._scalars[key].ctypes.data)
+        return int(self._scalars.setdefault(key, np.array([value], dtype)).ctypes.data)  # one for all threads: cuBLAS reads it later
 
 
 # ---- whether there is a device to use -----------------------------------------------------------------

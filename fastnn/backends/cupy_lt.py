@@ -25,7 +25,10 @@ COMPUTE_TYPES = {"fp32": 68, "fp64": 70, "tf32": 77}  # cublasComputeType_t
 OPERATIONS = {"N": 0, "T": 1}
 ALGORITHMS = 8  # heuristic results looked at
 MAX_ALIGNMENT = 256
-NOT_SUPPORTED = 15  # cublasStatus_t
+# cublasStatus_t of an algorithm that was proposed and then does not run: invalid value, another architecture, failed while running or inside, not supported.
+# cublasLt.h names the first two for cublasLtMatmul as well; the third was seen of a proposed algorithm (RAPIDS raft, issue 3097).
+INVALID_VALUE, ARCH_MISMATCH, EXECUTION_FAILED, INTERNAL_ERROR, NOT_SUPPORTED = 7, 8, 13, 14, 15
+DOES_NOT_RUN = (INVALID_VALUE, ARCH_MISMATCH, EXECUTION_FAILED, INTERNAL_ERROR, NOT_SUPPORTED)
 BINDING = "FASTNN_CUBLASLT"  # environment variable: "nvmath" or "ctypes" for that binding alone, to tell which of them is at fault
 
 
@@ -74,7 +77,8 @@ def choose_binding() -> Binding:
 class Lt:
     """The library on the current device; `version` is its own, `binding` says how it is called.
 
-    `refusals` has what the library answered about a product if that was anything but "not supported": a mistake in what it was asked.
+    `refusals` has what the library answered about a product if that was anything but "not supported": a mistake in what it was asked, or an
+    algorithm that it proposed and that then failed.
     """
 
     def __init__(self, binding: Binding | None = None) -> None:
@@ -100,7 +104,7 @@ class Lt:
         finally:
             lib.matmul_preference_destroy(preference)
         usable = [result for result in results[: int(found[0])] if int(result["state"]) == 0]
-        return [call.candidate(self._handle, result, stream) for result in usable]
+        return [call.candidate(self._handle, result, stream, self.refusals) for result in usable]
 
 
 class _Call:
@@ -134,8 +138,8 @@ class _Call:
         buffer = np.array([value])
         self._lib.matmul_desc_set_attribute(self.desc, int(attribute), buffer.ctypes.data, buffer.itemsize)
 
-    def candidate(self, handle: int, result: Any, stream: Callable[[], Any]) -> Candidate:
-        """A call with this algorithm. Its name is the algorithm's own bytes, the same as long as the library is."""
+    def candidate(self, handle: int, result: Any, stream: Callable[[], Any], refusals: dict[str, str]) -> Candidate:
+        """A call with this algorithm. Its name is the algorithm's own bytes, the same as long as the library is. One that does not run is told in `refusals`, unless it is not supported."""
         algorithm = np.array([result["algo"]])
         alpha = self._scalars.ctypes.data
         beta = alpha + self._scalars.itemsize
@@ -146,8 +150,12 @@ class _Call:
             try:
                 self._lib.matmul(handle, self.desc, alpha, self._A, A, self._B, B, beta, self._D, C, self._D, C, algorithm.ctypes.data, self._workspace, size, stream().ptr)
             except self._lib.cuBLASLtError as error:
-                if error.status != NOT_SUPPORTED:
+                if error.status not in DOES_NOT_RUN:
                     raise
+                if error.status in (EXECUTION_FAILED, INTERNAL_ERROR):
+                    stream().synchronize()  # which raises where the device is lost
+                if error.status != NOT_SUPPORTED:
+                    refusals[str(self._product)] = str(error)
                 raise NotOffered(f"cuBLASLt proposed an algorithm for {self._product} that it does not run: {error}") from error
 
         return Candidate(algorithm.tobytes().hex(), call)
@@ -167,7 +175,7 @@ def _preference(lib: Any, addresses: list[int | None], workspace_bytes: int) -> 
         lib.matmul_preference_set_attribute(preference, int(attribute), buffer.ctypes.data, buffer.itemsize)
 
     put(MatmulPreferenceAttribute.MAX_WORKSPACE_BYTES, np.uint64(workspace_bytes))
-    # Split sums in the compute type only: INPLACE adds with atomics in any order, OUTPUT_TYPE rounds partial sums to bfloat16.
+    # Split sums in the compute type only: INPLACE adds into D itself in turns, OUTPUT_TYPE rounds partial sums to bfloat16.
     put(MatmulPreferenceAttribute.REDUCTION_SCHEME_MASK, np.uint32(ReductionScheme.COMPUTE_TYPE))
     A, B, D, bias, _ = (alignment(address or 0) for address in addresses)
     # 256 is assumed otherwise, and parameters begin anywhere. A bias is moved with D, so that D can claim no more than it.

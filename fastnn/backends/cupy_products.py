@@ -84,6 +84,12 @@ class Product:
         return (self.m, self.k) if self.op_A == "N" else (self.k, self.m), (self.k, self.n) if self.op_B == "N" else (self.n, self.k)
 
     @property
+    def doubtful(self) -> bool:
+        """Whether the library is not to be asked: for DRELU with k = 1, which nvmath-python 1.0 refuses ("not supported by cuBLAS", linalg/_internal/epilog_protocol.py),
+        and BGRADB with n = 1, which its tests leave out. What cuBLASLt says to them is not documented."""
+        return (self.k == 1 and self.epilogue in ("DRELU", "DRELU_BGRAD")) or (self.n == 1 and self.epilogue == "BGRADB")
+
+    @property
     def bias_length(self) -> int:
         if self.epilogue == "BGRADB":
             return self.n

@@ -128,7 +128,7 @@ def main(planted: str = "") -> None:
     if planted:
         plant(planted)
         return
-    importlib.import_module("cupy").cuda.set_allocator(None)  # no pool: every array has bounds of its own, which memcheck can watch
+    importlib.import_module("cupy").cuda.set_allocator(None)  # no pool: every array has bounds of its own, which memcheck can watch; a program's arena is one array
     found = report(exercise(get_backend("cupy")))
     print(f"kernels: {found['kernels']}; missing: {' '.join(found['missing'])}")
 

@@ -145,7 +145,7 @@ def problems(results: Result) -> list[str]:
             lines.append(f"suite, {group}: {entry['status']}: {entry['note']}")
         lines += [f"suite: {failure['test']}: {failure['text']}" for failure in entry.get("failures", [])]
     refusals = {product: why for entry in _result(results, "epilogues").get("problems") or [] for product, why in (entry.get("refusals") or {}).items()}
-    lines += [f"epilogues: cuBLASLt was asked for {product} in a way that makes no sense to it: {why}" for product, why in refusals.items()]
+    lines += [f"epilogues: cuBLASLt on {product}: {why}" for product, why in refusals.items()]
     for check, entry in (_result(results, "sanitizer").get("checks") or {}).items():
         if entry["status"] != "ok":
             lines.append(f"sanitizer, {check}: {entry['status']}: {entry['note']}")
