@@ -1,11 +1,11 @@
-"""Steps of the Numba engine with MKL and with SciPy's BLAS, each in a process of its own, taking turns.
+"""What MKL gains: steps of the Numba engine, as planned, with MKL and with SciPy's BLAS, each in a process of its own, taking turns.
 
-    python bench/blas.py                             # the nets and batches of the comparison; two minutes
-    python bench/blas.py --case 784-300-100-10@32 --json blas.json
+    python bench/blas.py                             # those nets and batches of the comparison that a BLAS computes; two minutes
+    python bench/blas.py --case 784-1024-1024-10@32 --json blas.json
 
-Needs MKL (pip install "fastnn-backends[mkl]"). Rows are shuffled. Times are the shortest of many short rounds, which other
-processes disturb least, and `ratio` is SciPy's over MKL's; beside it the median of the ratios within the rounds. Both end within
-a tolerance of the same steps in float64, or are marked.
+Needs MKL (pip install "fastnn-backends[mkl]"). Rows are shuffled. Times are the shortest of the rounds, which other
+processes disturb least, and `ratio` is SciPy's over MKL's; beside it the median of the ratios within the rounds. Beside SciPy's BLAS the plan
+may be fastnn's own products, in panels. Both end within a tolerance of the same steps in float64, or are marked.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def serve() -> None:
         if "case" in question:
             case = select([], [question["case"]])[0]
             X, y, order = problem_data(case)
-            entrant = Entrant(case, {"panels": False}, X, y, order)  # fastnn's own products use no BLAS
+            entrant = Entrant(case, None, X, y, order)
             steps = min(CHECKED_STEPS, entrant.whole_epoch)
             entrant.run(steps)  # compiles or loads
             exact, way = reference(case, X, y, order, steps)
@@ -63,8 +63,11 @@ class Side:
         return json.loads(self.process.stdout.readline())
 
 
-def measure(sides: dict[str, Side], case: Case, rounds: int, seconds: float) -> dict[str, Any]:
+def measure(sides: dict[str, Side], case: Case, rounds: int, seconds: float) -> dict[str, Any] | None:
+    """None where neither side uses its BLAS."""
     ready = {choice: side.ask(case=f"{case.net.name}@{case.batch}") for choice, side in sides.items()}
+    if all("in panels" in answer["plan"] for answer in ready.values()):
+        return None
     steps = max(1, round(seconds / min(answer["seconds"] for answer in ready.values())))
     times: dict[str, list[float]] = {choice: [] for choice in sides}
     for _ in range(rounds):
@@ -79,8 +82,8 @@ def measure(sides: dict[str, Side], case: Case, rounds: int, seconds: float) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", action="append", default=[], metavar="NET@BATCH")
-    parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--seconds", type=float, default=0.02, help="of each timing")
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--seconds", type=float, default=0.2, help="of each timing, as long as a slice of a fit: shorter ones would count the packing of panels many times")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -89,16 +92,22 @@ def main() -> None:
     sides = {choice: Side(choice) for choice in CHOICES}
     cases = select([], arguments.case) if arguments.case else [Case(net, batch) for net in NETS.values() for batch in BATCHES]
     cells = []
-    print(f"{'case':34}{'SciPy us':>12}{'MKL us':>12}{'ratio':>8}{'median':>8}{'GFLOP/s':>9}  plan; times per step, {arguments.rounds} rounds")
+    print(f"{'case':34}{'SciPy us':>12}{'MKL us':>12}{'ratio':>8}{'median':>8}{'GFLOP/s':>9}  plans with MKL and with SciPy's BLAS; times per step, {arguments.rounds} rounds")
     for case in cases:
         cell = measure(sides, case, arguments.rounds, arguments.seconds)
+        if cell is None:
+            continue
         cells.append(cell)
         mkl, scipy = (cell[choice]["least_us"] for choice in CHOICES)
         wrong = "".join(f"  {choice} disagrees with float64" for choice in CHOICES if not cell[choice]["off"] <= AGREES)
-        print(f"{cell['case']:34}{scipy:12.1f}{mkl:12.1f}{cell['ratio']:8.2f}{cell['median_ratio']:8.2f}{case.flops / mkl / 1e3:9.0f}  {cell['mkl']['plan']}{wrong}", flush=True)
+        print(
+            f"{cell['case']:34}{scipy:12.1f}{mkl:12.1f}{cell['ratio']:8.2f}{cell['median_ratio']:8.2f}{case.flops / mkl / 1e3:9.0f}  {cell['mkl']['plan']} | {cell['scipy']['plan']}{wrong}",
+            flush=True,
+        )
         if arguments.json is not None:
             arguments.json.write_text(json.dumps({"fastnn": fastnn.__version__, "environment": describe(), "cells": cells}, indent=1))
-    print(f"{cells[0]['mkl']['products']} against {cells[0]['scipy']['products']}")
+    if cells:
+        print(f"{cells[0]['mkl']['products']} against {cells[0]['scipy']['products']}")
     return None
 
 

@@ -103,13 +103,17 @@ def engine_that_notes_its_programs(monkeypatch):
         (Problem(SIZES, 8192, 4), True),
         (Problem((28, 300, 300, 300, 300, 1), 1, 4), True),  # nothing is transposed for one row
         (Problem((28, 300, 300, 300, 300, 1), 2, 4), False),  # transposing three layers for two rows does not pay
+        (Problem((28, 300, 300, 300, 300, 1), 8, 4), True),
+        (Problem((28, 300, 300, 300, 300, 1), 8, 4, mkl=True), False),  # MKL is fast with few rows, too
         (Problem((28, 300, 300, 300, 300, 1), 128, 4), True),
+        (Problem((784, 1024, 1024, 10), 2, 4), True),  # BLAS goes through the parameters more often
+        (Problem((784, 1024, 1024, 10), 8, 4), True),
         (Problem((784, 1024, 1024, 10), 128, 4), True),
         (Problem((784, 1024, 1024, 10), 128, 4, mkl=True), False),  # 7 MiB of parameters do not stay in the cache, and MKL reads them seldom
         (Problem((784, 1024, 1024, 10), 1, 4, mkl=True), True),
         (Problem((784, 1024, 1024, 10), 128, 8), True),
         (Problem((784, 1024, 1024, 10), 256, 4), True),
-        (Problem((784, 1024, 1024, 10), 257, 4), False),  # any BLAS reads them seldom for so many rows
+        (Problem((784, 1024, 1024, 10), 8192, 4), True),
         (Problem((784, 2048, 1024, 10), 128, 4), True),  # 14.2 MiB
         (Problem((784, 2048, 1300, 10), 128, 4), False),  # 16.3 MiB
         (Problem((784, 2048, 1300, 10), 1, 4), False),
@@ -165,8 +169,10 @@ def test_the_explanation_shows_the_choice_among_its_alternatives_with_their_time
     asked = explain_plan(problem, 2, Wishes(threads=1, chunk=7, sliced=True))
     assert asked.count("as asked for") == 3
     assert explain_plan(problem, 2, Wishes(panels=False)).count("by BLAS, as asked for") == 1
-    assert "7.1 MiB of parameters do not stay in a core's cache" in explain_plan(Problem((784, 1024, 1024, 10), 128, 4, mkl=True), 2)
-    assert "up to 16 MiB for at most 256 rows beside this BLAS" in explain_plan(Problem((784, 1024, 1024, 10), 512, 4), 2)
+    assert "7.1 MiB of parameters do not stay in or near a core's cache" in explain_plan(Problem((784, 1024, 1024, 10), 128, 4, mkl=True), 2)
+    assert "up to 16 MiB for one row, beside MKL" in explain_plan(Problem((784, 1024, 1024, 10), 128, 4, mkl=True), 2)
+    assert "22.2 MiB of parameters do not stay in or near a core's cache (panels up to 16 MiB beside this BLAS)" in explain_plan(Problem((784, 2048, 2048, 10), 512, 4), 2)
+    assert "128 per thread, with which parameters from beyond the cache are read seldom" in explain_plan(Problem((784, 1024, 1024, 10), 512, 4), 2)
     assert "0.75 x 512 rows" in explain_plan(problem, 2, Wishes(panels=False))
     assert "panels do not do this rule" in explain_plan(Problem(SIZES, 32, 4, fits_panels=False), 2)
 

@@ -16,20 +16,21 @@ __all__ = ["Plan", "Problem", "Wishes", "choose_plan", "explain_plan", "possible
 # these rates on one core, a price for each call of BLAS and for meeting, transposing the weights of the
 # upper layers for the panels, and parameters crossing between cores. More than two cores are extrapolation.
 PANELS_FLOPS, BLAS_FLOPS = 1.8e11, 1.1e11
+SCIPY_FLOPS, SCIPY_ROWS = 0.6e11, 32  # with fewer rows than these SciPy's BLAS is that slow, and MKL is not
 CALL_SECONDS, TURN_SECONDS = 0.5e-6, 0.35e-9
 MEETING_SECONDS = 6.5e-6
 BYTES_PER_SECOND = 1.4e10
+PANELS_PASSES, BLAS_PASSES = 1.3, 3.0  # over parameters that do not stay in a core's cache, at that speed
 PANELS_SLICES_UP_TO, BLAS_SLICES_UP_TO = 0.4, 0.75  # parameters per number of the batch's rows
 # What a run of steps costs besides them: to call a team, and, for panels, to pack and unpack each vector and each of its numbers,
 # in the cache and beyond. A run takes an epoch, or what fits in a slice of `fit`.
 TEAM_SECONDS, VECTOR_SECONDS, NUMBER_SECONDS, FAR_NUMBER_SECONDS = 150e-6, 25e-6, 1.2e-9, 2.2e-9
 SLICE_SECONDS = 0.2  # as in fastnn.training, which is not imported for a number
-# Panels pay while the parameters stay in a core's cache. Further away, up to the second limit, BLAS reads each of them
-# less often where there are more rows than these: MKL from the second on, SciPy's BLAS only from many.
+# Panels pay while the parameters stay in a core's cache; further away, up to the second limit, still beside SciPy's BLAS, but not beside MKL unless there is one row.
 PANELS_BYTES, PANELS_BYTES_FAR = 3 << 20, 16 << 20
-FAR_ROWS_BESIDE_MKL, FAR_ROWS = 1, 256
 # Rows of a tile: with more, the deltas of a panel leave the first-level cache, or the data of the next tile push out what is needed before.
-PANELS_ROWS, PANELS_SHORT_ROWS, SHORT_ROW_BYTES = 64, 96, 1024
+# Parameters that come from further away are read once a tile, so they want more rows.
+PANELS_ROWS, PANELS_FAR_ROWS, PANELS_SHORT_ROWS, SHORT_ROW_BYTES = 64, 128, 96, 1024
 # Bytes of rows, activations and deltas that BLAS is given at a time. A narrow net's products are small, so
 # its tile stays in the second-level cache; a wide one's want many rows.
 NARROW_PARAMETERS, NARROW_BYTES, WIDE_BYTES = 60_000, 1 << 18, 3 << 20
@@ -130,8 +131,8 @@ class Problem:
     @property
     def panels_pay(self) -> bool:
         """Whether panels are weighed against BLAS at all."""
-        few = self.batch <= (FAR_ROWS_BESIDE_MKL if self.mkl else FAR_ROWS)
-        return self.fits_panels and self.parameters * self.itemsize <= (PANELS_BYTES_FAR if few else PANELS_BYTES)
+        far = self.batch == 1 or not self.mkl
+        return self.fits_panels and self.parameters * self.itemsize <= (PANELS_BYTES_FAR if far else PANELS_BYTES)
 
     @property
     def turned(self) -> int:
@@ -150,14 +151,23 @@ class Problem:
     def tile(self, panels: bool) -> int:
         """Rows that a thread takes at a time."""
         if panels:
+            if not self.stays_in_cache:
+                return PANELS_FAR_ROWS
             return PANELS_SHORT_ROWS if self.sizes[0] * self.itemsize <= SHORT_ROW_BYTES else PANELS_ROWS
         least, tile_bytes, multiple = (32, NARROW_BYTES, 16) if self.parameters <= NARROW_PARAMETERS else (256, WIDE_BYTES, 64)
         return max(least, tile_bytes // (self.per_row * self.itemsize) // multiple * multiple)
 
+    @property
+    def blas_flops(self) -> float:
+        """A second, of the BLAS that there is, on one core."""
+        return SCIPY_FLOPS if self.batch < SCIPY_ROWS and not self.mkl else BLAS_FLOPS
+
     def seconds(self, team: int, sliced: bool, panels: bool) -> float:
         """Of one step, by the model."""
         flops = 6 * self.parameters * self.batch * self.itemsize / 4  # twice as many bytes are half as many numbers in a vector
-        alone, always = (flops / PANELS_FLOPS, TURN_SECONDS * self.turned) if panels else (flops / BLAS_FLOPS, 3 * CALL_SECONDS * (len(self.sizes) - 1))
+        alone, always = (flops / PANELS_FLOPS, TURN_SECONDS * self.turned) if panels else (flops / self.blas_flops, 3 * CALL_SECONDS * (len(self.sizes) - 1))
+        if not self.stays_in_cache:
+            always += (PANELS_PASSES if panels else BLAS_PASSES) * self.parameters * self.itemsize / BYTES_PER_SECOND
         if team == 1:
             return alone + always
         moved = self.parameters * self.itemsize * (team if sliced else 2 * (team - 1) / team)
@@ -225,7 +235,8 @@ def explain_plan(problem: Problem, threads: int, wishes: Wishes = Wishes()) -> s
     if wishes.chunk is not None:
         rows = f"as asked for, chunk={wishes.chunk}"
     elif chosen.panels:
-        rows = f"{problem.tile(True)} per thread, with which the deltas of a panel stay in the first-level cache"
+        why_so = "the deltas of a panel stay in the first-level cache" if problem.stays_in_cache else "parameters from beyond the cache are read seldom"
+        rows = f"{problem.tile(True)} per thread, with which {why_so}"
     else:
         rows = f"about {tile} of rows, activations and deltas per thread, for a {kind} net (up to {NARROW_PARAMETERS:,} parameters)"
     lines = [str(chosen), f"form: {why}", f"rows at a time: {rows}"]
@@ -234,11 +245,8 @@ def explain_plan(problem: Problem, threads: int, wishes: Wishes = Wishes()) -> s
     elif not problem.fits_panels:
         lines.append("products: by BLAS, because panels do not do this rule")
     elif not problem.panels_pay:
-        few = FAR_ROWS_BESIDE_MKL if problem.mkl else FAR_ROWS
-        lines.append(
-            f"products: by BLAS, because {parameters * problem.itemsize / 2**20:.1f} MiB of parameters do not stay in a core's cache "
-            f"(panels up to {PANELS_BYTES >> 20} MiB, and up to {PANELS_BYTES_FAR >> 20} MiB for at most {few} row{'s' if few > 1 else ''} beside {'MKL' if problem.mkl else 'this BLAS'})"
-        )
+        limit = f"{PANELS_BYTES >> 20} MiB, and up to {PANELS_BYTES_FAR >> 20} MiB for one row, beside MKL" if problem.mkl else f"{PANELS_BYTES_FAR >> 20} MiB beside this BLAS"
+        lines.append(f"products: by BLAS, because {parameters * problem.itemsize / 2**20:.1f} MiB of parameters do not stay in or near a core's cache (panels up to {limit})")
     else:
         lines.append("products: in panels or by BLAS, whichever the model finds faster")
     lines.append(
@@ -251,8 +259,8 @@ def explain_plan(problem: Problem, threads: int, wishes: Wishes = Wishes()) -> s
         f"and for panels {VECTOR_SECONDS * 1e6:g} us and {pack:g} ns a number to pack and unpack each vector ({problem.vectors} of them)"
     )
     lines.append(
-        f"model: products at {PANELS_FLOPS / 1e9:g} (panels) and {BLAS_FLOPS / 1e9:g} GFLOP/s (BLAS) on one thread, {CALL_SECONDS * 1e6:g} us per call of BLAS, "
+        f"model: products at {PANELS_FLOPS / 1e9:g} (panels) and {problem.blas_flops / 1e9:g} GFLOP/s (BLAS) on one thread, {CALL_SECONDS * 1e6:g} us per call of BLAS, "
         f"{TURN_SECONDS * 1e9:g} ns per transposed weight, {MEETING_SECONDS * 1e6 / 2:g} us per thread to meet, "
-        f"parameters between cores at {BYTES_PER_SECOND / 1e9:g} GB/s; {run}; fitted to one two-core server, not measured on this machine"
+        f"parameters between cores, and from beyond the cache, at {BYTES_PER_SECOND / 1e9:g} GB/s; {run}; fitted to one two-core server, not measured on this machine"
     )
     return "\n".join(lines)
