@@ -17,8 +17,12 @@ _PUBLIC = {
     "DataFileError": (".errors", "DataFileError"),
     "DeviceLost": (".errors", "DeviceLost"),
     "Diverged": (".errors", "Diverged"),
+    "History": (".training", "History"),
     "ModelFileError": (".errors", "ModelFileError"),
     "Network": (".network", "Network"),
+    "SymmetricStart": (".errors", "SymmetricStart"),
+    "TrainingInterrupted": (".errors", "TrainingInterrupted"),
+    "UnscaledInput": (".errors", "UnscaledInput"),
     "activations": (".activations", None),
     "available_backends": (".backends", "available_backends"),
     "costs": (".costs", None),
@@ -36,10 +40,11 @@ if TYPE_CHECKING:
     from . import activations, costs, initializers, optimizers, schedules
     from .activations import Activation
     from .backends import available_backends, get_backend
-    from .errors import BackendUnavailable, DataFileError, DeviceLost, Diverged, ModelFileError
+    from .errors import BackendUnavailable, DataFileError, DeviceLost, Diverged, ModelFileError, SymmetricStart, TrainingInterrupted, UnscaledInput
     from .gradient_check import gradcheck
     from .model_file import load
     from .network import Network
+    from .training import History
 
 
 def __getattr__(name: str) -> Any:

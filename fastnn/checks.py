@@ -6,6 +6,7 @@ block, so that the temporaries stay small. The first offending row and column ar
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
 from typing import Any
 
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 
 from .backends.base import Backend
 from .costs import Pair
+from .errors import UnscaledInput
 
-__all__ = ["inputs", "targets"]
+__all__ = ["inputs", "numeric", "targets", "warn_if_unscaled"]
 
 Array = NDArray[Any]
 BLOCK = 1 << 22  # elements converted at a time: 16 MiB of float32
@@ -154,6 +156,23 @@ def inputs(
     if X.shape[0] == 0:
         raise ValueError(f"{argument} must have at least one row, got an empty array of shape {tuple(X.shape)}")
     return _convert(argument, X, dtype, backend, scale if X.dtype.kind in "iu" else None, first_row, keep, strided, beside)
+
+
+def warn_if_unscaled(X: Any, scale: float | None, stacklevel: int) -> None:
+    """Warns (`UnscaledInput`) of whole numbers beyond 1 as floats where integers are scaled: pixels, most likely, which became floats on their way.
+
+    At most the first BLOCK elements of an array on the host are looked at.
+    """
+    if scale is None or not isinstance(X, np.ndarray) or X.dtype.kind != "f" or X.ndim != 2 or not X.size:
+        return
+    block = X[: max(1, BLOCK // X.shape[1])]
+    if (top := block.max()) > 1 and not (block % 1).any():
+        warnings.warn(
+            f"X holds whole numbers up to {top:g} as {X.dtype}, which are taken as they are: this network multiplies integers by scale={scale:g}, not floats. "
+            "Pass integers (X.astype(int)), or scale X yourself",
+            UnscaledInput,
+            stacklevel=stacklevel + 1,
+        )
 
 
 def targets(y: Any, pair: Pair, m: int, K: int, dtype: np.dtype[Any], backend: Backend, *, argument: str = "y") -> Any:

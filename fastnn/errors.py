@@ -64,6 +64,10 @@ class SymmetricStart(UserWarning):
     """Some hidden units start identical and will stay identical (spec: symmetry breaking)."""
 
 
+class UnscaledInput(UserWarning):
+    """Whole numbers beyond 1 as floats, for a network that scales integers: floats are taken as they are."""
+
+
 def nearest(given: object, known: Iterable[str]) -> str:
     """'; did you mean 'relu'?' or '' - the nearest of the known names, for error messages."""
     match = difflib.get_close_matches(str(given).lower(), list(known), n=1, cutoff=0.5)

@@ -13,10 +13,16 @@ class FitLock:
 
     A child that is forked while the parent trains inherits the parent's memory but none of its other threads, so a
     lock that one of them held would stay locked in the child for good.
+
+    Attributes
+    ----------
+    holder : int or None
+        Identifier of the thread that trains, for messages.
     """
 
     def __init__(self) -> None:
         self._locks: dict[int, threading.Lock] = {}
+        self.holder: int | None = None
 
     def of_this_process(self) -> threading.Lock:
         """The lock to hold while training; release the object that was acquired, the process may be another by then."""

@@ -18,7 +18,7 @@ class _Default(float):
     """A default that `fit` can tell from the same number given by the user."""
 
 
-DEFAULT_LEARNING_RATE = _Default(1e-3)
+DEFAULT_LEARNING_RATE = _Default(1e-3)  # Adam's; each rule has its own
 
 
 class FitMethod:
@@ -49,12 +49,15 @@ class FitMethod:
         X : array-like (m, s_1)
             Real numbers, finite; converted to the network's dtype.
         y : array-like
-            Classes (m,), or (m, K), or (m,) for K = 1; what fits follows from output and cost.
+            What fits follows from output and cost. Softmax with cross_entropy: classes (m,), integers 0..K-1. Sigmoid with
+            cross_entropy: (m, K) in [0, 1]. Squared error: (m, K) of any values, or classes, which mean their one-hot rows.
+            With K = 1 the last two also as (m,).
         optimizer : str or Optimizer
             "sgd", "momentum", "adam", "lars", "lamb" start fresh; an instance keeps its state over several fits,
             and the CPU engine's workspace, up to 64 MiB, stays with the network for the next one.
         learning_rate : float or Schedule
-            alpha > 0, or its course over the epochs (fastnn.schedules); 0.001 if not given, for LARS 1, for LAMB 0.01. Not together with an instance.
+            alpha > 0, or its course over the epochs (fastnn.schedules). If not given, that of the rule: 0.1 for SGD, 0.05 for Momentum,
+            0.001 for Adam, 1 for LARS, 0.01 for LAMB. Not together with an instance.
         batch_size : int, optional
             Rows per step; min(128, rows) if not given. The short last batch is used and divided by its own rows.
         epochs : int
@@ -66,9 +69,12 @@ class FitMethod:
         validation : (X, y) or float, optional
             Rows to evaluate after each epoch; a fraction sets rows of X apart, chosen by the seed.
         callbacks : sequence of callables
-            f(epoch, history, net) after each epoch; returning True stops.
+            f(epoch, history, net) after each epoch, with the epoch's number over the network's life, from 0; all are called, and the
+            fit ends where one returned True. They may read the network and change `learning_rate` of an instance of an optimizer, not train.
         progress : bool or object
             True shows a live bar on stderr.
+        seed : int
+            Seed >= 0 of the order of rows and of the choice of validation rows; that of the initial weights is the network's own.
         scale : float, optional
             Factor > 0 for integer X (pixels), applied as it is read and kept with the network.
         micro_batch : int, optional
@@ -88,7 +94,7 @@ class FitMethod:
         DeviceLost
             The GPU stopped answering. The network is on the NumPy engine, with parameters copied to the host before.
         RuntimeError
-            The network is being trained in another thread.
+            The network is being trained in another thread, or by the fit whose callback this is.
 
         Warns
         -----
@@ -96,6 +102,8 @@ class FitMethod:
             Ctrl-C: the last completed step is kept and the history so far returned.
         SymmetricStart
             Hidden units start identical and will stay identical.
+        UnscaledInput
+            X holds whole numbers as floats, which are not scaled, for a network with a `scale` for integers.
         """
         from .training import fit
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Network"]
 
 Array = Any
+FIXED = ("sizes", "hidden", "output", "cost", "pair", "dtype", "layout")  # engines keep what they made of these
 
 
 class Network(FitMethod):
@@ -67,7 +68,9 @@ class Network(FitMethod):
     epochs_trained : int
         Epochs completed over the network's life; the next `fit` goes on from there.
     scale : float or None
-        Factor for integer inputs, from the `fit` that was given one.
+        Factor for integer inputs, from the `fit` that was given one. Floats are taken as they are.
+    l2 : float
+        lambda, which may be set between fits. Sizes, activations, cost and dtype may not.
 
     Raises
     ------
@@ -102,7 +105,7 @@ class Network(FitMethod):
         self.pair = costs.pair(self.output, cost)
         if self.sizes[-1] < 2 and not self.output.elementwise:
             raise ValueError("softmax over one output is always 1; use two outputs, or output='sigmoid'")
-        self.l2 = finite_number("l2", l2, least=0)
+        self.l2 = l2
         self.dtype = options.check_dtype(dtype)
         self.precision = precision
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
@@ -132,11 +135,24 @@ class Network(FitMethod):
         self.kept: Any = None  # what `fit` keeps for the next one (training.py)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Parameters are written in place: an array put in their place would be seen by some parts of the engines and not by others."""
+        """Parameters are written in place: an array put in their place would be seen by some parts of the engines and not by others. What they were made for is fixed."""
+        if name in FIXED and hasattr(self, name):
+            raise AttributeError(
+                f"net.{name} is fixed once the network is made; make another: Network(sizes, ..., init=net.theta) takes over parameters where the sizes are the same"
+            )
         if name in ("theta", "weights", "biases") and value is not getattr(self, name, None):
             place = "theta" if name == "theta" else f"{name}[0]"
             raise AttributeError(f"net.{name} cannot be replaced, because all parameters lie in one vector; write into it, as in net.{place}[...] = values")
         super().__setattr__(name, value)
+
+    @property
+    def l2(self) -> float:
+        """lambda >= 0 of the L2 term; may be set between fits."""
+        return self._l2
+
+    @l2.setter
+    def l2(self, value: float) -> None:
+        self._l2 = finite_number("l2", value, least=0)
 
     @property
     def activations(self) -> list[Activation]:
@@ -334,10 +350,13 @@ class Network(FitMethod):
         if type(X) is np.ndarray and X.dtype == self.dtype and X.ndim == 2 and X.flags.c_contiguous and (backend := self.backend).checks_outputs:
             m, n = X.shape
             if m and n == self.sizes[0] and (h := backend.outputs(self, X)) is not None:
+                if self.scale is not None:
+                    checks.warn_if_unscaled(X, self.scale, stacklevel=3)
                 return h  # what follows would only look at X once more, which one row would notice
         X = checks.numeric("X", X, self.backend)
         if X.ndim != 2 or X.shape[0] == 0:
             self._inputs(X)  # refuses, with its reason
+        checks.warn_if_unscaled(X, self.scale, stacklevel=3)
         device, parts = self._on_device(X), []
         for rows in self._blocks(X.shape[0]):
             h = self.backend.outputs(self, self._inputs(X[rows], first_row=rows.start))

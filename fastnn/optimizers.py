@@ -26,7 +26,8 @@ Array = NDArray[Any]
 class Optimizer:
     """An update rule with its hyper-parameters and, once bound to a network, its state.
 
-    An instance keeps its state over several fits of the same network; `reset()` forgets it.
+    An instance keeps its state over several fits of the same network; `reset()` forgets it. A copy, also by
+    pickle, has the constants and no state, and belongs to no network; model files hold none either.
 
     Attributes
     ----------
@@ -86,8 +87,10 @@ class Optimizer:
         """
         if self._owner is not None and self._owner() is owner:
             return
-        if self.state or self.t:
+        if self.state or (self.t and self.slots):  # a rule without any, gradient descent, may serve one network after another
             raise ValueError(f"optimizer={self!r} carries the state of another network; give a fresh instance, or call reset() first")
+        if self._owner is not None:
+            self.t = 0
         self.state = [zeros() for _ in self.slots]
         self._owner = weakref.ref(owner)
 
@@ -116,7 +119,7 @@ class SGD(Optimizer):
 
     name, code = "sgd", 0
 
-    def __init__(self, learning_rate: float | Schedule = 1e-3) -> None:
+    def __init__(self, learning_rate: float | Schedule = 0.1) -> None:
         super().__init__(learning_rate)
 
     def step(self, theta: Array, grad: Array, state: Sequence[Array], t: int) -> None:
@@ -136,7 +139,7 @@ class Momentum(Optimizer):
 
     name, code, slots = "momentum", 1, ("velocity",)
 
-    def __init__(self, learning_rate: float | Schedule = 1e-3, momentum: float = 0.9) -> None:
+    def __init__(self, learning_rate: float | Schedule = 0.05, momentum: float = 0.9) -> None:
         super().__init__(learning_rate)
         self.momentum = finite_number("momentum", momentum, least=0, below=1)
 

@@ -87,6 +87,8 @@ def initial_theta(init: Any, layout: Layout, g: Sequence[Activation], seed: int,
         return vector.astype(dtype)
     if isinstance(init, tuple) and len(init) == 2:
         for kind, given, views in (("weights", init[0], weights), ("biases", init[1], biases)):
+            if not isinstance(given, Sequence):
+                raise TypeError(f"init {kind} must be a list of {len(views)} arrays, one per layer, got {type(given).__name__}")
             if len(given) != len(views):
                 raise ValueError(f"init {kind} must have one array per layer ({len(views)}), got {len(given)}")
             for layer, (array, view) in enumerate(zip(given, views, strict=True)):
@@ -95,6 +97,8 @@ def initial_theta(init: Any, layout: Layout, g: Sequence[Activation], seed: int,
                     raise ValueError(f"init {kind}[{layer}] must have shape {view.shape}, got {array.shape}")
                 view[...] = array
     else:
+        if not hasattr(init, "__len__") and not hasattr(init, "__array_interface__") and not hasattr(init, "__cuda_array_interface__"):
+            raise TypeError(f"init must be a name, an Initializer, a flat vector or a pair (weights, biases), got {init!r} ({type(init).__name__})")
         array = checks.numeric("init", init)
         if array.shape != vector.shape:
             raise ValueError(f"init must be a vector of {layout.size} parameters for these sizes, got shape {array.shape}")

@@ -35,6 +35,7 @@ __all__ = ["History", "fit"]
 SLICE_SECONDS = 0.2
 FIRST_SLICE_FLOPS, STEP_FLOPS = 100_000_000, 100_000  # a step costs time however small it is: a thousand at most
 DEFAULT_BATCH = 128
+LARGE_PARAMETER = 100.0  # initial weights are of the order of 1, and trained ones seldom reach 10
 
 
 @dataclass
@@ -87,8 +88,11 @@ def fit(
     """What `Network.fit` does; the arguments, their defaults, what is returned, raised and warned of are documented there."""
     under_way = net._training.of_this_process()
     if not under_way.acquire(blocking=False):
+        if net._training.holder == threading.get_ident():
+            raise RuntimeError("this network is being trained by the fit that called this one, from a callback; train after it, or train a copy (copy.deepcopy(net))")
         raise RuntimeError("this network is being trained in another thread; wait for that fit, or train a copy (copy.deepcopy(net))")
     try:
+        net._training.holder = threading.get_ident()
         rule = optimizers.get(optimizer, None if learning_rate is DEFAULT_LEARNING_RATE else learning_rate)
         data = prepare(net, X, y, validation, seed, scale)
         rows = data.train_rows.shape[0]
@@ -123,6 +127,7 @@ def fit(
                 keep(net, program, snapshot)
             return history
     finally:
+        net._training.holder = None
         under_way.release()
 
 
@@ -152,7 +157,7 @@ class _Fit:
                 self._epoch(epoch)
                 self.net.epochs_trained = epoch + 1
                 self.progress.epoch(epoch, self.history)
-                if any([callback(epoch, self.history, self.net) is True for callback in self.callbacks]):  # noqa: C419 - every callback sees every epoch
+                if any([_is_true(callback(epoch, self.history, self.net)) for callback in self.callbacks]):  # noqa: C419 - every callback sees every epoch
                     break
                 if self.interrupted:
                     raise KeyboardInterrupt
@@ -240,13 +245,16 @@ class _Fit:
         net, rule = self.net, self.program.optimizer
         step, layer = self._find(epoch, order, start, stop)
         self.snapshot.restore()
-        largest = self.data.largest()
+        largest, parameter = self.data.largest(), float(abs(net.theta).max())
         causes = [f"the learning rate {rule.rate:g} is too large"]
         if largest > 10:
             causes.append(f"the inputs are not scaled (largest |X| is {largest:g})")
         if net.pair.targets == "values" and self.data.y.ndim == 2 and (top := float(abs(self.data.y).max())) > 10:
             causes.append(f"the targets are not scaled (largest |y| is {top:g})")
-        causes.append("the initial weights are too large")
+        if parameter > LARGE_PARAMETER:
+            causes.append(f"parameters were as large as {parameter:g} before already")
+        elif epoch == 0:
+            causes.append("the initial weights are too large")
         return Diverged(
             f"training diverged in epoch {epoch}, step {step}: the cost or a parameter is no longer finite, first in layer {layer}. "
             f"Likely causes: {'; '.join(causes)}. Parameters and optimizer are back at the last finite slice.",
@@ -265,6 +273,7 @@ class _Fit:
         before = Snapshot(net, program.optimizer)
         for step in range(start, stop):
             before.take()
+            program.clear()
             rates = _rates(program.optimizer, epoch, step, step + 1, program.steps(order.shape[0]))
             cost_sum, _ = program.run(self.data.x, self.data.y, order, step, step + 1, rates)
             if math.isfinite(cost_sum) and finite(net.theta):
@@ -286,6 +295,11 @@ class _Fit:
                 return step, 1 + len(z) - bad_Delta[::-1].index(True)
             return step, 2 + bad_parameters.index(True) if any(bad_parameters) else 1 + len(z)
         return stop - 1, len(net.sizes)
+
+
+def _is_true(answer: Any) -> bool:
+    """True, also as NumPy's comparisons give it; what merely counts as true, such as a list that a callback happens to return, stops nothing."""
+    return isinstance(answer, (bool, np.bool_)) and bool(answer)
 
 
 def _rates(optimizer: Optimizer, epoch: int, start: int, stop: int, steps: int) -> np.ndarray[Any, Any] | None:

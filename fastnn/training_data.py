@@ -61,6 +61,7 @@ def prepare(net: Network, X: Any, y: Any, validation: Any, seed: Any, scale: flo
             raise ValueError(f"scale={scale!r} is for integer data, X is {X.dtype}; scale it yourself or pass the integers")
         if net.scale is not None and net.scale != scale:
             raise ValueError(f"scale={scale!r} differs from {net.scale!r}, with which this network was trained before")
+    checks.warn_if_unscaled(X, scale, stacklevel=4)
     x = checks.inputs(X, net.sizes[0], net.dtype, net.backend, scale=scale, keep=net.backend.reads, strided=net.backend.reads_strides, beside=COPIES_OF_THETA * net.theta.nbytes)
     targets = net._targets(y, x.shape[0])
     data = TrainingData(x, targets, np.arange(x.shape[0]), None, scale)

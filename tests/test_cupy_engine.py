@@ -184,7 +184,7 @@ def test_a_rule_without_a_kernel_is_refused():
         name = "strange"
 
     net = fastnn.Network(SIZES, backend=CupyBackend(ShimDevice()))
-    with pytest.raises(TypeError, match=r"optimizer=Strange\(0.001\) has no kernel in the cupy engine"):
+    with pytest.raises(TypeError, match=r"optimizer=Strange\(0.1\) has no kernel in the cupy engine"):
         net.backend.compile(net, Strange(), 4)
 
 

@@ -9,13 +9,27 @@ from pathlib import Path
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_quick_start_runs_and_reaches_what_a_reader_expects(tmp_path):
-    code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
-    result = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+def output_of(block, folder):
+    """What a block of Python in the README prints."""
+    code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[block]
+    result = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
-    accuracy = float(result.stdout.splitlines()[0].split()[-1])
+    return result.stdout
+
+
+def test_the_quick_start_runs_and_reaches_what_a_reader_expects(tmp_path):
+    accuracy = float(output_of(0, tmp_path).splitlines()[0].split()[-1])
     assert accuracy > 0.95
     assert (tmp_path / "digits.safetensors").is_file()
+
+
+def test_the_other_tasks_run_and_stop_and_answer(tmp_path):
+    output = output_of(1, tmp_path)
+    epochs = int(re.match(r"(\d+) epochs", output).group(1))
+    assert 10 < epochs < 200, "it stops by itself"
+    first, second, third = map(float, re.search(r"three: \[(.*)\]", output).group(1).split())
+    assert second < min(first, third), "151, 75 and 141 are the answers"
+    assert re.search(r"\['setosa' 'setosa' 'versicolor' 'virginica' 'virginica'\]", output), output
 
 
 def test_every_command_line_it_names_exists():

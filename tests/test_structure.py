@@ -246,7 +246,7 @@ def test_import_fastnn_imports_numpy_and_nothing_heavier(code):
 # ---- public names -------------------------------------------------------------------------------------------------
 
 PUBLIC = ["Network", "load", "gradcheck", "get_backend", "available_backends", "optimizers", "schedules", "activations", "costs", "initializers", "__version__"]
-ERRORS = ["BackendUnavailable", "DeviceLost", "Diverged", "ModelFileError", "DataFileError", "Activation"]
+ERRORS = ["BackendUnavailable", "DeviceLost", "Diverged", "ModelFileError", "DataFileError", "Activation", "History", "SymmetricStart", "TrainingInterrupted", "UnscaledInput"]
 
 
 @pytest.mark.parametrize("name", PUBLIC + ERRORS)
@@ -277,8 +277,8 @@ SIGNATURES = {
     "Network.save": {"path": REQUIRED},
     "load": {"path": REQUIRED, "backend": "auto"},
     "gradcheck": {"net": REQUIRED, "X": REQUIRED, "y": REQUIRED},
-    "optimizers.SGD": {"learning_rate": 1e-3},
-    "optimizers.Momentum": {"learning_rate": 1e-3, "momentum": 0.9},
+    "optimizers.SGD": {"learning_rate": 0.1},
+    "optimizers.Momentum": {"learning_rate": 0.05, "momentum": 0.9},
     "optimizers.Adam": {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
     "backends.Backend.dense_forward": {"a": REQUIRED, "W": REQUIRED, "b": REQUIRED, "out": None},
     "backends.Backend.activate": {"activation": REQUIRED, "z": REQUIRED, "out": None},

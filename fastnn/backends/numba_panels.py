@@ -56,6 +56,10 @@ class PanelProgram(TeamProgram):
         self._panels = kernels(dtype)
         self._worker: Any = panel_program(dtype)
 
+    def clear(self) -> None:
+        for memory in (self._packed, *self._states, self._grads, *self._work):
+            memory[...] = 0
+
     def _run(self, X: Array, y: Array, order: Array, start: int, stop: int, rates: Array | None) -> tuple[float, int]:
         net, rule, team = self.net, self.optimizer, self._team()
         classes, values, by_class, factor = self._arguments(X, y, order, start, stop)

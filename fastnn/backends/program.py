@@ -56,6 +56,9 @@ class Program(ABC):
         """Whether this program, made for this network, is what `compile` would make of these arguments now, so that it can be used again."""
         return False
 
+    def clear(self) -> None:  # noqa: B027 - most engines write all that they read
+        """Forget what earlier runs left in the workspace; NaN there, where zeros are taken for granted, would spread."""
+
     def steps(self, rows: int) -> int:
         """Steps in an epoch over `rows` rows; the short last batch counts."""
         return -(-rows // self.batch_size)

@@ -20,7 +20,7 @@ __all__ = ["LEARNING_RATES", "Defaults", "TrainOptions", "check", "course", "def
 BACKENDS = ("auto", "numpy", "numba", "cupy")
 DTYPES = ("float32", "float64")
 # For an optimizer that is not the data's own default: alpha means something else to each rule.
-LEARNING_RATES = {"adam": 1e-3, "momentum": 0.05, "sgd": 0.1, "lars": 1.0, "lamb": 1e-2}
+LEARNING_RATES = {name: optimizers.get(name).rate for name in optimizers.OPTIMIZERS}
 # What the learning rate does from its largest value on, over all epochs.
 DECAYS: dict[str, Callable[[float, int], Schedule]] = {
     "none": lambda rate, epochs: schedules.Constant(rate),
@@ -125,7 +125,7 @@ def check(options: TrainOptions) -> Callable[[], DataSet]:
         positive_integer("--batch-size", options.batch_size)
     if options.learning_rate is None:
         own = options.optimizer == defaults.optimizer
-        options.learning_rate = defaults.learning_rate if own else LEARNING_RATES.get(str(options.optimizer), 1e-3)
+        options.learning_rate = defaults.learning_rate if own else LEARNING_RATES[str(options.optimizer)]
     finite_number("--learning-rate", options.learning_rate, above=0)
     finite_number("--l2", options.l2, least=0)
     finite_number("--validation", options.validation, least=0, below=1)

@@ -20,6 +20,7 @@ __all__ = ["TASKS", "load", "read_columns"]
 TASKS = ("classification", "regression")
 FEW_CLASSES = 20  # more distinct integers than this, or fewer than ROWS_PER_CLASS rows each, are taken for quantities
 ROWS_PER_CLASS = 5
+MOST_EXACT = 2**53  # integers beyond it share a float64
 
 
 def load(path: str | os.PathLike[str], target: str, *, task: str | None = None) -> DataSet:
@@ -33,7 +34,8 @@ def load(path: str | os.PathLike[str], target: str, *, task: str | None = None) 
         Name of the column; or its position, from 0, or from the end when negative.
     task : str, optional
         "classification" or "regression"; guessed, and said in the notes, if not given: text is
-        classified; integers too when few and frequent; everything else is regression.
+        classified, and so are whole numbers with leading zeros or beyond 2^53, which are kept as they are written;
+        integers too when few and frequent; everything else is regression.
 
     Returns
     -------
@@ -132,6 +134,8 @@ def _target_values(table: RawTable, name: str, task: str | None) -> tuple[NDArra
     if isinstance(target, np.ndarray):
         if target.dtype.kind not in "biufUS":
             raise DataFileError(f"{table.path}: array {name!r} holds {target.dtype}; a target is numbers or text")
+        if target.dtype.kind in "iu" and task != "regression" and (np.abs(target.astype(np.float64)) > MOST_EXACT).any():
+            return target.astype(str), True
         if target.dtype.kind in "biuf":
             values = target.astype(np.float64)
             if not (finite := np.isfinite(values)).all():
@@ -146,7 +150,7 @@ def _target_values(table: RawTable, name: str, task: str | None) -> tuple[NDArra
     assert target is not None
     column = numbers(target)
     if not isinstance(column, BadCell):
-        return column, False
+        return (np.array(target), True) if task != "regression" and _are_labels(target, column) else (column, False)
     for row, cell in enumerate(target):
         if cell.lower() in MISSING:
             raise DataFileError(f"{table.path}: {table.where(row)}, column {name!r}: missing value ({cell or 'empty'}) in the target")
@@ -155,6 +159,12 @@ def _target_values(table: RawTable, name: str, task: str | None) -> tuple[NDArra
         hint = "" if "finite" in column.reason else "; if these are classes: --task classification"
         raise DataFileError(f"{table.path}: {table.where(column.row)}, column {name!r}: {column.reason}{hint}")
     return np.array(target), True
+
+
+def _are_labels(cells: list[str], values: NDArray[np.float64]) -> bool:
+    """Whether cells that could be read as numbers are names made of digits: 007 would become 7, and integers beyond 2^53 one another."""
+    digits = [cell for cell in cells if cell.isdigit()]
+    return any(len(cell) > 1 and cell[0] == "0" for cell in digits) or bool((np.abs(values) > MOST_EXACT).any() and len(digits) == len(cells))
 
 
 def _guess(values: NDArray[Any], text: bool) -> tuple[str, str]:
