@@ -149,9 +149,14 @@ def test_what_is_wished_for_holds_and_the_rest_is_chosen(wishes, expected):
     assert choose_plan(Problem(SIZES, 512, 4), 2, Wishes(**wishes)) == expected
 
 
-@pytest.mark.parametrize(("inputs", "itemsize", "rows"), [(784, 4, 64), (257, 4, 64), (256, 4, 96), (128, 8, 96), (129, 8, 64), (1, 4, 96)])
+@pytest.mark.parametrize(("inputs", "itemsize", "rows"), [(784, 4, 64), (257, 4, 64), (256, 4, 208), (128, 8, 208), (129, 8, 64), (1, 4, 208)])
 def test_more_rows_at_a_time_where_they_are_short(inputs, itemsize, rows):
     assert choose_plan(Problem((inputs, 30, 10), 8192, itemsize), 2) == Plan(2, 2 * rows, True, True)
+
+
+@pytest.mark.parametrize(("inputs", "batch", "rows"), [(28, 512, 256), (28, 600, 160), (28, 8192, 208), (784, 300, 80), (784, 190, 95), (784, 512, 64), (784, 130, 65)])
+def test_the_tiles_of_a_slice_are_about_equally_high(inputs, batch, rows):
+    assert choose_plan(Problem((inputs, 30, 10), batch, 4), 2, Wishes(threads=2, sliced=True)).chunk == 2 * rows
 
 
 def test_the_explanation_shows_the_choice_among_its_alternatives_with_their_times():
@@ -172,7 +177,7 @@ def test_the_explanation_shows_the_choice_among_its_alternatives_with_their_time
     assert "7.1 MiB of parameters do not stay in or near a core's cache" in explain_plan(Problem((784, 1024, 1024, 10), 128, 4, mkl=True), 2)
     assert "up to 16 MiB for one row, beside MKL" in explain_plan(Problem((784, 1024, 1024, 10), 128, 4, mkl=True), 2)
     assert "22.2 MiB of parameters do not stay in or near a core's cache (panels up to 16 MiB beside this BLAS)" in explain_plan(Problem((784, 2048, 2048, 10), 512, 4), 2)
-    assert "128 per thread, with which parameters from beyond the cache are read seldom" in explain_plan(Problem((784, 1024, 1024, 10), 512, 4), 2)
+    assert "256 per thread, with which parameters from beyond the cache are read seldom" in explain_plan(Problem((784, 1024, 1024, 10), 512, 4), 2)
     assert "0.75 x 512 rows" in explain_plan(problem, 2, Wishes(panels=False))
     assert "panels do not do this rule" in explain_plan(Problem(SIZES, 32, 4, fits_panels=False), 2)
 

@@ -1,7 +1,11 @@
 """What surprised somebody who used fastnn for the first time: nothing silent, nothing misleading, nothing fixed that looks as if it could be set."""
 
 import copy
+import dataclasses
+import os
 import pickle
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -9,6 +13,7 @@ import pytest
 
 import fastnn
 from fastnn import optimizers
+from fastnn.cli import settings
 from fastnn.data import tables
 
 ROWS = 40
@@ -101,6 +106,14 @@ def test_copies_keep_what_is_fixed_and_l2(copied):
 def test_an_init_that_is_nothing_of_the_kind_is_a_type_error(init, message):
     with pytest.raises(TypeError, match=message):
         net_of("numpy", init=init)
+
+
+@pytest.mark.parametrize(("name", "defaults"), [("digits", settings.DIGITS), ("mnist", settings.MNIST), ("a table", settings.TABLE)])
+def test_the_help_tells_the_defaults_of_each_kind_of_data(name, defaults):
+    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+    said = subprocess.run([sys.executable, "-m", "fastnn", "train", "--help"], env=environment, capture_output=True, text=True, timeout=120, check=True).stdout
+    options = {option.name.replace("_", "-"): getattr(defaults, option.name) for option in dataclasses.fields(defaults)}
+    assert f"{name}: " + " ".join(f"--{option} {value if isinstance(value, str) else f'{value:.3g}'}" for option, value in options.items()) in " ".join(said.split())
 
 
 # ---- rules ------------------------------------------------------------------------------------------------------------

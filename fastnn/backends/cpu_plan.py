@@ -30,7 +30,7 @@ SLICE_SECONDS = 0.2  # as in fastnn.training, which is not imported for a number
 PANELS_BYTES, PANELS_BYTES_FAR = 3 << 20, 16 << 20
 # Rows of a tile: with more, the deltas of a panel leave the first-level cache, or the data of the next tile push out what is needed before.
 # Parameters that come from further away are read once a tile, so they want more rows.
-PANELS_ROWS, PANELS_FAR_ROWS, PANELS_SHORT_ROWS, SHORT_ROW_BYTES = 64, 128, 96, 1024
+PANELS_ROWS, PANELS_FAR_ROWS, PANELS_SHORT_ROWS, SHORT_ROW_BYTES, TILE_MULTIPLE = 64, 256, 192, 1024, 16
 # Bytes of rows, activations and deltas that BLAS is given at a time. A narrow net's products are small, so
 # its tile stays in the second-level cache; a wide one's want many rows.
 NARROW_PARAMETERS, NARROW_BYTES, WIDE_BYTES = 60_000, 1 << 18, 3 << 20
@@ -189,8 +189,11 @@ class Problem:
     def plan(self, team: int, sliced: bool, panels: bool, chunk: int | None = None) -> Plan:
         """With the rows at a time that suit, or `chunk` of them if that is fewer than there are."""
         if sliced:
+            share = -(-self.batch // team)
             most = self.tile(panels) if chunk is None else max(1, chunk // team)
-            rows = team * min(-(-self.batch // team), most)
+            if panels and chunk is None:  # tiles of about one height: a short one at the end costs as many passes over the parameters as any
+                most = -(-share // max(1, round(share / most)) // TILE_MULTIPLE) * TILE_MULTIPLE
+            rows = team * min(share, most)
         else:
             rows = min(self.batch, team * self.tile(panels) if chunk is None else chunk)
         return Plan(team, rows, sliced, panels)
@@ -236,7 +239,7 @@ def explain_plan(problem: Problem, threads: int, wishes: Wishes = Wishes()) -> s
         rows = f"as asked for, chunk={wishes.chunk}"
     elif chosen.panels:
         why_so = "the deltas of a panel stay in the first-level cache" if problem.stays_in_cache else "parameters from beyond the cache are read seldom"
-        rows = f"{problem.tile(True)} per thread, with which {why_so}"
+        rows = f"about {problem.tile(True)} per thread, with which {why_so}"
     else:
         rows = f"about {tile} of rows, activations and deltas per thread, for a {kind} net (up to {NARROW_PARAMETERS:,} parameters)"
     lines = [str(chosen), f"form: {why}", f"rows at a time: {rows}"]
