@@ -5,6 +5,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# What other libraries call a thing -> its name here.
+ELSEWHERE = {
+    **dict.fromkeys(("xavier", "xavier_uniform", "xavier_normal", "glorot_uniform", "glorot_normal"), "glorot"),
+    **dict.fromkeys(("kaiming", "kaiming_uniform", "kaiming_normal", "he_uniform", "he_normal"), "he"),
+    **dict.fromkeys(("linear", "none"), "identity"),
+    **dict.fromkeys(("logistic", "expit"), "sigmoid"),
+    **dict.fromkeys(("mse", "mean_squared_error", "l2_loss", "mseloss"), "squared_error"),
+    **dict.fromkeys(("log_loss", "nll", "bce", "categorical_crossentropy", "binary_crossentropy", "sparse_categorical_crossentropy"), "cross_entropy"),
+    **dict.fromkeys(("gd", "gradient_descent"), "sgd"),
+    **dict.fromkeys(("cuda", "gpu"), "cupy"),
+    "cpu": "numba",
+    **dict.fromkeys(("float32", "full"), "fp32"),
+    "bfloat16": "bf16",
+}
+
 
 class BackendUnavailable(RuntimeError):
     """The engine asked for by name cannot run here. The message gives the reason and the install command."""
@@ -69,8 +84,10 @@ class UnscaledInput(UserWarning):
 
 
 def nearest(given: object, known: Iterable[str]) -> str:
-    """'; did you mean 'relu'?' or '' - the nearest of the known names, for error messages."""
-    match = difflib.get_close_matches(str(given).lower(), list(known), n=1, cutoff=0.5)
+    """'; did you mean 'relu'?' or '' - the nearest of the known names, or what other libraries' name for it is here, for error messages."""
+    names = list(known)
+    elsewhere = ELSEWHERE.get(str(given).lower().replace("-", "_").replace(" ", "_"), "")
+    match = [elsewhere] if elsewhere in names else difflib.get_close_matches(str(given).lower(), names, n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else ""
 
 

@@ -116,6 +116,19 @@ def test_the_help_tells_the_defaults_of_each_kind_of_data(name, defaults):
     assert f"{name}: " + " ".join(f"--{option} {value if isinstance(value, str) else f'{value:.3g}'}" for option, value in options.items()) in " ".join(said.split())
 
 
+@pytest.mark.parametrize(
+    ("options", "here"),
+    [
+        ({"init": "xavier"}, "glorot"), ({"init": "Kaiming-Normal"}, "he"), ({"output": "linear"}, "identity"), ({"hidden": "logistic"}, "sigmoid"), ({"hidden": "rleu"}, "relu"),
+        ({"cost": "mse"}, "squared_error"), ({"cost": "log loss"}, "cross_entropy"), ({"backend": "gpu"}, "cupy"), ({"backend": "cpu"}, "numba"), ({"precision": "bfloat16"}, "bf16"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_names_of_other_libraries_lead_to_those_here(options, here):
+    with pytest.raises(ValueError, match=f"; did you mean '{here}'[?]"):
+        fastnn.Network([4, 8, 2], **options)
+
+
 # ---- rules ------------------------------------------------------------------------------------------------------------
 
 
