@@ -158,7 +158,7 @@ def inputs(
     return _convert(argument, X, dtype, backend, scale if X.dtype.kind in "iu" else None, first_row, keep, strided, beside)
 
 
-def warn_if_unscaled(X: Any, scale: float | None, stacklevel: int) -> None:
+def warn_if_unscaled(X: Any, scale: float | None, stacklevel: int, argument: str = "X") -> None:
     """Warns (`UnscaledInput`) of whole numbers beyond 1 as floats where integers are scaled: pixels, most likely, which became floats on their way.
 
     At most the first BLOCK elements of an array on the host are looked at.
@@ -168,8 +168,8 @@ def warn_if_unscaled(X: Any, scale: float | None, stacklevel: int) -> None:
     block = X[: max(1, BLOCK // X.shape[1])]
     if (top := block.max()) > 1 and not (block % 1).any():
         warnings.warn(
-            f"X holds whole numbers up to {top:g} as {X.dtype}, which are taken as they are: this network multiplies integers by scale={scale:g}, not floats. "
-            "Pass integers (X.astype(int)), or scale X yourself",
+            f"{argument} holds whole numbers up to {top:g} as {X.dtype}, which are taken as they are: this network multiplies integers by scale={scale:g}, not floats. "
+            "Pass integers (X.astype(int)), or scale it yourself",
             UnscaledInput,
             stacklevel=stacklevel + 1,
         )

@@ -7,7 +7,7 @@ what was given and what is expected.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,7 +87,7 @@ def initial_theta(init: Any, layout: Layout, g: Sequence[Activation], seed: int,
         return vector.astype(dtype)
     if isinstance(init, tuple) and len(init) == 2:
         for kind, given, views in (("weights", init[0], weights), ("biases", init[1], biases)):
-            if not isinstance(given, Sequence):
+            if isinstance(given, (str, bytes, Mapping)) or not hasattr(given, "__len__"):
                 raise TypeError(f"init {kind} must be a list of {len(views)} arrays, one per layer, got {type(given).__name__}")
             if len(given) != len(views):
                 raise ValueError(f"init {kind} must have one array per layer ({len(views)}), got {len(given)}")
@@ -97,7 +97,7 @@ def initial_theta(init: Any, layout: Layout, g: Sequence[Activation], seed: int,
                     raise ValueError(f"init {kind}[{layer}] must have shape {view.shape}, got {array.shape}")
                 view[...] = array
     else:
-        if not hasattr(init, "__len__") and not hasattr(init, "__array_interface__") and not hasattr(init, "__cuda_array_interface__"):
+        if isinstance(init, (bytes, Mapping)) or not hasattr(init, "__len__"):
             raise TypeError(f"init must be a name, an Initializer, a flat vector or a pair (weights, biases), got {init!r} ({type(init).__name__})")
         array = checks.numeric("init", init)
         if array.shape != vector.shape:

@@ -66,6 +66,7 @@ def prepare(net: Network, X: Any, y: Any, validation: Any, seed: Any, scale: flo
     targets = net._targets(y, x.shape[0])
     data = TrainingData(x, targets, np.arange(x.shape[0]), None, scale)
     if isinstance(validation, tuple) and len(validation) == 2:
+        checks.warn_if_unscaled(validation[0], scale, stacklevel=4, argument="validation X")
         val_x = checks.inputs(validation[0], net.sizes[0], net.dtype, net.backend, scale=scale, argument="validation X")
         data.validation = val_x, net._targets(validation[1], val_x.shape[0], argument="validation y")
     elif validation is not None:

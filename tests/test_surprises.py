@@ -97,11 +97,14 @@ def test_copies_keep_what_is_fixed_and_l2(copied):
     ("init", "message"),
     [
         (5, "init must be a name, an Initializer, a flat vector or a pair"),
+        ({"weights": 1}, "init must be a name, an Initializer, a flat vector or a pair"),
+        (b"he", "init must be a name, an Initializer, a flat vector or a pair"),
+        (("he", "he"), "init weights must be a list of 2 arrays, one per layer, got str"),
         (None, "init must be a name, an Initializer, a flat vector or a pair"),
         ((1.0, 2.0), "init weights must be a list of 2 arrays, one per layer, got float"),
         (([np.zeros((8, 4)), np.zeros((2, 8))], 0), "init biases must be a list of 2 arrays, one per layer, got int"),
     ],
-    ids=["number", "None", "pair of numbers", "bias alone"],
+    ids=["number", "dict", "bytes", "names", "None", "pair of numbers", "bias alone"],
 )
 def test_an_init_that_is_nothing_of_the_kind_is_a_type_error(init, message):
     with pytest.raises(TypeError, match=message):
@@ -127,6 +130,13 @@ def test_the_help_tells_the_defaults_of_each_kind_of_data(name, defaults):
 def test_the_names_of_other_libraries_lead_to_those_here(options, here):
     with pytest.raises(ValueError, match=f"; did you mean '{here}'[?]"):
         fastnn.Network([4, 8, 2], **options)
+
+
+def test_a_pair_of_anything_with_one_array_per_layer_is_an_init():
+    net = net_of("numpy", seed=4)
+    np.testing.assert_array_equal(net_of("numpy", init=(net.weights, net.biases)).theta, net.theta)
+    stacked = np.arange(8.0).reshape(1, 2, 4), np.ones((1, 2))
+    np.testing.assert_array_equal(fastnn.Network([4, 2], init=stacked, backend="numpy").theta, [*range(8), 1, 1])
 
 
 # ---- rules ------------------------------------------------------------------------------------------------------------
@@ -172,6 +182,12 @@ def test_pixels_that_became_floats_are_noticed_where_integers_are_scaled(backend
         warnings.simplefilter("error")
         for fine in (X, (X / 255).astype(dtype), (X > 9).astype(dtype), X.astype(dtype) + dtype(0.5)):  # integers, scaled, 0 and 1, and no whole numbers
             getattr(net, method)(fine, *arguments)
+
+
+def test_validation_rows_are_looked_at_as_well():
+    X, y = pixels()
+    with pytest.warns(fastnn.UnscaledInput, match="validation X holds whole numbers"):
+        net_of("numpy").fit(X, y, epochs=1, scale=1 / 255, validation=(X.astype(np.float32), y))
 
 
 def test_a_network_without_a_scale_takes_any_floats_without_a_word():

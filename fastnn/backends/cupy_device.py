@@ -264,7 +264,10 @@ class CupyDevice(Device):
     def _scalar(self, dtype: np.dtype[Any], value: float) -> int:
         """Address of the number in host memory, which is kept."""
         key = (dtype.name, value)
-        return int(self._scalars.setdefault(key, np.array([value], dtype)).ctypes.data)  # one for all threads: cuBLAS reads it later
+        scalar = self._scalars.get(key)
+        if scalar is None:
+            scalar = self._scalars.setdefault(key, np.array([value], dtype))  # the same for all threads: cuBLAS may read it later
+        return int(scalar.ctypes.data)
 
 
 # ---- whether there is a device to use -----------------------------------------------------------------

@@ -39,7 +39,7 @@ def watch(tool: str, check: str, seconds: float, planted: bool, target: str = "f
     "ok": the tool looked and found nothing (planted: found the fault). "failed": it found something (planted: it
     did not). "absent": it did not look, for instance because it refuses the device.
     """
-    # The kernels of cuBLAS are not watched: that would take minutes, and the tool is known to report faults in them that are none. fastnn's are extern "C", so these are their mangled names.
+    # The kernels of cuBLAS are not watched: they are not fastnn's, take time, and the tool has reported faults in Hopper's that were none (compute-sanitizer-samples, issue 19). fastnn's are extern "C", so these are their mangled names.
     watched = [f"--kernel-name=kne={name}" for name in (*sources.kernels(), PLANTED)]
     command = [tool, "--tool", check, *OPTIONS[check], *watched, f"--error-exitcode={FOUND}", "--print-limit=20", sys.executable, "-P", "-m", target, *([check] if planted else [])]
     try:
