@@ -237,6 +237,17 @@ def test_a_divergence_names_the_step_and_layer_in_which_it_happens(backend):
     assert caught.value.layer == 2
 
 
+@pytest.mark.parametrize("options", [{"threads": 1}, {"threads": 2, "sliced": True}, {"threads": 2, "sliced": False}], ids=str)
+@pytest.mark.parametrize("rule", ["sgd", "adam"])
+def test_nor_does_what_a_step_left_in_the_padding_of_panels(rule, options):
+    X, y = data()
+    X[17] = 3e38
+    net = fastnn.Network([4, 8, 8, 2], backend=fastnn.get_backend("numba", panels=True, **options), hidden="identity", l2=0.1)
+    assert "in panels" in net.plan(8, optimizer=rule)
+    with pytest.raises(fastnn.Diverged, match=r"diverged in epoch 0, step 2: .* first in layer 2"):
+        net.fit(X, y, batch_size=8, shuffle=False, epochs=2, optimizer=rule, learning_rate=0.01)
+
+
 def test_a_divergence_tells_what_was_large_before(backend):
     X, y = data()
     for size, said, unsaid in ((1e3, "parameters were as large as 1000 before already", "initial weights"), (1.0, "the initial weights are too large", "before already")):
