@@ -166,6 +166,25 @@ def test_worker_requests(tmp_path):
         assert worker.gemm(library, [32], 0.001)["gflops"]["32"] > 0
 
 
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.usefixtures("_blas_as_it_was")
+def test_steps_are_run_before_the_timed_ones_but_not_counted(tmp_path, monkeypatch, whole):
+    worker, runs = Worker("fake_peers:Good", load.cores()), []
+    described = {"net": "1-64-64-1", "batch": 8, "optimizer": "sgd", "rows": 64, "seed": 0}
+    truth = worker.oracle(path=str(tmp_path / "o.npz"), steps=40, **described)
+    worker.prepare(steps=40, **described)
+    run = worker.peer.run
+    monkeypatch.setattr(worker.peer, "run", lambda start, stop: (runs.append((start, stop)), run(start, stop))[1])
+    monkeypatch.setattr(type(worker.peer), "whole", whole)
+    reply = worker.time(str(tmp_path / "o.npz"))
+    before, timed = runs[:-1], runs[-1]
+    assert timed == (0, 40)
+    assert before[0] == ((0, 40) if whole else (0, 2))
+    assert [start for start, _ in before[1:]] == [stop for _, stop in before[:-1]]
+    assert reply["final_cost"] == pytest.approx(truth["final_cost"], rel=1e-4)
+    assert reply["theta_error"] < 1e-4
+
+
 def test_serving(tmp_path):
     answers = tmp_path / "answers"
     with answers.open("w") as out:

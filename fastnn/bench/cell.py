@@ -47,7 +47,7 @@ class Settings:
     """
 
     rows: int = 60_000
-    seconds: float = 0.05
+    seconds: float = 0.1
     rounds: int = 7
     timeout: float = 240.0
     both_compiled: bool = True
