@@ -56,6 +56,13 @@ def unpacked(flat, depth, width, dtype):
     return np.concatenate(parts, axis=1)
 
 
+def rows_of(rows, width, dtype):
+    """(rows, width), which lie as far apart as those of activations do; and all of their memory."""
+    memory = aligned((rows, panels.spaced(width, np.dtype(dtype).itemsize)), dtype)
+    memory[...] = UNTOUCHED
+    return memory[:, :width], memory
+
+
 def numbers(rng, shape, dtype):
     x = aligned(shape, dtype)
     x[...] = rng.standard_normal(shape)
@@ -83,15 +90,15 @@ def test_numba_apply_against_long_double(m, depth, n, dtype, ahead, seed):
     data, places, x = rows_anywhere(rng, m, depth, dtype)
     matrix = rng.standard_normal((depth + 1, n)).astype(dtype)  # the last row: biases
     M, width = packed(matrix, dtype)
-    out = aligned((m + EXTRA + 2, width), dtype)
-    out[...] = UNTOUCHED
+    out, memory = rows_of(m + EXTRA + 2, width, dtype)
     call(0, dtype, data, places, m, ahead, m + ahead, M, depth + 1, width, depth, 0, out, 0)
     with_one = np.concatenate([x, np.ones((m, 1), dtype)], axis=1)
     expected = with_one.astype(np.longdouble) @ matrix.astype(np.longdouble)
     assert_close(out[:m, :n], expected, bound(dtype, with_one, matrix), what="apply")
     np.testing.assert_array_equal(out[:m, n:], 0)
     np.testing.assert_array_equal(out[m + EXTRA :], UNTOUCHED)
-    again = np.full_like(out, UNTOUCHED)
+    np.testing.assert_array_equal(memory[:, width:], UNTOUCHED)
+    again, _ = rows_of(m + EXTRA + 2, width, dtype)
     nothing = np.zeros(width, dtype)
     call(0, dtype, data, places, m, 0, m, M, depth + 1, width, depth, nothing, again, 0)
     assert_close(again[:m, :n], x.astype(np.longdouble) @ matrix[:-1].astype(np.longdouble), bound(dtype, x, matrix[:-1]), what="apply without biases")
@@ -105,8 +112,7 @@ def test_numba_apply_with_the_relu_and_with_its_derivative(m, depth, n, dtype, s
     data, places, _ = rows_anywhere(rng, m, depth, dtype)
     M, width = packed(rng.standard_normal((depth + 1, n)).astype(dtype), dtype)
     M[0] = np.nan if seed % 3 == 0 else M[0]
-    plain, relu, gated = (aligned((m + EXTRA, width), dtype) for _ in range(3))
-    a = aligned((m + EXTRA, width), dtype)
+    plain, relu, gated, a = (rows_of(m + EXTRA, width, dtype)[0] for _ in range(4))
     a[...] = np.maximum(rng.standard_normal(a.shape), 0)
     a[0, n - 1] = np.nan
     for out, gate in ((plain, 0), (relu, panels.RECTIFY), (gated, a)):
@@ -151,14 +157,14 @@ def test_numba_gradient_against_long_double(m, depth, n, dtype, keep, share, cut
     if keep == 0:
         before[first : first + count] = np.nan
     M, width = packed(before, dtype)
-    d = np.zeros((max(1, m), width), dtype)
-    d[:, :n] = rng.standard_normal((max(1, m), n))
-    call(1, dtype, data[:, first:], places, m, places, min(m, 3), d, M, depth + 1, width, first, count, share, keep)
+    d = rng.standard_normal((m, n)).astype(dtype)
+    d_packed, _ = packed(d, dtype)
+    call(1, dtype, data[:, first:], places, m, places, min(m, 3), d_packed, M, depth + 1, width, first, count, share, keep)
     after = unpacked(M, depth + 1, width, dtype)[:, :n]
     own = slice(first, first + count)
     kept = keep * before[own].astype(np.longdouble) if keep else np.zeros((count, n), np.longdouble)
-    expected = kept + share * (x[:, own].astype(np.longdouble).T @ d[:m, :n].astype(np.longdouble))
-    slack = bound(dtype, x[:, own].T, d[:m, :n]) + 4 * np.finfo(dtype).eps * np.abs(kept)
+    expected = kept + share * (x[:, own].astype(np.longdouble).T @ d.astype(np.longdouble))
+    slack = bound(dtype, x[:, own].T, d) + 4 * np.finfo(dtype).eps * np.abs(kept)
     assert_close(after[own], expected, slack, what="gradient")
     np.testing.assert_array_equal(np.delete(after, np.r_[own], axis=0), np.delete(before, np.r_[own], axis=0))
 
@@ -181,22 +187,22 @@ def test_numba_apply_carries_nan_and_infinity(dtype, bad):
     x = np.ones((5, 20), dtype)
     x[3, 7] = bad
     M, width = packed(np.ones((21, 33), dtype), dtype)
-    out = np.zeros((5 + EXTRA, width), dtype)
+    out, _ = rows_of(5 + EXTRA, width, dtype)
     call(0, dtype, x, np.array([0, 20, 40, 60, 80, *[80] * 24]), 5, 0, 5, M, 21, width, 20, 0, out, 0)
     np.testing.assert_array_equal(out[3, :33], bad)
     np.testing.assert_array_equal(out[[0, 1, 2, 4], :33], 21)
 
 
-@pytest.mark.parametrize("n", [15, 30, 40, 64, 75])
+@pytest.mark.parametrize("n", [15, 30, 40, 64, 75, 128])
 def test_numba_rows_do_not_depend_on_the_rows_beside_them(dtype, n):
     """So that the cut of a batch into tiles and slices changes no activation; one row alone is summed in another order."""
     rng = np.random.default_rng(3)
     data, places, _ = rows_anywhere(rng, 37, 90, dtype)
     M, width = packed(rng.standard_normal((91, n)).astype(dtype), dtype)
-    whole = np.zeros((37 + EXTRA, width), dtype)
+    whole, _ = rows_of(37 + EXTRA, width, dtype)
     call(0, dtype, data, places, 37, 0, 37, M, 91, width, 90, 0, whole, 0)
     for first, stop in [(5, 37), *((37 - m, 37) for m in range(2, 20))]:
-        part = np.zeros((stop - first + EXTRA, width), dtype)
+        part, _ = rows_of(stop - first + EXTRA, width, dtype)
         call(0, dtype, data, places[first:].copy(), stop - first, 0, stop - first, M, 91, width, 90, 0, part, 0)
         np.testing.assert_array_equal(part[: stop - first], whole[first:stop])
 
@@ -229,7 +235,7 @@ def test_numba_packing_there_and_back(dtype, sizes):
 
 @pytest.mark.parametrize("hidden", ["sigmoid", "tanh", "relu", "leaky_relu", "identity"])
 @pytest.mark.parametrize(("output", "cost"), [("softmax", "cross_entropy"), ("softmax", "squared_error"), ("sigmoid", "cross_entropy"), ("identity", "squared_error")])
-@pytest.mark.parametrize("widths", [(70, 5), (17, 130, 9)] if JIT else [(17, 5)], ids=str)
+@pytest.mark.parametrize("widths", [(70, 5), (17, 130, 9), (128, 256)] if JIT else [(17, 5)], ids=str)
 def test_numba_panels_train_as_blas_does(dtype, hidden, output, cost, widths):
     """Widths that fill no vector, batches that fill no tile, data converted on its way or read where it lies."""
     rng = np.random.default_rng(1)
@@ -266,8 +272,29 @@ def test_numba_panels_with_one_output_or_one_row_train_as_blas_does(dtype, sizes
         np.testing.assert_allclose(costs, trained[0][1], rtol=2000 * np.finfo(dtype).eps)
 
 
+@pytest.mark.parametrize("how", [{"threads": 1}, {"threads": 2, "sliced": True}, {"threads": 2, "sliced": False}] if JIT else [{"threads": 1}], ids=str)
+@pytest.mark.parametrize(("sizes", "output"), [((23, 128, 256, 6), "softmax"), ((5, 130, 1), "identity"), ((7, 20, 3), "softmax")] if JIT else [((5, 128, 1), "identity")], ids=str)
+@pytest.mark.parametrize("rule", ["sgd", "momentum"])
+def test_numba_tall_tiles_train_as_blas_does(dtype, sizes, output, how, rule):
+    """More rows at a time than a gradient takes: it adds their parts up, in plain gradient descent onto the parameters themselves; widths whose rows lie a line further apart."""
+    rng = np.random.default_rng(6)
+    X = rng.standard_normal((610, sizes[0])).astype(dtype)
+    y, cost = (rng.integers(0, sizes[-1], 610), "cross_entropy") if output == "softmax" else (rng.random((610, 1)), "squared_error")
+    trained = []
+    for options in ({"threads": 1, "panels": False}, {**how, "panels": True, "chunk": how["threads"] * 230}):
+        net = fastnn.Network(sizes, hidden="relu", output=output, cost=cost, l2=0.3, backend=fastnn.get_backend("numba", **options), dtype=dtype, seed=2)
+        history = net.fit(X, y, optimizer=rule, learning_rate=0.05, batch_size=230 * how["threads"], epochs=3)
+        trained.append((net.theta, history.cost))
+    np.testing.assert_allclose(trained[1][0], trained[0][0], rtol=0, atol=500 * np.finfo(dtype).eps)
+    np.testing.assert_allclose(trained[1][1], trained[0][1], rtol=500 * np.finfo(dtype).eps)
+
+
 @pytest.mark.parametrize("rows", [512, 700, 6_000] if JIT else [512])  # plain Python takes seconds for each
-@pytest.mark.parametrize(("sizes", "hidden", "output"), [((33, 70, 5), "tanh", "softmax"), ((5, 16, 16, 1), "relu", "identity"), ((300, 130), "relu", "sigmoid")], ids=str)
+@pytest.mark.parametrize(
+    ("sizes", "hidden", "output"),
+    [((33, 70, 5), "tanh", "softmax"), ((9, 128, 256, 128), "sigmoid", "softmax"), ((5, 16, 16, 1), "relu", "identity"), ((300, 130), "relu", "sigmoid")],
+    ids=str,
+)
 def test_numba_predictions_of_many_rows(dtype, rows, sizes, hidden, output):
     """On one thread and on several; the last tile is not full, and the memory behind X is not read (its pages end with it)."""
     cost = "squared_error" if output == "identity" else "cross_entropy"

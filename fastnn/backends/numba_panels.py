@@ -11,8 +11,8 @@ import numpy as np
 from ..kernels.cpu import JIT
 from ..kernels.cpu.gather import reader, source_of
 from ..kernels.cpu.panel_prediction import ROWS, panel_prediction
-from ..kernels.cpu.panel_program import panel_program
-from ..kernels.cpu.panels import AHEAD, kernels, padded, panels_of
+from ..kernels.cpu.panel_program import TALL, panel_program
+from ..kernels.cpu.panels import AHEAD, PANEL, kernels, padded, panels_of, spaced
 from ..kernels.cpu.team import new_barrier
 from .base import Array
 from .cpu_crew import run_team
@@ -46,12 +46,13 @@ class PanelProgram(TeamProgram):
         self._packed = aligned((N,), dtype, np.zeros)
         self._states = [aligned((N,), dtype, np.zeros) for _ in optimizer.state]
         self._grads = _rows(team if self.plan.sliced else 1, N, dtype)
+        widest = max((int(P) for P in layout.widths if P * dtype.itemsize > PANEL), default=0)
         self._work = (
             _rows(team, int(layout.turns[-1]), dtype), _rows(team, C * net.sizes[0], dtype),
-            *(_rows(team, rows * int(layout.starts[-1]), dtype) for _ in range(2)),
+            *(_rows(team, rows * int(layout.starts[-1]), dtype) for _ in range(2)), _rows(team, min(C, TALL) * widest, dtype),
             *(_rows(team, C * K, dtype) for _ in range(3)), aligned((team, C), np.int64, np.zeros),
         )  # fmt: skip
-        zeros = aligned((rows * int(max(layout.widths)),), dtype, np.zeros)
+        zeros = aligned((rows * max(layout.steps),), dtype, np.zeros)
         self._rest = (layout.places(rows), np.zeros((team, rows + C), np.int64), np.ones(AHEAD, dtype), zeros)
         self._panels = kernels(dtype)
         self._worker: Any = panel_program(dtype)
@@ -92,7 +93,7 @@ class PanelPredictor:
         codes = np.array([g.code for g in net.activations], np.int64)
         slopes = np.array([g.parameter for g in net.activations], net.dtype)
         self._shapes = (kernels(net.dtype), layout.sizes, layout.widths, layout.blocks, layout.starts, codes, slopes)
-        self._zeros = aligned((rows * int(max(layout.widths)),), net.dtype, np.zeros)
+        self._zeros = aligned((rows * max(layout.steps),), net.dtype, np.zeros)
         self._places = layout.places(rows)
         self._predict: Any = panel_prediction(net.dtype)
 
@@ -109,7 +110,7 @@ class PanelPredictor:
 
     def predict(self, packed: Array, x: Array, h: Array) -> bool:
         """Overwrites h (m, s_L) with a^(L) of x (m, s_1), both C-contiguous; False if x holds NaN or infinity. Several threads may call it."""
-        scratch = aligned(((ROWS + AHEAD) * int(self._layout.starts[-1]),), packed.dtype)
+        scratch = aligned(((ROWS + AHEAD) * int(self._layout.starts[-1]),), packed.dtype, np.zeros)
         return bool(self._predict(x, *self._shapes, packed, scratch, np.empty(2 * ROWS + AHEAD, np.int64), self._places, self._zeros, h))
 
 
@@ -121,13 +122,14 @@ class _Panels:
         widths = [padded(n, net.dtype) for n in sizes[1:]]
         self.sizes, self.widths = np.array(sizes, np.int64), np.array(widths, np.int64)
         self.blocks = _cumulative((n_in + 1) * P for n_in, P in zip(sizes, widths, strict=False))
-        self.starts = _cumulative(widths)
+        self.steps = [spaced(width, net.dtype.itemsize) for width in widths]
+        self.starts = _cumulative(self.steps)
         self.turns = _cumulative([0, *(P * Q for Q, P in itertools.pairwise(widths))])
 
     def places(self, rows: int) -> Array:
         """(L + 1, rows): where rows of each layer's width begin; the first all 0."""
-        steps = np.arange(rows, dtype=np.int64)
-        return np.stack([0 * steps, *(steps * width for width in self.widths)])
+        numbers = np.arange(rows, dtype=np.int64)
+        return np.stack([0 * numbers, *(numbers * step for step in self.steps)])
 
     def _pairs(self, packed: Array, parts: Any) -> Iterator[tuple[Array, Array, Array]]:
         """(panel without its padding, weights (outputs, inputs), biases) of each panel of a packed vector, and what belongs there."""

@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 
 __all__ = [
     "DEPTHS", "FETCH", "FEWER", "MOST", "PANEL", "RECTIFY", "ROWS", "VECTOR", "WIDER", "Emitter", "apply_tile", "dots_tile", "gradient_tile", "lanes",
-    "outer_tile", "padded", "panels_of", "tile_of", "transpose_block",
+    "outer_tile", "padded", "panels_of", "spaced", "tile_of", "transpose_block",
 ]  # fmt: skip
 
 _FEATURES = llvmlite.binding.get_host_cpu_features()
@@ -35,6 +35,7 @@ ROWS, DEPTHS = ((8, 8, 6, 6), (16, 8, 6, 6)) if _WIDE else ((8, 6), (8, 6))
 WIDER, FEWER = ROWS.index(6) + 1, 4
 RECTIFY = 1  # as the `gate` of `apply_tile`, where an address is larger
 FETCH = 64  # bytes of a cache line, asked for one at a time
+_CROWDED = 8 * FETCH  # rows so far apart, or a multiple, share a few sets of the first-level cache, which hold eight or twelve lines each
 _TOGETHER = 4  # rows of a gradient between two looks at whether other rows are to be asked for
 _UNROLLED = 8  # inputs taken at a time, at least as many as `chains`; half as many by large tiles, whose code takes longest to compile
 _I64, _I32, _I8 = ir.IntType(64), ir.IntType(32), ir.IntType(8)
@@ -54,6 +55,11 @@ def panels_of(width: int, dtype) -> list[slice]:
 def padded(width: int, dtype) -> int:
     """The next multiple of a vector."""
     return -(-width // lanes(dtype)) * lanes(dtype)
+
+
+def spaced(width, size):
+    """Numbers of so many bytes from one row of activations or deltas to the next: a line more than the width where a column of them would not stay in the cache."""
+    return width + FETCH // size if width * size & (_CROWDED - 1) == 0 else width
 
 
 class Emitter:

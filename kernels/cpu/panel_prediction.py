@@ -11,7 +11,7 @@ from numba.core import types
 
 from . import per_dtype
 from .operations import activate
-from .panels import AHEAD, RECTIFY, address, apply, itemsize, rows_at
+from .panels import AHEAD, RECTIFY, address, apply, itemsize, rows_at, step_of
 from .prediction import finite, first_finite
 
 __all__ = ["ROWS", "panel_prediction"]
@@ -31,17 +31,17 @@ def _predict(X, panels, sizes, widths, blocks, starts, codes, slopes, packed, a,
         for i in range(listed + AHEAD):
             first[i] = min(begin + i, total - 1) * n_in  # the rows that fill the last tile are read too
         for layer in range(layers):
-            depth, P = sizes[layer], widths[layer]
+            depth, P, step = sizes[layer], widths[layer], step_of(widths[layer], size)
             z = rows + block * starts[layer] * size
             x = address(X) if layer == 0 else rows + block * starts[layer - 1] * size
             where = address(first) if layer == 0 else place + layer * 8 * block
             rectified = 0 < layer < layers - 1 and codes[layer] == 3  # not of the first: infinity in X must be seen in z
             apply(panels, zero, x, where, m, ROWS if layer == 0 else 0, listed, theta + blocks[layer] * size, depth + 1, P, depth, 0, z, RECTIFY if rectified else 0)
-            if layer == 0 and not first_finite(rows_at(z, zero, m, P)) and not finite(X[begin : begin + m]):
+            if layer == 0 and not first_finite(rows_at(z, zero, m, step)) and not finite(X[begin : begin + m]):
                 return False
             if layer < layers - 1 and not rectified:
-                activate(codes[layer], slopes[layer], rows_at(z, zero, 1, m * P), zeros)
-        last = rows_at(rows + block * starts[layers - 1] * size, zero, m, widths[layers - 1])
+                activate(codes[layer], slopes[layer], rows_at(z, zero, 1, m * step), zeros)
+        last = rows_at(rows + block * starts[layers - 1] * size, zero, m, step_of(widths[layers - 1], size))
         for i in range(m):
             for j in range(K):
                 out[begin + i, j] = last[i, j]

@@ -19,10 +19,11 @@ Which is cheaper depends on whether Delta or the rows are larger. Symbols as in 
 threads results are the same bit for bit.
 
 Memory, all C-contiguous and of the network's dtype unless said, given by the caller (S = P_1 + ... + P_L, without
-the inputs; H = AHEAD rows more than asked for, which `apply` may overwrite):
+the inputs, each a little more where `spaced` says so; H = AHEAD rows more than asked for, which `apply` may overwrite):
   packed, state1, state2 (N,)  the panels of all layers, one after another; grads (team if sliced else 1, N)
   turned (team, ...)  transposed panels of layers 2..L; x (team, C * s_1)  rows that had to be converted
   a, d (team, (C + H) * S)  activations and deltas of layers 2..L; d begins as zeros, and the padding of the last layer's stays so
+  side (team, min(C, TALL) * the widest P)  deltas of some rows in panels, if any layer has several
   h, e, wanted (team, C * K), labels (team, C) int64  outputs, their deltas and the targets without padding
   places (L + 1, C + H) int64  where rows of each layer's width begin, the first all 0; firsts (team, 2 C + H) likewise in the data,
   for the rows at hand and from C + H on for those to be asked for
@@ -38,11 +39,13 @@ from . import compiled, part, per_dtype
 from .elementary import exp
 from .gather import gather_rows
 from .operations import activate, add, cost_of_rows, hits_of_rows, output_delta, sum_of_squares, times_derivative, update
-from .panels import AHEAD, PANEL, RECTIFY, address, apply, dots, gradient, itemsize, rows_at, transpose, vector_at
+from .panels import AHEAD, PANEL, RECTIFY, address, apply, dots, gradient, itemsize, rows_at, step_of, transpose, vector_at
 from .program import _share
 from .team import barrier
 
-__all__ = ["panel_program"]
+__all__ = ["TALL", "panel_program"]
+
+TALL, EVEN = 96, 4  # rows of a gradient at a time: their deltas of one panel and a line of each row's inputs fill the first-level cache; in multiples of these
 
 
 def _softmax_cross_entropy(z, K, labels, delta):
@@ -149,7 +152,7 @@ def _through(
         if layer == 0:
             apply(panels, zero, x, first, m, (m + 1) // 2 if ahead else 0, m, M, n_in + 1, P, n_in, 0, z, RECTIFY if rectified else 0)
         elif layer == last and thin:
-            dots(panels, zero, a + block * starts[layer - 1] * size, 0, widths[layer - 1], m, turned + turns[layer] * size, widths[layer - 1], z)
+            dots(panels, zero, a + block * starts[layer - 1] * size, 0, step_of(widths[layer - 1], size), m, turned + turns[layer] * size, widths[layer - 1], z)
             bias = vector_at(M + n_in * P * size, zero, 1)[0]
             outputs = vector_at(z, zero, m)
             for i in range(m):
@@ -157,8 +160,8 @@ def _through(
         else:
             apply(panels, zero, a + block * starts[layer - 1] * size, places + layer * 8 * block, m, 0, m, M, n_in + 1, P, n_in, 0, z, RECTIFY if rectified else 0)
         if layer < last and not rectified:
-            activate(codes[layer], slopes[layer], rows_at(z, zero, 1, m * P), zeros)
-    K, P = sizes[layers], widths[last]
+            activate(codes[layer], slopes[layer], rows_at(z, zero, 1, m * step_of(P, size)), zeros)
+    K, P = sizes[layers], step_of(widths[last], size)
     z, top = rows_at(a + block * starts[last] * size, zero, m, 1 if thin else P), rows_at(d + block * starts[last] * size, zero, m, P)
     cost, right = _outputs(pair, codes[last], slopes[last], z, K, mine, classes, values, by_class, labels[:m], wanted[:m], h[:m], e[:m], zeros, top)
     for layer in range(last, 0, -1):
@@ -172,7 +175,8 @@ def _through(
             T_rows, gate = 1 if thin and layer == last else P, below if rectified else 0
             apply(panels, zero, upper, places + (layer + 1) * 8 * block, m, 0, m, turned + turns[layer] * size, T_rows, Q, sizes[layer + 1], nothing, lower, gate)
         if not rectified:
-            times_derivative(codes[layer - 1], slopes[layer - 1], rows_at(lower, zero, 1, m * Q), rows_at(below, zero, 1, m * Q))
+            numbers = m * step_of(Q, size)
+            times_derivative(codes[layer - 1], slopes[layer - 1], rows_at(lower, zero, 1, numbers), rows_at(below, zero, 1, numbers))
     return cost, right
 
 
@@ -208,10 +212,24 @@ def _turn(panels, zero, thin, sizes, widths, blocks, turns, packed, turned, noth
 _turn = part(_turn)
 
 
+def _side_by_side(zero, d, step, m, width, room):
+    """Overwrites room with (m, width) in panels, whose rows lie `step` numbers apart at d. d, room: addresses."""
+    size = itemsize(zero)
+    for column in range(0, width, PANEL // size):
+        across = min(PANEL // size, width - column)
+        rows, panel = rows_at(d + column * size, zero, m, step), rows_at(room + column * m * size, zero, m, across)
+        for i in range(m):
+            for j in range(across):
+                panel[i, j] = rows[i, j]
+
+
+_side_by_side = part(_side_by_side)
+
+
 def _worker(
     me, team, sliced, meeting, panels, source, read, native, scale, classes, values, by_class, order, start, stop, batch, capacity,
     sizes, widths, blocks, starts, turns, codes, slopes, pair, rule, hypers, t, l2,
-    packed, grads, state1, state2, turned, x, a, d, h, e, wanted, labels, places, firsts, ones, zeros, costs, hits,
+    packed, grads, state1, state2, turned, x, a, d, side, h, e, wanted, labels, places, firsts, ones, zeros, costs, hits,
 ):  # fmt: skip
     """Thread `me` of `team` through steps start..stop over the rows `order`. Packed, state, costs and hits move.
 
@@ -226,6 +244,7 @@ def _worker(
     theta, nothing, place, T = address(packed), address(zeros), address(places), address(turned[me]) if batch > 1 else np.int64(0)
     grad, all_grads, grad_step = address(grads[me if sliced else 0]), address(grads), grads.shape[1] * size
     a_all, a_step, d_all, d_step = address(a), a.shape[1] * size, address(d), d.shape[1] * size
+    room = address(side[me])
     x_all, x_step, firsts_all, firsts_step = address(x), x.shape[1] * size, address(firsts), firsts.shape[1] * 8
     first = vector_at(firsts_all + me * firsts_step, integer, firsts.shape[1])
     rows_in_order, my_labels = vector_at(address(order), integer, order.size), vector_at(address(labels[me]), integer, capacity)
@@ -286,29 +305,41 @@ def _worker(
                     k, k_end = (0, depth) if sliced else _share(depth, me, team)
                     panel = (theta if direct else grad) + blocks[layer] * size
                     delta = deltas + block * starts[layer] * size
-                    if k_end > k:
-                        if direct and fresh and l2 != 0:
-                            cost += m * l2 / 2 * _squares(zero, panel, P, depth, k, k_end)
-                        if layer == 0:
-                            from_x, where = source[0] if native else x_all + member * x_step, firsts_all + member * firsts_step
-                        else:
-                            from_x, where = inputs + block * starts[layer - 1] * size, place + layer * 8 * block
-                        soon = asked if layer == 0 and member == me else 0
-                        if thin and layer == layers - 1 and (sliced or team == 1):
-                            # Delta's one column as a row, which fills vectors; then into the column.
-                            gradient(panels, zero, delta, place + (layer + 1) * 8 * block, rows, place, 0, from_x, spare, 1, Q, 0, 1, share, zero)
-                            column, sums, before = vector_at(panel, zero, depth * P), vector_at(spare, zero, depth), keep if fresh else one
+                    if k_end > k and direct and fresh and l2 != 0:
+                        cost += m * l2 / 2 * _squares(zero, panel, P, depth, k, k_end)
+                    # TALL rows at a time, so that a panel of their deltas stays in the first-level cache; from several panels on they are laid side by side first.
+                    across = thin and layer == layers - 1 and (sliced or team == 1)  # Delta's one column as a row, which fills vectors; then into the column
+                    if layer == 0:
+                        from_x, where = source[0] if native else x_all + member * x_step, firsts_all + member * firsts_step
+                    else:
+                        from_x, where = inputs + block * starts[layer - 1] * size, place + layer * 8 * block
+                    soon = asked if layer == 0 and member == me else 0
+                    wide, lying = (Q, from_x) if across else (P, delta)
+                    width_step = step_of(wide, size)
+                    tall = rows if rows <= TALL else -(-rows // -(-rows // TALL) // EVEN) * EVEN
+                    i = 0
+                    while i < rows or i == 0:
+                        m_i, first_rows, d_i = min(tall, rows - i), fresh and i == 0, lying + i * width_step * size
+                        if wide * size > PANEL and m_i > 1:
+                            _side_by_side(zero, d_i, width_step, m_i, wide, room)
+                            d_i = room
+                        before = keep if first_rows else one
+                        if across:
+                            gradient(panels, zero, delta, place + (layer + 1) * 8 * block + 8 * i, m_i, place, 0, d_i, spare, 1, Q, 0, 1, share, zero)
+                            column, sums = vector_at(panel, zero, depth * P), vector_at(spare, zero, depth)
                             if before == zero:
                                 for j in range(depth):
                                     column[j * P] = sums[j]
                             else:
                                 for j in range(depth):
                                     column[j * P] = before * column[j * P] + sums[j]
-                        else:
-                            gradient(panels, zero, from_x + k * size, where, rows, where + 8 * block, soon, delta, panel, depth + 1, P, k, k_end - k, share, keep if fresh else one)
-                    if sliced or me == team - 1:  # the biases, as weights of an input that is 1
-                        biases_keep = (one if direct else zero) if fresh else one
-                        gradient(panels, zero, address(ones), place, rows, place, 0, delta, panel, depth + 1, P, depth, 1, share, biases_keep)
+                        elif k_end > k:
+                            gradient(panels, zero, from_x + k * size, where + 8 * i, m_i, where + 8 * (block + i), soon - i, d_i, panel, depth + 1, P, k, k_end - k, share, before)
+                        if sliced or me == team - 1:  # the biases, as weights of an input that is 1
+                            biases_keep = (one if direct else zero) if first_rows else one
+                            d_b = delta + i * P * size if across else d_i
+                            gradient(panels, zero, address(ones), place, m_i, place, 0, d_b, panel, depth + 1, P, depth, 1, share, biases_keep)
+                        i += max(1, m_i)
             if not sliced and team > 1 and begin + capacity < most:
                 barrier(meeting, me, team)
         if sliced and team > 1:
@@ -352,7 +383,7 @@ def _signature(name):
     return types.void(
         integer, integer, flag, indices, indices, indices, integer, flag, real, read(integer, 1), read(real, 2), flag, read(integer, 1), integer, integer, integer, integer,
         *[indices] * 6, vector, integer, integer, types.Array(double, 2, "C"), integer, double,
-        vector, table, vector, vector, *[table] * 7, integers, integers, integers, vector, vector, doubles, indices,
+        vector, table, vector, vector, *[table] * 8, integers, integers, integers, vector, vector, doubles, indices,
     )  # fmt: skip
 
 

@@ -24,9 +24,27 @@ from numba.np.arrayobj import populate_array
 
 from . import JIT, compiled, exported
 from . import panel_code as code
-from .panel_code import FETCH, MOST, PANEL, RECTIFY, VECTOR, apply_tile, dots_tile, gradient_tile, lanes, outer_tile, padded, panels_of, transpose_block
+from .panel_code import FETCH, MOST, PANEL, RECTIFY, VECTOR, apply_tile, dots_tile, gradient_tile, lanes, outer_tile, padded, panels_of, spaced, transpose_block
 
-__all__ = ["AHEAD", "PANEL", "RECTIFY", "address", "apply", "dots", "gradient", "itemsize", "kernels", "lanes", "padded", "panels_of", "rows_at", "transpose", "vector_at"]
+__all__ = [
+    "AHEAD",
+    "PANEL",
+    "RECTIFY",
+    "address",
+    "apply",
+    "dots",
+    "gradient",
+    "itemsize",
+    "kernels",
+    "lanes",
+    "padded",
+    "panels_of",
+    "rows_at",
+    "spaced",
+    "step_of",
+    "transpose",
+    "vector_at",
+]
 
 _FAR = 1 << 20  # bytes of a matrix that does not stay in the second-level cache beside everything else
 AHEAD = 8  # rows beyond the last that `apply` may read and overwrite
@@ -50,7 +68,7 @@ def _inputs_of(q, left):
 
 
 if JIT:
-    _tile_of, _rows_of, _inputs_of = compiled(code.tile_of), compiled(_rows_of), compiled(_inputs_of)
+    _tile_of, _rows_of, _inputs_of, step_of = compiled(code.tile_of), compiled(_rows_of), compiled(_inputs_of), compiled(spaced)
 
     @intrinsic
     def _address(typingctx, x):
@@ -94,7 +112,7 @@ if JIT:
 
     def _apply(zero, x, places, m, ahead, listed, M, M_rows, width, depth, nothing, out, gate):
         size = itemsize(zero)
-        vectors = width * size // VECTOR
+        vectors, out_step = width * size // VECTOR, step_of(width, size)
         # One panel after another, all rows through each, so that the panel stays in the cache.
         for v in range(0, vectors, MOST):
             q = min(MOST, vectors - v)
@@ -105,8 +123,8 @@ if JIT:
                 rows = _rows_of(m, q, m - i)
                 here = places + 8 * i
                 coming = here + 8 * ahead if v == 0 and ahead > 0 and i + ahead < listed else 0
-                at = i * width * size + v * VECTOR
-                apply_tile(_tile_of(rows, q), zero, x, here, coming, panel, depth, bias, out + at, width, gate + at if gate > RECTIFY else gate)
+                at = i * out_step * size + v * VECTOR
+                apply_tile(_tile_of(rows, q), zero, x, here, coming, panel, depth, bias, out + at, out_step, gate + at if gate > RECTIFY else gate)
                 i += rows
 
     def _gradient(zero, x, places, m, coming, asked, d, M, M_rows, width, first, count, share, keep):
@@ -125,13 +143,13 @@ if JIT:
             vectors = 0
         for v in range(0, vectors, MOST):
             q = min(MOST, vectors - v)
-            panel, d_v = M + v * M_rows * VECTOR + first * q * VECTOR, d + v * VECTOR
+            panel, d_v = M + v * M_rows * VECTOR + first * q * VECTOR, d + v * m * VECTOR
             k = 0
             while k < count:
                 x_k, to = x + k * size, panel + k * q * VECTOR
                 inputs = _inputs_of(q, count - k)
                 wanted = asked if v == 0 and k * size % FETCH < inputs * size else 0  # a line is asked for by the first tile that begins on it
-                gradient_tile(_tile_of(inputs, q), zero, x_k, places, m, coming, wanted, d_v, width, to, far, share, keep)
+                gradient_tile(_tile_of(inputs, q), zero, x_k, places, m, coming, wanted, d_v, q * VECTOR // size, to, far, share, keep)
                 k += inputs
 
     def _place(size, v, k, M_rows, width):
@@ -159,6 +177,7 @@ if JIT:
             dots_tile(zero, M, M_rows, width // count, stride // count, i, m - i, x, out + i * size)
 
 else:
+    step_of = spaced
 
     def _address(x):
         return np.int64(x.ctypes.data)
@@ -186,17 +205,19 @@ else:
         return [(cut, _rows_at(M + cut.start * M_rows * zero.itemsize, zero, M_rows, cut.stop - cut.start)) for cut in panels_of(width, zero.dtype)]
 
     def _apply(zero, x, places, m, ahead, listed, M, M_rows, width, depth, nothing, out, gate):
-        rows, target = _gathered(zero, x, places, m, depth), _rows_at(out, zero, m, width)
+        rows, step = _gathered(zero, x, places, m, depth), step_of(width, zero.itemsize)
+        target = _rows_at(out, zero, m, step)[:, :width]
         for columns, panel in _panels_of(zero, M, M_rows, width):
             target[:, columns] = rows @ panel[:depth] + (0 if nothing else panel[depth])
         if gate == RECTIFY:
             target[target < 0] = 0
         elif gate:
-            a = _rows_at(gate, zero, m, width)
+            a = _rows_at(gate, zero, m, step)[:, :width]
             target *= np.where(a > 0, 1, a)
 
     def _gradient(zero, x, places, m, coming, asked, d, M, M_rows, width, first, count, share, keep):
-        total = share * (_gathered(zero, x, places, m, count).T @ _rows_at(d, zero, m, width))
+        deltas = np.concatenate([side_by_side for _, side_by_side in _panels_of(zero, d, m, width)], axis=1)
+        total = share * (_gathered(zero, x, places, m, count).T @ deltas)
         for columns, panel in _panels_of(zero, M, M_rows, width):
             panel[first : first + count] = keep * panel[first : first + count] + total[:, columns] if keep else total[:, columns]
 
@@ -222,13 +243,13 @@ rows_at = _rows_at  # the (m, n) numbers at an address, as an array
 
 # The products. Everything is given by address, because making views of arrays costs more than a small product. `panels`: from
 # `kernels`; zero: a number of the dtype; x: numbers; places: int64, where each row begins in x, in numbers, for m + AHEAD rows;
-# M (M_rows, width) in panels, width a multiple of lanes(dtype); out (m + AHEAD, width) and d (m, width) row after row.
+# M (M_rows, width) in panels, width a multiple of lanes(dtype); out (m + AHEAD, width) with rows step_of(width, itemsize) numbers apart.
 #
 # apply:     out[i] = bias + sum_k x_ik M[k] for i < m, k < depth, where the bias is M[depth], or `nothing` (zeros) unless that is 0;
 #            rows up to m + AHEAD of out may be overwritten. ahead: while a row is used, ask for the lines of the row so many further, 0 for none,
-#            as far as there are `listed` in places and AHEAD more. gate: 0; or RECTIFY, for the ReLU of out; or the address of a (m + AHEAD, width),
+#            as far as there are `listed` in places and AHEAD more. gate: 0; or RECTIFY, for the ReLU of out; or the address of a (m + AHEAD, width) like out,
 #            outputs of a ReLU, whose derivative multiplies out
-# gradient:  M[first + k] = keep M[first + k] + share sum_i x_ik d[i] for k < count; M is not read where keep is 0.
+# gradient:  M[first + k] = keep M[first + k] + share sum_i x_ik d[i] for k < count; M is not read where keep is 0. d (m, width) in panels.
 #            coming, asked: meanwhile ask for the lines of so many other rows; up to three places more are read and asked for
 # transpose: T (width, T_width) = M[:depth]^T, zero in the columns from depth on; nothing: a vector of zeros
 # dots:      out = M[:m] x, and zeros to the end of the last vector; x (width,). M (M_rows > m, width) in panels if stride is 0, else row after row, stride apart
