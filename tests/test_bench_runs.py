@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+import unittest.mock
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import threadpoolctl
 from typer.testing import CliRunner
 
 from fastnn.bench import accuracy, ceiling, cell, environment, extras, load, results_file, runner, summary
-from fastnn.bench.cases import NETS, Case, PredictCase
+from fastnn.bench.cases import NETS, Case, PredictCase, Target
 from fastnn.bench.client import Absent, Client, PeerError
 from fastnn.bench.page import page
 from fastnn.bench.peers import PEERS, Spec
@@ -88,6 +89,19 @@ def test_a_cell_goes_on_without_those_that_fail():
     assert (result["ours"], result["best_peer"]) == ("good", "talkative")
     assert result["target"]["ratio"] == 2.0
     assert result["verdict"] in ("PASS", "MISS")
+
+
+HUNG = PeerError("hung", "")
+
+
+@pytest.mark.parametrize(("asked", "rates", "ceiling_"), [(0.5, [300.0, 100.0, 200.0], 200.0), (0.5, [HUNG, 50.0, HUNG], 50.0), (0.5, [HUNG] * 3, 70.0), (None, [], 70.0)])
+def test_the_ceiling_is_measured_in_every_round_where_a_share_is_asked_for(asked, rates, ceiling_):
+    left = unittest.mock.Mock(side_effect=rates)
+    with cell.Field({"good": fake("Good", own=True), "talkative": fake("Talkative")}, 60) as entrants:
+        result = cell.training_cell(TINY, entrants, SMALL, ceiling=70.0, product=left, wanted=lambda case: Target("row", 1.0, asked))
+    assert left.call_count == len(rates)
+    assert result["products"] == [rate for rate in rates if not isinstance(rate, PeerError)]
+    assert result["share"] == pytest.approx(result["entrants"]["good"]["gflops"] / ceiling_)
 
 
 def test_a_hang_is_reported_and_the_cell_goes_on():
@@ -164,6 +178,7 @@ def test_worker_requests(tmp_path):
     assert ceiling.bandwidth(4, 1) > 0
     for library in ("numpy", "scipy"):
         assert worker.gemm(library, [32], 0.001)["gflops"]["32"] > 0
+        assert worker.product(library, 32, 0.001)["gflops"] > 0
 
 
 @pytest.mark.parametrize("whole", [False, True])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 
 from .peers.base import blas_threads
 
-__all__ = ["LIBRARIES", "SIZES", "bandwidth", "measure"]
+__all__ = ["LIBRARIES", "SIZES", "bandwidth", "measure", "typical"]
 
 LIBRARIES = ("numpy", "scipy", "torch")
 SIZES = (1024, 2048, 4096)
@@ -51,6 +53,22 @@ def measure(library: str, threads: int, sizes: list[int], seconds: float) -> dic
             best, count = min(best, time.perf_counter() - start), count + 1
         found[str(n)] = 2 * n**3 / best / 1e9
     return found
+
+
+_kept = functools.lru_cache(maxsize=1)(_product)  # its matrices take longer to fill than to multiply
+
+
+def typical(library: str, threads: int, n: int, seconds: float) -> float:
+    """GFLOP/s of one size, the median product within the time; at least three are made, after one that is not timed."""
+    call = _kept(library, threads, n)
+    call()
+    times: list[float] = []
+    until = time.perf_counter() + seconds
+    while len(times) < 3 or time.perf_counter() < until:
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return 2 * n**3 / statistics.median(times) / 1e9
 
 
 def bandwidth(megabytes: int = 256, repeats: int = 5) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -47,7 +49,7 @@ class Settings:
     """
 
     rows: int = 60_000
-    seconds: float = 0.1
+    seconds: float = 0.05
     rounds: int = 7
     timeout: float = 240.0
     both_compiled: bool = True
@@ -145,22 +147,24 @@ def _sweep(field_: Field, name: str, choices: Iterable[int], prepare: Callable[[
 
 def training_cell(
     case: Case, field_: Field, settings: Settings, ceiling: float | None = None, allowance: float = math.inf, say: Say = lambda text: None,
-    wanted: Callable[[Case], Target | None] = target,
+    wanted: Callable[[Case], Target | None] = target, product: Callable[[], float] | None = None,
 ) -> Result:  # fmt: skip
     """Measure one cell.
 
     Every timing runs the same steps from the same Theta, so what is compared with the oracle is
     what was timed. `allowance` seconds limit the number of rounds (never below three).
+    ceiling: GFLOP/s of the fastest product, found before; product: makes it again and tells what it reaches now. Where a share of
+    the ceiling is asked for, it is made in every round, and the median is the ceiling: the machine is not the same at all times.
     """
-    began = time.monotonic()
+    began, asked = time.monotonic(), wanted(case)
     description = {"net": case.net.name, "batch": case.batch, "optimizer": case.optimizer, "precision": case.precision}
     names = field_.present("train")
     steps, reason = _pace(names, field_, settings, description)
     cell: Result = {"kind": "train", **description, "flops": case.flops, "bytes": case.bytes, "learning_rate": learning_rate(case, steps) if steps else None, "rows": settings.rows, "steps": steps,
-                    "load_before": load_average(), "entrants": {}, "busy_rounds": []}  # fmt: skip
+                    "load_before": load_average(), "entrants": {}, "busy_rounds": [], "products": []}  # fmt: skip
     if steps is None:
         cell["entrants"] = {name: {"status": "error", "note": reason} for name in names}
-        judge(cell, field_.own(), wanted(case), ceiling)
+        judge(cell, field_.own(), asked, ceiling)
         return cell
     problem = {**description, "rows": settings.rows, "steps": steps, "seed": 0}
     with tempfile.TemporaryDirectory() as folder:
@@ -187,7 +191,10 @@ def training_cell(
             began + allowance,
             lambda client, round_: client.ask("time", settings.timeout, path=path, compare=settings.compared is None or round_ < settings.compared),
             say,
+            product if asked is not None and asked.ceiling is not None else None,
         )
+    if cell["products"]:
+        ceiling = statistics.median(cell["products"])
     for entry in cell["entrants"].values():
         if "rounds" in entry:
             entry["rounds"] = {key: seconds / steps for key, seconds in entry["rounds"].items()}
@@ -195,7 +202,7 @@ def training_cell(
             _verify(entry, case)
             _summarise(entry)
     cell["load_after"] = load_average()
-    judge(cell, field_.own(), wanted(case), ceiling)
+    judge(cell, field_.own(), asked, ceiling)
     return cell
 
 
@@ -212,14 +219,21 @@ def _pace(names: list[str], field_: Field, settings: Settings, description: Resu
     return None, reason
 
 
-def _rounds(cell: Result, clients: dict[str, Client], settings: Settings, deadline: float, measure: Callable[[Client, int], Result], say: Say) -> None:
-    """Time everyone in turn, `rounds` times, or until the deadline once there are three rounds."""
+def _rounds(
+    cell: Result, clients: dict[str, Client], settings: Settings, deadline: float, measure: Callable[[Client, int], Result], say: Say, product: Callable[[], float] | None = None
+) -> None:
+    """Time everyone, and the product, in turn, `rounds` times, or until the deadline once there are three rounds."""
     entrants = cell["entrants"]
     fastest = min((entrants[name]["probe_seconds"] for name in clients), default=0.0)
     for round_ in range(settings.rounds):
         if round_ >= SLOW_ROUNDS and time.monotonic() > deadline:
             break
         samples: list[Sample] = []
+        if product is not None:
+            say(f"round {round_ + 1}, the fastest product")
+            settle()
+            with contextlib.suppress(PeerError):  # then the ceiling that was found before stands
+                cell["products"].append(product())
         for name, client in list(clients.items()):
             entry = entrants[name]
             if round_ >= SLOW_ROUNDS and entry["probe_seconds"] > SLOW * fastest:

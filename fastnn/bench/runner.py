@@ -100,7 +100,7 @@ class Comparison:
                 self._roll_call(entrants)
                 session["ceiling"] = self._ceiling()
                 self.save()
-                self._training(entrants, session["ceiling"]["best"])
+                self._training(entrants, session["ceiling"])
                 self._predicting(entrants)
                 if self.plan.extras:
                     self._extras(entrants)
@@ -157,9 +157,21 @@ class Comparison:
                     found[f"{library}, {threads}"] = {"absent": error.reason}
         rates = [(rate, where, size) for where, sizes in found.items() for size, rate in sizes.items() if size != "absent"]
         best = max(rates, default=(None, "", ""))
-        return {"best": best[0], "by": f"{best[1]} threads, {best[2]}^3", "all": found, "bandwidth": ceiling.bandwidth(128 if self.plan.mode != "quick" else 64)}
+        return {
+            "best": best[0],
+            "by": f"{best[1]} threads, {best[2]}^3",
+            "where": best[1],
+            "size": best[2],
+            "all": found,
+            "bandwidth": ceiling.bandwidth(128 if self.plan.mode != "quick" else 64),
+        }
 
-    def _training(self, entrants: Field, ceiling_: float | None) -> None:
+    def _training(self, entrants: Field, top: Result) -> None:
+        library, _, threads = top["where"].partition(", ")
+        with Client("none:none", int(threads or 1)) as products:
+            self._cells(entrants, top["best"], lambda: float(products.ask("product", 120, library=library, size=int(top["size"]), seconds=self.plan.gemm_seconds)["gflops"]))
+
+    def _cells(self, entrants: Field, ceiling_: float | None, product: Callable[[], float]) -> None:
         waiting = [case for case in self.plan.training if case.key not in self.units]
         for number, case in enumerate(waiting):
             left = self.left - self.budget * (1 - self.training_share) if math.isfinite(self.budget) else math.inf
@@ -168,7 +180,7 @@ class Comparison:
                 continue
             allowance, title = left / (len(waiting) - number), f"{number + 1} of {len(waiting)}: {case.net.name}, batch {case.batch}, {case.optimizer}"
             self._unit(case.key, lambda case=case, allowance=allowance, title=title: training_cell(  # type: ignore[misc]
-                case, entrants, self.plan.settings, ceiling_, allowance, lambda text: self.say(f"{title}: {text}")))  # fmt: skip
+                case, entrants, self.plan.settings, ceiling_, allowance, lambda text: self.say(f"{title}: {text}"), product=product if ceiling_ is not None else None))  # fmt: skip
 
     def _predicting(self, entrants: Field) -> None:
         for case in self.plan.predicting:

@@ -192,6 +192,12 @@ class Worker:
 
         return {"gflops": measure(library, self.threads, sizes, seconds)}
 
+    def product(self, library: str, size: int, seconds: float) -> Reply:
+        """GFLOP/s of the median product of one size, for the rounds of a cell that is asked for a share of it."""
+        from .ceiling import typical
+
+        return {"gflops": typical(library, self.threads, size, seconds)}
+
     def accuracy(self, folder: str, seed: int, epochs: int, goal: float, rows: int | None = None, **case: Any) -> Reply:
         """Train on MNIST epoch by epoch; test accuracy after each, and the seconds of training alone."""
         from .accuracy import train_to

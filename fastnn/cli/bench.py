@@ -36,7 +36,7 @@ def make_plan(mode: str, *, peers: Sequence[str] = (), cases: Sequence[str] = ()
     settings = {
         "quick": Settings(rows=8192, seconds=0.03, rounds=5, timeout=60, both_compiled=False),
         "default": Settings(both_compiled=False),
-        "all": Settings(seconds=0.2, rounds=11, timeout=600),
+        "all": Settings(seconds=0.1, rounds=11, timeout=600),
     }[mode]
     if rounds is not None:
         settings.rounds = positive_integer("--rounds", rounds)
