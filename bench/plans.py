@@ -5,7 +5,8 @@
     python bench/plans.py --json plans.json
 
 Rows are shuffled, rounds interleaved over the plans in changing sequence, medians shown. `of best` is the best plan's time over the
-automatic one's; the issue asks for at least 0.95. The parameters that each plan ends with are compared with the NumPy
+automatic one's; the issue asks for at least 0.95. A plan's time also depends on where its memory happens to lie, by 2 to 12 %: where another plan
+seems to be ahead, it, all that are about as fast and the automatic one are made again, three of each in all, timed anew, and the median of the three counts. The parameters that each plan ends with are compared with the NumPy
 engine's in float64, after the same steps from the same start: a plan that is off is marked and not counted.
 """
 
@@ -30,6 +31,7 @@ from fastnn.bench.environment import describe
 
 AGREES = 0.02  # of the way that the parameters went, as in fastnn bench for gradient descent
 CHECKED_STEPS = 20
+CLOSE, COPIES = 1.1, 3  # plans within this of the best are made so many times in all
 ROWS = 16_384
 
 
@@ -51,7 +53,7 @@ class Entrant:
     """One plan on one case: a program, the start to go back to, and its times."""
 
     def __init__(self, case: Case, options: dict[str, int | bool] | None, X: np.ndarray, y: np.ndarray, order: np.ndarray) -> None:
-        self.case, self.data = case, (X, y, order)
+        self.case, self.options, self.data = case, options, (X, y, order)
         engine = fastnn.get_backend("numba", **(options or {}))
         self.net = network(case, engine, "float32")
         self.plan = self.net.plan(case.batch, optimizer="sgd")
@@ -109,10 +111,26 @@ def measure(case: Case, rounds: int, seconds: float) -> dict[str, object]:
         off[name] = float(np.linalg.norm(entrant.net.theta - exact)) / way
     count = max(1, round(seconds / (min(entrant.run(steps) for entrant in entrants.values()) / steps)))
     chance = random.Random(0)  # another sequence in each round, so that no plan always follows the one that heats the core or fills the caches
-    for _ in range(rounds):
-        for entrant in chance.sample(list(entrants.values()), len(entrants)):
-            entrant.times.append(entrant.run(count) / count)
-    plans = [{"plan": name, "us": statistics.median(entrant.times) * 1e6, "off": off[name], "agrees": off[name] <= AGREES} for name, entrant in entrants.items()]
+
+    def compete(those: list[Entrant]) -> None:
+        for entrant in those:
+            entrant.times.clear()
+        for _ in range(rounds):
+            for entrant in chance.sample(those, len(those)):
+                entrant.times.append(entrant.run(count) / count)
+
+    compete(list(entrants.values()))
+    medians = {name: statistics.median(entrant.times) for name, entrant in entrants.items()}
+    agreeing = {name: medians[name] for name in entrants if off[name] <= AGREES}
+    if agreeing and agreeing.get(automatic.plan, 0.0) > min(agreeing.values()):
+        close = {name: [entrants[name]] for name in agreeing if agreeing[name] <= CLOSE * min(agreeing.values()) or name == automatic.plan}
+        for name, copies in close.items():
+            for _ in range(COPIES - 1):
+                copies.append(Entrant(case, entrants[name].options, X, y, order))
+                copies[-1].run(steps)
+        compete([entrant for copies in close.values() for entrant in copies])
+        medians |= {name: statistics.median(statistics.median(entrant.times) for entrant in copies) for name, copies in close.items()}
+    plans = [{"plan": name, "us": medians[name] * 1e6, "off": off[name], "agrees": off[name] <= AGREES} for name in entrants]
     best = min((plan for plan in plans if plan["agrees"]), key=lambda plan: plan["us"], default=plans[0])
     share = best["us"] / plans[0]["us"] if plans[0]["agrees"] else 0.0
     return {"case": f"{case.net.name}@{case.batch}", "automatic": automatic.plan, "best": best["plan"], "share_of_best": share, "plans": plans}

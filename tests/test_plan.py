@@ -106,6 +106,7 @@ def engine_that_notes_its_programs(monkeypatch):
         (Problem((28, 300, 300, 300, 300, 1), 8, 4), True),
         (Problem((28, 300, 300, 300, 300, 1), 8, 4, mkl=True), False),  # MKL is fast with few rows, too
         (Problem((28, 300, 300, 300, 300, 1), 128, 4), True),
+        (Problem((64, 1024, 256, 10), 32, 4, vectors=3, steps=43), True),  # the digits; packing for 43 steps pays beside a BLAS that is slow with few rows
         (Problem((784, 1024, 1024, 10), 2, 4), True),  # BLAS goes through the parameters more often
         (Problem((784, 1024, 1024, 10), 8, 4), True),
         (Problem((784, 1024, 1024, 10), 128, 4), True),

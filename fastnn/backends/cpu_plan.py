@@ -16,7 +16,7 @@ __all__ = ["Plan", "Problem", "Wishes", "choose_plan", "explain_plan", "possible
 # these rates on one core, a price for each call of BLAS and for meeting, transposing the weights of the
 # upper layers for the panels, and parameters crossing between cores. More than two cores are extrapolation.
 PANELS_FLOPS, BLAS_FLOPS = 1.8e11, 1.1e11
-SCIPY_FLOPS, SCIPY_ROWS = 0.6e11, 32  # with fewer rows than these SciPy's BLAS is that slow, and MKL is not
+SCIPY_FLOPS, SCIPY_ROWS = 0.6e11, 128  # with fewer rows than these SciPy's BLAS is that slow, and MKL is not
 CALL_SECONDS, TURN_SECONDS = 0.5e-6, 0.35e-9
 MEETING_SECONDS = 6.5e-6
 BYTES_PER_SECOND = 1.4e10
