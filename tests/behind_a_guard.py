@@ -49,4 +49,5 @@ for dtype, kinds in (("float32", ("float32", "int16")), ("float64", ("float64",)
         for options in ({"threads": 1, "panels": True}, {"threads": 2, "panels": True}, {"threads": 2, "panels": False}):
             for kind in kinds:
                 same_results((X * 100).astype(kind) if kind == "int16" else X.astype(kind), y, sizes, dtype, batch_size, **options)
+        same_results(X.astype(dtype), y, sizes, dtype, 1, threads=1, panels=True)
 print("nothing beyond was touched")

@@ -13,6 +13,7 @@ from ..kernels.cpu.gather import reader, source_of
 from ..kernels.cpu.panel_prediction import ROWS, panel_prediction
 from ..kernels.cpu.panel_program import TALL, panel_program
 from ..kernels.cpu.panels import AHEAD, PANEL, kernels, padded, panels_of, spaced
+from ..kernels.cpu.row_program import row_program
 from ..kernels.cpu.team import new_barrier
 from .base import Array
 from .cpu_crew import run_team
@@ -45,17 +46,19 @@ class PanelProgram(TeamProgram):
         self._shapes = (layout.sizes, layout.widths, layout.blocks, layout.starts, layout.turns, codes, slopes, net.pair.code, optimizer.code)
         self._packed = aligned((N,), dtype, np.zeros)
         self._states = [aligned((N,), dtype, np.zeros) for _ in optimizer.state]
-        self._grads = _rows(team if self.plan.sliced else 1, N, dtype)
+        self._by_row = team == batch_size == 1 and optimizer.code == 0  # plain gradient descent: kernels/cpu/row_program.py, which needs no Delta
+        self._grads = _rows(team if self.plan.sliced else 1, 0 if self._by_row else N, dtype)
         widest = max((int(P) for P in layout.widths if P * dtype.itemsize > PANEL), default=0)
         self._work = (
-            _rows(team, int(layout.turns[-1]), dtype), _rows(team, C * net.sizes[0], dtype),
+            _rows(team, PANEL // dtype.itemsize if self._by_row else int(layout.turns[-1]), dtype),
+            _rows(2 if self._by_row else team, C * net.sizes[0], dtype),
             *(_rows(team, rows * int(layout.starts[-1]), dtype) for _ in range(2)), _rows(team, min(C, TALL) * widest, dtype),
             *(_rows(team, C * K, dtype) for _ in range(3)), aligned((team, C), np.int64, np.zeros),
         )  # fmt: skip
         zeros = aligned((rows * max(layout.steps),), dtype, np.zeros)
         self._rest = (layout.places(rows), np.zeros((team, rows + C), np.int64), np.ones(AHEAD, dtype), zeros)
         self._panels = kernels(dtype)
-        self._worker: Any = panel_program(dtype)
+        self._worker: Any = row_program(dtype) if self._by_row else panel_program(dtype)
 
     def clear(self) -> None:
         for memory in (self._packed, *self._states, self._grads, *self._work):

@@ -19,7 +19,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 __all__ = [
-    "DEPTHS", "FETCH", "FEWER", "MOST", "PANEL", "RECTIFY", "ROWS", "VECTOR", "WIDER", "Emitter", "apply_tile", "dots_tile", "gradient_tile", "lanes",
+    "DEPTHS", "FETCH", "FEWER", "MOST", "PANEL", "RECTIFY", "ROWS", "VECTOR", "WIDER", "Emitter", "apply_tile", "dots_tile", "gradient_tile", "lanes", "one_of",
     "outer_tile", "padded", "panels_of", "spaced", "tile_of", "transpose_block",
 ]  # fmt: skip
 
@@ -154,7 +154,7 @@ def tile_of(size, q):
     return q - 1 if size == 1 else (2 * MOST + q - WIDER if size == FEWER else MOST + q - 1)
 
 
-def _one_of(builder, which, bodies):
+def one_of(builder, which, bodies):
     """Emits a branch to the body with this number."""
     end = builder.append_basic_block("end")
     switch = builder.switch(which, end)
@@ -224,7 +224,7 @@ def apply_tile(typingctx, tile, real, x, offsets, coming, matrix, depth, bias, o
             for i, v in each:
                 emit.store(builder.load(sums[0][i][v]), emit.vector_at(emit.at(out, builder.mul(out_stride, _I64(i))), _I64(v)))
 
-        _one_of(builder, tile, [functools.partial(body, *shape) for shape in tiles(ROWS)])
+        one_of(builder, tile, [functools.partial(body, *shape) for shape in tiles(ROWS)])
         return context.get_dummy_value()
 
     return types.void(types.int64, real, *[types.int64] * 9), codegen
@@ -290,7 +290,7 @@ def gradient_tile(typingctx, tile, real, x, offsets, count, coming, asked, d, d_
                         place = builder.add(matrix, _I64(at * VECTOR))
                         emit.store(builder.fadd(builder.fmul(kept, emit.load(place)), total, flags=("contract",)), place)
 
-        _one_of(builder, tile, [functools.partial(body, *shape) for shape in tiles(DEPTHS)])
+        one_of(builder, tile, [functools.partial(body, *shape) for shape in tiles(DEPTHS)])
         return context.get_dummy_value()
 
     return types.void(types.int64, real, *[types.int64] * 9, real, real), codegen
@@ -336,7 +336,7 @@ def outer_tile(typingctx, q, real, x, d, matrix, count, coming, share, keep):
                         with cgutils.for_range(builder, _I64(per_line)) as loop:
                             row(builder.sub(builder.add(begin, _I64(per_line - 1)), loop.index), False)
 
-        _one_of(builder, builder.sub(q, _I64(1)), [functools.partial(body, vectors) for vectors in range(1, MOST + 1)])
+        one_of(builder, builder.sub(q, _I64(1)), [functools.partial(body, vectors) for vectors in range(1, MOST + 1)])
         return context.get_dummy_value()
 
     return types.void(types.int64, real, *[types.int64] * 5, real, real), codegen

@@ -43,7 +43,7 @@ from .panels import AHEAD, PANEL, RECTIFY, address, apply, dots, gradient, items
 from .program import _share
 from .team import barrier
 
-__all__ = ["TALL", "panel_program"]
+__all__ = ["TALL", "cost_and_delta", "panel_program", "signature", "squares"]
 
 TALL, EVEN = 96, 4  # rows of a gradient at a time: their deltas of one panel and a line of each row's inputs fill the first-level cache; in multiples of these
 
@@ -93,7 +93,7 @@ def _softmax_cross_entropy(z, K, labels, delta):
 _softmax_cross_entropy = compiled(_softmax_cross_entropy)
 
 
-def _outputs(pair, code, slope, z, K, mine, classes, values, by_class, labels, wanted, h, e, zeros, delta):
+def cost_and_delta(pair, code, slope, z, K, mine, classes, values, by_class, labels, wanted, h, e, zeros, delta):
     """Overwrites delta (m, P) with the output layer's from z (m, at least K). Returns (cost sum, rows that are right).
 
     The padding of delta must be zero before and is then: rows of a vector's length are multiplied whole.
@@ -131,7 +131,7 @@ def _outputs(pair, code, slope, z, K, mine, classes, values, by_class, labels, w
     return cost, right
 
 
-_outputs = part(_outputs)
+cost_and_delta = part(cost_and_delta)
 
 
 def _through(
@@ -163,7 +163,7 @@ def _through(
             activate(codes[layer], slopes[layer], rows_at(z, zero, 1, m * step_of(P, size)), zeros)
     K, P = sizes[layers], step_of(widths[last], size)
     z, top = rows_at(a + block * starts[last] * size, zero, m, 1 if thin else P), rows_at(d + block * starts[last] * size, zero, m, P)
-    cost, right = _outputs(pair, codes[last], slopes[last], z, K, mine, classes, values, by_class, labels[:m], wanted[:m], h[:m], e[:m], zeros, top)
+    cost, right = cost_and_delta(pair, codes[last], slopes[last], z, K, mine, classes, values, by_class, labels[:m], wanted[:m], h[:m], e[:m], zeros, top)
     for layer in range(last, 0, -1):
         P, Q = widths[layer], widths[layer - 1]
         upper, lower = d + block * starts[layer] * size, d + block * starts[layer - 1] * size
@@ -183,7 +183,7 @@ def _through(
 _through = part(_through)
 
 
-def _squares(zero, matrix, width, depth, k, k_end):
+def squares(zero, matrix, width, depth, k, k_end):
     """Sum of the squares of rows k..k_end of a matrix (depth + 1, width) in panels, at an address."""
     total, size = 0.0, itemsize(zero)
     for column in range(0, width, PANEL // size):
@@ -192,7 +192,7 @@ def _squares(zero, matrix, width, depth, k, k_end):
     return total
 
 
-_squares = compiled(_squares)
+squares = compiled(squares)
 
 
 def _turn(panels, zero, thin, sizes, widths, blocks, turns, packed, turned, nothing):
@@ -306,7 +306,7 @@ def _worker(
                     panel = (theta if direct else grad) + blocks[layer] * size
                     delta = deltas + block * starts[layer] * size
                     if k_end > k and direct and fresh and l2 != 0:
-                        cost += m * l2 / 2 * _squares(zero, panel, P, depth, k, k_end)
+                        cost += m * l2 / 2 * squares(zero, panel, P, depth, k, k_end)
                     # TALL rows at a time, so that a panel of their deltas stays in the first-level cache; from several panels on they are laid side by side first.
                     across = thin and layer == layers - 1 and (sliced or team == 1)  # Delta's one column as a row, which fills vectors; then into the column
                     if layer == 0:
@@ -349,7 +349,7 @@ def _worker(
                 P, depth = widths[layer], sizes[layer]
                 k, k_end = _share(depth, me, team)
                 if l2 != 0:
-                    cost += m * l2 / 2 * _squares(zero, theta + blocks[layer] * size, P, depth, k, k_end)
+                    cost += m * l2 / 2 * squares(zero, theta + blocks[layer] * size, P, depth, k, k_end)
                 for column in range(0, P, PANEL // size):
                     across = min(PANEL // size, P - column)
                     panel = blocks[layer] + column * (depth + 1)
@@ -372,7 +372,8 @@ def _worker(
     hits[16 * me] = right
 
 
-def _signature(name):
+def signature(name):
+    """The types of `_worker`, in this dtype."""
     real, integer, double, flag = getattr(types, name), types.int64, types.float64, types.boolean
 
     def read(kind, ndim):
@@ -387,4 +388,4 @@ def _signature(name):
     )  # fmt: skip
 
 
-panel_program = per_dtype(_worker, _signature)  # data, targets and order may be read-only
+panel_program = per_dtype(_worker, signature)  # data, targets and order may be read-only

@@ -1,0 +1,146 @@
+"""Many steps of plain gradient descent on one row each, in one compiled call.
+
+As kernels/cpu/panel_program.py, and with its memory, for a batch of one row and one thread: the next row's z^(2)
+is summed while this row's gradient changes the first layer's panel, and a layer above is changed while its delta
+is propagated. So every parameter above the first layer is read twice per step and of the first layer, which is
+the largest, once. The first row's z^(2) is summed in the same way, with a change by nothing: where a call begins does not
+change a bit of the result.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import JIT, compiled, per_dtype
+from .gather import gather_rows
+from .operations import activate, times_derivative
+from .panel_code import MOST, VECTOR
+from .panel_program import cost_and_delta, signature, squares
+from .panels import PANEL, address, apply, itemsize, padded, panels_of, rows_at, vector_at
+from .row_code import back_tile, onward_tile
+
+__all__ = ["row_program"]
+
+# onward: M[k] = keep M[k] + share x_k d and b += share d; then out = b + sum_k next_k M[k] for k < depth, or its ReLU where `rectified` is not 0.
+# back: out = M[:depth] d, and zeros to the end of the last vector, times a's derivative if it is `rectified`; then M[k] = keep M[k] + share a_k d and b += share d.
+# Everything by address: M (depth + 1, width) in panels, the last row b; x, next_x, a (depth,), a in memory for whole vectors; d, out (width,) and, of
+# back, (depth,) in whole vectors; coming: 0, or numbers (depth,) to be asked for meanwhile; spare: MOST vectors, overwritten.
+if JIT:
+
+    def _onward(zero, x, d, next_x, coming, M, width, depth, out, share, keep, rectified):
+        vectors = width * itemsize(zero) // VECTOR
+        for v in range(0, vectors, MOST):
+            q, at = min(MOST, vectors - v), v * VECTOR
+            onward_tile(q, zero, x, d + at, next_x, coming if v == 0 else 0, M + at * (depth + 1), depth, out + at, share, keep, rectified)
+
+    def _back(zero, a, d, M, width, depth, out, spare, share, keep, rectified):
+        size = itemsize(zero)
+        for k in range(0, depth, VECTOR // size):
+            back_tile(zero, M, depth + 1, width * size // VECTOR, k, depth - k, a + k * size, d, out + k * size, spare, share, keep, rectified)
+        for column in range(0, width, PANEL // size):
+            across = min(PANEL // size, width - column)
+            biases, delta = vector_at(M + (column * (depth + 1) + depth * across) * size, zero, across), vector_at(d + column * size, zero, across)
+            for j in range(across):
+                biases[j] += share * delta[j]
+
+    _onward, _back = compiled(_onward), compiled(_back)
+else:
+
+    def _changed(zero, M, width, depth, x, d, share, keep):
+        """Changes the panels. Returns the matrices (depth + 1, width) before and after."""
+        before, after = np.empty((depth + 1, width), zero.dtype), np.empty((depth + 1, width), zero.dtype)
+        for cut in panels_of(width, zero.dtype):
+            panel = rows_at(M + cut.start * (depth + 1) * zero.itemsize, zero, depth + 1, cut.stop - cut.start)
+            before[:, cut] = panel
+            panel[:depth] = keep * panel[:depth] + np.outer(x, share * d[cut])
+            panel[depth] += share * d[cut]
+            after[:, cut] = panel
+        return before, after
+
+    def _onward(zero, x, d, next_x, coming, M, width, depth, out, share, keep, rectified):
+        _, after = _changed(zero, M, width, depth, vector_at(x, zero, depth), vector_at(d, zero, width), share, keep)
+        z = after[depth] + vector_at(next_x, zero, depth) @ after[:depth]
+        vector_at(out, zero, width)[:] = np.where(z < 0, 0, z) if rectified else z
+
+    def _back(zero, a, d, M, width, depth, out, spare, share, keep, rectified):
+        below, delta = vector_at(a, zero, depth), vector_at(d, zero, width)
+        before, _ = _changed(zero, M, width, depth, below, delta, share, keep)
+        lower = before[:depth] @ delta
+        target = vector_at(out, zero, padded(depth, zero.dtype))
+        target[:depth], target[depth:] = lower * np.where(below > 0, 1, below) if rectified else lower, 0
+
+
+def _worker(
+    me, team, sliced, meeting, panels, source, read, native, scale, classes, values, by_class, order, start, stop, batch, capacity,
+    sizes, widths, blocks, starts, turns, codes, slopes, pair, rule, hypers, t, l2,
+    packed, grads, state1, state2, turned, x, a, d, side, h, e, wanted, labels, places, firsts, ones, zeros, costs, hits,
+):  # fmt: skip
+    """Steps start..stop, of one row each, over the rows `order`. Packed, costs and hits move.
+
+    The arguments of kernels/cpu/panel_program.py's, so that either is called alike, of one thread. Not used: what is about teams, larger
+    batches and other rules. Two are different: x (2, at least s_1), and turned, a panel's row to be overwritten.
+    """
+    layers, n_in, K = sizes.size - 1, sizes[0], sizes[sizes.size - 1]
+    last = layers - 1
+    kind = packed.dtype.type
+    zero, one, integer = kind(0), kind(1), np.int64(0)
+    size = itemsize(zero)
+    theta, nothing, place, junk = address(packed), address(zeros), address(places), address(turned)
+    a_all, d_all, x_all = address(a), address(d), address(x)
+    rows_in_order, the_classes, the_values = (
+        vector_at(address(order), integer, order.size),
+        vector_at(address(classes), integer, classes.size),
+        rows_at(address(values), zero, values.shape[0], K),
+    )
+    my_labels, my_zeros = vector_at(address(labels), integer, 1), vector_at(nothing, zero, zeros.size)
+    my_wanted, my_h, my_e = rows_at(address(wanted), zero, 1, K), rows_at(address(h), zero, 1, K), rows_at(address(e), zero, 1, K)
+    cost, right = 0.0, 0
+    z_first, delta_first, rectified_first = a_all, d_all, 1 if last > 0 and codes[0] == 3 else 0
+    row, next_row = integer, integer
+    for step in range(start - 1, stop):
+        # Before the first step a change by nothing: only the first row's z is wanted.
+        following = min(step + 1, stop - 1)
+        hyper = vector_at(address(hypers) + min(max(step - start, 0), hypers.shape[0] - 1) * hypers.shape[1] * 8, np.float64(0), hypers.shape[1])
+        share, keep = (kind(-hyper[0]), kind(1 - hyper[0] * l2)) if step >= start else (zero, one)
+        if step >= start:
+            mine = rows_in_order[step : step + 1]
+            if l2 != 0:
+                for layer in range(layers):
+                    cost += l2 / 2 * squares(zero, theta + blocks[layer] * size, widths[layer], sizes[layer], 0, sizes[layer])
+            for layer in range(layers):
+                P, z = widths[layer], a_all + starts[layer] * size
+                rectified = layer < last and codes[layer] == 3
+                if layer > 0:
+                    below = a_all + starts[layer - 1] * size
+                    apply(panels, zero, below, place, 1, 0, 1, theta + blocks[layer] * size, sizes[layer] + 1, P, sizes[layer], 0, z, 1 if rectified else 0)
+                if layer < last and not rectified:
+                    activate(codes[layer], slopes[layer], rows_at(z, zero, 1, P), my_zeros)
+            P = widths[last]
+            z, delta = rows_at(a_all + starts[last] * size, zero, 1, P), rows_at(d_all + starts[last] * size, zero, 1, P)
+            one_cost, one_right = cost_and_delta(pair, codes[last], slopes[last], z, K, mine, the_classes, the_values, by_class, my_labels, my_wanted, my_h, my_e, my_zeros, delta)
+            cost += one_cost
+            right += one_right
+            for layer in range(last, 0, -1):
+                P, Q = widths[layer], widths[layer - 1]
+                below, upper, lower = a_all + starts[layer - 1] * size, d_all + starts[layer] * size, d_all + starts[layer - 1] * size
+                rectified = codes[layer - 1] == 3
+                _back(zero, below, upper, theta + blocks[layer] * size, P, sizes[layer], lower, junk, share, keep, 1 if rectified else 0)
+                if not rectified:
+                    times_derivative(codes[layer - 1], slopes[layer - 1], rows_at(lower, zero, 1, Q), rows_at(below, zero, 1, Q))
+        row = next_row
+        if native:
+            next_row = source[0] + rows_in_order[following] * source[1]
+            coming = source[0] + rows_in_order[min(following + 1, stop - 1)] * source[1]
+        else:
+            next_row, coming = x_all + (following & 1) * x.shape[1] * size, integer
+            if following > step:
+                gather_rows(source, read, scale, rows_in_order[following : following + 1], rows_at(next_row, zero, 1, n_in))
+        if step < start:
+            row, delta_first = next_row, nothing
+        _onward(zero, row, delta_first, next_row, coming, theta, widths[0], n_in, z_first, share, keep, rectified_first)
+        delta_first = d_all
+    costs[0] = cost
+    hits[0] = right
+
+
+row_program = per_dtype(_worker, signature)
