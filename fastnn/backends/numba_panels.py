@@ -10,9 +10,10 @@ import numpy as np
 
 from ..kernels.cpu import JIT
 from ..kernels.cpu.gather import reader, source_of
+from ..kernels.cpu.on_demand import ACTIVATE, DERIVATIVE, OUTPUTS, table
 from ..kernels.cpu.panel_prediction import ROWS, panel_prediction
 from ..kernels.cpu.panel_program import TALL, panel_program
-from ..kernels.cpu.panels import AHEAD, PANEL, kernels, padded, panels_of, spaced
+from ..kernels.cpu.panels import AHEAD, PANEL, padded, panels_of, spaced
 from ..kernels.cpu.row_program import row_program
 from ..kernels.cpu.team import new_barrier
 from .base import Array
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PanelPredictor", "PanelProgram"]
 
+IDENTITY, RELU, CROSS_ENTROPY, SQUARED_ERROR = 0, 3, 0, 2  # codes of activations, and of pairs: softmax with cross-entropy, an elementwise function with squared error
 UNPACKED = 128  # rows of a panel that leave it at a time: with more, the lines that one output's weights lie on drive each other out of the first-level cache
 
 
@@ -57,7 +59,6 @@ class PanelProgram(TeamProgram):
         )  # fmt: skip
         zeros = aligned((rows * max(layout.steps),), dtype, np.zeros)
         self._rest = (layout.places(rows), np.zeros((team, rows + C), np.int64), np.ones(AHEAD, dtype), zeros)
-        self._panels = kernels(dtype)
         self._worker: Any = row_program(dtype) if self._by_row else panel_program(dtype)
 
     def clear(self) -> None:
@@ -68,16 +69,16 @@ class PanelProgram(TeamProgram):
         net, rule, team = self.net, self.optimizer, self._team()
         classes, values, by_class, factor = self._arguments(X, y, order, start, stop)
         native = JIT and X.dtype == net.dtype and (X.strides[1] == X.itemsize or X.shape[1] == 1) and X.strides[0] % X.itemsize == 0
-        source = source_of(X), reader(X.dtype, net.dtype), native, factor
+        source = source_of(X), 0 if native else reader(X.dtype, net.dtype), native, factor
         hypers, meeting = hyper_rows(rule, rates), new_barrier(team)
         vectors = [(net.theta, self._packed), *zip(rule.state, self._states, strict=True)]
         for vector, packed in vectors:
             self._layout.pack(net.split(vector), packed)
-        states = two_states(self._states, net.dtype)
+        states, panels = two_states(self._states, net.dtype), self._panels(by_class)
 
         def work(me: int) -> None:
             self._worker(
-                me, team, self.plan.sliced, meeting, self._panels, *source, classes, values, by_class, order, start, stop, self.batch_size, self._capacity,
+                me, team, self.plan.sliced, meeting, panels, *source, classes, values, by_class, order, start, stop, self.batch_size, self._capacity,
                 *self._shapes, hypers, rule.t, self.l2_per_row(X), self._packed, self._grads, *states, *self._work, *self._rest, self._costs, self._hits,
             )  # fmt: skip
 
@@ -85,6 +86,20 @@ class PanelProgram(TeamProgram):
         for vector, packed in vectors:
             self._layout.unpack(packed, net.split(vector))
         return self._finish(y, order, start, stop)
+
+    def _panels(self, by_class: bool) -> Array:
+        """The products, and those of the other parts that this network needs."""
+        net = self.net
+        needed = set()
+        if any(g.code != RELU for g in net.activations[:-1]):
+            needed |= {ACTIVATE, DERIVATIVE}
+        if self.batch_size == 1:  # of one row the derivative comes after the product, but in the program of its own
+            needed.add(DERIVATIVE)
+        pair, linear = net.pair.code, net.activations[-1].code == IDENTITY
+        within = by_class if pair == CROSS_ENTROPY else linear and pair == SQUARED_ERROR and not by_class  # the program does these two itself
+        if not within:
+            needed.add(OUTPUTS)
+        return table(net.dtype, needed)
 
 
 class PanelPredictor:
@@ -95,7 +110,7 @@ class PanelPredictor:
         rows = ROWS + AHEAD
         codes = np.array([g.code for g in net.activations], np.int64)
         slopes = np.array([g.parameter for g in net.activations], net.dtype)
-        self._shapes = (kernels(net.dtype), layout.sizes, layout.widths, layout.blocks, layout.starts, codes, slopes)
+        self._shapes = (table(net.dtype, {ACTIVATE}), layout.sizes, layout.widths, layout.blocks, layout.starts, codes, slopes)
         self._zeros = aligned((rows * max(layout.steps),), net.dtype, np.zeros)
         self._places = layout.places(rows)
         self._predict: Any = panel_prediction(net.dtype)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from numba.core import types
 
 from . import per_dtype
-from .operations import activate
+from .on_demand import activate_at
 from .panels import AHEAD, RECTIFY, address, apply, itemsize, rows_at, step_of
 from .prediction import finite, first_finite
 
@@ -24,7 +24,7 @@ def _predict(X, panels, sizes, widths, blocks, starts, codes, slopes, packed, a,
     layers, n_in, K, block = sizes.size - 1, sizes[0], sizes[sizes.size - 1], ROWS + AHEAD
     zero = packed.dtype.type(0)
     size = itemsize(zero)
-    theta, rows, place = address(packed), address(a), address(places)
+    theta, rows, place, nothing = address(packed), address(a), address(places), address(zeros)
     total = X.shape[0]
     for begin in range(0, total, ROWS):
         m, listed = min(ROWS, total - begin), min(2 * ROWS, total - begin)
@@ -40,12 +40,12 @@ def _predict(X, panels, sizes, widths, blocks, starts, codes, slopes, packed, a,
             if layer == 0 and not first_finite(rows_at(z, zero, m, step)) and not finite(X[begin : begin + m]):
                 return False
             if layer < layers - 1 and not rectified:
-                activate(codes[layer], slopes[layer], rows_at(z, zero, 1, m * step), zeros)
+                activate_at(panels, zero, codes[layer], slopes[layer], z, 1, m * step, nothing)
         last = rows_at(rows + block * starts[layers - 1] * size, zero, m, step_of(widths[layers - 1], size))
         for i in range(m):
             for j in range(K):
                 out[begin + i, j] = last[i, j]
-        activate(codes[layers - 1], slopes[layers - 1], out[begin : begin + m], zeros)
+        activate_at(panels, zero, codes[layers - 1], slopes[layers - 1], address(out) + begin * K * size, m, K, nothing)
     return True
 
 

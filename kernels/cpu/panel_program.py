@@ -38,7 +38,8 @@ from numba.core import types
 from . import compiled, part, per_dtype
 from .elementary import exp
 from .gather import gather_rows
-from .operations import activate, add, cost_of_rows, hits_of_rows, output_delta, sum_of_squares, times_derivative, update
+from .on_demand import activate_at, derivative_at, outputs_at
+from .operations import add, sum_of_squares, update
 from .panels import AHEAD, PANEL, RECTIFY, address, apply, dots, gradient, itemsize, rows_at, step_of, transpose, vector_at
 from .program import _share
 from .team import barrier
@@ -70,7 +71,7 @@ def _softmax_cross_entropy(z, K, labels, delta):
             row[j] -= top
         for j in range(K, P):
             row[j] = nothing
-    flat, e = z.reshape(-1), delta.reshape(-1)
+    flat, e = z.ravel(), delta.ravel()
     for p in range(m * P):
         e[p] = exp(flat[p])
     for i in range(m):
@@ -93,7 +94,7 @@ def _softmax_cross_entropy(z, K, labels, delta):
 _softmax_cross_entropy = compiled(_softmax_cross_entropy)
 
 
-def cost_and_delta(pair, code, slope, z, K, mine, classes, values, by_class, labels, wanted, h, e, zeros, delta):
+def cost_and_delta(panels, pair, code, slope, z, K, mine, classes, values, by_class, labels, wanted, h, e, zeros, sums, delta):
     """Overwrites delta (m, P) with the output layer's from z (m, at least K). Returns (cost sum, rows that are right).
 
     The padding of delta must be zero before and is then: rows of a vector's length are multiplied whole.
@@ -121,10 +122,8 @@ def cost_and_delta(pair, code, slope, z, K, mine, classes, values, by_class, lab
             for j in range(K):
                 h[i, j] = z[i, j]
                 e[i, j] = z[i, j]
-        activate(code, slope, h, zeros[:K])
-        cost = cost_of_rows(pair, e, h, labels, wanted, by_class)
-        right = hits_of_rows(pair, h, labels, wanted, by_class)
-        output_delta(pair, code, slope, h, labels, wanted, by_class, e)
+        outputs_at(panels, slope, pair, code, slope, m, K, address(labels), address(wanted), by_class, address(h), address(e), address(zeros), address(sums))
+        cost, right = sums[0], int(sums[1])
         for i in range(m):
             for j in range(K):
                 delta[i, j] = e[i, j]
@@ -136,7 +135,7 @@ cost_and_delta = part(cost_and_delta)
 
 def _through(
     mine, thin, panels, zero, x, first, ahead, places, block, sizes, widths, blocks, starts, turns, codes, slopes, pair, packed, turned, a, d,
-    classes, values, by_class, labels, wanted, h, e, zeros,
+    classes, values, by_class, labels, wanted, h, e, zeros, sums,
 ):  # fmt: skip
     """Takes the rows `mine`, which begin at x + first[i], through the network and back to the deltas. Returns (cost sum, rows that are right).
 
@@ -160,10 +159,10 @@ def _through(
         else:
             apply(panels, zero, a + block * starts[layer - 1] * size, places + layer * 8 * block, m, 0, m, M, n_in + 1, P, n_in, 0, z, RECTIFY if rectified else 0)
         if layer < last and not rectified:
-            activate(codes[layer], slopes[layer], rows_at(z, zero, 1, m * step_of(P, size)), zeros)
+            activate_at(panels, zero, codes[layer], slopes[layer], z, 1, m * step_of(P, size), nothing)
     K, P = sizes[layers], step_of(widths[last], size)
     z, top = rows_at(a + block * starts[last] * size, zero, m, 1 if thin else P), rows_at(d + block * starts[last] * size, zero, m, P)
-    cost, right = cost_and_delta(pair, codes[last], slopes[last], z, K, mine, classes, values, by_class, labels[:m], wanted[:m], h[:m], e[:m], zeros, top)
+    cost, right = cost_and_delta(panels, pair, codes[last], slopes[last], z, K, mine, classes, values, by_class, labels[:m], wanted[:m], h[:m], e[:m], zeros, sums, top)
     for layer in range(last, 0, -1):
         P, Q = widths[layer], widths[layer - 1]
         upper, lower = d + block * starts[layer] * size, d + block * starts[layer - 1] * size
@@ -175,8 +174,7 @@ def _through(
             T_rows, gate = 1 if thin and layer == last else P, below if rectified else 0
             apply(panels, zero, upper, places + (layer + 1) * 8 * block, m, 0, m, turned + turns[layer] * size, T_rows, Q, sizes[layer + 1], nothing, lower, gate)
         if not rectified:
-            numbers = m * step_of(Q, size)
-            times_derivative(codes[layer - 1], slopes[layer - 1], rows_at(lower, zero, 1, numbers), rows_at(below, zero, 1, numbers))
+            derivative_at(panels, zero, codes[layer - 1], slopes[layer - 1], lower, below, m * step_of(Q, size))
     return cost, right
 
 
@@ -250,13 +248,14 @@ def _worker(
     rows_in_order, my_labels = vector_at(address(order), integer, order.size), vector_at(address(labels[me]), integer, capacity)
     my_wanted, my_h, my_e = rows_at(address(wanted[me]), zero, capacity, K), rows_at(address(h[me]), zero, capacity, K), rows_at(address(e[me]), zero, capacity, K)
     my_zeros, the_classes, the_values = vector_at(nothing, zero, zeros.size), vector_at(address(classes), integer, classes.size), rows_at(address(values), zero, values.shape[0], K)
+    my_sums = vector_at(address(costs) + (16 * me + 1) * 8, np.float64(0), 2)  # beside this thread's cost: nobody else's line
     row_step = source[1] // size if native else n_in
     cost, right, asked = 0.0, 0, 0
     thin = K == 1 and layers > 1 and batch > 1 and (pair == 1 or pair == 2)
     # The last panel's place in `turned` has room for this row too: it would hold at least as many rows as a vector has numbers.
     spare, Q = T + (turns[layers - 1] + widths[layers - 2]) * size if thin else np.int64(0), widths[layers - 2] if thin else np.int64(0)
-    _turn(panels, zero, thin, sizes, widths, blocks, turns, theta, T, nothing)
     for step in range(start, stop):
+        _turn(panels, zero, thin, sizes, widths, blocks, turns, theta, T, nothing)
         begin_row = step * batch
         m = min(begin_row + batch, order.size) - begin_row
         t += 1
@@ -287,7 +286,7 @@ def _worker(
                 tile_cost, tile_right = _through(
                     mine, thin, panels, zero, source[0] if native else x_all + me * x_step, firsts_all + me * firsts_step, native, place, block,
                     sizes, widths, blocks, starts, turns, codes, slopes, pair, theta, T, a_all + me * a_step, d_all + me * d_step,
-                    the_classes, the_values, by_class, my_labels, my_wanted, my_h, my_e, my_zeros,
+                    the_classes, the_values, by_class, my_labels, my_wanted, my_h, my_e, my_zeros, my_sums,
                 )  # fmt: skip
                 cost += tile_cost
                 right += tile_right
@@ -367,7 +366,6 @@ def _worker(
                         update(rule, hyper, t, vector_at(theta + begin_at, zero, count), own_grad, own1, own2, 1 / m, 0.0 if biases else l2)
         if team > 1:
             barrier(meeting, me, team)
-        _turn(panels, zero, thin, sizes, widths, blocks, turns, theta, T, nothing)
     costs[16 * me] = cost
     hits[16 * me] = right
 

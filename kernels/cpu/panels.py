@@ -32,6 +32,7 @@ __all__ = [
     "RECTIFY",
     "address",
     "apply",
+    "called",
     "dots",
     "gradient",
     "itemsize",
@@ -236,6 +237,19 @@ else:
             target[:m] = sum(panel[:m] @ numbers[columns] for columns, panel in _panels_of(zero, M, M_rows, width))
 
 
+def called(number):
+    """The call of a kernel by its address in `panels`."""
+
+    def codegen(context, builder, signature, args):
+        addresses = context.make_array(signature.args[0])(context, builder, args[0]).data
+        kind = ir.FunctionType(ir.VoidType(), [value.type for value in args[1:]])
+        kernel = builder.load(builder.gep(addresses, [_I64(number)]))
+        builder.call(builder.inttoptr(kernel, kind.as_pointer()), args[1:])
+        return context.get_dummy_value()
+
+    return codegen
+
+
 itemsize = _itemsize  # bytes of a number
 address = _address  # where an array begins
 vector_at = _vector_at  # the n numbers at an address, as an array
@@ -255,37 +269,25 @@ rows_at = _rows_at  # the (m, n) numbers at an address, as an array
 # dots:      out = M[:m] x, and zeros to the end of the last vector; x (width,). M (M_rows > m, width) in panels if stride is 0, else row after row, stride apart
 if JIT:
 
-    def _called(number):
-        """The call of a kernel by its address in `panels`."""
-
-        def codegen(context, builder, signature, args):
-            addresses = context.make_array(signature.args[0])(context, builder, args[0]).data
-            kind = ir.FunctionType(ir.VoidType(), [value.type for value in args[1:]])
-            kernel = builder.load(builder.gep(addresses, [_I64(number)]))
-            builder.call(builder.inttoptr(kernel, kind.as_pointer()), args[1:])
-            return context.get_dummy_value()
-
-        return codegen
-
     @intrinsic
     def apply(typingctx, panels, zero, x, places, m, ahead, listed, M, M_rows, width, depth, nothing, out, gate):
         """See above."""
-        return types.void(panels, zero, *[types.int64] * 12), _called(0)
+        return types.void(panels, zero, *[types.int64] * 12), called(0)
 
     @intrinsic
     def gradient(typingctx, panels, zero, x, places, m, coming, asked, d, M, M_rows, width, first, count, share, keep):
         """See above."""
-        return types.void(panels, zero, *[types.int64] * 11, zero, zero), _called(1)
+        return types.void(panels, zero, *[types.int64] * 11, zero, zero), called(1)
 
     @intrinsic
     def transpose(typingctx, panels, zero, M, M_rows, width, depth, nothing, T, T_width):
         """See above."""
-        return types.void(panels, zero, *[types.int64] * 7), _called(2)
+        return types.void(panels, zero, *[types.int64] * 7), called(2)
 
     @intrinsic
     def dots(typingctx, panels, zero, M, M_rows, stride, m, x, width, out):
         """See above."""
-        return types.void(panels, zero, *[types.int64] * 7), _called(3)
+        return types.void(panels, zero, *[types.int64] * 7), called(3)
 
 else:
 

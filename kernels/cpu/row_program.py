@@ -13,7 +13,7 @@ import numpy as np
 
 from . import JIT, compiled, per_dtype
 from .gather import gather_rows
-from .operations import activate, times_derivative
+from .on_demand import activate_at, derivative_at
 from .panel_code import MOST, VECTOR
 from .panel_program import cost_and_delta, signature, squares
 from .panels import PANEL, address, apply, itemsize, padded, panels_of, rows_at, vector_at
@@ -94,6 +94,7 @@ def _worker(
     )
     my_labels, my_zeros = vector_at(address(labels), integer, 1), vector_at(nothing, zero, zeros.size)
     my_wanted, my_h, my_e = rows_at(address(wanted), zero, 1, K), rows_at(address(h), zero, 1, K), rows_at(address(e), zero, 1, K)
+    my_sums = vector_at(address(costs) + 8, np.float64(0), 2)
     cost, right = 0.0, 0
     z_first, delta_first, rectified_first = a_all, d_all, 1 if last > 0 and codes[0] == 3 else 0
     row, next_row = integer, integer
@@ -114,10 +115,12 @@ def _worker(
                     below = a_all + starts[layer - 1] * size
                     apply(panels, zero, below, place, 1, 0, 1, theta + blocks[layer] * size, sizes[layer] + 1, P, sizes[layer], 0, z, 1 if rectified else 0)
                 if layer < last and not rectified:
-                    activate(codes[layer], slopes[layer], rows_at(z, zero, 1, P), my_zeros)
+                    activate_at(panels, zero, codes[layer], slopes[layer], z, 1, P, nothing)
             P = widths[last]
             z, delta = rows_at(a_all + starts[last] * size, zero, 1, P), rows_at(d_all + starts[last] * size, zero, 1, P)
-            one_cost, one_right = cost_and_delta(pair, codes[last], slopes[last], z, K, mine, the_classes, the_values, by_class, my_labels, my_wanted, my_h, my_e, my_zeros, delta)
+            one_cost, one_right = cost_and_delta(
+                panels, pair, codes[last], slopes[last], z, K, mine, the_classes, the_values, by_class, my_labels, my_wanted, my_h, my_e, my_zeros, my_sums, delta
+            )
             cost += one_cost
             right += one_right
             for layer in range(last, 0, -1):
@@ -126,7 +129,7 @@ def _worker(
                 rectified = codes[layer - 1] == 3
                 _back(zero, below, upper, theta + blocks[layer] * size, P, sizes[layer], lower, junk, share, keep, 1 if rectified else 0)
                 if not rectified:
-                    times_derivative(codes[layer - 1], slopes[layer - 1], rows_at(lower, zero, 1, Q), rows_at(below, zero, 1, Q))
+                    derivative_at(panels, zero, codes[layer - 1], slopes[layer - 1], lower, below, Q)
         row = next_row
         if native:
             next_row = source[0] + rows_in_order[following] * source[1]

@@ -1,0 +1,104 @@
+"""Parts of a program that many networks do without, called by address, so that each is compiled when a network first needs it.
+
+Compiling all of them with every program would cost the first `fit` of a network with ReLU and softmax three seconds of eleven.
+They stand behind the products in the table that programs call them by (`panels`, from kernels/cpu/panels.py); 0 stands for
+one that the network does not need, and who makes the table (`table`) knows which these are.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from numba.core import types
+from numba.extending import intrinsic
+
+from . import JIT, exported
+from .elementary import wide_vectors
+from .operations import activate, cost_of_rows, hits_of_rows, output_delta, times_derivative
+from .panels import called, kernels, rows_at, vector_at
+
+__all__ = ["ACTIVATE", "DERIVATIVE", "OUTPUTS", "activate_at", "derivative_at", "outputs_at", "table"]
+
+ACTIVATE, DERIVATIVE, OUTPUTS = 4, 5, 6  # places in the table, behind those of the products
+
+
+def _activate(zero, code, slope, a, m, n, b):
+    wide_vectors()
+    activate(code, slope, rows_at(a, zero, m, n), vector_at(b, zero, n))
+
+
+def _derivative(zero, code, slope, delta, a, n):
+    times_derivative(code, slope, rows_at(delta, zero, 1, n), rows_at(a, zero, 1, n))
+
+
+def _outputs(zero, pair, code, slope, m, K, labels, wanted, by_class, h, e, nothing, sums):
+    """The shortcuts of a pair apart: these are in kernels/cpu/panel_program.py."""
+    classes, values = vector_at(labels, np.int64(0), m), rows_at(wanted, zero, m, K)
+    a, delta = rows_at(h, zero, m, K), rows_at(e, zero, m, K)
+    activate(code, slope, a, vector_at(nothing, zero, K))
+    totals = vector_at(sums, np.float64(0), 2)
+    totals[0] = cost_of_rows(pair, delta, a, classes, values, by_class)
+    totals[1] = hits_of_rows(pair, a, classes, values, by_class)
+    output_delta(pair, code, slope, a, classes, values, by_class, delta)
+
+
+# Arrays by address. `panels`: from `table`; zero: a number of the dtype.
+#
+# activate_at:   overwrites a (m, n), C-contiguous, with g(a + b); b (n,), which may be zeros
+# derivative_at: delta (n,) *= g'(z) from a = g(z) (n,)
+# outputs_at:    overwrites h (m, K), which holds z of the output layer, with its activations, and e (m, K), which holds z too, with its deltas;
+#                targets labels (m,) int64 if by_class, else wanted (m, K); zeros (K,); totals (2,) float64: the cost and the rows that are right
+if JIT:
+
+    @intrinsic
+    def activate_at(typingctx, panels, zero, code, slope, a, m, n, b):
+        """See above."""
+        return types.void(panels, zero, types.int64, zero, *[types.int64] * 4), called(ACTIVATE)
+
+    @intrinsic
+    def derivative_at(typingctx, panels, zero, code, slope, delta, a, n):
+        """See above."""
+        return types.void(panels, zero, types.int64, zero, *[types.int64] * 3), called(DERIVATIVE)
+
+    @intrinsic
+    def outputs_at(typingctx, panels, zero, pair, code, slope, m, K, labels, wanted, by_class, h, e, nothing, totals):
+        """See above."""
+        integer = types.int64
+        return types.void(panels, zero, integer, integer, zero, *[integer] * 4, types.boolean, *[integer] * 4), called(OUTPUTS)
+
+else:
+
+    def activate_at(panels, *arguments):
+        """The same without JIT."""
+        _activate(*arguments)
+
+    def derivative_at(panels, *arguments):
+        """The same without JIT."""
+        _derivative(*arguments)
+
+    def outputs_at(panels, *arguments):
+        """The same without JIT."""
+        _outputs(*arguments)
+
+
+@functools.cache
+def _compiled(name, which):
+    """One of them, once per process: its code must not be freed."""
+    real, integer = getattr(types, name), types.int64
+    if which == ACTIVATE:
+        return exported(_activate, types.void(real, integer, real, *[integer] * 4))
+    if which == DERIVATIVE:
+        return exported(_derivative, types.void(real, integer, real, *[integer] * 3))
+    return exported(_outputs, types.void(real, integer, integer, real, *[integer] * 4, types.boolean, *[integer] * 4))
+
+
+def table(dtype, needed):
+    """`panels` of this dtype with those of ACTIVATE, DERIVATIVE and OUTPUTS that are needed."""
+    return _table(np.dtype(dtype).name, frozenset(needed) if JIT else frozenset())
+
+
+@functools.cache
+def _table(name, needed):
+    rest = [_compiled(name, which).address if which in needed else 0 for which in (ACTIVATE, DERIVATIVE, OUTPUTS)]
+    return np.concatenate([kernels(name), np.array(rest, np.int64)])
