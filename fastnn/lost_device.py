@@ -63,7 +63,7 @@ class HostCopy:
         self.optimizer.reset()
         epoch, step = self.place
         return DeviceLost(
-            f"the device was lost in epoch {net.epochs_trained} ({_line(first)}). The network is now on the numpy engine with its parameters from before step {step} of epoch {epoch}; "
+            f"the device was lost in epoch {net.epochs_trained} ({_line(first)}). The network is now on the numpy engine with its parameters from before step {step} of epoch {epoch} (both count from 0); "
             f"the optimizer's state is lost.{remark} Save the network (net.save) and go on in a new process: CUDA cannot be used in this one any more. "
             "`fastnn doctor` and `nvidia-smi -q` show the state of the GPU, the kernel's log (dmesg, Xid) the cause.",
             epoch=epoch, step=step, history=history,

@@ -164,7 +164,7 @@ class _Fit:
         except KeyboardInterrupt:
             self.history.interrupted = True
             warnings.warn(
-                f"interrupted in epoch {self.net.epochs_trained} after {self.done} steps of it; the last completed step is kept",
+                f"interrupted in epoch {self.net.epochs_trained} after {self.done} steps of it (epochs count from 0); the last completed step is kept",
                 TrainingInterrupted,
                 stacklevel=4,
             )
@@ -257,7 +257,7 @@ class _Fit:
             causes.append("the initial weights are too large")
         return Diverged(
             f"training diverged in epoch {epoch}, step {step}: the cost or a parameter is no longer finite, first in layer {layer}. "
-            f"Likely causes: {'; '.join(causes)}. Parameters and optimizer are back at the last finite slice.",
+            f"Likely causes: {'; '.join(causes)}. Parameters and optimizer are back at the last finite slice. Epochs and steps count from 0.",
             epoch=epoch, layer=layer, history=self.history,
         )  # fmt: skip
 
@@ -316,7 +316,7 @@ def _refuse_spent(learning_rate: float | Schedule, first: int, epochs: int, step
         if spent.size:
             raise ValueError(
                 f"learning_rate={learning_rate!r} is down to 0 in epoch {int(spent[0])}, but this fit runs from epoch {first} to {first + epochs - 1} "
-                "(epochs count over the network's life); give a longer schedule, one with a final rate, or fewer epochs"
+                "(epochs count from 0, over the network's life); give a longer schedule, one with a final rate, or fewer epochs"
             )
 
 

@@ -121,6 +121,7 @@ def refused(path, match, target="y", task=None):
     ("a,b,y\n1,2,0\n1,2,1\n3,4,one\n", r"row 3 .*'y': text 'one' where a number is expected; if these are classes"),
     ("a,b,y\n1,2,0\n1,2,1\n3,4,inf\n", r"row 3 .*'y': inf is not a finite"),
     ("a,b,y\n1,2,k\n1,3,k\n", r"same value in every row \(k\)"),
+    ("a,b,y\n1,2,0\n", r"same value in every row \(0\)"),
     ("y\n1\n2\n", "no column besides the target"),
     ("a,b,kind\n1,2,3\n", "has no column 'y'. Columns: a, b, kind"),
     ('a,b,y\n1,2,"0\n', "not a CSV file"),

@@ -71,7 +71,7 @@ def load(path: str | os.PathLike[str], target: str, *, task: str | None = None) 
         return DataSet(name=path.stem, title=title, X=table.X, y=np.asarray(values, np.float64), preprocessing=preprocessing, task=task, notes=notes)
     found, codes = np.unique(values, return_inverse=True)
     if len(found) < 2:
-        raise DataFileError(f"{path}: column {name!r} has the same value in every row ({found[0]}); classification needs at least two classes")
+        raise DataFileError(f"{path}: column {name!r} has the same value in every row ({_plain(found, text)[0]}); classification needs at least two classes")
     classes = _plain(found, text)
     preprocessing["classes"] = classes
     return DataSet(name=path.stem, title=title, X=table.X, y=codes.astype(np.int64).reshape(-1), preprocessing=preprocessing, task=task, classes=classes, notes=notes)
