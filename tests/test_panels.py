@@ -169,6 +169,24 @@ def test_numba_gradient_against_long_double(m, depth, n, dtype, keep, share, cut
     np.testing.assert_array_equal(np.delete(after, np.r_[own], axis=0), np.delete(before, np.r_[own], axis=0))
 
 
+@pytest.mark.parametrize(("m", "depth", "n"), [(1, 700, 300), (7, 700, 300), (64, 785, 200), (13, 2, 80_000)])
+def test_numba_products_of_matrices_beyond_the_cache(m, depth, n):
+    """Parts of them are asked for in advance, past their end too: more than half a MiB, panels of all widths, hardly any inputs."""
+    rng = np.random.default_rng(4)
+    assert (depth + 1) * n * 4 > panels.FAR
+    data, places, x = rows_anywhere(rng, m, depth, "float32")
+    matrix, d = rng.standard_normal((depth + 1, n)).astype(np.float32), rng.standard_normal((m, n)).astype(np.float32)
+    M, width = packed(matrix, "float32")
+    out, _ = rows_of(m + EXTRA, width, "float32")
+    call(0, "float32", data, places, m, 0, m, M, depth + 1, width, depth, 0, out, 0)
+    with_one = np.concatenate([x, np.ones((m, 1), np.float32)], axis=1)
+    assert_close(out[:m, :n], with_one.astype(np.longdouble) @ matrix.astype(np.longdouble), bound(np.float32, with_one, matrix), what="apply")
+    call(1, "float32", data, places, m, places, 0, packed(d, "float32")[0], M, depth + 1, width, 0, depth, 1.0, 0.0)
+    after = unpacked(M, depth + 1, width, "float32")[:, :n]
+    assert_close(after[:-1], x.T.astype(np.longdouble) @ d.astype(np.longdouble), bound(np.float32, x.T, d), what="gradient")
+    np.testing.assert_array_equal(after[-1], matrix[-1])
+
+
 @settings(deadline=None, max_examples=EXAMPLES)
 @given(depth=SIZES, n=SIZES, dtype=st.sampled_from(["float32", "float64"]))
 def test_numba_transpose_is_exact_and_its_padding_zero(depth, n, dtype):

@@ -19,7 +19,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 __all__ = [
-    "DEPTHS", "FETCH", "FEWER", "MOST", "PANEL", "RECTIFY", "ROWS", "VECTOR", "WIDER", "Emitter", "apply_tile", "dots_tile", "gradient_tile", "lanes", "one_of",
+    "DEPTHS", "FETCH", "FEWER", "INPUTS", "LINES", "MOST", "PANEL", "RECTIFY", "ROWS", "VECTOR", "WIDER", "Emitter", "apply_tile", "dots_tile", "gradient_tile", "lanes", "one_of",
     "outer_tile", "padded", "panels_of", "spaced", "tile_of", "transpose_block",
 ]  # fmt: skip
 
@@ -37,7 +37,8 @@ RECTIFY = 1  # as the `gate` of `apply_tile`, where an address is larger
 FETCH = 64  # bytes of a cache line, asked for one at a time
 _CROWDED = 8 * FETCH  # rows so far apart, or a multiple, share a few sets of the first-level cache, which hold eight or twelve lines each
 _TOGETHER = 4  # rows of a gradient between two looks at whether other rows are to be asked for
-_UNROLLED = 8  # inputs taken at a time, at least as many as `chains`; half as many by large tiles, whose code takes longest to compile
+_UNROLLED, INPUTS = 8, 4  # inputs taken at a time, at least as many as `chains`; and by large tiles, whose code takes longest to compile
+LINES = 2  # of what is wanted later, asked for with so many inputs
 _I64, _I32, _I8 = ir.IntType(64), ir.IntType(32), ir.IntType(8)
 
 
@@ -168,14 +169,15 @@ def one_of(builder, which, bodies):
 
 
 @intrinsic
-def apply_tile(typingctx, tile, real, x, offsets, coming, matrix, depth, bias, out, out_stride, gate):
+def apply_tile(typingctx, tile, real, x, offsets, coming, matrix, depth, bias, out, out_stride, gate, later, lines):
     """Rows of out, vectors of each, as the tile says. `offsets`, `coming`: int64 per row; coming 0 for none.
 
     gate: 0; or RECTIFY, for the ReLU of each number; or an address of rows a like out's, outputs of a ReLU, whose derivative multiplies each.
+    later, lines: meanwhile large tiles ask for the memory from there on, so many lines, at most LINES, with every INPUTS inputs.
     """
 
     def codegen(context, builder, signature, args):
-        tile, _, x, offsets, coming, matrix, depth, bias, out, out_stride, gate = args
+        tile, _, x, offsets, coming, matrix, depth, bias, out, out_stride, gate, later, lines = args
         emit = Emitter(builder, signature.args[1])
 
         def body(vectors, rows):
@@ -193,7 +195,8 @@ def apply_tile(typingctx, tile, real, x, offsets, coming, matrix, depth, bias, o
                     for v in range(vectors):
                         emit.add_product(x_k, M[v], sums[u % chains][i][v])
 
-            unrolled = _UNROLLED if vectors * rows <= 8 else _UNROLLED // 2
+            large = vectors * rows > 8
+            unrolled = INPUTS if large else _UNROLLED
             groups = builder.sdiv(depth, _I64(unrolled))
             asked = builder.icmp_signed("!=", coming, _I64(0))
             with cgutils.for_range(builder, groups) as loop:
@@ -202,6 +205,10 @@ def apply_tile(typingctx, tile, real, x, offsets, coming, matrix, depth, bias, o
                 with builder.if_then(builder.and_(asked, at_line)):
                     for i in range(rows):
                         emit.prefetch(emit.at(emit.at(x, emit.load(builder.add(coming, _I64(8 * i)), _I64)), k))
+                for n in range(LINES if large else 0):
+                    with builder.if_then(builder.icmp_signed(">", lines, _I64(n))):
+                        line = builder.add(builder.mul(loop.index, lines), _I64(n))
+                        emit.prefetch(builder.add(later, builder.mul(line, _I64(FETCH))))
                 for u in range(unrolled):
                     add(k, u)
             done = builder.mul(groups, _I64(unrolled))
@@ -227,7 +234,7 @@ def apply_tile(typingctx, tile, real, x, offsets, coming, matrix, depth, bias, o
         one_of(builder, tile, [functools.partial(body, *shape) for shape in tiles(ROWS)])
         return context.get_dummy_value()
 
-    return types.void(types.int64, real, *[types.int64] * 9), codegen
+    return types.void(types.int64, real, *[types.int64] * 11), codegen
 
 
 @intrinsic

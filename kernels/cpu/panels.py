@@ -24,10 +24,11 @@ from numba.np.arrayobj import populate_array
 
 from . import JIT, compiled, exported
 from . import panel_code as code
-from .panel_code import FETCH, MOST, PANEL, RECTIFY, VECTOR, apply_tile, dots_tile, gradient_tile, lanes, outer_tile, padded, panels_of, spaced, transpose_block
+from .panel_code import FETCH, INPUTS, LINES, MOST, PANEL, RECTIFY, VECTOR, apply_tile, dots_tile, gradient_tile, lanes, outer_tile, padded, panels_of, spaced, transpose_block
 
 __all__ = [
     "AHEAD",
+    "FAR",
     "PANEL",
     "RECTIFY",
     "address",
@@ -47,7 +48,7 @@ __all__ = [
     "vector_at",
 ]
 
-_FAR = 1 << 20  # bytes of a matrix that does not stay in the second-level cache beside everything else
+FAR = 1 << 19  # bytes of a matrix that does not stay in the second-level cache beside everything else
 AHEAD = 8  # rows beyond the last that `apply` may read and overwrite
 _I64 = ir.IntType(64)
 
@@ -113,25 +114,31 @@ if JIT:
 
     def _apply(zero, x, places, m, ahead, listed, M, M_rows, width, depth, nothing, out, gate):
         size = itemsize(zero)
-        vectors, out_step = width * size // VECTOR, step_of(width, size)
+        vectors, out_step, far = width * size // VECTOR, step_of(width, size), M_rows * width * size > FAR
         # One panel after another, all rows through each, so that the panel stays in the cache.
         for v in range(0, vectors, MOST):
             q = min(MOST, vectors - v)
             panel = M + v * M_rows * VECTOR
             bias = nothing if nothing != 0 else panel + depth * q * VECTOR
+            # What comes after a panel is the next panel, or the next layer's first: a share of it is asked for by every tile.
+            panel_bytes, groups = M_rows * q * VECTOR, depth // INPUTS
+            later = panel + panel_bytes
+            tiles = (m + code.ROWS[q - 1] - 1) // code.ROWS[q - 1]
+            lines = min(LINES, -(-panel_bytes // (FETCH * tiles * groups))) if far and groups > 0 else 0
             i = 0
             while i < m:
                 rows = _rows_of(m, q, m - i)
                 here = places + 8 * i
                 coming = here + 8 * ahead if v == 0 and ahead > 0 and i + ahead < listed else 0
                 at = i * out_step * size + v * VECTOR
-                apply_tile(_tile_of(rows, q), zero, x, here, coming, panel, depth, bias, out + at, out_step, gate + at if gate > RECTIFY else gate)
+                apply_tile(_tile_of(rows, q), zero, x, here, coming, panel, depth, bias, out + at, out_step, gate + at if gate > RECTIFY else gate, later, lines)
+                later += lines * groups * FETCH
                 i += rows
 
     def _gradient(zero, x, places, m, coming, asked, d, M, M_rows, width, first, count, share, keep):
         size = itemsize(zero)
         vectors = width * size // VECTOR
-        far = np.int64(M_rows * width * size > _FAR)
+        far = np.int64(M_rows * width * size > FAR)
         if m == 1:
             # Then the time is that of reading the panels: backwards, because `apply` has read forwards. What it read last is
             # still in the first-level cache, and what is written last is what it will read first.
