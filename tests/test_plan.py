@@ -110,7 +110,9 @@ def engine_that_notes_its_programs(monkeypatch):
         (Problem((784, 1024, 1024, 10), 2, 4), True),  # BLAS goes through the parameters more often
         (Problem((784, 1024, 1024, 10), 8, 4), True),
         (Problem((784, 1024, 1024, 10), 128, 4), True),
-        (Problem((784, 1024, 1024, 10), 128, 4, mkl=True), False),  # 7 MiB of parameters do not stay in the cache, and MKL reads them seldom
+        (Problem((784, 1024, 1024, 10), 128, 4, mkl=True), True),  # 7.1 MiB
+        (Problem((784, 1536, 1536, 10), 512, 4, mkl=True), False),  # 13.7 MiB of parameters are far from the cache, and MKL reads them seldom
+        (Problem((784, 1536, 1536, 10), 1, 4, mkl=True), True),
         (Problem((784, 1024, 1024, 10), 1, 4, mkl=True), True),
         (Problem((784, 1024, 1024, 10), 128, 8), True),
         (Problem((784, 1024, 1024, 10), 256, 4), True),
@@ -175,8 +177,8 @@ def test_the_explanation_shows_the_choice_among_its_alternatives_with_their_time
     asked = explain_plan(problem, 2, Wishes(threads=1, chunk=7, sliced=True))
     assert asked.count("as asked for") == 3
     assert explain_plan(problem, 2, Wishes(panels=False)).count("by BLAS, as asked for") == 1
-    assert "7.1 MiB of parameters do not stay in or near a core's cache" in explain_plan(Problem((784, 1024, 1024, 10), 128, 4, mkl=True), 2)
-    assert "up to 16 MiB for one row, beside MKL" in explain_plan(Problem((784, 1024, 1024, 10), 128, 4, mkl=True), 2)
+    beside_mkl = explain_plan(Problem((784, 1536, 1536, 10), 128, 4, mkl=True), 2)
+    assert "13.7 MiB of parameters do not stay in or near a core's cache (panels up to 10 MiB, and up to 16 MiB for one row, beside MKL)" in beside_mkl
     assert "22.2 MiB of parameters do not stay in or near a core's cache (panels up to 16 MiB beside this BLAS)" in explain_plan(Problem((784, 2048, 2048, 10), 512, 4), 2)
     assert "256 per thread, with which parameters from beyond the cache are read seldom" in explain_plan(Problem((784, 1024, 1024, 10), 512, 4), 2)
     assert "0.75 x 512 rows" in explain_plan(problem, 2, Wishes(panels=False))
@@ -188,7 +190,7 @@ def test_the_explanation_shows_the_choice_among_its_alternatives_with_their_time
 def test_the_engine_tells_the_model_its_blas(monkeypatch, library, panels):
     engine = fastnn.get_backend("numba", threads=2)
     monkeypatch.setattr(engine, "blas", replace(engine.blas, library=library))
-    net = fastnn.Network([784, 1024, 1024, 10], backend=engine, init="zeros")
+    net = fastnn.Network([784, 1536, 1536, 10], backend=engine, init="zeros")
     assert ("in panels" in net.plan(128)) is panels
     assert ("beside MKL" in net.plan(128, explain=True)) is not panels
 

@@ -26,8 +26,9 @@ PANELS_SLICES_UP_TO, BLAS_SLICES_UP_TO = 0.4, 0.75  # parameters per number of t
 # in the cache and beyond. A run takes an epoch, or what fits in a slice of `fit`.
 TEAM_SECONDS, VECTOR_SECONDS, NUMBER_SECONDS, FAR_NUMBER_SECONDS = 150e-6, 25e-6, 1.2e-9, 2.2e-9
 SLICE_SECONDS = 0.2  # as in fastnn.training, which is not imported for a number
-# Panels pay while the parameters stay in a core's cache; further away, up to the second limit, still beside SciPy's BLAS, but not beside MKL unless there is one row.
-PANELS_BYTES, PANELS_BYTES_FAR = 3 << 20, 16 << 20
+# Panels are fastest while the parameters stay in a core's cache, and pay further away too: up to the second limit beside MKL (from
+# there to the third, either is the faster by up to 5 %), up to the third beside SciPy's BLAS, or for one row.
+PANELS_BYTES, PANELS_BYTES_MKL, PANELS_BYTES_FAR = 3 << 20, 10 << 20, 16 << 20
 # Rows of a tile: with more, the deltas of a panel leave the first-level cache, or the data of the next tile push out what is needed before.
 # Parameters that come from further away are read once a tile, so they want more rows.
 PANELS_ROWS, PANELS_FAR_ROWS, PANELS_SHORT_ROWS, SHORT_ROW_BYTES, TILE_MULTIPLE = 64, 256, 192, 1024, 16
@@ -132,7 +133,7 @@ class Problem:
     def panels_pay(self) -> bool:
         """Whether panels are weighed against BLAS at all."""
         far = self.batch == 1 or not self.mkl
-        return self.fits_panels and self.parameters * self.itemsize <= (PANELS_BYTES_FAR if far else PANELS_BYTES)
+        return self.fits_panels and self.parameters * self.itemsize <= (PANELS_BYTES_FAR if far else PANELS_BYTES_MKL)
 
     @property
     def turned(self) -> int:
@@ -248,7 +249,7 @@ def explain_plan(problem: Problem, threads: int, wishes: Wishes = Wishes()) -> s
     elif not problem.fits_panels:
         lines.append("products: by BLAS, because panels do not do this rule")
     elif not problem.panels_pay:
-        limit = f"{PANELS_BYTES >> 20} MiB, and up to {PANELS_BYTES_FAR >> 20} MiB for one row, beside MKL" if problem.mkl else f"{PANELS_BYTES_FAR >> 20} MiB beside this BLAS"
+        limit = f"{PANELS_BYTES_MKL >> 20} MiB, and up to {PANELS_BYTES_FAR >> 20} MiB for one row, beside MKL" if problem.mkl else f"{PANELS_BYTES_FAR >> 20} MiB beside this BLAS"
         lines.append(f"products: by BLAS, because {parameters * problem.itemsize / 2**20:.1f} MiB of parameters do not stay in or near a core's cache (panels up to {limit})")
     else:
         lines.append("products: in panels or by BLAS, whichever the model finds faster")

@@ -14,9 +14,9 @@ from numba.extending import intrinsic
 
 from . import JIT, compiled, part, per_dtype
 from .operations import activate
-from .panel_code import VECTOR, Emitter
 from .panels import address, itemsize, rows_at, vector_at
 from .prediction import finite
+from .vectors import VECTOR, Emitter
 
 __all__ = ["finish_layer", "one_row", "sums_of_rows"]
 

@@ -1,8 +1,7 @@
 """LLVM instructions for the products of kernels/cpu/panels.py: a tile of sums in registers, whole vectors at a time.
 
-Numba's loops do not keep a tile of sums in registers, so these few are written as instructions on vectors,
-which the compiler splits where a machine's are shorter. Everything is given by address (int64); strides and
-places are in numbers. Which tile is a number (`tile_of`).
+Numba's loops do not keep a tile of sums in registers, so these few are written as instructions on vectors
+(kernels/cpu/vectors.py). Which tile is a number (`tile_of`).
 
 Reference for the tiling: K. Goto, R. van de Geijn, "Anatomy of High-Performance Matrix
 Multiplication", ACM TOMS 34(3), 2008, section 6.
@@ -12,39 +11,30 @@ from __future__ import annotations
 
 import functools
 
-import llvmlite.binding
-import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from .vectors import FETCH, VECTOR, WIDE, Emitter, lanes
+
 __all__ = [
-    "DEPTHS", "FETCH", "FEWER", "INPUTS", "LINES", "MOST", "PANEL", "RECTIFY", "ROWS", "VECTOR", "WIDER", "Emitter", "apply_tile", "dots_tile", "gradient_tile", "lanes", "one_of",
-    "outer_tile", "padded", "panels_of", "spaced", "tile_of", "transpose_block",
+    "DEPTHS", "FEWER", "INPUTS", "LINES", "MOST", "PANEL", "RECTIFY", "ROWS", "WIDER", "apply_tile", "dots_tile", "gradient_tile", "one_of", "outer_tile", "panels_of", "spaced", "tile_of",
+    "transpose_block",
 ]  # fmt: skip
 
-_FEATURES = llvmlite.binding.get_host_cpu_features()
-VECTOR = 64 if _FEATURES.get("avx512f") else 32  # bytes of a vector
-_WIDE = VECTOR == 64 or not _FEATURES.get("avx2", False)  # 32 registers: AVX-512, and ARM
-MOST = 4 if _WIDE else 2  # vectors of a row in registers at a time
+MOST = 4 if WIDE else 2  # vectors of a row in registers at a time
 PANEL = MOST * VECTOR  # bytes of a full panel's row
 # Rows (of a gradient: inputs) in registers at a time, by vectors across: at least eight sums, because each waits four
 # cycles for its last addition and two are started per cycle; at most as many as there are registers. Where six rows
 # leave four over, or two of eight, tiles of FEWER take them: from WIDER vectors on, where six are the most.
-ROWS, DEPTHS = ((8, 8, 6, 6), (16, 8, 6, 6)) if _WIDE else ((8, 6), (8, 6))
+ROWS, DEPTHS = ((8, 8, 6, 6), (16, 8, 6, 6)) if WIDE else ((8, 6), (8, 6))
 WIDER, FEWER = ROWS.index(6) + 1, 4
 RECTIFY = 1  # as the `gate` of `apply_tile`, where an address is larger
-FETCH = 64  # bytes of a cache line, asked for one at a time
 _CROWDED = 8 * FETCH  # rows so far apart, or a multiple, share a few sets of the first-level cache, which hold eight or twelve lines each
 _TOGETHER = 4  # rows of a gradient between two looks at whether other rows are to be asked for
 _UNROLLED, INPUTS = 8, 4  # inputs taken at a time, at least as many as `chains`; and by large tiles, whose code takes longest to compile
 LINES = 2  # of what is wanted later, asked for with so many inputs
-_I64, _I32, _I8 = ir.IntType(64), ir.IntType(32), ir.IntType(8)
-
-
-def lanes(dtype) -> int:
-    """Numbers of a vector."""
-    return VECTOR // np.dtype(dtype).itemsize
+_I64 = ir.IntType(64)
 
 
 def panels_of(width: int, dtype) -> list[slice]:
@@ -53,95 +43,9 @@ def panels_of(width: int, dtype) -> list[slice]:
     return [slice(first, min(first + most, width)) for first in range(0, width, most)]
 
 
-def padded(width: int, dtype) -> int:
-    """The next multiple of a vector."""
-    return -(-width // lanes(dtype)) * lanes(dtype)
-
-
 def spaced(width, size):
     """Numbers of so many bytes from one row of activations or deltas to the next: a line more than the width where a column of them would not stay in the cache."""
     return width + FETCH // size if width * size & (_CROWDED - 1) == 0 else width
-
-
-class Emitter:
-    """LLVM instructions on addresses (int64) and vectors of one type."""
-
-    def __init__(self, builder, real):
-        self.builder, self.size = builder, real.bitwidth // 8
-        self.real = ir.FloatType() if real.bitwidth == 32 else ir.DoubleType()
-        self.vector = ir.VectorType(self.real, VECTOR // self.size)
-        self.count = VECTOR // self.size
-
-    def at(self, address, elements, constant=0):
-        """address + (elements + constant) numbers."""
-        scaled = self.builder.mul(elements, _I64(self.size))
-        return self.builder.add(address, self.builder.add(scaled, _I64(constant * self.size)))
-
-    def vector_at(self, address, vectors):
-        """address + so many vectors."""
-        return self.builder.add(address, self.builder.mul(vectors, _I64(VECTOR)))
-
-    def load(self, address, kind=None):
-        kind = kind or self.vector
-        return self.builder.load(self.builder.inttoptr(address, kind.as_pointer()), align=8 if kind is _I64 else self.size)
-
-    def store(self, value, address):
-        self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer()), align=self.size)
-
-    def splat(self, scalar):
-        unset = ir.Constant(ir.VectorType(scalar.type, self.count), ir.Undefined)
-        one = self.builder.insert_element(unset, scalar, _I32(0))
-        return self.builder.shuffle_vector(one, unset, ir.Constant(ir.VectorType(_I32, self.count), [0] * self.count))
-
-    def add_product(self, a, b, total):
-        """total += a b, in one rounding where the machine can."""
-        product = self.builder.fmul(a, b, flags=("contract",))
-        self.builder.store(self.builder.fadd(product, self.builder.load(total), flags=("contract",)), total)
-
-    def zero(self):
-        return ir.Constant(self.vector, [ir.Constant(self.real, 0.0)] * self.count)
-
-    def sum_at(self, start):
-        """A sum that the compiler keeps in a register."""
-        place = cgutils.alloca_once(self.builder, self.vector)
-        self.builder.store(start, place)
-        return place
-
-    def last_lanes(self, vector, wanted):
-        """The vector with zeros in all lanes but the last `wanted`."""
-        lane = ir.Constant(ir.VectorType(_I64, self.count), list(range(self.count)))
-        first = self.builder.sub(_I64(self.count), wanted)
-        return self.builder.select(self.builder.icmp_signed(">=", lane, self.splat(first)), vector, self.zero())
-
-    def first_lanes(self, vector, wanted):
-        """The vector with zeros in all lanes but the first `wanted`."""
-        lane = ir.Constant(ir.VectorType(_I64, self.count), list(range(self.count)))
-        return self.builder.select(self.builder.icmp_signed("<", lane, self.splat(wanted)), vector, self.zero())
-
-    def first_lane(self, scalar):
-        """A vector of zeros with this number in its first lane."""
-        return self.builder.insert_element(self.zero(), scalar, _I32(0))
-
-    def sums_across(self, vectors):
-        """A vector of the sums of the numbers of each of `count` vectors."""
-        side = 1
-        while len(vectors) > 1:
-            vectors = [self.builder.fadd(*self.swap(a, b, side)) for a, b in zip(vectors[::2], vectors[1::2], strict=True)]
-            side *= 2
-        return vectors[0]
-
-    def swap(self, a, b, side):
-        """The two vectors after their off-diagonal blocks of this side have changed places."""
-        n, kind = self.count, ir.VectorType(_I32, self.count)
-        low = ir.Constant(kind, [j if not j & side else n + j - side for j in range(n)])
-        high = ir.Constant(kind, [j + side if not j & side else n + j for j in range(n)])
-        return self.builder.shuffle_vector(a, b, low), self.builder.shuffle_vector(a, b, high)
-
-    def prefetch(self, address, near=2):
-        """Asks for a line: 2 into the second-level cache, 3 into the first."""
-        kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
-        function = self.builder.module.declare_intrinsic("llvm.prefetch", [_I8.as_pointer()], kind)
-        self.builder.call(function, [self.builder.inttoptr(address, _I8.as_pointer()), _I32(0), _I32(near), _I32(1)])
 
 
 def tiles(sizes):

@@ -42,7 +42,7 @@ from .on_demand import activate_at, derivative_at, outputs_at
 from .operations import add, sum_of_squares, update
 from .panels import AHEAD, PANEL, RECTIFY, address, apply, dots, gradient, itemsize, rows_at, step_of, transpose, vector_at
 from .program import _share
-from .team import barrier
+from .team import AT_ONCE, barrier, call_back
 
 __all__ = ["TALL", "cost_and_delta", "panel_program", "signature", "squares"]
 
@@ -357,13 +357,17 @@ def _worker(
                             begin_at, count = (panel + depth * across) * size, across if me == team - 1 else 0
                         else:
                             begin_at, count = (panel + k * across) * size, (k_end - k) * across
-                        own_grad = vector_at(all_grads + begin_at, zero, count)
-                        if sliced:
-                            for other in range(1, team):
-                                add(vector_at(all_grads + other * grad_step + begin_at, zero, count), own_grad)
-                        own1 = vector_at(address(state1) + begin_at, zero, count if state1.size else 0)
-                        own2 = vector_at(address(state2) + begin_at, zero, count if state2.size else 0)
-                        update(rule, hyper, t, vector_at(theta + begin_at, zero, count), own_grad, own1, own2, 1 / m, 0.0 if biases else l2)
+                        for i in range(begin_at, begin_at + count * size, AT_ONCE * size):
+                            n = min(AT_ONCE, count - (i - begin_at) // size)
+                            own_grad = vector_at(all_grads + i, zero, n)
+                            if team > 1:
+                                call_back(theta + i, n * size)
+                            if sliced:
+                                for other in range(1, team):
+                                    add(vector_at(all_grads + other * grad_step + i, zero, n), own_grad)
+                            own1 = vector_at(address(state1) + i, zero, n if state1.size else 0)
+                            own2 = vector_at(address(state2) + i, zero, n if state2.size else 0)
+                            update(rule, hyper, t, vector_at(theta + i, zero, n), own_grad, own1, own2, 1 / m, 0.0 if biases else l2)
         if team > 1:
             barrier(meeting, me, team)
     costs[16 * me] = cost

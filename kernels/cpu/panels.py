@@ -24,7 +24,8 @@ from numba.np.arrayobj import populate_array
 
 from . import JIT, compiled, exported
 from . import panel_code as code
-from .panel_code import FETCH, INPUTS, LINES, MOST, PANEL, RECTIFY, VECTOR, apply_tile, dots_tile, gradient_tile, lanes, outer_tile, padded, panels_of, spaced, transpose_block
+from .panel_code import INPUTS, LINES, MOST, PANEL, RECTIFY, apply_tile, dots_tile, gradient_tile, outer_tile, panels_of, spaced, transpose_block
+from .vectors import FETCH, VECTOR, lanes, padded
 
 __all__ = [
     "AHEAD",

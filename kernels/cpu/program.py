@@ -34,7 +34,7 @@ from .gather import gather, gather_rows
 from .gemm import gemm_nn, gemm_nt, gemm_tn_columns
 from .layerwise import LAYERWISE, move, prepare
 from .operations import activate, add, add_bias, copy, cost_of_rows, hits_of_rows, output_delta, sum_columns, sum_of_squares, times_derivative, update
-from .team import barrier
+from .team import AT_ONCE, barrier, call_back
 
 __all__ = ["training_program"]
 
@@ -237,16 +237,26 @@ def _worker(
                     continue
                 begin = offsets[layer] + (n_out * n_in + first if biases else first * n_in)
                 end = begin + (last - first) * (1 if biases else n_in)
-                w, grad_of_w, decay = theta[begin:end], grads[0][begin:end], 0.0 if biases else l2
-                if sliced:
-                    for other in range(1, team):
-                        add(grads[other][begin:end], grad_of_w)
-                if decay != 0:
-                    cost += m * decay / 2 * sum_of_squares(w)
+                decay = 0.0 if biases else l2
                 if rule >= LAYERWISE:
+                    w, grad_of_w = theta[begin:end], grads[0][begin:end]
+                    if sliced:
+                        for other in range(1, team):
+                            add(grads[other][begin:end], grad_of_w)
+                    if decay != 0:
+                        cost += m * decay / 2 * sum_of_squares(w)
                     prepare(rule, hyper, t, w, grad_of_w, state1[begin:end], state2[begin:end], 1 / m, decay, not biases, squares[layer, biases, me])
-                else:
-                    update(rule, hyper, t, w, grad_of_w, state1[begin:end], state2[begin:end], 1 / m, decay)
+                    continue
+                for i in range(begin, end, AT_ONCE):
+                    k = min(i + AT_ONCE, end)
+                    w, grad_of_w = theta[i:k], grads[0][i:k]
+                    if sliced:
+                        call_back(w.ctypes.data, w.nbytes)
+                        for other in range(1, team):
+                            add(grads[other][i:k], grad_of_w)
+                    if decay != 0:
+                        cost += m * decay / 2 * sum_of_squares(w)
+                    update(rule, hyper, t, w, grad_of_w, state1[i:k], state2[i:k], 1 / m, decay)
         if rule >= LAYERWISE:
             barrier(meeting, me, team)  # the norms of a layer are sums over all threads
             for layer in range(layers):

@@ -12,7 +12,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from .panel_code import FETCH, MOST, VECTOR, Emitter, one_of
+from .panel_code import MOST, one_of
+from .vectors import FETCH, VECTOR, Emitter
 
 __all__ = ["back_tile", "onward_tile"]
 

@@ -14,10 +14,11 @@ import numpy as np
 from . import JIT, compiled, per_dtype
 from .gather import gather_rows
 from .on_demand import activate_at, derivative_at
-from .panel_code import MOST, VECTOR
+from .panel_code import MOST
 from .panel_program import cost_and_delta, signature, squares
 from .panels import PANEL, address, apply, itemsize, padded, panels_of, rows_at, vector_at
 from .row_code import back_tile, onward_tile
+from .vectors import VECTOR
 
 __all__ = ["row_program"]
 

@@ -22,10 +22,10 @@ from numba.extending import intrinsic
 
 from . import compiled, per_dtype
 from .one_row import finish_layer, sums_of_rows
-from .panel_code import VECTOR
 from .panels import address, itemsize, vector_at
 from .prediction import finite
 from .team import atomic_add, atomic_load, atomic_store, give_way
+from .vectors import VECTOR
 
 __all__ = ["ALONE", "AWAY", "COMING", "CROWDED", "FREE", "HELPED", "NOT_FINITE", "attend", "dismiss", "lead", "new_seats", "withdraw"]
 

@@ -15,10 +15,11 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from . import JIT, compiled
+from .vectors import ask_for
 
-__all__ = ["atomic_add", "atomic_load", "atomic_store", "barrier", "give_way", "new_barrier", "prefetch_at"]
+__all__ = ["AT_ONCE", "atomic_add", "atomic_load", "atomic_store", "barrier", "call_back", "give_way", "new_barrier", "prefetch_at"]
 
-_BYTE, _INT32, _INT64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_INT64 = ir.IntType(64)
 
 
 @intrinsic
@@ -52,19 +53,21 @@ def atomic_store(typingctx, address, value):
     return types.void(types.intp, types.int64), codegen
 
 
-@intrinsic
-def _prefetch(typingctx, address):
-    """Asks for the cache line at address; never faults."""
+def _asks_for(write):
+    """An instruction that asks for the cache line at an address, to read it or to write it."""
 
-    def codegen(context, builder, signature, args):
-        pointer = builder.inttoptr(args[0], _BYTE.as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer(), _INT32, _INT32, _INT32])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [_BYTE.as_pointer()], kind)
-        read, keep, data = ir.Constant(_INT32, 0), ir.Constant(_INT32, 3), ir.Constant(_INT32, 1)
-        builder.call(function, [pointer, read, keep, data])
-        return context.get_dummy_value()
+    @intrinsic
+    def ask(typingctx, address):
+        def codegen(context, builder, signature, args):
+            ask_for(builder, args[0], 3, write)
+            return context.get_dummy_value()
 
-    return types.void(types.intp), codegen
+        return types.void(types.intp), codegen
+
+    return ask
+
+
+_ask_to_read, _ask_to_write = _asks_for(0), _asks_for(1)
 
 
 @intrinsic
@@ -83,6 +86,7 @@ _sched_getcpu = types.ExternalFunction("sched_getcpu", types.intc())
 _SPINS = 4000  # about 2 microseconds
 _PATIENCE = _SPINS + 10_000  # about 100 more, because each of these also looks where the others are
 _NAP = 10  # microseconds, to which the system adds about 50
+AT_ONCE = 1024  # parameters added up and moved: lines of the others' Deltas cross over while theta's are called back from the cores that have read them
 _LINE = 16  # numbers between two that different threads write: two cache lines, which are fetched together
 
 
@@ -139,13 +143,19 @@ def _prefetch_bytes(pointer, count):
     """Asks for the cache lines of `count` bytes from a pointer on."""
     address = _address(pointer)
     for offset in range(0, count, 64):
-        _prefetch(address + offset)
+        _ask_to_read(address + offset)
+
+
+def _call_back_bytes(address, count):
+    """Asks for the cache lines of `count` bytes from an address on, to write them: other cores have read them since this one wrote them last."""
+    for offset in range(0, count, 64):
+        _ask_to_write(address + offset)
 
 
 if JIT:
     _here = compiled(_here)
     barrier, give_way = compiled(_barrier), compiled(_give_way)
-    prefetch_at = compiled(_prefetch_bytes)
+    prefetch_at, call_back = compiled(_prefetch_bytes), compiled(_call_back_bytes)
 else:
 
     def barrier(memory, me, team):
@@ -157,3 +167,6 @@ else:
 
     def prefetch_at(pointer, count):
         """Without JIT there is nothing to ask for."""
+
+    def call_back(address, count):
+        """Nor here."""
