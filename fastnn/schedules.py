@@ -210,7 +210,7 @@ def scaled(learning_rate: Schedule | float, batch_size: int, *, base_batch: int,
 
     Goyal et al. 2017 (arXiv 1706.02677, page 3): when the batch is k times as large, multiply the rate by k,
     and begin with the rate of the small batch, rising to the k-fold one over the first 5 epochs. The rule is
-    for gradient descent and momentum, and for moderate k: on MNIST k = 64 does not train (README, Large batches).
+    for gradient descent and momentum, and for moderate k: on MNIST k = 64 does not train (docs/large-batches.md).
 
     Parameters
     ----------

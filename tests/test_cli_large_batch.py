@@ -91,7 +91,7 @@ def test_a_micro_batch_beside_the_default_batch(cli):  # noqa: F811
     refused(cli("train", "digits", "--backend", "numpy", "--micro-batch", 64), "--micro-batch 64 is larger than the 32 rows of a batch")
 
 
-# ---- the recipe of the README -----------------------------------------------------------------------------------------
+# ---- the recipe of docs/large-batches.md -----------------------------------------------------------------------------------------
 
 ROOT = Path(__file__).parents[1]
 
@@ -107,11 +107,11 @@ def bench_script():
 
 
 def recipe():
-    words = re.search(r"^fastnn (train mnist .*--optimizer lars.*)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE).group(1).split()
+    words = re.search(r"^fastnn (train mnist .*--optimizer lars.*)$", (ROOT / "docs" / "large-batches.md").read_text(encoding="utf-8"), re.MULTILINE).group(1).split()
     return dict(zip(words[2::2], words[3::2], strict=True))
 
 
-def test_the_command_in_the_readme_is_the_recipe_that_was_measured():
+def test_the_command_in_the_docs_is_the_recipe_that_was_measured():
     words, measured = recipe(), next(r for r in bench_script().RECIPES if r.name == "LARS")
     options = TrainOptions(
         "mnist", epochs=int(words["--epochs"]), batch_size=int(words["--batch-size"]), learning_rate=float(words["--learning-rate"]),

@@ -294,17 +294,21 @@ def test_numba_panels_with_one_output_or_one_row_train_as_blas_does(dtype, sizes
 @pytest.mark.parametrize(("sizes", "output"), [((23, 128, 256, 6), "softmax"), ((5, 130, 1), "identity"), ((7, 20, 3), "softmax")] if JIT else [((5, 128, 1), "identity")], ids=str)
 @pytest.mark.parametrize("rule", ["sgd", "momentum"])
 def test_numba_tall_tiles_train_as_blas_does(dtype, sizes, output, how, rule):
-    """More rows at a time than a gradient takes: it adds their parts up, in plain gradient descent onto the parameters themselves; widths whose rows lie a line further apart."""
+    """More rows at a time than a gradient takes: it adds their parts up, in plain gradient descent onto the parameters themselves; widths whose rows lie a line further apart.
+
+    By BLAS too, on as many threads, where each adds up and moves thousands of parameters.
+    """
     rng = np.random.default_rng(6)
     X = rng.standard_normal((610, sizes[0])).astype(dtype)
     y, cost = (rng.integers(0, sizes[-1], 610), "cross_entropy") if output == "softmax" else (rng.random((610, 1)), "squared_error")
     trained = []
-    for options in ({"threads": 1, "panels": False}, {**how, "panels": True, "chunk": how["threads"] * 230}):
+    for options in ({"threads": 1, "panels": False}, {**how, "panels": True, "chunk": how["threads"] * 230}, {**how, "panels": False}):
         net = fastnn.Network(sizes, hidden="relu", output=output, cost=cost, l2=0.3, backend=fastnn.get_backend("numba", **options), dtype=dtype, seed=2)
         history = net.fit(X, y, optimizer=rule, learning_rate=0.05, batch_size=230 * how["threads"], epochs=3)
         trained.append((net.theta, history.cost))
-    np.testing.assert_allclose(trained[1][0], trained[0][0], rtol=0, atol=500 * np.finfo(dtype).eps)
-    np.testing.assert_allclose(trained[1][1], trained[0][1], rtol=500 * np.finfo(dtype).eps)
+    for theta, costs in trained[1:]:
+        np.testing.assert_allclose(theta, trained[0][0], rtol=0, atol=500 * np.finfo(dtype).eps)
+        np.testing.assert_allclose(costs, trained[0][1], rtol=500 * np.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("rows", [512, 700, 6_000] if JIT else [512])  # plain Python takes seconds for each

@@ -46,5 +46,12 @@ def test_every_command_line_it_names_exists():
 
 
 def test_the_files_it_points_to_exist():
-    for target in re.findall(r"\]\(([\w./-]+)\)", README):
-        assert (Path(__file__).parents[1] / target).exists(), target
+    root = Path(__file__).parents[1]
+    pages = [root / "README.md", root / "bench" / "README.md", root / "bench" / "results" / "README.md", *(root / "docs").glob("*.md")]
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        for target, part in re.findall(r"\]\(([\w./-]+)(#[\w-]+)?\)", text):
+            assert (page.parent / target).exists(), (page, target)
+            if part:
+                headings = re.findall(r"^#+ (.*)$", (page.parent / target).read_text(encoding="utf-8"), re.MULTILINE)
+                assert part[1:] in [heading.lower().replace(" ", "-") for heading in headings], (page, target, part)

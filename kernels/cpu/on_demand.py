@@ -33,7 +33,7 @@ def _derivative(zero, code, slope, delta, a, n):
 
 
 def _outputs(zero, pair, code, slope, m, K, labels, wanted, by_class, h, e, nothing, sums):
-    """The shortcuts of a pair apart: these are in kernels/cpu/panel_program.py."""
+    """The shortcuts of a pair apart: these are in kernels/cpu/panel_output.py."""
     classes, values = vector_at(labels, np.int64(0), m), rows_at(wanted, zero, m, K)
     a, delta = rows_at(h, zero, m, K), rows_at(e, zero, m, K)
     activate(code, slope, a, vector_at(nothing, zero, K))

@@ -36,101 +36,17 @@ import numpy as np
 from numba.core import types
 
 from . import compiled, part, per_dtype
-from .elementary import exp
 from .gather import gather_rows
-from .on_demand import activate_at, derivative_at, outputs_at
+from .on_demand import activate_at, derivative_at
 from .operations import add, sum_of_squares, update
+from .panel_output import cost_and_delta
 from .panels import AHEAD, PANEL, RECTIFY, address, apply, dots, gradient, itemsize, rows_at, step_of, transpose, vector_at
 from .program import _share
 from .team import AT_ONCE, barrier, call_back
 
-__all__ = ["TALL", "cost_and_delta", "panel_program", "signature", "squares"]
+__all__ = ["TALL", "panel_program", "signature", "squares"]
 
 TALL, EVEN = 96, 4  # rows of a gradient at a time: their deltas of one panel and a line of each row's inputs fill the first-level cache; in multiples of these
-
-
-def _softmax_cross_entropy(z, K, labels, delta):
-    """Overwrites delta (m, P) with softmax(z) - y, zero in the padding, and z with scratch. Returns (cost sum, rows that are right)."""
-    m, P = z.shape
-    zero, one = z.dtype.type(0), z.dtype.type(1)
-    nothing = z.dtype.type(-np.inf)
-    cost, product, right = 0.0, 1.0, 0
-    for i in range(m):
-        row = z[i]
-        label = labels[i]
-        top = row[0]
-        for j in range(1, K):
-            top = row[j] if row[j] > top else top
-        if row[label] == top:
-            first = True
-            for j in range(label):
-                first = first and row[j] != top
-            right += int(first)
-        cost += np.float64(top) - np.float64(row[label])
-        for j in range(K):
-            row[j] -= top
-        for j in range(K, P):
-            row[j] = nothing
-    flat, e = z.ravel(), delta.ravel()
-    for p in range(m * P):
-        e[p] = exp(flat[p])
-    for i in range(m):
-        row = delta[i]
-        total = zero
-        for j in range(P):
-            total += row[j]
-        share = one / total
-        for j in range(P):
-            row[j] *= share
-        row[labels[i]] -= one
-        # log of a product is one logarithm for many rows; each factor lies in 1..K, or is NaN
-        product *= np.float64(total)
-        if product > 1e200:
-            cost += np.log(product)
-            product = 1.0
-    return cost + np.log(product), right
-
-
-_softmax_cross_entropy = compiled(_softmax_cross_entropy)
-
-
-def cost_and_delta(panels, pair, code, slope, z, K, mine, classes, values, by_class, labels, wanted, h, e, zeros, sums, delta):
-    """Overwrites delta (m, P) with the output layer's from z (m, at least K). Returns (cost sum, rows that are right).
-
-    The padding of delta must be zero before and is then: rows of a vector's length are multiplied whole.
-    """
-    m = z.shape[0]
-    cost, right = 0.0, 0
-    if by_class:
-        for i in range(m):
-            labels[i] = classes[mine[i]]
-    if pair == 0 and by_class:
-        cost, right = _softmax_cross_entropy(z, K, labels, delta)
-    elif pair == 2 and code == 0 and not by_class:  # squared error of z itself
-        for i in range(m):
-            for j in range(K):
-                y = values[mine[i], j]
-                delta[i, j] = z[i, j] - y
-                error = np.float64(z[i, j]) - np.float64(y)
-                cost += error * error / 2
-    else:
-        if not by_class:
-            for i in range(m):
-                for j in range(K):
-                    wanted[i, j] = values[mine[i], j]
-        for i in range(m):
-            for j in range(K):
-                h[i, j] = z[i, j]
-                e[i, j] = z[i, j]
-        outputs_at(panels, slope, pair, code, slope, m, K, address(labels), address(wanted), by_class, address(h), address(e), address(zeros), address(sums))
-        cost, right = sums[0], int(sums[1])
-        for i in range(m):
-            for j in range(K):
-                delta[i, j] = e[i, j]
-    return cost, right
-
-
-cost_and_delta = part(cost_and_delta)
 
 
 def _through(
@@ -222,6 +138,42 @@ def _side_by_side(zero, d, step, m, width, room):
 
 
 _side_by_side = part(_side_by_side)
+
+
+def _move(me, team, sliced, zero, m, rule, hyper, t, l2, sizes, widths, blocks, theta, all_grads, grad_step, state1, state2):
+    """Adds up the Deltas of all threads, if sliced, and moves theta, for this thread's share of every layer's inputs. Returns the L2 cost of these weights for m rows.
+
+    Addresses: theta, all_grads, whose rows are grad_step bytes long.
+    """
+    cost, size = 0.0, itemsize(zero)
+    for layer in range(widths.size):
+        P, depth = widths[layer], sizes[layer]
+        k, k_end = _share(depth, me, team)
+        if l2 != 0:
+            cost += m * l2 / 2 * squares(zero, theta + blocks[layer] * size, P, depth, k, k_end)
+        for column in range(0, P, PANEL // size):
+            across = min(PANEL // size, P - column)
+            panel = blocks[layer] + column * (depth + 1)
+            for biases in range(2):  # weights, which decay; then, by one thread, biases, which do not
+                if biases:
+                    begin, count = (panel + depth * across) * size, across if me == team - 1 else 0
+                else:
+                    begin, count = (panel + k * across) * size, (k_end - k) * across
+                for at in range(begin, begin + count * size, AT_ONCE * size):
+                    n = min(AT_ONCE, count - (at - begin) // size)
+                    own_grad = vector_at(all_grads + at, zero, n)
+                    if team > 1:
+                        call_back(theta + at, n * size)
+                    if sliced:
+                        for other in range(1, team):
+                            add(vector_at(all_grads + other * grad_step + at, zero, n), own_grad)
+                    own1 = vector_at(address(state1) + at, zero, n if state1.size else 0)
+                    own2 = vector_at(address(state2) + at, zero, n if state2.size else 0)
+                    update(rule, hyper, t, vector_at(theta + at, zero, n), own_grad, own1, own2, 1 / m, 0.0 if biases else l2)
+    return cost
+
+
+_move = part(_move)
 
 
 def _worker(
@@ -344,30 +296,7 @@ def _worker(
         if sliced and team > 1:
             barrier(meeting, me, team)
         if not direct:
-            for layer in range(layers):
-                P, depth = widths[layer], sizes[layer]
-                k, k_end = _share(depth, me, team)
-                if l2 != 0:
-                    cost += m * l2 / 2 * squares(zero, theta + blocks[layer] * size, P, depth, k, k_end)
-                for column in range(0, P, PANEL // size):
-                    across = min(PANEL // size, P - column)
-                    panel = blocks[layer] + column * (depth + 1)
-                    for biases in range(2):  # weights, which decay; then, by one thread, biases, which do not
-                        if biases:
-                            begin_at, count = (panel + depth * across) * size, across if me == team - 1 else 0
-                        else:
-                            begin_at, count = (panel + k * across) * size, (k_end - k) * across
-                        for i in range(begin_at, begin_at + count * size, AT_ONCE * size):
-                            n = min(AT_ONCE, count - (i - begin_at) // size)
-                            own_grad = vector_at(all_grads + i, zero, n)
-                            if team > 1:
-                                call_back(theta + i, n * size)
-                            if sliced:
-                                for other in range(1, team):
-                                    add(vector_at(all_grads + other * grad_step + i, zero, n), own_grad)
-                            own1 = vector_at(address(state1) + i, zero, n if state1.size else 0)
-                            own2 = vector_at(address(state2) + i, zero, n if state2.size else 0)
-                            update(rule, hyper, t, vector_at(theta + i, zero, n), own_grad, own1, own2, 1 / m, 0.0 if biases else l2)
+            cost += _move(me, team, sliced, zero, m, rule, hyper, t, l2, sizes, widths, blocks, theta, all_grads, grad_step, state1, state2)
         if team > 1:
             barrier(meeting, me, team)
     costs[16 * me] = cost

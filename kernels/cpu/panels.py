@@ -121,17 +121,18 @@ if JIT:
             q = min(MOST, vectors - v)
             panel = M + v * M_rows * VECTOR
             bias = nothing if nothing != 0 else panel + depth * q * VECTOR
-            # What comes after a panel is the next panel, or the next layer's first: a share of it is asked for by every tile.
+            # Large tiles ask for a share each of as many bytes after the panel: the next panel, and after the last, on the way forward, the next layer's first.
             panel_bytes, groups = M_rows * q * VECTOR, depth // INPUTS
             later = panel + panel_bytes
             tiles = (m + code.ROWS[q - 1] - 1) // code.ROWS[q - 1]
-            lines = min(LINES, -(-panel_bytes // (FETCH * tiles * groups))) if far and groups > 0 else 0
+            share = min(LINES, -(-panel_bytes // (FETCH * max(1, tiles * groups)))) if far else 0
             i = 0
             while i < m:
                 rows = _rows_of(m, q, m - i)
                 here = places + 8 * i
                 coming = here + 8 * ahead if v == 0 and ahead > 0 and i + ahead < listed else 0
                 at = i * out_step * size + v * VECTOR
+                lines = share if later < panel + 2 * panel_bytes else 0
                 apply_tile(_tile_of(rows, q), zero, x, here, coming, panel, depth, bias, out + at, out_step, gate + at if gate > RECTIFY else gate, later, lines)
                 later += lines * groups * FETCH
                 i += rows
@@ -320,7 +321,7 @@ _kept: dict[str, list] = {}  # the compiled kernels: their code must not be free
 
 
 def kernels(dtype):
-    """`panels` of this dtype: the addresses of the three, compiled once and called like C, so that no program that uses them compiles them again."""
+    """`panels` of this dtype: the addresses of the four, compiled once and called like C, so that no program that uses them compiles them again."""
     name = np.dtype(dtype).name
     if not JIT:
         return np.zeros(4, np.int64)

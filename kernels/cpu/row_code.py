@@ -1,6 +1,6 @@
 """LLVM instructions for steps of one row (kernels/cpu/row_program.py): a matrix is read and written once per step.
 
-Conventions as in kernels/cpu/panel_code.py. Parameters of a step of one row are used for two or three products and
+Conventions as in kernels/cpu/vectors.py. Parameters of a step of one row are used for two or three products and
 a change, and what these cost is reading them; so each tile does with a vector of parameters all that there is to do.
 """
 

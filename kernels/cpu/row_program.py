@@ -15,7 +15,8 @@ from . import JIT, compiled, per_dtype
 from .gather import gather_rows
 from .on_demand import activate_at, derivative_at
 from .panel_code import MOST
-from .panel_program import cost_and_delta, signature, squares
+from .panel_output import cost_and_delta
+from .panel_program import signature, squares
 from .panels import PANEL, address, apply, itemsize, padded, panels_of, rows_at, vector_at
 from .row_code import back_tile, onward_tile
 from .vectors import VECTOR

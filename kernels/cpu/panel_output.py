@@ -1,0 +1,96 @@
+"""Cost and delta of the output layer, for the programs on panels: the pairs that matter most in place, the others by address."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import compiled, part
+from .elementary import exp
+from .on_demand import outputs_at
+from .panels import address
+
+__all__ = ["cost_and_delta"]
+
+
+def _softmax_cross_entropy(z, K, labels, delta):
+    """Overwrites delta (m, P) with softmax(z) - y, zero in the padding, and z with scratch. Returns (cost sum, rows that are right)."""
+    m, P = z.shape
+    zero, one = z.dtype.type(0), z.dtype.type(1)
+    nothing = z.dtype.type(-np.inf)
+    cost, product, right = 0.0, 1.0, 0
+    for i in range(m):
+        row = z[i]
+        label = labels[i]
+        top = row[0]
+        for j in range(1, K):
+            top = row[j] if row[j] > top else top
+        if row[label] == top:
+            first = True
+            for j in range(label):
+                first = first and row[j] != top
+            right += int(first)
+        cost += np.float64(top) - np.float64(row[label])
+        for j in range(K):
+            row[j] -= top
+        for j in range(K, P):
+            row[j] = nothing
+    flat, e = z.ravel(), delta.ravel()
+    for p in range(m * P):
+        e[p] = exp(flat[p])
+    for i in range(m):
+        row = delta[i]
+        total = zero
+        for j in range(P):
+            total += row[j]
+        share = one / total
+        for j in range(P):
+            row[j] *= share
+        row[labels[i]] -= one
+        # log of a product is one logarithm for many rows; each factor lies in 1..K, or is NaN
+        product *= np.float64(total)
+        if product > 1e200:
+            cost += np.log(product)
+            product = 1.0
+    return cost + np.log(product), right
+
+
+_softmax_cross_entropy = compiled(_softmax_cross_entropy)
+
+
+def cost_and_delta(panels, pair, code, slope, z, K, mine, classes, values, by_class, labels, wanted, h, e, zeros, sums, delta):
+    """Overwrites delta (m, P) with the output layer's from z (m, at least K). Returns (cost sum, rows that are right).
+
+    The padding of delta must be zero before and is then: rows of a vector's length are multiplied whole.
+    """
+    m = z.shape[0]
+    cost, right = 0.0, 0
+    if by_class:
+        for i in range(m):
+            labels[i] = classes[mine[i]]
+    if pair == 0 and by_class:
+        cost, right = _softmax_cross_entropy(z, K, labels, delta)
+    elif pair == 2 and code == 0 and not by_class:  # squared error of z itself
+        for i in range(m):
+            for j in range(K):
+                y = values[mine[i], j]
+                delta[i, j] = z[i, j] - y
+                error = np.float64(z[i, j]) - np.float64(y)
+                cost += error * error / 2
+    else:
+        if not by_class:
+            for i in range(m):
+                for j in range(K):
+                    wanted[i, j] = values[mine[i], j]
+        for i in range(m):
+            for j in range(K):
+                h[i, j] = z[i, j]
+                e[i, j] = z[i, j]
+        outputs_at(panels, slope, pair, code, slope, m, K, address(labels), address(wanted), by_class, address(h), address(e), address(zeros), address(sums))
+        cost, right = sums[0], int(sums[1])
+        for i in range(m):
+            for j in range(K):
+                delta[i, j] = e[i, j]
+    return cost, right
+
+
+cost_and_delta = part(cost_and_delta)
