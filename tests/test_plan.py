@@ -111,6 +111,10 @@ def engine_that_notes_its_programs(monkeypatch):
         (Problem((784, 1024, 1024, 10), 8, 4), True),
         (Problem((784, 1024, 1024, 10), 128, 4), True),
         (Problem((784, 1024, 1024, 10), 128, 4, mkl=True), True),  # 7.1 MiB
+        (Problem((784, 1024, 1024, 10), 128, 4, mkl=True, vectors=3), True),
+        (Problem((784, 1024, 1024, 10), 512, 4, mkl=True), True),
+        (Problem((784, 1024, 1024, 10), 512, 4, mkl=True, vectors=3), False),  # packing three vectors for 0.2 seconds costs what the products gain
+        (Problem((784, 1024, 1024, 10), 2048, 4, mkl=True), False),
         (Problem((784, 1536, 1536, 10), 512, 4, mkl=True), False),  # 13.7 MiB of parameters are far from the cache, and MKL reads them seldom
         (Problem((784, 1536, 1536, 10), 1, 4, mkl=True), True),
         (Problem((784, 1024, 1024, 10), 1, 4, mkl=True), True),

@@ -17,6 +17,7 @@ __all__ = ["Plan", "Problem", "Wishes", "choose_plan", "explain_plan", "possible
 # upper layers for the panels, and parameters crossing between cores. More than two cores are extrapolation.
 PANELS_FLOPS, BLAS_FLOPS = 1.8e11, 1.1e11
 SCIPY_FLOPS, SCIPY_ROWS = 0.6e11, 128  # with fewer rows than these SciPy's BLAS is that slow, and MKL is not
+MKL_FAR_FLOPS = 1.8e11  # of MKL, with parameters beyond the cache, whose layers are wide
 CALL_SECONDS, TURN_SECONDS = 0.5e-6, 0.35e-9
 MEETING_SECONDS = 6.5e-6
 BYTES_PER_SECOND = 1.4e10
@@ -26,7 +27,7 @@ PANELS_SLICES_UP_TO, BLAS_SLICES_UP_TO = 0.4, 0.75  # parameters per number of t
 # in the cache and beyond. A run takes an epoch, or what fits in a slice of `fit`.
 TEAM_SECONDS, VECTOR_SECONDS, NUMBER_SECONDS, FAR_NUMBER_SECONDS = 150e-6, 25e-6, 1.2e-9, 2.2e-9
 SLICE_SECONDS = 0.2  # as in fastnn.training, which is not imported for a number
-# Panels are fastest while the parameters stay in a core's cache, and pay further away too: up to the second limit beside MKL (from
+# Panels are fastest while the parameters stay in a core's cache, and are weighed against BLAS further away too: up to the second limit beside MKL (from
 # there to the third, either is the faster by up to 5 %), up to the third beside SciPy's BLAS, or for one row.
 PANELS_BYTES, PANELS_BYTES_MKL, PANELS_BYTES_FAR = 3 << 20, 10 << 20, 16 << 20
 # Rows of a tile: with more, the deltas of a panel leave the first-level cache, or the data of the next tile push out what is needed before.
@@ -161,7 +162,9 @@ class Problem:
     @property
     def blas_flops(self) -> float:
         """A second, of the BLAS that there is, on one core."""
-        return SCIPY_FLOPS if self.batch < SCIPY_ROWS and not self.mkl else BLAS_FLOPS
+        if self.mkl:
+            return BLAS_FLOPS if self.stays_in_cache else MKL_FAR_FLOPS
+        return SCIPY_FLOPS if self.batch < SCIPY_ROWS else BLAS_FLOPS
 
     def seconds(self, team: int, sliced: bool, panels: bool) -> float:
         """Of one step, by the model."""
