@@ -19,7 +19,7 @@ from .base import Backend, Program
 __all__ = ["AUTO_GPU_PARAMETERS", "Backend", "Program", "available_backends", "choose_backend", "get_backend"]
 
 # Below this many parameters a step is bound by kernel launches, and a CPU finishes first. From
-# public reports (small nets slower on a GPU), not from a measurement of fastnn; see docs/gpu.md.
+# public reports (small nets slower on a GPU), not from a measurement of fastnn; see README.
 AUTO_GPU_PARAMETERS = 1_000_000
 
 
