@@ -35,8 +35,8 @@ from fastnn.bench.environment import describe
 from fastnn.kernels.cpu import compiled
 from fastnn.kernels.cpu.elementary import wide_vectors
 from fastnn.kernels.cpu.operations import add, update
-from fastnn.kernels.cpu.panel_program import TALL
-from fastnn.kernels.cpu.panels import AHEAD, address, apply, gradient, itemsize, kernels, padded, spaced, transpose, vector_at
+from fastnn.kernels.cpu.panel_parts import TALL
+from fastnn.kernels.cpu.panels import AHEAD, address, apply, gradient, itemsize, kernels, padded, spaced, step_of, transpose, vector_at
 from fastnn.kernels.cpu.team import AT_ONCE, barrier, call_back, new_barrier
 
 SIZES_KB = (16, 128, 512, 1024, 2048, 4096, 16384)
@@ -116,7 +116,7 @@ def meeting(count: int, rounds: int) -> float:
 @numba.njit(nogil=True)
 def _apply(panels, zero, x, places, m, M, width, depth, out, repetitions):
     for _ in range(repetitions):
-        apply(panels, zero, address(x), address(places), m, 0, m, address(M), depth + 1, width, depth, 0, address(out), 0)
+        apply(panels, zero, address(x), address(places), m, 0, m, address(M), depth + 1, width, 0, depth, 0, address(out), step_of(width, itemsize(zero)), 0)
 
 
 @numba.njit(nogil=True)
@@ -128,7 +128,7 @@ def _gradient(panels, zero, x, places, m, d, M, width, depth, repetitions):
 @numba.njit(nogil=True)
 def _transpose(panels, zero, M, width, depth, nothing, T, T_width, repetitions):
     for _ in range(repetitions):
-        transpose(panels, zero, address(M), depth + 1, width, depth, address(nothing), address(T), T_width)
+        transpose(panels, zero, address(M), depth + 1, width, 0, depth, address(nothing), address(T), T_width)
 
 
 def products(sizes: list[int], rows: int, rounds: int) -> float:

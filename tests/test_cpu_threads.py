@@ -83,7 +83,8 @@ def test_runs_under_way_in_other_threads_share_the_cores():
     ("sizes", "batch", "threads", "sliced"),
     [
         ((4, 3, 2), 1, 1, True),  # a tiny step does not pay for a second thread
-        ((784, 16, 16, 10), 32, 1, True),
+        ((784, 16, 16, 10), 8, 1, True),
+        ((784, 16, 16, 10), 32, 2, False),
         ((784, 16, 16, 10), 512, 2, True),
         ((784, 300, 100, 10), 32, 2, False),
         ((784, 300, 100, 10), 2048, 2, True),
@@ -108,6 +109,8 @@ def test_many_cores_are_used_only_as_far_as_they_pay():
 
 def test_plans_say_what_they_are():
     assert str(Plan(2, 64)) == "2 threads, 64 rows at a time, products by BLAS"
+    assert str(Plan(2, 64, panels=True, split=1)) == "2 threads, sharing the weights of the first layer, 64 rows at a time, products in panels"
+    assert str(Plan(3, 64, panels=True, split=2)) == "3 threads, sharing the weights of the first 2 layers, 64 rows at a time, products in panels"
     assert str(Plan(2, 64, sliced=True, panels=True)) == "2 threads, each with a slice of the batch, 32 rows at a time, products in panels"
 
 
@@ -121,14 +124,18 @@ def _train(plan, *, optimizer, dtype, l2=0.0):
     return net.theta, history
 
 
-PANELS = [(1, 100), (1, 32, True), (2, 100), (2, 33), (3, 100), (2, 100, True), (3, 30, True)]
+PANELS = [
+    Plan(1, 100, False, True),
+    Plan(1, 32, True, True),
+    Plan(2, 100, True, True),
+    Plan(3, 30, True, True),
+    *(Plan(team, rows, False, True, 1) for team, rows in ((2, 100), (2, 33), (3, 100))),
+]
 
 
 @pytest.mark.skipif(not JIT, reason="without JIT a team has one thread")
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
-@pytest.mark.parametrize(
-    "plan", [Plan(2, 100), Plan(3, 100), Plan(1, 32), Plan(2, 32), Plan(1, 32, True), Plan(2, 100, True), Plan(3, 30, True)] + [Plan(*how, panels=True) for how in PANELS], ids=str
-)
+@pytest.mark.parametrize("plan", [Plan(2, 100), Plan(3, 100), Plan(1, 32), Plan(2, 32), Plan(1, 32, True), Plan(2, 100, True), Plan(3, 30, True), *PANELS], ids=str)
 def test_threads_and_chunks_change_nothing_but_the_last_bits(plan, optimizer, dtype):
     alone, history = _train(Plan(1, 100), optimizer=optimizer, dtype=dtype, l2=0.5)
     theta, other = _train(plan, optimizer=optimizer, dtype=dtype, l2=0.5)

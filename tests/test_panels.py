@@ -1,6 +1,5 @@
 """The products in panels (kernels/cpu/panels.py) against float64 and long double, for every tile and tail; and packing parameters for them."""
 
-import ctypes
 import gc
 import subprocess
 import sys
@@ -10,77 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from panel_tools import EXAMPLES, EXTRA, SIZES, UNTOUCHED, bound, call, packed, rows_anywhere, rows_of, step_of, unpacked
 from tolerances import assert_close
 
 import fastnn
 import fastnn.kernels.cpu as kernels_cpu
-from fastnn.backends.host import aligned
 from fastnn.backends.numba_panels import _Panels
 from fastnn.kernels.cpu import JIT, panels
-
-EXTRA = panels.AHEAD
-UNTOUCHED = 12345.0
-EXAMPLES = 60 if JIT else 20
-SIZES = st.one_of(st.integers(1, 40), st.sampled_from([63, 64, 65, 100, 127, 128, 129, 200]))
-
-
-def call(which, dtype, *arguments):
-    """One of the four by its address, as C; without JIT the Python function."""
-    zero = np.dtype(dtype).type(0)
-    numbers = [int(x.ctypes.data) if isinstance(x, np.ndarray) else x for x in arguments]
-    if not JIT:
-        with np.errstate(all="ignore"):  # as compiled code, which does not warn
-            return (panels._apply, panels._gradient, panels._transpose, panels._dots)[which](zero, *numbers)
-    real = ctypes.c_float if dtype == "float32" else ctypes.c_double
-    kinds = [real, *([ctypes.c_int64] * (12, 11, 7, 7)[which]), *([real, real] if which == 1 else [])]
-    return ctypes.CFUNCTYPE(None, *kinds)(int(panels.kernels(dtype)[which]))(0.0, *numbers)
-
-
-def packed(matrix, dtype):
-    """A matrix (depth, n) in panels, flat, padded with zeros; its padded width."""
-    depth, n = matrix.shape
-    width = panels.padded(n, dtype)
-    whole = np.zeros((depth, width), dtype)
-    whole[:, :n] = matrix
-    flat = aligned((depth * width,), dtype)
-    flat[...] = np.concatenate([whole[:, columns].ravel() for columns in panels.panels_of(width, dtype)])
-    return flat, width
-
-
-def unpacked(flat, depth, width, dtype):
-    parts, first = [], 0
-    for columns in panels.panels_of(width, dtype):
-        across = columns.stop - columns.start
-        parts.append(flat[first : first + depth * across].reshape(depth, across))
-        first += depth * across
-    return np.concatenate(parts, axis=1)
-
-
-def rows_of(rows, width, dtype):
-    """(rows, width), which lie as far apart as those of activations do; and all of their memory."""
-    memory = aligned((rows, panels.spaced(width, np.dtype(dtype).itemsize)), dtype)
-    memory[...] = UNTOUCHED
-    return memory[:, :width], memory
-
-
-def numbers(rng, shape, dtype):
-    x = aligned(shape, dtype)
-    x[...] = rng.standard_normal(shape)
-    return x
-
-
-def rows_anywhere(rng, m, depth, dtype):
-    """(data, places, rows): m rows of a table in an order of their own, with places for the rows that a tile may add."""
-    table = numbers(rng, (m + 3, depth), dtype)
-    chosen = rng.permutation(m + 3)[:m]
-    places = np.concatenate([chosen, np.full(3 * EXTRA + m, chosen[-1])]).astype(np.int64) * depth
-    return table, places, table[chosen]
-
-
-def bound(dtype, a, b):
-    """Of a product of so many terms: eps for each, times the product of absolute values."""
-    terms = a.shape[1] + 2
-    return terms * np.finfo(dtype).eps * (np.abs(a).astype(np.longdouble) @ np.abs(b).astype(np.longdouble)) + np.finfo(dtype).tiny
 
 
 @settings(deadline=None, max_examples=EXAMPLES)
@@ -91,7 +26,7 @@ def test_numba_apply_against_long_double(m, depth, n, dtype, ahead, seed):
     matrix = rng.standard_normal((depth + 1, n)).astype(dtype)  # the last row: biases
     M, width = packed(matrix, dtype)
     out, memory = rows_of(m + EXTRA + 2, width, dtype)
-    call(0, dtype, data, places, m, ahead, m + ahead, M, depth + 1, width, depth, 0, out, 0)
+    call(0, dtype, data, places, m, ahead, m + ahead, M, depth + 1, width, 0, depth, 0, out, step_of(out), 0)
     with_one = np.concatenate([x, np.ones((m, 1), dtype)], axis=1)
     expected = with_one.astype(np.longdouble) @ matrix.astype(np.longdouble)
     assert_close(out[:m, :n], expected, bound(dtype, with_one, matrix), what="apply")
@@ -100,7 +35,7 @@ def test_numba_apply_against_long_double(m, depth, n, dtype, ahead, seed):
     np.testing.assert_array_equal(memory[:, width:], UNTOUCHED)
     again, _ = rows_of(m + EXTRA + 2, width, dtype)
     nothing = np.zeros(width, dtype)
-    call(0, dtype, data, places, m, 0, m, M, depth + 1, width, depth, nothing, again, 0)
+    call(0, dtype, data, places, m, 0, m, M, depth + 1, width, 0, depth, nothing, again, step_of(again), 0)
     assert_close(again[:m, :n], x.astype(np.longdouble) @ matrix[:-1].astype(np.longdouble), bound(dtype, x, matrix[:-1]), what="apply without biases")
 
 
@@ -116,7 +51,7 @@ def test_numba_apply_with_the_relu_and_with_its_derivative(m, depth, n, dtype, s
     a[...] = np.maximum(rng.standard_normal(a.shape), 0)
     a[0, n - 1] = np.nan
     for out, gate in ((plain, 0), (relu, panels.RECTIFY), (gated, a)):
-        call(0, dtype, data, places, m, 0, m, M, depth + 1, width, depth, 0, out, gate)
+        call(0, dtype, data, places, m, 0, m, M, depth + 1, width, 0, depth, 0, out, step_of(out), gate)
     np.testing.assert_array_equal(relu[:m], np.where(plain[:m] < 0, 0, plain[:m]))
     expected = plain[:m] * np.where(a[:m] > 0, np.ones_like(a[:m]), a[:m])
     np.testing.assert_array_equal(gated[:m], expected)
@@ -178,7 +113,7 @@ def test_numba_products_of_matrices_beyond_the_cache(m, depth, n):
     matrix, d = rng.standard_normal((depth + 1, n)).astype(np.float32), rng.standard_normal((m, n)).astype(np.float32)
     M, width = packed(matrix, "float32")
     out, _ = rows_of(m + EXTRA, width, "float32")
-    call(0, "float32", data, places, m, 0, m, M, depth + 1, width, depth, 0, out, 0)
+    call(0, "float32", data, places, m, 0, m, M, depth + 1, width, 0, depth, 0, out, step_of(out), 0)
     with_one = np.concatenate([x, np.ones((m, 1), np.float32)], axis=1)
     assert_close(out[:m, :n], with_one.astype(np.longdouble) @ matrix.astype(np.longdouble), bound(np.float32, with_one, matrix), what="apply")
     call(1, "float32", data, places, m, places, 0, packed(d, "float32")[0], M, depth + 1, width, 0, depth, 1.0, 0.0)
@@ -194,7 +129,7 @@ def test_numba_transpose_is_exact_and_its_padding_zero(depth, n, dtype):
     M, width = packed(matrix, dtype)
     T_width = panels.padded(depth, dtype)
     T = np.full(width * T_width, np.nan, dtype)
-    call(2, dtype, M, depth + 1, width, depth, np.zeros(64, dtype), T, T_width)
+    call(2, dtype, M, depth + 1, width, 0, depth, np.zeros(64, dtype), T, T_width)
     whole = unpacked(T, width, T_width, dtype)
     np.testing.assert_array_equal(whole[:n, :depth], matrix[:-1].T)
     np.testing.assert_array_equal(whole[:, depth:], 0)
@@ -206,7 +141,7 @@ def test_numba_apply_carries_nan_and_infinity(dtype, bad):
     x[3, 7] = bad
     M, width = packed(np.ones((21, 33), dtype), dtype)
     out, _ = rows_of(5 + EXTRA, width, dtype)
-    call(0, dtype, x, np.array([0, 20, 40, 60, 80, *[80] * 24]), 5, 0, 5, M, 21, width, 20, 0, out, 0)
+    call(0, dtype, x, np.array([0, 20, 40, 60, 80, *[80] * 24]), 5, 0, 5, M, 21, width, 0, 20, 0, out, step_of(out), 0)
     np.testing.assert_array_equal(out[3, :33], bad)
     np.testing.assert_array_equal(out[[0, 1, 2, 4], :33], 21)
 
@@ -218,10 +153,10 @@ def test_numba_rows_do_not_depend_on_the_rows_beside_them(dtype, n):
     data, places, _ = rows_anywhere(rng, 37, 90, dtype)
     M, width = packed(rng.standard_normal((91, n)).astype(dtype), dtype)
     whole, _ = rows_of(37 + EXTRA, width, dtype)
-    call(0, dtype, data, places, 37, 0, 37, M, 91, width, 90, 0, whole, 0)
+    call(0, dtype, data, places, 37, 0, 37, M, 91, width, 0, 90, 0, whole, step_of(whole), 0)
     for first, stop in [(5, 37), *((37 - m, 37) for m in range(2, 20))]:
         part, _ = rows_of(stop - first + EXTRA, width, dtype)
-        call(0, dtype, data, places[first:].copy(), stop - first, 0, stop - first, M, 91, width, 90, 0, part, 0)
+        call(0, dtype, data, places[first:].copy(), stop - first, 0, stop - first, M, 91, width, 0, 90, 0, part, step_of(part), 0)
         np.testing.assert_array_equal(part[: stop - first], whole[first:stop])
 
 

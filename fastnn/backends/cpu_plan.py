@@ -19,10 +19,13 @@ PANELS_FLOPS, BLAS_FLOPS = 1.8e11, 1.1e11
 SCIPY_FLOPS, SCIPY_ROWS = 0.6e11, 128  # with fewer rows than these SciPy's BLAS is that slow, and MKL is not
 MKL_FAR_FLOPS = 1.8e11  # of MKL, with parameters beyond the cache, whose layers are wide
 CALL_SECONDS, TURN_SECONDS = 0.5e-6, 0.35e-9
-MEETING_SECONDS = 6.5e-6
+MEETING_SECONDS = 4.5e-6
 BYTES_PER_SECOND = 1.4e10
+# Where weights are shared: two meetings for each layer and tile of rows, each sum or delta that crosses, written, read and added up, and each row, of which every thread reads a part.
+SPLIT_SECONDS, SPLIT_NUMBER_SECONDS, SPLIT_ROW_SECONDS = 4e-6, 1e-9, 0.06e-6
+SPLIT_INPUTS = 32  # of the widest lower layer, for each thread: with fewer, its sums cost more to begin and to add up than to make
 PANELS_PASSES, BLAS_PASSES = 1.3, 3.0  # over parameters that do not stay in a core's cache, at that speed
-PANELS_SLICES_UP_TO, BLAS_SLICES_UP_TO = 0.4, 0.75  # parameters per number of the batch's rows
+BLAS_SLICES_UP_TO = 0.75  # parameters per number of the batch's rows
 # What a run of steps costs besides them: to call a team, and, for panels, to pack and unpack each vector and each of its numbers,
 # in the cache and beyond. A run takes an epoch, or what fits in a slice of `fit`.
 TEAM_SECONDS, VECTOR_SECONDS, NUMBER_SECONDS, FAR_NUMBER_SECONDS = 150e-6, 25e-6, 1.2e-9, 2.2e-9
@@ -38,20 +41,24 @@ PANELS_ROWS, PANELS_FAR_ROWS, PANELS_SHORT_ROWS, SHORT_ROW_BYTES, TILE_MULTIPLE 
 NARROW_PARAMETERS, NARROW_BYTES, WIDE_BYTES = 60_000, 1 << 18, 3 << 20
 
 
-def slices_up_to(panels: bool) -> float:
-    """Parameters per number of the batch's rows up to which slices of the batch pay."""
-    return PANELS_SLICES_UP_TO if panels else BLAS_SLICES_UP_TO
-
-
 @dataclass(frozen=True)
 class Plan:
-    """How a step is computed: threads of the team, rows of the batch in the workspace at a time, how they are shared, and by which
-    program: fastnn's own products on parameters packed in panels (kernels/cpu/panel_program.py), or BLAS (kernels/cpu/program.py)."""
+    """How a step is computed.
+
+    Attributes
+    ----------
+    threads : of the team
+    chunk : rows of the batch in the workspace at a time, of all threads
+    sliced : whether each thread takes a slice of the batch through all layers
+    panels : by fastnn's own products on parameters packed in panels (kernels/cpu/panel_program.py), or by BLAS (kernels/cpu/program.py)
+    split : lower layers whose weights a team shares that does not take slices, on panels (kernels/cpu/split_program.py)
+    """
 
     threads: int
     chunk: int
     sliced: bool = False
     panels: bool = False
+    split: int = 0
 
     def with_rows_at_most(self, rows: int) -> Plan:
         """The same with no more than so many rows in the workspace at a time."""
@@ -62,6 +69,8 @@ class Plan:
 
     def __str__(self) -> str:
         how = f", each with a slice of the batch, {self.chunk // self.threads} rows at a time" if self.sliced and self.threads > 1 else f", {self.chunk} rows at a time"
+        if self.split:
+            how = f", sharing the weights of the first {f'{self.split} layers' if self.split > 1 else 'layer'}{how}"
         return f"{self.threads} thread{'s' if self.threads > 1 else ''}{how}, products {'in panels' if self.panels else 'by BLAS'}"
 
 
@@ -76,7 +85,8 @@ class Wishes:
     chunk : int
         Rows in the workspace at a time, of all threads together, at most.
     sliced : bool
-        Whether each thread takes a slice of the batch through all layers, or all share every chunk of rows.
+        Whether each thread takes a slice of the batch through all layers, or all work on the same rows: on panels each with its share of
+        the lower layers' weights (networks without a hidden layer have no such form and take slices), by BLAS each with its share of the units.
     panels : bool
         Whether products are computed by fastnn's own kernels on packed parameters, or by BLAS. Rules with a rate for each
         layer (LARS, LAMB) are computed by BLAS in any case.
@@ -146,9 +156,32 @@ class Problem:
         """Numbers of a row in the workspace: inputs, activations and deltas."""
         return self.sizes[0] + 2 * sum(self.sizes[1:])
 
-    def slices_pay(self, panels: bool) -> bool:
-        """Slices move every Delta between cores, sharing moves the rows and what became of them."""
-        return self.parameters <= slices_up_to(panels) * self.batch * self.per_row
+    @property
+    def slices_pay(self) -> bool:
+        """With BLAS slices move every Delta between cores, sharing moves the rows and what became of them."""
+        return self.parameters <= BLAS_SLICES_UP_TO * self.batch * self.per_row
+
+    def split_seconds(self, team: int, lower: int) -> float:
+        """Of what a team does besides its products when it shares the weights of so many lower layers."""
+        sizes, moving = self.sizes, self.itemsize / BYTES_PER_SECOND
+        below = sum(sizes[1 : lower + 1])  # sums, and deltas, of a row that cross
+        above = sum(n_out * (n_in + 1) for n_in, n_out in itertools.pairwise(sizes[lower:]))
+        turned = sum(n_out * n_in for n_in, n_out in itertools.pairwise(sizes[1 : lower + 1])) / team + sum(n_out * n_in for n_in, n_out in itertools.pairwise(sizes[lower:]))
+        tiles = -(-self.batch // (team * self.tile(True)))
+        crossing = 2 * (team - 1) / team * (self.batch * below * SPLIT_NUMBER_SECONDS * self.itemsize / 4 + 2 * above * moving)
+        return TURN_SECONDS * turned + SPLIT_SECONDS * lower * tiles * team / 2 + SPLIT_ROW_SECONDS * self.batch + crossing
+
+    def split(self, team: int) -> int:
+        """Lower layers whose weights a team shares best: 0 where there is no layer above any, or one row."""
+        possible = range(1, len(self.sizes) - 1 if self.batch > 1 else 1)
+        return min(possible, key=lambda lower: self.split_seconds(team, lower), default=0)
+
+    def panel_forms(self, team: int, wished: bool | None) -> list[bool]:
+        """Whether slices and shared weights are weighed, by several threads: True, False, or both. Slices alone where nothing can be shared."""
+        lower = self.split(team)
+        if wished is not None:
+            return [wished or not lower]
+        return [True, False] if lower and max(self.sizes[:lower]) >= SPLIT_INPUTS * team else [True]
 
     def tile(self, panels: bool) -> int:
         """Rows that a thread takes at a time."""
@@ -170,8 +203,10 @@ class Problem:
         """Of one step, by the model."""
         flops = 6 * self.parameters * self.batch * self.itemsize / 4  # twice as many bytes are half as many numbers in a vector
         alone, always = (flops / PANELS_FLOPS, TURN_SECONDS * self.turned) if panels else (flops / self.blas_flops, 3 * CALL_SECONDS * (len(self.sizes) - 1))
-        if not self.stays_in_cache:
-            always += (PANELS_PASSES if panels else BLAS_PASSES) * self.parameters * self.itemsize / BYTES_PER_SECOND
+        passes = 0.0 if self.stays_in_cache else (PANELS_PASSES if panels else BLAS_PASSES) * self.parameters * self.itemsize / BYTES_PER_SECOND
+        if panels and team > 1 and not sliced:
+            return (alone + passes) / team + self.split_seconds(team, self.split(team))
+        always += passes
         if team == 1:
             return alone + always
         moved = self.parameters * self.itemsize * (team if sliced else 2 * (team - 1) / team)
@@ -200,23 +235,30 @@ class Problem:
             rows = team * min(share, most)
         else:
             rows = min(self.batch, team * self.tile(panels) if chunk is None else chunk)
-        return Plan(team, rows, sliced, panels)
+        return Plan(team, rows, sliced, panels, self.split(team) if panels and team > 1 and not sliced else 0)
 
 
 def possible_plans(problem: Problem, threads: int, wishes: Wishes = Wishes()) -> list[tuple[float, Plan]]:
-    """The plans that the model weighs, with its seconds per step, a run's share included: both programs with teams of 1, 2, 4, ... and all of `threads`, in the form that the sizes suggest."""
+    """The plans that the model weighs, with its seconds per step, a run's share included: both programs with teams of 1, 2, 4, ... and all of `threads`; panels in both forms, BLAS in the one that the sizes suggest."""
     teams = [wishes.threads] if wishes.threads is not None else sorted({threads, *(1 << k for k in range(threads.bit_length()))})
-    programs = [panels for panels in (False, True) if not panels or problem.panels_pay or (problem.fits_panels and wishes.panels)]
-    if wishes.panels is not None and wishes.panels in programs:
-        programs = [wishes.panels]
     plans = []
-    for panels, team in itertools.product(programs, teams):
+    for panels, team in itertools.product((False, True), teams):
+        if panels and not (problem.fits_panels and (problem.panels_pay or wishes.panels)):
+            continue
         has_rows = wishes.chunk is None or wishes.chunk >= team  # at least one for every thread
-        # Alone both forms are the same but for the tile; one thread with a tile of its own is called sliced.
-        sliced = wishes.sliced if wishes.sliced is not None else has_rows and (team == 1 or problem.slices_pay(panels))
-        if has_rows or (wishes.threads is not None and not sliced):
-            plans.append((problem.seconds_with_run(team, sliced, panels), problem.plan(team, sliced, panels, wishes.chunk)))
-    return plans
+        if team == 1:  # Alone both forms are the same but for the tile; one thread with a tile of its own is called sliced.
+            forms = [wishes.sliced is not False]
+        elif panels:
+            forms = problem.panel_forms(team, wishes.sliced)
+        else:
+            forms = [wishes.sliced if wishes.sliced is not None else has_rows and problem.slices_pay]
+        plans += [
+            (problem.seconds_with_run(team, sliced, panels), problem.plan(team, sliced, panels, wishes.chunk))
+            for sliced in forms
+            if has_rows or (wishes.threads is not None and not sliced)
+        ]
+    as_wished = [(seconds, plan) for seconds, plan in plans if plan.panels == wishes.panels]
+    return as_wished or plans
 
 
 @functools.lru_cache(maxsize=256)
@@ -228,15 +270,21 @@ def choose_plan(problem: Problem, threads: int, wishes: Wishes = Wishes()) -> Pl
 def explain_plan(problem: Problem, threads: int, wishes: Wishes = Wishes()) -> str:
     """Why this plan: what was weighed, the numbers of the model and where they come from. Several lines."""
     chosen = choose_plan(problem, threads, wishes)
-    parameters, share = problem.parameters, slices_up_to(chosen.panels)
-    moved = share * problem.batch * problem.per_row
-    form = f"{parameters:,} parameters against {share:g} x {problem.batch:,} rows x {problem.per_row:,} numbers each ({moved:,.0f})"
-    if wishes.sliced is not None:
-        why = f"{'slices' if wishes.sliced else 'shared rows'}, as asked for"
-    elif problem.slices_pay(chosen.panels):
-        why = f"slices of the batch, whose gradients are added up: {form}, so moving gradients between cores costs less than moving rows"
+    parameters = problem.parameters
+    if wishes.sliced is not None and chosen.sliced == wishes.sliced:
+        why = f"{'slices' if wishes.sliced else 'rows of all threads'}, as asked for"
+    elif chosen.panels and chosen.split:
+        below = problem.batch * sum(problem.sizes[1 : chosen.split + 1])
+        why = f"each thread keeps its share of the lower weights to itself: {below:,} sums of rows and as many deltas cross between cores, instead of {parameters:,} gradients and parameters"
+    elif chosen.panels:
+        why = f"slices of the batch, whose {parameters:,} gradients are added up where there are several"
     else:
-        why = f"rows shared by all threads, each updating its own parameters: {form}, so moving rows costs less than moving gradients"
+        moved = BLAS_SLICES_UP_TO * problem.batch * problem.per_row
+        form = f"{parameters:,} parameters against {BLAS_SLICES_UP_TO:g} x {problem.batch:,} rows x {problem.per_row:,} numbers each ({moved:,.0f})"
+        if problem.slices_pay:
+            why = f"slices of the batch, whose gradients are added up: {form}, so moving gradients between cores costs less than moving rows"
+        else:
+            why = f"rows shared by all threads, each updating its own parameters: {form}, so moving rows costs less than moving gradients"
     kind = "narrow" if parameters <= NARROW_PARAMETERS else "wide"
     tile = f"{NARROW_BYTES >> 10} KiB" if kind == "narrow" else f"{WIDE_BYTES >> 20} MiB"
     if wishes.chunk is not None:
@@ -267,7 +315,8 @@ def explain_plan(problem: Problem, threads: int, wishes: Wishes = Wishes()) -> s
     )
     lines.append(
         f"model: products at {PANELS_FLOPS / 1e9:g} (panels) and {problem.blas_flops / 1e9:g} GFLOP/s (BLAS) on one thread, {CALL_SECONDS * 1e6:g} us per call of BLAS, "
-        f"{TURN_SECONDS * 1e9:g} ns per transposed weight, {MEETING_SECONDS * 1e6 / 2:g} us per thread to meet, "
+        f"{TURN_SECONDS * 1e9:g} ns per transposed weight, {MEETING_SECONDS * 1e6 / 2:g} us per thread to meet in a step of slices, "
+        f"{SPLIT_SECONDS * 1e6 / 2:g} for each layer of shared weights, {SPLIT_NUMBER_SECONDS * 1e9:g} ns for each sum that crosses, {SPLIT_ROW_SECONDS * 1e9:g} for each of their rows, "
         f"parameters between cores, and from beyond the cache, at {BYTES_PER_SECOND / 1e9:g} GB/s; {run}; fitted to one two-core server, not measured on this machine"
     )
     return "\n".join(lines)

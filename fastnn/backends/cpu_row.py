@@ -21,7 +21,7 @@ __all__ = ["SharedRow"]
 
 HELPERS, BYTES_EACH = 3, 1 << 20  # at most so many, and one more thread for so many bytes of parameters
 CLOSE = 3e-4  # seconds between two rows that follow one another closely
-PATIENCE = 1_000_000  # looks for the next row: half a millisecond
+PATIENCE = 50_000  # looks for the next row: half a millisecond
 USEFUL = 100  # rows with help before a slow one, for which it was worthwhile
 ROWS = 1000  # after which a helper leaves, and is asked again if there are cores for it
 SLOW = 5e-4  # seconds longer than alone is too long for a row with help: a helper without a core was waited for

@@ -11,10 +11,12 @@ import numpy as np
 from ..kernels.cpu import JIT
 from ..kernels.cpu.gather import reader, source_of
 from ..kernels.cpu.on_demand import ACTIVATE, DERIVATIVE, OUTPUTS, table
+from ..kernels.cpu.panel_parts import TALL
 from ..kernels.cpu.panel_prediction import ROWS, panel_prediction
-from ..kernels.cpu.panel_program import TALL, panel_program
+from ..kernels.cpu.panel_program import panel_program
 from ..kernels.cpu.panels import AHEAD, PANEL, padded, panels_of, spaced
 from ..kernels.cpu.row_program import row_program
+from ..kernels.cpu.split_program import split_program
 from ..kernels.cpu.team import new_barrier
 from .base import Array
 from .cpu_crew import run_team
@@ -39,7 +41,8 @@ class PanelProgram(TeamProgram):
         super().__init__(net, optimizer, batch_size, micro_batch, training_rows, plan)
         self._layout = _Panels(net)
         dtype, team = net.dtype, self.plan.threads
-        self._capacity = C = -(-self.plan.chunk // team)
+        split = self.plan.split
+        self._capacity = C = self.plan.chunk if split else -(-self.plan.chunk // team)
         K, layout = net.sizes[-1], self._layout
         N, rows = int(layout.blocks[-1]), C + AHEAD
 
@@ -49,17 +52,20 @@ class PanelProgram(TeamProgram):
         self._packed = aligned((N,), dtype, np.zeros)
         self._states = [aligned((N,), dtype, np.zeros) for _ in optimizer.state]
         self._by_row = team == batch_size == 1 and optimizer.code == 0  # plain gradient descent: kernels/cpu/row_program.py, which needs no Delta
-        self._grads = _rows(team if self.plan.sliced else 1, 0 if self._by_row else N, dtype)
+        self._grads = _rows(team, 0 if self._by_row else N, dtype)
         widest = max((int(P) for P in layout.widths if P * dtype.itemsize > PANEL), default=0)
+        upper = int(layout.starts[-1] - (layout.starts[split - 1] if split else 0))  # numbers of a row that a thread has to itself
+        lower, sums = (int(layout.starts[split - 1]), max(layout.steps[:split])) if split else (0, 0)
         self._work = (
             _rows(team, PANEL // dtype.itemsize if self._by_row else int(layout.turns[-1]), dtype),
             _rows(2 if self._by_row else team, C * net.sizes[0], dtype),
-            *(_rows(team, rows * int(layout.starts[-1]), dtype) for _ in range(2)), _rows(team, min(C, TALL) * widest, dtype),
+            *(_rows(team, rows * upper, dtype) for _ in range(2)), _rows(team, min(C, TALL) * widest, dtype),
             *(_rows(team, C * K, dtype) for _ in range(3)), aligned((team, C), np.int64, np.zeros),
+            _rows(2, rows * lower, dtype), _rows(team, (2 * rows + 1) * sums, dtype),
         )  # fmt: skip
         zeros = aligned((rows * max(layout.steps),), dtype, np.zeros)
         self._rest = (layout.places(rows), np.zeros((team, rows + C), np.int64), np.ones(AHEAD, dtype), zeros)
-        self._worker: Any = row_program(dtype) if self._by_row else panel_program(dtype)
+        self._worker: Any = (row_program if self._by_row else split_program if split else panel_program)(dtype)
 
     def clear(self) -> None:
         for memory in (self._packed, *self._states, self._grads, *self._work):
@@ -78,7 +84,7 @@ class PanelProgram(TeamProgram):
 
         def work(me: int) -> None:
             self._worker(
-                me, team, self.plan.sliced, meeting, panels, *source, classes, values, by_class, order, start, stop, self.batch_size, self._capacity,
+                me, team, self.plan.split, meeting, panels, *source, classes, values, by_class, order, start, stop, self.batch_size, self._capacity,
                 *self._shapes, hypers, rule.t, self.l2_per_row(X), self._packed, self._grads, *states, *self._work, *self._rest, self._costs, self._hits,
             )  # fmt: skip
 

@@ -113,17 +113,18 @@ if JIT:
         kind = types.Array(zero, 2, "C")
         return kind(types.int64, zero, types.int64, types.int64), _array_at(kind)
 
-    def _apply(zero, x, places, m, ahead, listed, M, M_rows, width, depth, nothing, out, gate):
+    def _apply(zero, x, places, m, ahead, listed, M, M_rows, width, first, depth, nothing, out, out_step, gate):
         size = itemsize(zero)
-        vectors, out_step, far = width * size // VECTOR, step_of(width, size), M_rows * width * size > FAR
+        vectors, far = width * size // VECTOR, depth * width * size > FAR
         # One panel after another, all rows through each, so that the panel stays in the cache.
         for v in range(0, vectors, MOST):
             q = min(MOST, vectors - v)
-            panel = M + v * M_rows * VECTOR
-            bias = nothing if nothing != 0 else panel + depth * q * VECTOR
+            panel = M + (v * M_rows + first * q) * VECTOR
+            bias = nothing if nothing != 0 else M + (v * M_rows + (M_rows - 1) * q) * VECTOR
             # Large tiles ask for a share each of as many bytes after the panel: the next panel, and after the last, on the way forward, the next layer's first.
-            panel_bytes, groups = M_rows * q * VECTOR, depth // INPUTS
-            later = panel + panel_bytes
+            panel_bytes, groups = depth * q * VECTOR, depth // INPUTS
+            later = panel + M_rows * q * VECTOR
+            end = later + panel_bytes
             tiles = (m + code.ROWS[q - 1] - 1) // code.ROWS[q - 1]
             share = min(LINES, -(-panel_bytes // (FETCH * max(1, tiles * groups)))) if far else 0
             i = 0
@@ -132,7 +133,7 @@ if JIT:
                 here = places + 8 * i
                 coming = here + 8 * ahead if v == 0 and ahead > 0 and i + ahead < listed else 0
                 at = i * out_step * size + v * VECTOR
-                lines = share if later < panel + 2 * panel_bytes else 0
+                lines = share if later < end else 0
                 apply_tile(_tile_of(rows, q), zero, x, here, coming, panel, depth, bias, out + at, out_step, gate + at if gate > RECTIFY else gate, later, lines)
                 later += lines * groups * FETCH
                 i += rows
@@ -171,12 +172,12 @@ if JIT:
 
     _place = compiled(_place)
 
-    def _transpose(zero, M, M_rows, width, depth, nothing, T, T_width):
+    def _transpose(zero, M, M_rows, width, first, depth, nothing, T, T_width):
         size = itemsize(zero)
         count = VECTOR // size
         for k in range(0, depth, count):
             for v in range(width // count):
-                at, stride = _place(size, v, k, M_rows, width)
+                at, stride = _place(size, v, first + k, M_rows, width)
                 to, T_stride = _place(size, k // count, v * count, width, T_width)
                 transpose_block(zero, M + at, stride, depth - k, nothing, T + to, T_stride)
 
@@ -207,6 +208,10 @@ else:
     def _rows_at(place, zero, m, n):
         return _at(place, zero.dtype, (m, n))
 
+    def _columns_at(place, zero, m, step, width):
+        """(m, width) of rows that lie `step` numbers apart, the last of which ends with the memory."""
+        return np.lib.stride_tricks.as_strided(_at(place, zero.dtype, (width,)), (m, width), (step * zero.itemsize, zero.itemsize))
+
     def _gathered(zero, x, places, m, depth):
         return np.stack([_at(x + first * zero.itemsize, zero.dtype, (depth,)) for first in _at(places, np.int64, (m,))]) if m else np.empty((0, depth), zero.dtype)
 
@@ -214,15 +219,14 @@ else:
         """[(columns, view (M_rows, columns))] of a matrix."""
         return [(cut, _rows_at(M + cut.start * M_rows * zero.itemsize, zero, M_rows, cut.stop - cut.start)) for cut in panels_of(width, zero.dtype)]
 
-    def _apply(zero, x, places, m, ahead, listed, M, M_rows, width, depth, nothing, out, gate):
-        rows, step = _gathered(zero, x, places, m, depth), step_of(width, zero.itemsize)
-        target = _rows_at(out, zero, m, step)[:, :width]
+    def _apply(zero, x, places, m, ahead, listed, M, M_rows, width, first, depth, nothing, out, out_step, gate):
+        rows, target = _gathered(zero, x, places, m, depth), _columns_at(out, zero, m, out_step, width)
         for columns, panel in _panels_of(zero, M, M_rows, width):
-            target[:, columns] = rows @ panel[:depth] + (0 if nothing else panel[depth])
+            target[:, columns] = rows @ panel[first : first + depth] + (0 if nothing else panel[M_rows - 1])
         if gate == RECTIFY:
             target[target < 0] = 0
         elif gate:
-            a = _rows_at(gate, zero, m, step)[:, :width]
+            a = _columns_at(gate, zero, m, out_step, width)
             target *= np.where(a > 0, 1, a)
 
     def _gradient(zero, x, places, m, coming, asked, d, M, M_rows, width, first, count, share, keep):
@@ -231,8 +235,8 @@ else:
         for columns, panel in _panels_of(zero, M, M_rows, width):
             panel[first : first + count] = keep * panel[first : first + count] + total[:, columns] if keep else total[:, columns]
 
-    def _transpose(zero, M, M_rows, width, depth, nothing, T, T_width):
-        whole = np.concatenate([panel[:depth] for _, panel in _panels_of(zero, M, M_rows, width)], axis=1)
+    def _transpose(zero, M, M_rows, width, first, depth, nothing, T, T_width):
+        whole = np.concatenate([panel[first : first + depth] for _, panel in _panels_of(zero, M, M_rows, width)], axis=1)
         for columns, panel in _panels_of(zero, T, width, T_width):
             part_of = whole[columns].T
             panel[:, : part_of.shape[1]], panel[:, part_of.shape[1] :] = part_of, 0
@@ -266,22 +270,22 @@ rows_at = _rows_at  # the (m, n) numbers at an address, as an array
 
 # The products. Everything is given by address, because making views of arrays costs more than a small product. `panels`: from
 # `kernels`; zero: a number of the dtype; x: numbers; places: int64, where each row begins in x, in numbers, for m + AHEAD rows;
-# M (M_rows, width) in panels, width a multiple of lanes(dtype); out (m + AHEAD, width) with rows step_of(width, itemsize) numbers apart.
+# M (M_rows, width) in panels, width a multiple of lanes(dtype).
 #
-# apply:     out[i] = bias + sum_k x_ik M[k] for i < m, k < depth, where the bias is M[depth], or `nothing` (zeros) unless that is 0;
-#            rows up to m + AHEAD of out may be overwritten. ahead: while a row is used, ask for the lines of the row so many further, 0 for none,
-#            as far as there are `listed` in places and AHEAD more. gate: 0; or RECTIFY, for the ReLU of out; or the address of a (m + AHEAD, width) like out,
+# apply:     out[i] = bias + sum_k x_ik M[first + k] for i < m, k < depth, where the bias is M's last row, or `nothing` (zeros) unless that is 0;
+#            rows of out lie out_step numbers apart, and those up to m + AHEAD may be overwritten. ahead: while a row is used, ask for the lines of the row so many further, 0 for none,
+#            as far as there are `listed` in places and AHEAD more. gate: 0; or RECTIFY, for the ReLU of out; or the address of rows like out's,
 #            outputs of a ReLU, whose derivative multiplies out
 # gradient:  M[first + k] = keep M[first + k] + share sum_i x_ik d[i] for k < count; M is not read where keep is 0. d (m, width) in panels.
 #            coming, asked: meanwhile ask for the lines of so many other rows; up to three places more are read and asked for
-# transpose: T (width, T_width) = M[:depth]^T, zero in the columns from depth on; nothing: a vector of zeros
+# transpose: T (width, T_width) = M[first : first + depth]^T, zero in the columns from depth on; nothing: a vector of zeros
 # dots:      out = M[:m] x, and zeros to the end of the last vector; x (width,). M (M_rows > m, width) in panels if stride is 0, else row after row, stride apart
 if JIT:
 
     @intrinsic
-    def apply(typingctx, panels, zero, x, places, m, ahead, listed, M, M_rows, width, depth, nothing, out, gate):
+    def apply(typingctx, panels, zero, x, places, m, ahead, listed, M, M_rows, width, first, depth, nothing, out, out_step, gate):
         """See above."""
-        return types.void(panels, zero, *[types.int64] * 12), called(0)
+        return types.void(panels, zero, *[types.int64] * 14), called(0)
 
     @intrinsic
     def gradient(typingctx, panels, zero, x, places, m, coming, asked, d, M, M_rows, width, first, count, share, keep):
@@ -289,9 +293,9 @@ if JIT:
         return types.void(panels, zero, *[types.int64] * 11, zero, zero), called(1)
 
     @intrinsic
-    def transpose(typingctx, panels, zero, M, M_rows, width, depth, nothing, T, T_width):
+    def transpose(typingctx, panels, zero, M, M_rows, width, first, depth, nothing, T, T_width):
         """See above."""
-        return types.void(panels, zero, *[types.int64] * 7), called(2)
+        return types.void(panels, zero, *[types.int64] * 8), called(2)
 
     @intrinsic
     def dots(typingctx, panels, zero, M, M_rows, stride, m, x, width, out):
@@ -328,9 +332,9 @@ def kernels(dtype):
     if name not in _kept:
         real, integer = getattr(types, name), types.int64
         _kept[name] = [
-            exported(_apply, types.void(real, *[integer] * 12)),
+            exported(_apply, types.void(real, *[integer] * 14)),
             exported(_gradient, types.void(real, *[integer] * 11, real, real)),
-            exported(_transpose, types.void(real, *[integer] * 7)),
+            exported(_transpose, types.void(real, *[integer] * 8)),
             exported(_dots, types.void(real, *[integer] * 7)),
         ]
     return np.array([kernel.address for kernel in _kept[name]], np.int64)

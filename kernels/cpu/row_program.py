@@ -16,7 +16,8 @@ from .gather import gather_rows
 from .on_demand import activate_at, derivative_at
 from .panel_code import MOST
 from .panel_output import cost_and_delta
-from .panel_program import signature, squares
+from .panel_parts import squares
+from .panel_program import signature
 from .panels import PANEL, address, apply, itemsize, padded, panels_of, rows_at, vector_at
 from .row_code import back_tile, onward_tile
 from .vectors import VECTOR
@@ -73,9 +74,9 @@ else:
 
 
 def _worker(
-    me, team, sliced, meeting, panels, source, read, native, scale, classes, values, by_class, order, start, stop, batch, capacity,
+    me, team, split, meeting, panels, source, read, native, scale, classes, values, by_class, order, start, stop, batch, capacity,
     sizes, widths, blocks, starts, turns, codes, slopes, pair, rule, hypers, t, l2,
-    packed, grads, state1, state2, turned, x, a, d, side, h, e, wanted, labels, places, firsts, ones, zeros, costs, hits,
+    packed, grads, state1, state2, turned, x, a, d, side, h, e, wanted, labels, low, parts, places, firsts, ones, zeros, costs, hits,
 ):  # fmt: skip
     """Steps start..stop, of one row each, over the rows `order`. Packed, costs and hits move.
 
@@ -115,7 +116,7 @@ def _worker(
                 rectified = layer < last and codes[layer] == 3
                 if layer > 0:
                     below = a_all + starts[layer - 1] * size
-                    apply(panels, zero, below, place, 1, 0, 1, theta + blocks[layer] * size, sizes[layer] + 1, P, sizes[layer], 0, z, 1 if rectified else 0)
+                    apply(panels, zero, below, place, 1, 0, 1, theta + blocks[layer] * size, sizes[layer] + 1, P, 0, sizes[layer], 0, z, P, 1 if rectified else 0)
                 if layer < last and not rectified:
                     activate_at(panels, zero, codes[layer], slopes[layer], z, 1, P, nothing)
             P = widths[last]

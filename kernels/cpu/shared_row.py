@@ -24,7 +24,7 @@ from . import compiled, per_dtype
 from .one_row import finish_layer, sums_of_rows
 from .panels import address, itemsize, vector_at
 from .prediction import finite
-from .team import atomic_add, atomic_load, atomic_store, give_way
+from .team import atomic_add, atomic_load, atomic_store, give_way, pause
 from .vectors import VECTOR
 
 __all__ = ["ALONE", "AWAY", "COMING", "CROWDED", "FREE", "HELPED", "NOT_FINITE", "attend", "dismiss", "lead", "new_seats", "withdraw"]
@@ -157,6 +157,7 @@ def _attend(seats, number, patience, rows):
     looks, served = 0, 0
     while True:
         now = atomic_load(state)
+        pause()
         looks += 1
         if now == BUSY:
             work = atomic_load(state + 8)

@@ -7,6 +7,7 @@ afterwards is safe, and several teams may run at once.
 
 from __future__ import annotations
 
+import platform
 import sys
 
 import numpy as np
@@ -17,7 +18,7 @@ from numba.extending import intrinsic
 from . import JIT, compiled
 from .vectors import ask_for
 
-__all__ = ["AT_ONCE", "atomic_add", "atomic_load", "atomic_store", "barrier", "call_back", "give_way", "new_barrier", "prefetch_at"]
+__all__ = ["AT_ONCE", "atomic_add", "atomic_load", "atomic_store", "barrier", "call_back", "give_way", "new_barrier", "pause", "prefetch_at"]
 
 _INT64 = ir.IntType(64)
 
@@ -80,19 +81,36 @@ def _address(typingctx, pointer):
     return types.intp(pointer), codegen
 
 
+_HINTS = {"x86_64": ("llvm.x86.sse2.pause", []), "amd64": ("llvm.x86.sse2.pause", []), "aarch64": ("llvm.aarch64.hint", [1]), "arm64": ("llvm.aarch64.hint", [1])}
+
+
+@intrinsic
+def pause(typingctx):
+    """Tells the core that this is a loop of waiting. Without it the looks of who waits slowed the thread that was waited for: 20 to 40 % of a step of 20 microseconds."""
+
+    def codegen(context, builder, signature, args):
+        name, numbers = _HINTS.get(platform.machine().lower(), ("", []))
+        if name:
+            kind = ir.FunctionType(ir.VoidType(), [ir.IntType(32)] * len(numbers))
+            builder.call(builder.module.declare_intrinsic(name, fnty=kind), [ir.IntType(32)(number) for number in numbers])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
 _LINUX = sys.platform.startswith("linux")
 _sched_yield, _usleep = types.ExternalFunction("sched_yield", types.intc()), types.ExternalFunction("usleep", types.intc(types.uintc))
 _sched_getcpu = types.ExternalFunction("sched_getcpu", types.intc())
-_SPINS = 4000  # about 2 microseconds
-_PATIENCE = _SPINS + 10_000  # about 100 more, because each of these also looks where the others are
+_SPINS = 500  # about 5 microseconds; more where a pause takes longer than here
+_PATIENCE = _SPINS + 10_000  # about 100 more
 _NAP = 10  # microseconds, to which the system adds about 50
 AT_ONCE = 1024  # parameters added up and moved: lines of the others' Deltas cross over while theta's are called back from the cores that have read them
 _LINE = 16  # numbers between two that different threads write: two cache lines, which are fetched together
 
 
 def new_barrier(team):
-    """Memory for one barrier of so many threads: arrivals, generation, and where each thread was last, each on lines of its own."""
-    return np.zeros((2 + team) * _LINE, np.int64)
+    """Memory for one barrier of so many threads: how often each has come, and where each was then, on lines of their own."""
+    return np.zeros(2 * team * _LINE, np.int64)
 
 
 def _here():
@@ -103,35 +121,36 @@ def _here():
 def _barrier(memory, me, team):
     """Returns when all `team` threads have called it as often as this one, each with its number. Everything written before is seen after.
 
-    Who waits stays awake at first: where each thread has a core to itself nothing is faster. Where another of the team was last seen
+    Each writes on its own line and reads the others': one crossing between cores, where a counter that all add to and a number that tells them to go on are three.
+    Who waits stays awake at first: where each thread has a core to itself nothing is faster. Where the one that is waited for was last seen
     on this core, it gives the core up, for the other may need it. Otherwise it sleeps after a while: beside other processes the one that is waited for
     may have to wait for its core, and who only yields a core to such a process is without it for milliseconds at every step.
     """
     if team == 1:
         return
-    arrivals = memory.ctypes.data
-    generation, places = arrivals + 8 * _LINE, arrivals + 16 * _LINE
-    mine = atomic_load(generation)
-    atomic_store(places + 8 * _LINE * me, _here())
-    if atomic_add(arrivals, 1) == team - 1:
-        atomic_add(arrivals, -team)
-        atomic_add(generation, 1)
-        return
+    first = memory.ctypes.data
+    mine, to_place = first + 8 * _LINE * me, 8 * _LINE * team
+    times = atomic_load(mine) + 1
+    atomic_store(mine + to_place, _here())  # not on the line that others look at, which would cross twice
+    atomic_add(mine, 1)
     spins = 0
-    while atomic_load(generation) == mine:
-        spins += 1
-        if spins > _SPINS:
-            here, together = _here(), False
-            for other in range(team):
-                together = together or (other != me and atomic_load(places + 8 * _LINE * other) == here)
-            if together and (here > 0 or spins <= _PATIENCE):
-                _sched_yield()
-            elif spins > _PATIENCE:
-                _usleep(_NAP)
+    for other in range(team):
+        theirs = first + 8 * _LINE * other
+        while atomic_load(theirs) < times:
+            spins += 1
+            pause()
+            if spins > _SPINS:
+                here = _here()
+                together = atomic_load(theirs + to_place) == here
+                if together and (here > 0 or spins <= _PATIENCE):
+                    _sched_yield()
+                elif spins > _PATIENCE:
+                    _usleep(_NAP)
 
 
 def _give_way(spins):
     """For who waits in a loop, with the number of its looks: gives the core up for a moment when they have been many. One more."""
+    pause()
     if spins > _PATIENCE:
         _usleep(_NAP)
     elif spins > _SPINS:

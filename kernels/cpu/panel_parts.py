@@ -1,0 +1,204 @@
+"""Parts of the programs on panels (kernels/cpu/panel_program.py, kernels/cpu/split_program.py): rows through layers, gradients of a layer, parameters moved.
+
+Memory, and what its names mean, is told there. Everything is given by address where it says so.
+"""
+
+from __future__ import annotations
+
+from . import compiled, part
+from .on_demand import activate_at, derivative_at
+from .operations import add, sum_of_squares, update
+from .panel_output import cost_and_delta
+from .panels import PANEL, RECTIFY, address, apply, dots, gradient, itemsize, rows_at, step_of, transpose, vector_at
+from .team import AT_ONCE, call_back
+
+__all__ = ["TALL", "accumulate", "layer_gradient", "move", "squares", "through", "turn"]
+
+TALL, EVEN = 96, 4  # rows of a gradient at a time: their deltas of one panel and a line of each row's inputs fill the first-level cache; in multiples of these
+
+
+def through(
+    mine, bottom, thin, panels, zero, x, first, ahead, places, block, shape, pair, packed, turned, a, d, classes, values, by_class, labels, wanted, h, e, zeros, sums,
+):  # fmt: skip
+    """Takes the rows `mine`, which begin at x + first[i], through the network and back to the deltas. Returns (cost sum, rows that are right).
+
+    shape: sizes, widths, blocks, starts, turns, codes, slopes. bottom: the layer to begin with; from 1 on a holds the activations below it, x and first are not used, and the last deltas are those of the layer below it.
+    Addresses: x, first, places, packed, turned, a, d. A layer's rows begin block * starts[layer] numbers behind a and d.
+    """
+    sizes, widths, blocks, starts, turns, codes, slopes = shape
+    m, layers, size = mine.size, sizes.size - 1, itemsize(zero)
+    last = layers - 1
+    nothing = address(zeros)
+    for layer in range(bottom, layers):
+        n_in, P, step = sizes[layer], widths[layer], step_of(widths[layer], size)
+        M, z = packed + blocks[layer] * size, a + block * starts[layer] * size
+        rectified = layer < last and codes[layer] == 3
+        gate = RECTIFY if rectified else 0
+        if layer == 0:
+            apply(panels, zero, x, first, m, (m + 1) // 2 if ahead else 0, m, M, n_in + 1, P, 0, n_in, 0, z, step, gate)
+        elif layer == last and thin:
+            dots(panels, zero, a + block * starts[layer - 1] * size, 0, step_of(widths[layer - 1], size), m, turned + turns[layer] * size, widths[layer - 1], z)
+            bias = vector_at(M + n_in * P * size, zero, 1)[0]
+            outputs = vector_at(z, zero, m)
+            for i in range(m):
+                outputs[i] += bias
+        else:
+            apply(panels, zero, a + block * starts[layer - 1] * size, places + layer * 8 * block, m, 0, m, M, n_in + 1, P, 0, n_in, 0, z, step, gate)
+        if layer < last and not rectified:
+            activate_at(panels, zero, codes[layer], slopes[layer], z, 1, m * step, nothing)
+    K, P = sizes[layers], step_of(widths[last], size)
+    z, top = rows_at(a + block * starts[last] * size, zero, m, 1 if thin else P), rows_at(d + block * starts[last] * size, zero, m, P)
+    cost, right = cost_and_delta(panels, pair, codes[last], slopes[last], z, K, mine, classes, values, by_class, labels[:m], wanted[:m], h[:m], e[:m], zeros, sums, top)
+    for layer in range(last, max(bottom, 1) - 1, -1):
+        P, Q = widths[layer], widths[layer - 1]
+        upper, lower = d + block * starts[layer] * size, d + block * starts[layer - 1] * size
+        below = a + block * starts[layer - 1] * size
+        rectified = turned != 0 and codes[layer - 1] == 3
+        if turned == 0:
+            dots(panels, zero, packed + blocks[layer] * size, sizes[layer] + 1, 0, sizes[layer], upper, P, lower)
+        else:
+            T_rows, gate = 1 if thin and layer == last else P, below if rectified else 0
+            apply(
+                panels, zero, upper, places + (layer + 1) * 8 * block, m, 0, m, turned + turns[layer] * size, T_rows, Q, 0, sizes[layer + 1], nothing, lower, step_of(Q, size), gate
+            )
+        if not rectified:
+            derivative_at(panels, zero, codes[layer - 1], slopes[layer - 1], lower, below, m * step_of(Q, size))
+    return cost, right
+
+
+through = part(through)
+
+
+def squares(zero, matrix, width, depth, k, k_end):
+    """Sum of the squares of rows k..k_end of a matrix (depth + 1, width) in panels, at an address."""
+    total, size = 0.0, itemsize(zero)
+    for column in range(0, width, PANEL // size):
+        across = min(PANEL // size, width - column)
+        total += sum_of_squares(vector_at(matrix + (column * (depth + 1) + k * across) * size, zero, (k_end - k) * across))
+    return total
+
+
+squares = compiled(squares)
+
+
+def turn(panels, zero, bottom, thin, shape, packed, turned, nothing):
+    """Overwrites the transposed panels of the layers from `bottom` on, at least the second; packed, turned, nothing: addresses."""
+    sizes, widths, blocks, _, turns, _, _ = shape
+    last, size = widths.size - 1, itemsize(zero)
+    for layer in range(max(bottom, 1), last + 1 if turned != 0 else 0):
+        M, M_rows, T = packed + blocks[layer] * size, sizes[layer] + 1, turned + turns[layer] * size
+        if layer == last and thin:
+            weights, P = vector_at(M, zero, M_rows * widths[layer]), widths[layer]
+            row = vector_at(T, zero, sizes[layer])
+            for k in range(row.size):
+                row[k] = weights[k * P]
+        else:
+            transpose(panels, zero, M, M_rows, widths[layer], 0, sizes[layer], nothing, T, widths[layer - 1])
+
+
+turn = part(turn)
+
+
+def _side_by_side(zero, d, step, m, width, room):
+    """Overwrites room with (m, width) in panels, whose rows lie `step` numbers apart at d. d, room: addresses."""
+    size = itemsize(zero)
+    for column in range(0, width, PANEL // size):
+        across = min(PANEL // size, width - column)
+        rows, panel = rows_at(d + column * size, zero, m, step), rows_at(room + column * m * size, zero, m, across)
+        for i in range(m):
+            for j in range(across):
+                panel[i, j] = rows[i, j]
+
+
+_side_by_side = part(_side_by_side)
+
+
+def layer_gradient(panels, zero, x, where, coming, asked, rows, delta, step, width, room, M, M_rows, first, count, share, keep, ones, nowhere, biases_keep):
+    """M[first + k] = keep M[first + k] + share sum_i x_ik delta_i for k < count, over so many rows; with `ones` the same of M's last row, its biases, and biases_keep.
+
+    Addresses: x, where, coming, delta, room, M; ones, numbers that are 1, or 0; nowhere, as many offsets that are 0. where, coming, asked: as of `gradient`.
+    Rows of delta lie `step` numbers apart. TALL rows at a time, so that a panel of their deltas stays in the first-level cache; from several panels
+    on they are laid side by side first, in `room`.
+    """
+    size = itemsize(zero)
+    tall = rows if rows <= TALL else -(-rows // -(-rows // TALL) // EVEN) * EVEN
+    i, before, biases_before = 0, keep, biases_keep
+    while i < rows or i == 0:
+        m, d = min(tall, rows - i), delta + i * step * size
+        if width * size > PANEL and m > 1:
+            _side_by_side(zero, d, step, m, width, room)
+            d = room
+        if count > 0:
+            gradient(panels, zero, x, where + 8 * i, m, coming + 8 * i, asked - i, d, M, M_rows, width, first, count, share, before)
+        if ones != 0:  # as weights of an input that is 1
+            gradient(panels, zero, ones, nowhere, m, nowhere, 0, d, M, M_rows, width, M_rows - 1, 1, share, biases_before)
+        before = biases_before = zero + 1
+        i += max(1, m)
+
+
+layer_gradient = compiled(layer_gradient)
+
+
+def accumulate(panels, zero, bottom, thin, rows, block, shape, x, first, asked, a, d, room, spare, places, ones, grads, share, keep, biases_keep):
+    """Gradients of the layers from `bottom` on over so many rows of x, a and d, all addresses as in `through`: grads become keep of themselves, or biases_keep, and share of the new ones.
+
+    first: where the rows of x begin, and from `block` on those of the rows to be asked for meanwhile. spare: a vector's room for a single output's weights.
+    """
+    sizes, widths, blocks, starts, _, _, _ = shape
+    size, last = itemsize(zero), widths.size - 1
+    for layer in range(last, bottom - 1, -1):
+        P, depth, M = widths[layer], sizes[layer], grads + blocks[layer] * size
+        step, delta = step_of(P, size), d + block * starts[layer] * size
+        rows_of_x, where, coming, soon = x, first, first + 8 * block, asked
+        if layer > 0:
+            rows_of_x, where, coming, soon = a + block * starts[layer - 1] * size, places + layer * 8 * block, places, 0
+        count = depth
+        if layer == last and thin:  # its gradient as a row, which fills vectors, by rows of a as if they were deltas; then into the column
+            Q, count = widths[layer - 1], 0
+            layer_gradient(
+                panels, zero, delta, places + (layer + 1) * 8 * block, places, 0, rows, rows_of_x, step_of(Q, size), Q, room, spare, 1, 0, 1, share, zero, 0, places, zero
+            )
+            column, sums = vector_at(M, zero, depth * P), vector_at(spare, zero, depth)
+            if keep == zero:
+                for j in range(depth):
+                    column[j * P] = sums[j]
+            else:
+                for j in range(depth):
+                    column[j * P] = keep * column[j * P] + sums[j]
+        layer_gradient(panels, zero, rows_of_x, where, coming, soon, rows, delta, step, P, room, M, depth + 1, 0, count, share, keep, ones, places, biases_keep)
+
+
+accumulate = part(accumulate)
+
+
+def move(zero, me, team, summed, m, rule, hyper, t, l2, width, depth, k, k_end, biases, theta, all_grads, grad_step, state1, state2):
+    """Moves rows k..k_end of a layer's panels by their gradient, and its biases if this is said. Returns the L2 cost of these weights before, for m rows.
+
+    summed: adds up the Deltas of all threads first, in all_grads, whose rows are grad_step bytes long and of which this thread may use its own alone otherwise.
+    Addresses of the layer: theta, all_grads, state1, state2, the last two 0 where the rule has none.
+    """
+    size = itemsize(zero)
+    cost = m * l2 / 2 * squares(zero, theta, width, depth, k, k_end) if l2 != 0 else 0.0
+    grads = all_grads if summed else all_grads + me * grad_step
+    for column in range(0, width, PANEL // size):
+        across = min(PANEL // size, width - column)
+        panel = column * (depth + 1)
+        for which in range(2 if biases else 1):  # weights, which decay; then biases, which do not
+            if which == 1:
+                begin, count, decay = (panel + depth * across) * size, across, 0.0
+            else:
+                begin, count, decay = (panel + k * across) * size, (k_end - k) * across, l2
+            for at in range(begin, begin + count * size, AT_ONCE * size):
+                n = min(AT_ONCE, count - (at - begin) // size)
+                own_grad = vector_at(grads + at, zero, n)
+                if summed and team > 1:
+                    call_back(theta + at, n * size)
+                    for other in range(1, team):
+                        add(vector_at(all_grads + other * grad_step + at, zero, n), own_grad)
+                own1 = vector_at(state1 + at, zero, n if state1 != 0 else 0)
+                own2 = vector_at(state2 + at, zero, n if state2 != 0 else 0)
+                update(rule, hyper, t, vector_at(theta + at, zero, n), own_grad, own1, own2, 1 / m, decay)
+    return cost
+
+
+move = compiled(move)
