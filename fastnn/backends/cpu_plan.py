@@ -17,7 +17,7 @@ __all__ = ["Plan", "Problem", "Wishes", "choose_plan", "explain_plan", "possible
 # upper layers for the panels, and parameters crossing between cores. More than two cores are extrapolation.
 PANELS_FLOPS, BLAS_FLOPS = 1.8e11, 1.1e11
 SCIPY_FLOPS, SCIPY_ROWS = 0.6e11, 128  # with fewer rows than these SciPy's BLAS is that slow, and MKL is not
-MKL_FAR_FLOPS = 1.8e11  # of MKL, with parameters beyond the cache, whose layers are wide
+MKL_FAR_FLOPS = 1.95e11  # of MKL, with parameters beyond the cache, whose layers are wide
 CALL_SECONDS, TURN_SECONDS = 0.5e-6, 0.35e-9
 MEETING_SECONDS = 4.5e-6
 BYTES_PER_SECOND = 1.4e10
@@ -30,9 +30,9 @@ BLAS_SLICES_UP_TO = 0.75  # parameters per number of the batch's rows
 # in the cache and beyond. A run takes an epoch, or what fits in a slice of `fit`.
 TEAM_SECONDS, VECTOR_SECONDS, NUMBER_SECONDS, FAR_NUMBER_SECONDS = 150e-6, 25e-6, 1.2e-9, 2.2e-9
 SLICE_SECONDS = 0.2  # as in fastnn.training, which is not imported for a number
-# Panels are fastest while the parameters stay in a core's cache, and are weighed against BLAS further away too: up to the second limit beside MKL (from
-# there to the third, either is the faster by up to 5 %), up to the third beside SciPy's BLAS, or for one row.
-PANELS_BYTES, PANELS_BYTES_MKL, PANELS_BYTES_FAR = 3 << 20, 10 << 20, 16 << 20
+# Panels are fastest while the parameters stay in a core's cache, and are weighed against BLAS further away too: up to the second limit beside MKL,
+# up to the third beside SciPy's BLAS, or for one row; and up to the last where each thread has its share of the weights.
+PANELS_BYTES, PANELS_BYTES_MKL, PANELS_BYTES_FAR, SHARED_BYTES = 3 << 20, 10 << 20, 16 << 20, 64 << 20
 # Rows of a tile: with more, the deltas of a panel leave the first-level cache, or the data of the next tile push out what is needed before.
 # Parameters that come from further away are read once a tile, so they want more rows.
 PANELS_ROWS, PANELS_FAR_ROWS, PANELS_SHORT_ROWS, SHORT_ROW_BYTES, TILE_MULTIPLE = 64, 256, 192, 1024, 16
@@ -140,11 +140,11 @@ class Problem:
         """Whether a core keeps the parameters from step to step."""
         return self.parameters * self.itemsize <= PANELS_BYTES
 
-    @property
-    def panels_pay(self) -> bool:
-        """Whether panels are weighed against BLAS at all."""
+    def panels_pay(self, shared: bool) -> bool:
+        """Whether panels are weighed against BLAS at all, in slices or with shared weights."""
         far = self.batch == 1 or not self.mkl
-        return self.fits_panels and self.parameters * self.itemsize <= (PANELS_BYTES_FAR if far else PANELS_BYTES_MKL)
+        limit = SHARED_BYTES if shared else PANELS_BYTES_FAR if far else PANELS_BYTES_MKL
+        return self.fits_panels and self.parameters * self.itemsize <= limit
 
     @property
     def turned(self) -> int:
@@ -243,7 +243,7 @@ def possible_plans(problem: Problem, threads: int, wishes: Wishes = Wishes()) ->
     teams = [wishes.threads] if wishes.threads is not None else sorted({threads, *(1 << k for k in range(threads.bit_length()))})
     plans = []
     for panels, team in itertools.product((False, True), teams):
-        if panels and not (problem.fits_panels and (problem.panels_pay or wishes.panels)):
+        if panels and not problem.fits_panels:
             continue
         has_rows = wishes.chunk is None or wishes.chunk >= team  # at least one for every thread
         if team == 1:  # Alone both forms are the same but for the tile; one thread with a tile of its own is called sliced.
@@ -255,7 +255,7 @@ def possible_plans(problem: Problem, threads: int, wishes: Wishes = Wishes()) ->
         plans += [
             (problem.seconds_with_run(team, sliced, panels), problem.plan(team, sliced, panels, wishes.chunk))
             for sliced in forms
-            if has_rows or (wishes.threads is not None and not sliced)
+            if (has_rows or (wishes.threads is not None and not sliced)) and (not panels or wishes.panels or problem.panels_pay(team > 1 and not sliced))
         ]
     as_wished = [(seconds, plan) for seconds, plan in plans if plan.panels == wishes.panels]
     return as_wished or plans
@@ -299,8 +299,9 @@ def explain_plan(problem: Problem, threads: int, wishes: Wishes = Wishes()) -> s
         lines.append(f"products: {'in panels' if wishes.panels else 'by BLAS'}, as asked for")
     elif not problem.fits_panels:
         lines.append("products: by BLAS, because panels do not do this rule")
-    elif not problem.panels_pay:
+    elif not any(plan.panels for _, plan in possible_plans(problem, threads, wishes)):
         limit = f"{PANELS_BYTES_MKL >> 20} MiB, and up to {PANELS_BYTES_FAR >> 20} MiB for one row, beside MKL" if problem.mkl else f"{PANELS_BYTES_FAR >> 20} MiB beside this BLAS"
+        limit += f", and up to {SHARED_BYTES >> 20} MiB where threads share weights"
         lines.append(f"products: by BLAS, because {parameters * problem.itemsize / 2**20:.1f} MiB of parameters do not stay in or near a core's cache (panels up to {limit})")
     else:
         lines.append("products: in panels or by BLAS, whichever the model finds faster")
