@@ -54,7 +54,7 @@ def test_the_model_of_shared_weights_by_hand():
     problem = Problem(SIZES, 512, 4)
     flops, rows = 6 * 266_610 * 512, 512 * 0.06e-6
     one = 31_000 * 0.35e-9 + 4 * 4e-6 + rows + 512 * 300 * 1e-9 + 2 * 31_110 * 4 / 1.4e10
-    two = (30_000 / 2 + 1000) * 0.35e-9 + 2 * 4 * 4e-6 + rows + 512 * 400 * 1e-9 + 2 * 1010 * 4 / 1.4e10
+    two = (4 * 30_000 / 2 + 1000) * 0.35e-9 + 2 * 4 * 4e-6 + rows + 512 * 400 * 1e-9 + 2 * 1010 * 4 / 1.4e10
     assert (problem.split_seconds(2, 1), problem.split_seconds(2, 2)) == (pytest.approx(one), pytest.approx(two))
     assert problem.split(2) == 1
     assert problem.seconds(2, False, True) == pytest.approx(flops / 2 / 1.8e11 + one)
@@ -71,6 +71,12 @@ def test_threads_that_share_weights_have_inputs_enough():
     assert [problem.panel_forms(team, None) for team in (2, 3)] == [[True, False], [True]]
     assert [problem.panel_forms(3, wished) for wished in (True, False)] == [[True], [False]]
     assert Problem((40, 10), 64, 4).panel_forms(2, False) == [True]
+    assert problem.panel_forms(3, None, has_rows=False) == [False], "a slice has at least one row"
+    assert choose_plan(problem, 3, Wishes(threads=3, chunk=1, panels=True)) == Plan(3, 1, False, True, 2)
+    no_layer = Problem((40, 10), 64, 4)
+    assert not choose_plan(no_layer, 3, Wishes(threads=3, chunk=1, panels=True)).panels
+    assert "fewer rows at a time than threads" in explain_plan(no_layer, 3, Wishes(threads=3, chunk=1, panels=True))
+    assert Plan(2, 64, False, True, 1).with_rows_at_most(1) == Plan(1, 1, False, True, 0)
 
 
 def test_the_price_of_a_run_by_hand():

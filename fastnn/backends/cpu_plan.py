@@ -65,7 +65,7 @@ class Plan:
         if self.chunk <= rows:
             return self
         threads = min(self.threads, rows)
-        return replace(self, threads=threads, chunk=rows // threads * threads if self.sliced else rows)
+        return replace(self, threads=threads, chunk=rows // threads * threads if self.sliced else rows, split=self.split if threads > 1 else 0)
 
     def __str__(self) -> str:
         how = f", each with a slice of the batch, {self.chunk // self.threads} rows at a time" if self.sliced and self.threads > 1 else f", {self.chunk} rows at a time"
@@ -86,7 +86,7 @@ class Wishes:
         Rows in the workspace at a time, of all threads together, at most.
     sliced : bool
         Whether each thread takes a slice of the batch through all layers, or all work on the same rows: on panels each with its share of
-        the lower layers' weights (networks without a hidden layer have no such form and take slices), by BLAS each with its share of the units.
+        the lower layers' weights (networks without a hidden layer, and batches of one row, have no such form and take slices), by BLAS each with its share of the units.
     panels : bool
         Whether products are computed by fastnn's own kernels on packed parameters, or by BLAS. Rules with a rate for each
         layer (LARS, LAMB) are computed by BLAS in any case.
@@ -166,8 +166,9 @@ class Problem:
         sizes, moving = self.sizes, self.itemsize / BYTES_PER_SECOND
         below = sum(sizes[1 : lower + 1])  # sums, and deltas, of a row that cross
         above = sum(n_out * (n_in + 1) for n_in, n_out in itertools.pairwise(sizes[lower:]))
-        turned = sum(n_out * n_in for n_in, n_out in itertools.pairwise(sizes[1 : lower + 1])) / team + sum(n_out * n_in for n_in, n_out in itertools.pairwise(sizes[lower:]))
         tiles = -(-self.batch // (team * self.tile(True)))
+        of_tile = sum(n_out * n_in for n_in, n_out in itertools.pairwise(sizes[1 : lower + 1])) / team  # own weights, turned for every tile in one place
+        turned = tiles * of_tile + sum(n_out * n_in for n_in, n_out in itertools.pairwise(sizes[lower:]))
         crossing = 2 * (team - 1) / team * (self.batch * below * SPLIT_NUMBER_SECONDS * self.itemsize / 4 + 2 * above * moving)
         return TURN_SECONDS * turned + SPLIT_SECONDS * lower * tiles * team / 2 + SPLIT_ROW_SECONDS * self.batch + crossing
 
@@ -176,9 +177,11 @@ class Problem:
         possible = range(1, len(self.sizes) - 1 if self.batch > 1 else 1)
         return min(possible, key=lambda lower: self.split_seconds(team, lower), default=0)
 
-    def panel_forms(self, team: int, wished: bool | None) -> list[bool]:
-        """Whether slices and shared weights are weighed, by several threads: True, False, or both. Slices alone where nothing can be shared."""
+    def panel_forms(self, team: int, wished: bool | None, has_rows: bool = True) -> list[bool]:
+        """Whether slices and shared weights are weighed, by several threads: True, False, or both. Slices alone where nothing can be shared; not they where some threads have no row."""
         lower = self.split(team)
+        if lower and not has_rows:
+            return [False]
         if wished is not None:
             return [wished or not lower]
         return [True, False] if lower and max(self.sizes[:lower]) >= SPLIT_INPUTS * team else [True]
@@ -249,7 +252,7 @@ def possible_plans(problem: Problem, threads: int, wishes: Wishes = Wishes()) ->
         if team == 1:  # Alone both forms are the same but for the tile; one thread with a tile of its own is called sliced.
             forms = [wishes.sliced is not False]
         elif panels:
-            forms = problem.panel_forms(team, wishes.sliced)
+            forms = problem.panel_forms(team, wishes.sliced, has_rows)
         else:
             forms = [wishes.sliced if wishes.sliced is not None else has_rows and problem.slices_pay]
         plans += [
@@ -297,6 +300,8 @@ def explain_plan(problem: Problem, threads: int, wishes: Wishes = Wishes()) -> s
     lines = [str(chosen), f"form: {why}", f"rows at a time: {rows}"]
     if wishes.panels is not None and chosen.panels == wishes.panels:
         lines.append(f"products: {'in panels' if wishes.panels else 'by BLAS'}, as asked for")
+    elif wishes.panels and problem.fits_panels:
+        lines.append("products: by BLAS, because a layer's panels are not divided here, and there are fewer rows at a time than threads")
     elif not problem.fits_panels:
         lines.append("products: by BLAS, because panels do not do this rule")
     elif not any(plan.panels for _, plan in possible_plans(problem, threads, wishes)):

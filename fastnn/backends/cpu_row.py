@@ -21,7 +21,8 @@ __all__ = ["SharedRow"]
 
 HELPERS, BYTES_EACH = 3, 1 << 20  # at most so many, and one more thread for so many bytes of parameters
 CLOSE = 3e-4  # seconds between two rows that follow one another closely
-PATIENCE = 50_000  # looks for the next row: half a millisecond
+PATIENCE = 5e-4  # seconds to watch for the next row
+TRIED_LOOKS = 10_000  # about a tenth of a millisecond, to see how long they take here
 USEFUL = 100  # rows with help before a slow one, for which it was worthwhile
 ROWS = 1000  # after which a helper leaves, and is asked again if there are cores for it
 SLOW = 5e-4  # seconds longer than alone is too long for a row with help: a helper without a core was waited for
@@ -49,6 +50,7 @@ class SharedRow:
         self._threads = threads
         self._lead: Any = lead(theta.dtype)
         self._attend, self._dismiss, self._withdraw = attend(), dismiss(), withdraw()
+        _looks_a_second()  # measured now, not amid rows
         self._most = 1 + min(HELPERS, theta.nbytes // BYTES_EACH, HELPERS if most is None else most - 1)
         self._last_alone = self._not_before = 0.0
         self._alone = math.inf  # seconds of a row
@@ -90,10 +92,23 @@ class SharedRow:
                         continue
                     expected = True
                     _seats[number, 0] = COMING
-                sent = send(functools.partial(self._attend, _seats, number, PATIENCE, ROWS))
+                sent = send(functools.partial(self._attend, _seats, number, min(1 << 62, int(PATIENCE * _looks_a_second())), ROWS))
             finally:
                 if expected and not sent:  # no thread could be started, or a signal's handler raised; who comes nevertheless finds that nobody is expected
                     self._withdraw(_seats, number)
+
+
+@functools.cache
+def _looks_a_second() -> float:
+    """Of a helper who watches alone. A processor's pause between two takes 10 to 50 nanoseconds, or hardly any time."""
+    times = []
+    for _ in range(3):  # one may be interrupted
+        seats = new_seats(1)
+        seats[0, 0] = COMING
+        began = time.perf_counter()
+        attend()(seats, 0, TRIED_LOOKS, ROWS)
+        times.append(time.perf_counter() - began)
+    return TRIED_LOOKS / min(times)
 
 
 def _after_fork() -> None:

@@ -1,4 +1,4 @@
-"""The CPU engine's program for networks whose parameters stay in the cache (kernels/cpu/panel_program.py)."""
+"""The CPU engine's programs on panels: kernels/cpu/panel_program.py, row_program.py and split_program.py."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ class PanelProgram(TeamProgram):
         self._packed = aligned((N,), dtype, np.zeros)
         self._states = [aligned((N,), dtype, np.zeros) for _ in optimizer.state]
         self._by_row = team == batch_size == 1 and optimizer.code == 0  # plain gradient descent: kernels/cpu/row_program.py, which needs no Delta
-        self._grads = _rows(team, 0 if self._by_row else N, dtype)
+        lower_N = int(layout.blocks[split])  # whose gradients are in no two threads' hands
+        self._grads = _rows(1, lower_N + team * padded(N - lower_N, dtype), dtype) if split else _rows(team, 0 if self._by_row else N, dtype)
         widest = max((int(P) for P in layout.widths if P * dtype.itemsize > PANEL), default=0)
         upper = int(layout.starts[-1] - (layout.starts[split - 1] if split else 0))  # numbers of a row that a thread has to itself
         lower, sums = (int(layout.starts[split - 1]), max(layout.steps[:split])) if split else (0, 0)
@@ -184,5 +185,5 @@ def _cumulative(counts: Any) -> Array:
 
 
 def _rows(team: int, width: int, dtype: Any) -> Array:
-    """(team, at least width) zeros, each row beginning at a cache line of its own."""
+    """(team, at least width) zeros, each row beginning at a whole vector."""
     return aligned((team, padded(max(1, width), dtype)), dtype, np.zeros)

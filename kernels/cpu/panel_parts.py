@@ -5,7 +5,9 @@ Memory, and what its names mean, is told there. Everything is given by address w
 
 from __future__ import annotations
 
-from . import compiled, part
+import numpy as np
+
+from . import inner, part
 from .on_demand import activate_at, derivative_at
 from .operations import add, sum_of_squares, update
 from .panel_output import cost_and_delta
@@ -78,7 +80,7 @@ def squares(zero, matrix, width, depth, k, k_end):
     return total
 
 
-squares = compiled(squares)
+squares = inner(squares)
 
 
 def turn(panels, zero, bottom, thin, shape, packed, turned, nothing):
@@ -122,7 +124,7 @@ def layer_gradient(panels, zero, x, where, coming, asked, rows, delta, step, wid
     """
     size = itemsize(zero)
     tall = rows if rows <= TALL else -(-rows // -(-rows // TALL) // EVEN) * EVEN
-    i, before, biases_before = 0, keep, biases_keep
+    i, before, biases_before, one = 0, keep, biases_keep, type(zero)(1)
     while i < rows or i == 0:
         m, d = min(tall, rows - i), delta + i * step * size
         if width * size > PANEL and m > 1:
@@ -132,11 +134,11 @@ def layer_gradient(panels, zero, x, where, coming, asked, rows, delta, step, wid
             gradient(panels, zero, x, where + 8 * i, m, coming + 8 * i, asked - i, d, M, M_rows, width, first, count, share, before)
         if ones != 0:  # as weights of an input that is 1
             gradient(panels, zero, ones, nowhere, m, nowhere, 0, d, M, M_rows, width, M_rows - 1, 1, share, biases_before)
-        before = biases_before = zero + 1
+        before = biases_before = one
         i += max(1, m)
 
 
-layer_gradient = compiled(layer_gradient)
+layer_gradient = inner(layer_gradient)
 
 
 def accumulate(panels, zero, bottom, thin, rows, block, shape, x, first, asked, a, d, room, spare, places, ones, grads, share, keep, biases_keep):
@@ -145,19 +147,17 @@ def accumulate(panels, zero, bottom, thin, rows, block, shape, x, first, asked, 
     first: where the rows of x begin, and from `block` on those of the rows to be asked for meanwhile. spare: a vector's room for a single output's weights.
     """
     sizes, widths, blocks, starts, _, _, _ = shape
-    size, last = itemsize(zero), widths.size - 1
+    size, last, nought, one = itemsize(zero), widths.size - 1, np.int64(0), np.int64(1)
     for layer in range(last, bottom - 1, -1):
         P, depth, M = widths[layer], sizes[layer], grads + blocks[layer] * size
         step, delta = step_of(P, size), d + block * starts[layer] * size
         rows_of_x, where, coming, soon = x, first, first + 8 * block, asked
         if layer > 0:
-            rows_of_x, where, coming, soon = a + block * starts[layer - 1] * size, places + layer * 8 * block, places, 0
+            rows_of_x, where, coming, soon = a + block * starts[layer - 1] * size, places + layer * 8 * block, places, nought
         count = depth
         if layer == last and thin:  # its gradient as a row, which fills vectors, by rows of a as if they were deltas; then into the column
-            Q, count = widths[layer - 1], 0
-            layer_gradient(
-                panels, zero, delta, places + (layer + 1) * 8 * block, places, 0, rows, rows_of_x, step_of(Q, size), Q, room, spare, 1, 0, 1, share, zero, 0, places, zero
-            )
+            Q, count, where_d = widths[layer - 1], nought, places + (layer + 1) * 8 * block
+            layer_gradient(panels, zero, delta, where_d, places, nought, rows, rows_of_x, step_of(Q, size), Q, room, spare, one, nought, one, share, zero, nought, places, zero)
             column, sums = vector_at(M, zero, depth * P), vector_at(spare, zero, depth)
             if keep == zero:
                 for j in range(depth):
@@ -165,21 +165,20 @@ def accumulate(panels, zero, bottom, thin, rows, block, shape, x, first, asked, 
             else:
                 for j in range(depth):
                     column[j * P] = keep * column[j * P] + sums[j]
-        layer_gradient(panels, zero, rows_of_x, where, coming, soon, rows, delta, step, P, room, M, depth + 1, 0, count, share, keep, ones, places, biases_keep)
+        layer_gradient(panels, zero, rows_of_x, where, coming, soon, rows, delta, step, P, room, M, depth + 1, nought, count, share, keep, ones, places, biases_keep)
 
 
 accumulate = part(accumulate)
 
 
-def move(zero, me, team, summed, m, rule, hyper, t, l2, width, depth, k, k_end, biases, theta, all_grads, grad_step, state1, state2):
+def move(zero, team, summed, m, rule, hyper, t, l2, width, depth, k, k_end, biases, theta, all_grads, grad_step, state1, state2):
     """Moves rows k..k_end of a layer's panels by their gradient, and its biases if this is said. Returns the L2 cost of these weights before, for m rows.
 
-    summed: adds up the Deltas of all threads first, in all_grads, whose rows are grad_step bytes long and of which this thread may use its own alone otherwise.
+    summed: adds up the Deltas of all threads first, in all_grads, behind which those of the next thread lie grad_step bytes further.
     Addresses of the layer: theta, all_grads, state1, state2, the last two 0 where the rule has none.
     """
     size = itemsize(zero)
     cost = m * l2 / 2 * squares(zero, theta, width, depth, k, k_end) if l2 != 0 else 0.0
-    grads = all_grads if summed else all_grads + me * grad_step
     for column in range(0, width, PANEL // size):
         across = min(PANEL // size, width - column)
         panel = column * (depth + 1)
@@ -190,7 +189,7 @@ def move(zero, me, team, summed, m, rule, hyper, t, l2, width, depth, k, k_end, 
                 begin, count, decay = (panel + k * across) * size, (k_end - k) * across, l2
             for at in range(begin, begin + count * size, AT_ONCE * size):
                 n = min(AT_ONCE, count - (at - begin) // size)
-                own_grad = vector_at(grads + at, zero, n)
+                own_grad = vector_at(all_grads + at, zero, n)
                 if summed and team > 1:
                     call_back(theta + at, n * size)
                     for other in range(1, team):
@@ -201,4 +200,4 @@ def move(zero, me, team, summed, m, rule, hyper, t, l2, width, depth, k, k_end, 
     return cost
 
 
-move = compiled(move)
+move = inner(move)

@@ -88,7 +88,7 @@ def _worker(
         share, keep, biases_keep = (kind(-hyper[0] / m), kind(1 - hyper[0] * l2), one) if direct else (one, zero, zero)
         if direct and l2 != 0:
             for layer in range(layers):
-                cost += m * l2 / 2 * squares(zero, theta + blocks[layer] * size, widths[layer], sizes[layer], 0, sizes[layer])
+                cost += m * l2 / 2 * squares(zero, theta + blocks[layer] * size, widths[layer], sizes[layer], integer, sizes[layer])
         begin, into, last = from_row, theta if direct else all_grads + me * grad_step, me == team - 1
         while begin < to_row or begin == from_row:
             count = min(capacity, to_row - begin)
@@ -127,7 +127,7 @@ def _worker(
                 depth, at = sizes[layer], blocks[layer] * size
                 k, k_end = _share(depth, me, team)
                 first1, first2 = (state1_at + at if state1.size else state1_at), (state2_at + at if state2.size else state2_at)
-                cost += move(zero, me, team, True, m, rule, hyper, t, l2, widths[layer], depth, k, k_end, last, theta + at, all_grads + at, grad_step, first1, first2)
+                cost += move(zero, team, True, m, rule, hyper, t, l2, widths[layer], depth, k, k_end, last, theta + at, all_grads + at, grad_step, first1, first2)
         if team > 1:
             barrier(meeting, me, team)
     costs[16 * me] = cost

@@ -121,12 +121,12 @@ if JIT:
             q = min(MOST, vectors - v)
             panel = M + (v * M_rows + first * q) * VECTOR
             bias = nothing if nothing != 0 else M + (v * M_rows + (M_rows - 1) * q) * VECTOR
-            # Large tiles ask for a share each of as many bytes after the panel: the next panel, and after the last, on the way forward, the next layer's first.
+            # Large tiles ask for a share each of as many bytes after the panel: the next panel, and after the last, where all inputs are taken, the next layer's first.
             panel_bytes, groups = depth * q * VECTOR, depth // INPUTS
             later = panel + M_rows * q * VECTOR
             end = later + panel_bytes
             tiles = (m + code.ROWS[q - 1] - 1) // code.ROWS[q - 1]
-            share = min(LINES, -(-panel_bytes // (FETCH * max(1, tiles * groups)))) if far else 0
+            share = min(LINES, -(-panel_bytes // (FETCH * max(1, tiles * groups)))) if far and (first == 0 or v + q < vectors) else 0
             i = 0
             while i < m:
                 rows = _rows_of(m, q, m - i)
@@ -141,7 +141,7 @@ if JIT:
     def _gradient(zero, x, places, m, coming, asked, d, M, M_rows, width, first, count, share, keep):
         size = itemsize(zero)
         vectors = width * size // VECTOR
-        far = np.int64(M_rows * width * size > FAR)
+        far = np.int64(count * width * size > FAR)
         if m == 1:
             # Then the time is that of reading the panels: backwards, because `apply` has read forwards. What it read last is
             # still in the first-level cache, and what is written last is what it will read first.

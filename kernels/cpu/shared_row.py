@@ -157,7 +157,6 @@ def _attend(seats, number, patience, rows):
     looks, served = 0, 0
     while True:
         now = atomic_load(state)
-        pause()
         looks += 1
         if now == BUSY:
             work = atomic_load(state + 8)
@@ -170,6 +169,8 @@ def _attend(seats, number, patience, rows):
         elif now == DISMISSED or (now == FREE and (looks > patience or served >= rows) and _changed(state, FREE, DISMISSED)):
             atomic_store(state, AWAY)
             return served
+        else:
+            pause()
 
 
 def _help(zero, work):

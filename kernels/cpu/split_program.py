@@ -9,10 +9,10 @@ cuts layers so; A. Krizhevsky, "One weird trick for parallelizing convolutional 
 A tile of rows goes through a step so:
 
   each lower layer     every thread multiplies its own inputs; a barrier; each adds up all threads' sums and takes g, for its own columns,
-                       which are its inputs of the next layer; of the last lower layer for its own rows, all columns
+                       which are its inputs of the next layer; of the last lower layer for all columns of its own rows
   the upper layers     each thread takes its rows forward, to the cost, and back to the deltas of the last lower layer; it adds up its own Delta; a barrier
   each lower layer     from the last to the first: every thread multiplies all deltas by its inputs' weights, transposed, which gives the deltas of its own
-                       columns of the layer below; then its weights' gradient; a barrier
+                       columns of the layer below; then its weights' gradient; a barrier. The first has no layer below, and none
 
 and after the last tile moves its own weights, and its share of the upper ones by the Deltas of all. There are 2 split barriers a tile; what a
 barrier orders is told where it stands. For one number of threads results are the same bit for bit.
@@ -21,6 +21,7 @@ Memory besides that of panel_program, with C the rows of a tile for all threads 
   x (team, C * s_1 at least)  own inputs of rows that had to be converted
   low (2, (C + H) * (P_1 + ... + P_split-1))  activations and deltas of all but the last lower layer, of which each thread writes its columns
   a, d (team, (C + H) * (P_split + ... + P_L))  activations and deltas of the others, rows of this thread
+  grads (1, N_low + team * N_up)  gradients of the lower layers, then of the upper ones of each thread
   parts (team, (2 (C + H) + 1) * the widest lower P)  a thread's sums of one layer and of the next, by turns; a row of biases
 """
 
@@ -28,14 +29,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import compiled, part, per_dtype
+from . import inner, part, per_dtype
 from .gather import gather_rows
 from .on_demand import activate_at, derivative_at
 from .panel_parts import accumulate, layer_gradient, move, squares, through, turn
 from .panel_program import signature
-from .panels import AHEAD, PANEL, VECTOR, address, apply, itemsize, rows_at, step_of, transpose, vector_at
+from .panels import AHEAD, PANEL, address, apply, itemsize, rows_at, step_of, transpose, vector_at
 from .program import _share
 from .team import barrier
+from .vectors import FETCH
 
 __all__ = ["split_program"]
 
@@ -43,12 +45,12 @@ RELU = 3  # its code
 
 
 def _columns(width, count, me, team):
-    """The part (first, last + 1) of a layer's columns that belongs to thread `me`, in whole vectors of `count` numbers."""
-    vectors = width // count
-    return vectors * me // team * count, vectors * (me + 1) // team * count
+    """The part (first, last + 1) of a layer's columns that belongs to thread `me`, in whole cache lines of `count` numbers, which no two write."""
+    lines = (width + count - 1) // count
+    return min(lines * me // team * count, width), min(lines * (me + 1) // team * count, width)
 
 
-_columns = compiled(_columns)
+_columns = inner(_columns)
 
 
 def _own_inputs(sizes, widths, layer, count, me, team):
@@ -59,7 +61,7 @@ def _own_inputs(sizes, widths, layer, count, me, team):
     return min(first, sizes[layer]), min(end, sizes[layer])
 
 
-_own_inputs = compiled(_own_inputs)
+_own_inputs = inner(_own_inputs)
 
 
 def _add_parts(zero, team, parts, part_step, step, row, row_end, column, column_end, biases, rectify, out):
@@ -89,7 +91,7 @@ def _add_parts(zero, team, parts, part_step, step, row, row_end, column, column_
                 z[j] = zero if z[j] < zero else z[j]  # NaN stays NaN
 
 
-_add_parts = compiled(_add_parts)
+_add_parts = inner(_add_parts)
 
 
 def _biases(zero, M, depth, width, out):
@@ -102,7 +104,7 @@ def _biases(zero, M, depth, width, out):
             target[j] = row[j]
 
 
-_biases = compiled(_biases)
+_biases = inner(_biases)
 
 
 def _each_row(panels, zero, code, slope, m, step, n, delta, a, nothing):
@@ -115,14 +117,14 @@ def _each_row(panels, zero, code, slope, m, step, n, delta, a, nothing):
             derivative_at(panels, zero, code, slope, delta + i * step * size, a + i * step * size, n)
 
 
-_each_row = compiled(_each_row)
+_each_row = inner(_each_row)
 
 
 def _forward(me, team, split, meeting, panels, zero, x, first, native, m, places, block, shape, packed, low_a, a, parts, part_step, half, nothing):
     """Takes the inputs of m rows through the lower layers: own columns of low_a, and own rows of a. Addresses but meeting's."""
     sizes, widths, blocks, starts, _, codes, slopes = shape
     size = itemsize(zero)
-    count = VECTOR // size
+    count, nought = FETCH // size, np.int64(0)
     biases = parts + me * part_step + 2 * half
     for layer in range(split):
         depth, P = sizes[layer], widths[layer]
@@ -136,19 +138,19 @@ def _forward(me, team, split, meeting, panels, zero, x, first, native, m, places
         else:
             below = low_a + (block * starts[layer - 1] + k) * size
             apply(panels, zero, below, places + layer * 8 * block, m, 0, m, M, depth + 1, P, k, k_end - k, nothing, own, step, 0)
-        barrier(meeting, me, team)  # all sums of this layer are there; nobody writes them again before two more
+        barrier(meeting, me, team)  # all sums of this layer are there; nobody writes them again before the next
         _biases(zero, M, depth, P, biases)
         rectified = codes[layer] == RELU
         if layer < split - 1:
             c, c_end = _columns(P, count, me, team)
             z = low_a + block * starts[layer] * size
-            _add_parts(zero, team, sums, part_step, step, 0, m, c, c_end, biases, rectified, z)
+            _add_parts(zero, team, sums, part_step, step, nought, m, c, c_end, biases, rectified, z)
             if not rectified:
-                _each_row(panels, zero, codes[layer], slopes[layer], m, step, c_end - c, 0, z + c * size, nothing)
+                _each_row(panels, zero, codes[layer], slopes[layer], m, step, c_end - c, nought, z + c * size, nothing)
         else:
             row, row_end = _share(m, me, team)
             z = a + block * starts[layer] * size
-            _add_parts(zero, team, sums, part_step, step, row, row_end, 0, P, biases, rectified, z - row * step * size)
+            _add_parts(zero, team, sums, part_step, step, row, row_end, nought, P, biases, rectified, z - row * step * size)
             if not rectified and row_end > row:
                 activate_at(panels, zero, codes[layer], slopes[layer], z, 1, (row_end - row) * step, nothing)
 
@@ -163,7 +165,7 @@ def _backward(
     """Takes the deltas of all rows, of which each thread has its own behind all_d, back through the lower layers, and adds up the gradients of own weights. Addresses but meeting's."""
     sizes, widths, blocks, starts, _, codes, slopes = shape
     size = itemsize(zero)
-    count = VECTOR // size
+    count = FETCH // size
     for layer in range(split - 1, -1, -1):
         depth, P, M = sizes[layer], widths[layer], packed + blocks[layer] * size
         step = step_of(P, size)
@@ -181,27 +183,11 @@ def _backward(
                 delta = all_d + group * d_step if layer == split - 1 else low_d
                 delta, shift = delta + block * starts[layer] * size, row * Q_step * size
                 gate = low_a + below + shift if rectified else 0
-                apply(
-                    panels,
-                    zero,
-                    delta,
-                    places + (layer + 1) * 8 * block,
-                    row_end - row,
-                    0,
-                    row_end - row,
-                    T,
-                    P,
-                    Q,
-                    0,
-                    sizes[layer + 1],
-                    nothing,
-                    low_d + below + shift,
-                    Q_step,
-                    gate,
-                )
+                rows, to = row_end - row, low_d + below + shift
+                apply(panels, zero, delta, places + (layer + 1) * 8 * block, rows, 0, rows, T, P, Q, 0, sizes[layer + 1], nothing, to, Q_step, gate)
             if not rectified:
                 _each_row(panels, zero, codes[layer - 1], slopes[layer - 1], m, Q_step, Q, low_d + below, low_a + below, nothing)
-        before, biases_before = keep, biases_keep
+        before, biases_before, one = keep, biases_keep, type(zero)(1)
         for group in range(groups):
             row, row_end = _share(m, group, groups)
             delta = (all_d + group * d_step if layer == split - 1 else low_d) + block * starts[layer] * size
@@ -214,7 +200,7 @@ def _backward(
                     panels, zero, rows_of_x, where, coming, soon, row_end - row, delta, step, P, room, grads + blocks[layer] * size, depth + 1, k, k_end - k, share, before,
                     with_biases, places, biases_before,
                 )  # fmt: skip
-            before = biases_before = zero + 1
+            before = biases_before = one
         if layer > 0:
             barrier(meeting, me, team)  # all deltas of the layer below are there
 
@@ -237,7 +223,7 @@ def _worker(
     zero, one, integer = kind(0), kind(1), np.int64(0)
     size = itemsize(zero)
     theta, nothing, place, T = address(packed), address(zeros), address(places), address(turned[me])
-    all_grads, grad_step, all_ones = address(grads), grads.shape[1] * size, address(ones)
+    all_grads, grad_step, all_ones = address(grads), (grads.shape[1] - blocks[split]) // parts.shape[0] * size, address(ones)
     low_a, low_d, all_parts, part_step = address(low[0]), address(low[1]), address(parts), parts.shape[1] * size
     upper = block * starts[split - 1] * size  # a and d begin with this layer
     my_a, all_d, d_step, room = address(a[me]) - upper, address(d) - upper, d.shape[1] * size, address(side[me])
@@ -268,7 +254,7 @@ def _worker(
         # Where one tile holds the batch, plain gradient descent needs no gradient of the lower layers: the product itself moves the panel.
         direct = rule == 0 and m <= capacity
         share, keep, biases_keep = (kind(-hyper[0] / m), kind(1 - hyper[0] * l2), one) if direct else (one, zero, zero)
-        into, fresh = theta if direct else all_grads + me * grad_step, zero
+        into, fresh = theta if direct else all_grads, zero
         for begin in range(0, m, capacity):
             count = min(capacity, m - begin)
             those = rows_in_order[begin_row + begin : begin_row + begin + count]
@@ -307,7 +293,7 @@ def _worker(
             barrier(meeting, me, team)  # all deltas of the last lower layer are there, and all upper Deltas; all have read the upper parameters
             if direct and l2 != 0:
                 for layer in range(split):
-                    k, k_end = _own_inputs(sizes, widths, layer, VECTOR // size, me, team)
+                    k, k_end = _own_inputs(sizes, widths, layer, FETCH // size, me, team)
                     cost += m * l2 / 2 * squares(zero, theta + blocks[layer] * size, widths[layer], sizes[layer], k, k_end)
             _backward(
                 me, team, split, meeting, panels, zero, where, my_firsts, asked, count, place, block, shape, theta, T,
@@ -320,11 +306,11 @@ def _worker(
             depth, at = sizes[layer], blocks[layer] * size
             k, k_end = _share(depth, me, team)
             if layer < split:
-                k, k_end = _own_inputs(sizes, widths, layer, VECTOR // size, me, team)
+                k, k_end = _own_inputs(sizes, widths, layer, FETCH // size, me, team)
             first1, first2 = (state1_at + at if state1.size else state1_at), (state2_at + at if state2.size else state2_at)
             summed, last = layer >= split, me == team - 1
             if summed or not direct:
-                cost += move(zero, me, team, summed, m, rule, hyper, t, l2, widths[layer], depth, k, k_end, last, theta + at, all_grads + at, grad_step, first1, first2)
+                cost += move(zero, team, summed, m, rule, hyper, t, l2, widths[layer], depth, k, k_end, last, theta + at, all_grads + at, grad_step, first1, first2)
     costs[16 * me] = cost
     hits[16 * me] = right
 

@@ -122,7 +122,7 @@ def _barrier(memory, me, team):
     """Returns when all `team` threads have called it as often as this one, each with its number. Everything written before is seen after.
 
     Each writes on its own line and reads the others': one crossing between cores, where a counter that all add to and a number that tells them to go on are three.
-    Who waits stays awake at first: where each thread has a core to itself nothing is faster. Where the one that is waited for was last seen
+    Who waits stays awake at first: where each thread has a core to itself nothing is faster. Where one that is waited for was last seen
     on this core, it gives the core up, for the other may need it. Otherwise it sleeps after a while: beside other processes the one that is waited for
     may have to wait for its core, and who only yields a core to such a process is without it for milliseconds at every step.
     """
@@ -140,8 +140,10 @@ def _barrier(memory, me, team):
             spins += 1
             pause()
             if spins > _SPINS:
-                here = _here()
-                together = atomic_load(theirs + to_place) == here
+                here, together = _here(), False
+                for late in range(other, team):
+                    at = first + 8 * _LINE * late
+                    together = together or (late != me and atomic_load(at) < times and atomic_load(at + to_place) == here)
                 if together and (here > 0 or spins <= _PATIENCE):
                     _sched_yield()
                 elif spins > _PATIENCE:
