@@ -72,7 +72,7 @@ def test_threads_that_share_weights_have_inputs_enough():
     assert [problem.panel_forms(3, wished) for wished in (True, False)] == [[True], [False]]
     assert Problem((40, 10), 64, 4).panel_forms(2, False) == [True]
     assert problem.panel_forms(3, None, has_rows=False) == [False], "a slice has at least one row"
-    assert choose_plan(problem, 3, Wishes(threads=3, chunk=1, panels=True)) == Plan(3, 1, False, True, 2)
+    assert choose_plan(problem, 3, Wishes(threads=3, chunk=1, panels=True)) == Plan(3, 1, False, True, 1)
     no_layer = Problem((40, 10), 64, 4)
     assert not choose_plan(no_layer, 3, Wishes(threads=3, chunk=1, panels=True)).panels
     assert "fewer rows at a time than threads" in explain_plan(no_layer, 3, Wishes(threads=3, chunk=1, panels=True))
