@@ -158,7 +158,8 @@ def test_a_helper_leaves_when_nobody_comes_and_when_it_has_done_its_rows():
     with Table([784, 20, 10]) as table:
         x = np.zeros((1, 784), np.float32)
         table.sit(0, patience=1000)
-        until(lambda: table.seats[0, 0] == AWAY)
+        until(lambda: table.served == [0])  # its thread notes that after it has left the seat
+        assert table.seats[0, 0] == AWAY
         assert table.lead(x)[0] == ALONE
         table.sit(0, rows=3)
         assert [table.lead(x)[0] for _ in range(3)] == [HELPED] * 3
