@@ -322,7 +322,7 @@ def explain_plan(problem: Problem, threads: int, wishes: Wishes = Wishes()) -> s
     lines.append(
         f"model: products at {PANELS_FLOPS / 1e9:g} (panels) and {problem.blas_flops / 1e9:g} GFLOP/s (BLAS) on one thread, {CALL_SECONDS * 1e6:g} us per call of BLAS, "
         f"{TURN_SECONDS * 1e9:g} ns per transposed weight, {MEETING_SECONDS * 1e6 / 2:g} us per thread to meet in a step of slices, "
-        f"{SPLIT_SECONDS * 1e6 / 2:g} for each layer of shared weights, {SPLIT_NUMBER_SECONDS * 1e9:g} ns for each sum that crosses, {SPLIT_ROW_SECONDS * 1e9:g} for each of their rows, "
+        f"{SPLIT_SECONDS * 1e6 / 2:g} us per thread, layer and tile of shared weights, {SPLIT_NUMBER_SECONDS * 1e9:g} ns for each sum or delta that crosses, {SPLIT_ROW_SECONDS * 1e9:g} ns for each of their rows, "
         f"parameters between cores, and from beyond the cache, at {BYTES_PER_SECOND / 1e9:g} GB/s; {run}; fitted to one two-core server, not measured on this machine"
     )
     return "\n".join(lines)

@@ -101,7 +101,7 @@ def compiled(function, signature=None):
 
 
 def inner(function):
-    """As `compiled`, for callers that are compiled too: Python cannot call it, which saves a tenth of its compilation.
+    """As `compiled`, for callers that are compiled too: Python cannot call it, so no entry for it is compiled.
 
     Literals among its arguments are types of their own to Numba, and each combination is compiled anew: pass numbers that are none, np.int64(0) for 0.
     """
