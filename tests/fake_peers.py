@@ -46,9 +46,15 @@ class Good(Peer):
 
 
 class Slow(Good):
-    """The same, eight times over."""
+    """The same, many times over."""
 
-    slower = 8
+    slower = 40
+
+
+class SlowAsAWhole(Slow):
+    """Its runs are compiled for their number of steps."""
+
+    whole = True
 
 
 class Talkative(Good):
@@ -68,6 +74,10 @@ class Wrong(Good):
 
     def predict(self):
         return np.round(super().predict(), 1)
+
+
+class SlowAndWrong(Wrong):
+    slower = 40
 
 
 class NotANumber(Good):

@@ -118,6 +118,19 @@ def test_a_much_slower_one_is_timed_in_fewer_rounds():
     assert len(result["entrants"]["slow"]["rounds"]) in (3, 5)  # which of the two depends on times
 
 
+@pytest.mark.parametrize("slow", ["Slow", "SlowAsAWhole", "SlowAndWrong"])
+def test_a_much_slower_one_runs_the_first_steps_alone(monkeypatch, slow):
+    """Compared with the float64 run after those; whose steps are compiled as a whole runs all."""
+    monkeypatch.setattr(cell, "_pace", lambda *arguments: (400, ""))
+    with cell.Field({"good": fake("Good", own=True), "slow": fake(slow)}, 60) as entrants:
+        result = cell.training_cell(TINY, entrants, cell.Settings(rows=64, seconds=0.02, rounds=3, timeout=60))
+    good, other = result["entrants"]["good"], result["entrants"]["slow"]
+    assert (good["steps"], other["steps"]) == (400, 400 if slow == "SlowAsAWhole" else 25)
+    assert other["status"] == ("disagrees" if slow == "SlowAndWrong" else "ok")
+    assert other["theta_error"] == pytest.approx(0.5 if slow == "SlowAndWrong" else 0.0, abs=0.01)
+    assert other["median"] > 2 * good["median"]  # seconds per step, of as many steps as were run: 40 times as long, and nothing else here takes so long
+
+
 def test_nobody_works():
     with cell.Field({"raises": fake("Raises")}, 60) as entrants:
         result = cell.training_cell(TINY, entrants, SMALL)

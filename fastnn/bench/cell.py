@@ -21,7 +21,8 @@ from .statistics import Result, judge, spread
 
 __all__ = ["PREDICT_RIVALS", "Field", "Settings", "predict_cell", "training_cell"]
 
-SLOW, SLOW_ROUNDS = 4.0, 3  # an entrant this many times slower than the fastest is timed in so many rounds only
+SLOW, SLOW_ROUNDS = 4.0, 3  # an entrant this many times slower than the fastest is timed in so many rounds only,
+BEGINNING, BEGINNING_STEPS = 16, 20  # and over this part of the steps, if that leaves so many: a step of theirs costs the same, and 100,000 of them half a minute a round
 PREDICT_TOLERANCE = 1e-4  # largest difference of an output from float64's
 PREDICT_RIVALS = ("onnx", "sklearn", "torch")  # those that the target of one-row latency names
 
@@ -151,8 +152,8 @@ def training_cell(
 ) -> Result:  # fmt: skip
     """Measure one cell.
 
-    Every timing runs the same steps from the same Theta, so what is compared with the oracle is
-    what was timed. `allowance` seconds limit the number of rounds (never below three).
+    Every timing runs the same steps from the same Theta - those who are much slower than the fastest, the first
+    of them - so what is compared with the oracle is what was timed. `allowance` seconds limit the number of rounds (never below three).
     ceiling: GFLOP/s of the fastest product, found before; product: makes it again and tells what it reaches now. Where a share of
     the ceiling is asked for, it is made in every round, and the median is the ceiling: the machine is not the same at all times.
     """
@@ -167,10 +168,11 @@ def training_cell(
         judge(cell, field_.own(), asked, ceiling)
         return cell
     problem = {**description, "rows": settings.rows, "steps": steps, "seed": 0}
+    beginning = steps // BEGINNING if steps >= BEGINNING * BEGINNING_STEPS else None
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "oracle.npz")
         with Client("none:none", 1) as judge_process:
-            truth = judge_process.ask("oracle", 600, path=path, library=settings.oracle, **problem)
+            truth = judge_process.ask("oracle", 600, path=path, library=settings.oracle, beginning=beginning, **problem)
         cell["tolerance"] = dict(zip(("theta", "cost"), oracle.tolerance(case.optimizer, case.precision), strict=True))
         cell["oracle"] = {"mean_cost": truth["mean_cost"], "final_cost": truth["final_cost"]}
         clients: dict[str, Client] = {}
@@ -184,12 +186,19 @@ def training_cell(
             if client is not None:
                 clients[name] = client
                 entry["rounds"], entry["samples"] = {}, []
+        fastest = min((cell["entrants"][name]["probe_seconds"] for name in clients), default=0.0)
+        for name in clients:
+            entry = cell["entrants"][name]
+            short = beginning is not None and not entry["whole"] and entry["probe_seconds"] > SLOW * fastest
+            entry["steps"] = beginning if short else steps
         _rounds(
             cell,
             clients,
             settings,
             began + allowance,
-            lambda client, round_: client.ask("time", settings.timeout, path=path, compare=settings.compared is None or round_ < settings.compared),
+            lambda name, round_: clients[name].ask(
+                "time", settings.timeout, path=path, compare=settings.compared is None or round_ < settings.compared, steps=cell["entrants"][name]["steps"]
+            ),
             say,
             product if asked is not None and asked.ceiling is not None else None,
         )
@@ -197,7 +206,7 @@ def training_cell(
         ceiling = statistics.median(cell["products"])
     for entry in cell["entrants"].values():
         if "rounds" in entry:
-            entry["rounds"] = {key: seconds / steps for key, seconds in entry["rounds"].items()}
+            entry["rounds"] = {key: seconds / entry["steps"] for key, seconds in entry["rounds"].items()}
             entry["swept"] = {key: seconds / steps for key, seconds in entry["swept"].items()}
             _verify(entry, case)
             _summarise(entry)
@@ -220,7 +229,7 @@ def _pace(names: list[str], field_: Field, settings: Settings, description: Resu
 
 
 def _rounds(
-    cell: Result, clients: dict[str, Client], settings: Settings, deadline: float, measure: Callable[[Client, int], Result], say: Say, product: Callable[[], float] | None = None
+    cell: Result, clients: dict[str, Client], settings: Settings, deadline: float, measure: Callable[[str, int], Result], say: Say, product: Callable[[], float] | None = None
 ) -> None:
     """Time everyone, and the product, in turn, `rounds` times, or until the deadline once there are three rounds."""
     entrants = cell["entrants"]
@@ -234,14 +243,14 @@ def _rounds(
             settle()
             with contextlib.suppress(PeerError):  # then the ceiling that was found before stands
                 cell["products"].append(product())
-        for name, client in list(clients.items()):
+        for name in list(clients):
             entry = entrants[name]
             if round_ >= SLOW_ROUNDS and entry["probe_seconds"] > SLOW * fastest:
                 continue
             say(f"round {round_ + 1}, {name}")
             settle()
             try:
-                reply = measure(client, round_)
+                reply = measure(name, round_)
             except PeerError as error:
                 entry |= _failed(error)
                 del entry["rounds"], entry["samples"], clients[name]
@@ -268,7 +277,7 @@ def _verify(entry: Result, case: Case) -> None:
 
 
 def _summarise(entry: Result) -> None:
-    del entry["probe_seconds"], entry["digest"]
+    del entry["probe_seconds"], entry["digest"], entry["whole"]
     entry |= spread(list(entry["rounds"].values()))
     # The first run of the steps includes loading and compilation; what is left after the run itself.
     entry["preparation_seconds"] = entry.pop("first_seconds")
@@ -293,7 +302,7 @@ def predict_cell(case: PredictCase, field_: Field, settings: Settings, say: Say 
             continue
         clients[name] = client
         entry["rounds"], entry["samples"] = {}, []
-    _rounds(cell, clients, settings, math.inf, lambda client, round_: client.ask("calls", settings.timeout, seconds=block), say)
+    _rounds(cell, clients, settings, math.inf, lambda name, round_: clients[name].ask("calls", settings.timeout, seconds=block), say)
     for entry in cell["entrants"].values():
         if "rounds" in entry:
             del entry["samples"], entry["probe_seconds"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,10 @@ class Problem:
     @property
     def steps(self) -> int:
         return len(self.order) // self.batch
+
+    def beginning(self, steps: int) -> Problem:
+        """The first steps of it, at the same learning rate."""
+        return replace(self, order=self.order[: steps * self.batch])
 
     def digest(self) -> str:
         """Equal in two processes exactly if they were given the same problem."""

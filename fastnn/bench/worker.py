@@ -53,14 +53,16 @@ class Worker:
 
     # ---- training ---------------------------------------------------------------------------------
 
-    def oracle(self, path: str, rows: int, steps: int, seed: int, library: str = "numpy", **case: Any) -> Reply:
-        """The float64 run of a problem in this array library, to a file for those who are compared with it."""
+    def oracle(self, path: str, rows: int, steps: int, seed: int, library: str = "numpy", beginning: int | None = None, **case: Any) -> Reply:
+        """The float64 run of a problem, and of its first `beginning` steps, in this array library, to a file for those who are compared with it."""
         from .peers.base import blas_threads
 
         blas_threads(self.threads)
         made = problem.make(problem.case_from(case), rows, steps, seed)
-        run = oracle.train(made, xp=importlib.import_module(library))
-        np.savez(path, theta=run.theta, mean_cost=run.mean_cost)
+        xp = importlib.import_module(library)
+        run = oracle.train(made, xp=xp)
+        parts = {steps: run} if beginning is None else {steps: run, beginning: oracle.train(made.beginning(beginning), xp=xp)}
+        np.savez(path, **{f"{name}_{count}": getattr(part, name) for count, part in parts.items() for name in ("theta", "mean_cost")})
         return {"digest": made.digest(), "mean_cost": run.mean_cost, "final_cost": self._final_cost(made, run.theta)}
 
     def pace(self, rows: int, seed: int, least: float, **case: Any) -> Reply:
@@ -85,7 +87,7 @@ class Worker:
         self.peer.load(self.made)
         self._first_run()
         first = time.perf_counter() - start
-        return {"digest": self.made.digest(), "first_seconds": first, "probe_seconds": self._probe(), "choice": self.peer.describe()}
+        return {"digest": self.made.digest(), "first_seconds": first, "probe_seconds": self._probe(), "choice": self.peer.describe(), "whole": self.peer.whole}
 
     def _first_run(self) -> None:
         """Run what compiles and warms up: everything where a run is compiled as a whole, else a few steps."""
@@ -105,20 +107,21 @@ class Worker:
                 return min(seconds) * steps / count
             count = min(steps, count * 4)
 
-    def time(self, path: str, compare: bool = True) -> Reply:
-        """Run the prepared problem once from its Theta against the clock, and compare the result with the oracle's."""
+    def time(self, path: str, compare: bool = True, steps: int | None = None) -> Reply:
+        """Run the prepared problem, or its first steps, once from its Theta against the clock, and compare the result with the oracle's."""
+        made = self.made if steps is None else self.made.beginning(steps)
         self._wake()
-        self.peer.reset(self.made.theta)
-        mean_cost, watch = self._timed(self.made.steps)
+        self.peer.reset(made.theta)
+        mean_cost, watch = self._timed(made.steps)
         if not compare:
             return {"seconds": watch.sample.seconds, "cpu": watch.sample.cpu, "others": watch.sample.others}
         theta = self.peer.theta()
         with np.load(path) as file:
-            run = oracle.Run(file["theta"], float(file["mean_cost"]))
-        theta_error, cost_error = oracle.differences(self.made, run, theta, mean_cost)
+            run = oracle.Run(file[f"theta_{made.steps}"], float(file[f"mean_cost_{made.steps}"]))
+        theta_error, cost_error = oracle.differences(made, run, theta, mean_cost)
         return {
             "seconds": watch.sample.seconds, "cpu": watch.sample.cpu, "others": watch.sample.others, "mean_cost": mean_cost,
-            "final_cost": self._final_cost(self.made, theta), "theta_error": theta_error, "cost_error": cost_error,
+            "final_cost": self._final_cost(made, theta), "theta_error": theta_error, "cost_error": cost_error,
         }  # fmt: skip
 
     def _wake(self, least: float = WAKING) -> None:
