@@ -195,6 +195,14 @@ def test_more_rows_at_a_time_where_they_are_short(inputs, itemsize, rows):
     assert choose_plan(Problem((inputs, 30, 10), 8192, itemsize), 2) == Plan(2, 2 * rows, True, True)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "itemsize", "rows"),
+    [((784, 16, 16, 10), 4, 32), ((784, 17, 10), 4, 64), ((512, 16, 10), 4, 32), ((511, 16, 10), 4, 64), ((784, 16, 10), 8, 64), ((784, 8, 2), 8, 32)],
+)
+def test_fewer_rows_at_a_time_where_they_are_long_and_outputs_fill_one_vector(sizes, itemsize, rows):
+    assert choose_plan(Problem(sizes, 8192, itemsize), 2) == Plan(2, 2 * rows, True, True)
+
+
 @pytest.mark.parametrize(("inputs", "batch", "rows"), [(28, 512, 256), (28, 600, 160), (28, 8192, 208), (784, 300, 80), (784, 190, 95), (784, 512, 64), (784, 130, 65)])
 def test_the_tiles_of_a_slice_are_about_equally_high(inputs, batch, rows):
     assert choose_plan(Problem((inputs, 30, 10), batch, 4), 2, Wishes(threads=2, sliced=True)).chunk == 2 * rows

@@ -34,8 +34,9 @@ SLICE_SECONDS = 0.2  # as in fastnn.training, which is not imported for a number
 # up to the third beside SciPy's BLAS, or for one row; and up to the last where each thread has its share of the weights.
 PANELS_BYTES, PANELS_BYTES_MKL, PANELS_BYTES_FAR, SHARED_BYTES = 3 << 20, 10 << 20, 16 << 20, 64 << 20
 # Rows of a tile: with more, the deltas of a panel leave the first-level cache, or the data of the next tile push out what is needed before.
-# Parameters that come from further away are read once a tile, so they want more rows.
+# Parameters that come from further away are read once a tile, so they want more rows; one vector of outputs does little with a row, which is best used again soon.
 PANELS_ROWS, PANELS_FAR_ROWS, PANELS_SHORT_ROWS, SHORT_ROW_BYTES, TILE_MULTIPLE = 64, 256, 192, 1024, 16
+PANELS_NARROW_ROWS, LONG_ROW_BYTES, VECTOR_BYTES = 32, 2048, 64
 # Bytes of rows, activations and deltas that BLAS is given at a time. A narrow net's products are small, so
 # its tile stays in the second-level cache; a wide one's want many rows.
 NARROW_PARAMETERS, NARROW_BYTES, WIDE_BYTES = 60_000, 1 << 18, 3 << 20
@@ -191,7 +192,10 @@ class Problem:
         if panels:
             if not self.stays_in_cache:
                 return PANELS_FAR_ROWS
-            return PANELS_SHORT_ROWS if self.sizes[0] * self.itemsize <= SHORT_ROW_BYTES else PANELS_ROWS
+            row_bytes, narrow = self.sizes[0] * self.itemsize, max(self.sizes[1:]) * self.itemsize <= VECTOR_BYTES
+            if narrow and row_bytes >= LONG_ROW_BYTES:
+                return PANELS_NARROW_ROWS
+            return PANELS_SHORT_ROWS if row_bytes <= SHORT_ROW_BYTES else PANELS_ROWS
         least, tile_bytes, multiple = (32, NARROW_BYTES, 16) if self.parameters <= NARROW_PARAMETERS else (256, WIDE_BYTES, 64)
         return max(least, tile_bytes // (self.per_row * self.itemsize) // multiple * multiple)
 

@@ -14,9 +14,19 @@ from .panel_output import cost_and_delta
 from .panels import PANEL, RECTIFY, address, apply, dots, gradient, itemsize, rows_at, step_of, transpose, vector_at
 from .team import AT_ONCE, call_back
 
-__all__ = ["TALL", "accumulate", "layer_gradient", "move", "squares", "through", "turn"]
+__all__ = ["TALL", "accumulate", "early", "layer_gradient", "move", "squares", "through", "turn"]
 
 TALL, EVEN = 96, 4  # rows of a gradient at a time: their deltas of one panel and a line of each row's inputs fill the first-level cache; in multiples of these
+
+EARLY = 16  # rows of data that are asked for before they are used: enough to have arrived, and few enough to be there still
+
+
+def early(rows):
+    """How many rows before its use a row of a tile of so many is asked for; so many of the next tile are during this one's gradient, the others when it is there."""
+    return min((rows + 1) // 2, EARLY)
+
+
+early = inner(early)
 
 
 def through(
@@ -37,7 +47,7 @@ def through(
         rectified = layer < last and codes[layer] == 3
         gate = RECTIFY if rectified else 0
         if layer == 0:
-            apply(panels, zero, x, first, m, (m + 1) // 2 if ahead else 0, m, M, n_in + 1, P, 0, n_in, 0, z, step, gate)
+            apply(panels, zero, x, first, m, early(m) if ahead else 0, m, M, n_in + 1, P, 0, n_in, 0, z, step, gate)
         elif layer == last and thin:
             dots(panels, zero, a + block * starts[layer - 1] * size, 0, step_of(widths[layer - 1], size), m, turned + turns[layer] * size, widths[layer - 1], z)
             bias = vector_at(M + n_in * P * size, zero, 1)[0]

@@ -36,7 +36,7 @@ from numba.core import types
 
 from . import per_dtype
 from .gather import gather_rows
-from .panel_parts import accumulate, move, squares, through, turn
+from .panel_parts import accumulate, early, move, squares, through, turn
 from .panels import AHEAD, address, itemsize, rows_at, vector_at
 from .program import _share
 from .team import barrier
@@ -96,9 +96,9 @@ def _worker(
             if native:
                 for i in range(count + AHEAD if count else 0):
                     first[i] = mine[min(i, count - 1)] * row_step
-                # The next tile of this thread: half of its rows are asked for during this one's gradient, the others when it is there.
+                # The first rows of this thread's next tile are asked for during this one's gradient.
                 next_row = begin_row + (begin + count if begin + count < to_row else m + from_row)
-                asked = min((capacity + 1) // 2, order.size - next_row)
+                asked = min(early(capacity), order.size - next_row)
                 for i in range(asked):
                     first[block + i] = rows_in_order[next_row + i] * row_step
             elif count > 0:

@@ -32,7 +32,7 @@ import numpy as np
 from . import inner, part, per_dtype
 from .gather import gather_rows
 from .on_demand import activate_at, derivative_at
-from .panel_parts import accumulate, layer_gradient, move, squares, through, turn
+from .panel_parts import accumulate, early, layer_gradient, move, squares, through, turn
 from .panel_program import signature
 from .panels import AHEAD, PANEL, address, apply, itemsize, rows_at, step_of, transpose, vector_at
 from .program import _share
@@ -133,7 +133,7 @@ def _forward(me, team, split, meeting, panels, zero, x, first, native, m, places
         own = sums + me * part_step
         k, k_end = _own_inputs(sizes, widths, layer, count, me, team)
         if layer == 0:
-            ahead = (m + 1) // 2 if native else 0
+            ahead = early(m) if native else 0
             apply(panels, zero, x, first, m, ahead, m, M, depth + 1, P, k, k_end - k, nothing, own, step, 0)
         else:
             below = low_a + (block * starts[layer - 1] + k) * size
@@ -261,9 +261,9 @@ def _worker(
             if native:
                 for i in range(count + AHEAD):
                     first[i] = those[min(i, count - 1)] * row_step
-                # Of the next tile half of the rows are asked for during this one's gradient, the others when it is there.
+                # The first rows of the next tile are asked for during this one's gradient.
                 next_row = begin_row + begin + count
-                asked = min((capacity + 1) // 2, order.size - next_row)
+                asked = min(early(capacity), order.size - next_row)
                 for i in range(asked):
                     first[block + i] = rows_in_order[next_row + i] * row_step
             else:
