@@ -208,8 +208,7 @@ def test_numba_what_a_divergence_left_is_not_used(dtype):
     """The first step's change by nothing is one by zeros, not by whatever the deltas were last."""
     X, y, net, wide = made((9, 20, 4), "relu", "softmax", "cross_entropy", 0, dtype)
     program = net.backend.compile(net, optimizers.SGD(0.02), 1)
-    _, _, _, d, *_ = program._work
-    d[0, :20] = np.nan
+    program._memory.d[0, :20] = np.nan
     for ready, data in ((program, (X / 255).astype(dtype)), (wide.backend.compile(wide, optimizers.SGD(0.02), 1), X / 255)):
         ready.run(data, y, np.arange(5), 0, 5)
     np.testing.assert_allclose(net.theta, wide.theta, rtol=0, atol=200 * np.finfo(dtype).eps)

@@ -301,7 +301,7 @@ def test_a_micro_batch_is_what_the_workspace_holds(backend):
     if backend.name == "numba":
         assert program.plan.chunk <= 8
         for make in (optimizers.SGD, optimizers.LARS):  # products in panels, and by BLAS
-            parts, whole = (sum(buffer.nbytes for buffer in backend.compile(net, make(), 64, rows)._work) for rows in (8, None))
+            parts, whole = (sum(buffer.nbytes for buffer in backend.compile(net, make(), 64, rows)._memory) for rows in (8, None))
             assert parts < whole
 
 

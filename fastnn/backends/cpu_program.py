@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ..kernels.cpu.gather import reader, source_of
+from ..kernels.cpu.workspace import Data, Rule, Run, read_only
 from .base import Array, Program
 from .cpu_plan import Plan
 from .cpu_threads import usable_threads
@@ -76,10 +79,17 @@ class TeamProgram(Program):
 
     @functools.cached_property
     def nbytes(self) -> int:  # type: ignore[override]
-        def size(x: Any) -> int:
-            return x.nbytes if isinstance(x, np.ndarray) else (sum(map(size, x)) if isinstance(x, (tuple, list)) else 0)
+        buffers: dict[int, int] = {}
 
-        return sum(map(size, vars(self).values()))
+        def count(x: Any) -> None:
+            if isinstance(x, np.ndarray):
+                buffers[id(x)] = x.nbytes
+            elif isinstance(x, tuple):
+                for part in x:
+                    count(part)
+
+        count(tuple(vars(self).values()))
+        return sum(buffers.values())
 
     def _team(self) -> int:
         """As many threads as planned; fewer while fits of other networks are under way. Members of the plan who stay away add nothing to the sums."""
@@ -87,13 +97,26 @@ class TeamProgram(Program):
         self._hits[...] = 0
         return self.plan.threads if self._fixed else min(self.plan.threads, usable_threads())
 
-    def _arguments(self, X: Array, y: Array, order: Array, start: int, stop: int) -> tuple[Array, Array, bool, float]:
-        """(classes, values, by_class, factor of X) for the kernels, after the range of every index that they use was checked."""
+    def _arguments(self, X: Array, y: Array, order: Array, start: int, stop: int, native: bool = False) -> tuple[Data, Run]:
+        """What the kernels are told of the data and the steps, after the range of every index that they use was checked. native: they use the rows of X where they lie."""
         net = self.net
         check_range("order", order[start * self.batch_size : stop * self.batch_size], X.shape[0])
         if y.ndim == 1:
             check_range("y", y, net.sizes[-1])
-        return *targets_of(y, net.sizes[-1], net.dtype), net.dtype.type(self.scale if X.dtype.kind in "iu" else 1)
+        classes, values, by_class = targets_of(y, net.sizes[-1], net.dtype)
+        factor = net.dtype.type(self.scale if X.dtype.kind in "iu" else 1)
+        read = 0 if native else reader(X.dtype, net.dtype)
+        data = Data(source_of(X), read, native, factor, read_only(classes), read_only(values), by_class)
+        return data, Run(read_only(order), start, stop, self.batch_size, self._capacity())
+
+    @abstractmethod
+    def _capacity(self) -> int:
+        """Rows that the workspace holds at a time, see `Run`."""
+
+    def _rule(self, X: Array, rates: Array | None) -> Rule:
+        """What the kernels are told of the optimizer."""
+        rule = self.optimizer
+        return Rule(rule.code, hyper_rows(rule, rates), rule.t, float(self.l2_per_row(X)))
 
     def _finish(self, y: Array, order: Array, start: int, stop: int) -> tuple[float, int]:
         """Counts the steps; what `run` returns."""

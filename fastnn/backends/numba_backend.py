@@ -30,15 +30,15 @@ except ImportError as error:
     raise BackendUnavailable(f"SciPy, whose BLAS Numba calls, cannot be imported ({error})") from error
 
 from ..kernels.cpu import CACHE_FOLDER, JIT, gemm, layerwise, operations
-from ..kernels.cpu.gather import READABLE, reader, source_of
+from ..kernels.cpu.gather import READABLE
 from ..kernels.cpu.one_row import one_row
 from ..kernels.cpu.prediction import prediction
-from ..kernels.cpu.program import training_program
+from ..kernels.cpu.program import FlatMemory, FlatShape, training_program
 from ..kernels.cpu.team import new_barrier
 from .cpu_blas import Blas, blas_of_process
 from .cpu_crew import run_parts, run_team
 from .cpu_plan import Plan, Problem, Wishes, choose_plan, explain_plan
-from .cpu_program import TeamProgram, hyper_rows, targets_of, two_states
+from .cpu_program import TeamProgram, targets_of, two_states
 from .cpu_row import SharedRow
 from .cpu_threads import blas_on_one_thread, sharing, usable_threads
 from .numba_panels import PanelPredictor, PanelProgram
@@ -270,30 +270,32 @@ class NumbaProgram(TeamProgram):
         shapes = _shapes(net)
         width = int(shapes[2][-1])
 
-        def scratch(count: int) -> Array:
-            return aligned((count,), dtype)
+        def scratch(*shape: int) -> Array:
+            return aligned(shape, dtype)
 
-        self._shapes = (*shapes, net.pair.code, optimizer.code)
-        self._work = (scratch(C * net.sizes[0]), scratch(C * width), scratch(C * width), scratch(C * K))
-        self._targets = (np.empty(C, np.int64), scratch(C * K))
-        self._partials = scratch(team * widest)
-        self._squares = np.zeros((len(net.sizes) - 1, 2, team, 2))
-        self._grads = aligned((team if self.plan.sliced else 1, net.layout.size), dtype)
+        others = aligned((0,), dtype)  # theta and the optimizer's state, which are not the program's: their place is taken in each run
+        self._shape = FlatShape(*shapes, net.pair.code)
+        self._memory = FlatMemory(
+            theta=others, grads=scratch(team if self.plan.sliced else 1, net.layout.size), state1=others, state2=others, x=scratch(C * net.sizes[0]),
+            a=scratch(C * width), d=scratch(C * width), h=scratch(C * K), classes=np.empty(C, np.int64), values=scratch(C * K), partials=scratch(team * widest),
+            costs=self._costs, hits=self._hits, squares=np.zeros((len(net.sizes) - 1, 2, team, 2)),
+        )  # fmt: skip
         self._worker: Any = training_program(dtype)
 
+    def _capacity(self) -> int:
+        return self.plan.chunk
+
     def _run(self, X: Array, y: Array, order: Array, start: int, stop: int, rates: Array | None) -> tuple[float, int]:
-        net, rule, team = self.net, self.optimizer, self._team()
-        self._squares[...] = 0  # members of the plan who stay away add nothing
-        classes, values, by_class, factor = self._arguments(X, y, order, start, stop)
-        rows_of_X = source_of(X), reader(X.dtype, net.dtype), factor
-        hyper, states, meeting = hyper_rows(rule, rates), two_states(rule.state, net.dtype), new_barrier(team)
+        team = self._team()
+        self._memory.squares[...] = 0  # members of the plan who stay away add nothing
+        data, run = self._arguments(X, y, order, start, stop)
+        rule, meeting = self._rule(X, rates), new_barrier(team)
+        state1, state2 = two_states(self.optimizer.state, self.net.dtype)
+        memory = self._memory._replace(theta=self.net.theta, state1=state1, state2=state2)
 
         def work(me: int) -> None:
             with self._blas.one_thread_here():
-                self._worker(
-                    me, team, self.plan.sliced, meeting, *rows_of_X, classes, values, by_class, order, start, stop, self.batch_size, self.plan.chunk,
-                    *self._shapes, hyper, rule.t, self.l2_per_row(X), net.theta, self._grads, *states, *self._work, *self._targets, self._partials, self._costs, self._hits, self._squares,
-                )  # fmt: skip
+                self._worker(me, team, self.plan.sliced, meeting, data, run, self._shape, rule, memory)
 
         with blas_on_one_thread():
             run_team(work, team)

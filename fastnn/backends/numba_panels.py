@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..kernels.cpu import JIT
-from ..kernels.cpu.gather import reader, source_of
 from ..kernels.cpu.on_demand import ACTIVATE, DERIVATIVE, OUTPUTS, table
 from ..kernels.cpu.panel_parts import TALL
 from ..kernels.cpu.panel_prediction import ROWS, panel_prediction
@@ -18,10 +17,11 @@ from ..kernels.cpu.panels import AHEAD, PANEL, padded, panels_of, spaced
 from ..kernels.cpu.row_program import row_program
 from ..kernels.cpu.split_program import split_program
 from ..kernels.cpu.team import new_barrier
+from ..kernels.cpu.workspace import Memory, Shape
 from .base import Array
 from .cpu_crew import run_team
 from .cpu_plan import Plan
-from .cpu_program import TeamProgram, hyper_rows, two_states
+from .cpu_program import TeamProgram, two_states
 from .host import aligned
 
 if TYPE_CHECKING:
@@ -41,53 +41,49 @@ class PanelProgram(TeamProgram):
         super().__init__(net, optimizer, batch_size, micro_batch, training_rows, plan)
         self._layout = _Panels(net)
         dtype, team = net.dtype, self.plan.threads
-        split = self.plan.split
-        self._capacity = C = self.plan.chunk if split else -(-self.plan.chunk // team)
+        split, C = self.plan.split, self._capacity()
         K, layout = net.sizes[-1], self._layout
         N, rows = int(layout.blocks[-1]), C + AHEAD
-
         codes = np.array([g.code for g in net.activations], np.int64)
         slopes = np.array([g.parameter for g in net.activations], dtype)
-        self._shapes = (layout.sizes, layout.widths, layout.blocks, layout.starts, layout.turns, codes, slopes, net.pair.code, optimizer.code)
-        self._packed = aligned((N,), dtype, np.zeros)
-        self._states = [aligned((N,), dtype, np.zeros) for _ in optimizer.state]
+        self._shape = Shape(layout.sizes, layout.widths, layout.blocks, layout.starts, layout.turns, codes, slopes, net.pair.code)
         self._by_row = team == batch_size == 1 and optimizer.code == 0  # plain gradient descent: kernels/cpu/row_program.py, which needs no Delta
         lower_N = int(layout.blocks[split])  # whose gradients are in no two threads' hands
-        self._grads = _rows(1, lower_N + team * padded(N - lower_N, dtype), dtype) if split else _rows(team, 0 if self._by_row else N, dtype)
         widest = max((int(P) for P in layout.widths if P * dtype.itemsize > PANEL), default=0)
         upper = int(layout.starts[-1] - (layout.starts[split - 1] if split else 0))  # numbers of a row that a thread has to itself
         lower, sums = (int(layout.starts[split - 1]), max(layout.steps[:split])) if split else (0, 0)
-        self._work = (
-            _rows(team, PANEL // dtype.itemsize if self._by_row else int(layout.turns[-1]), dtype),
-            _rows(2 if self._by_row else team, C * net.sizes[0], dtype),
-            *(_rows(team, rows * upper, dtype) for _ in range(2)), _rows(team, min(C, TALL) * widest, dtype),
-            *(_rows(team, C * K, dtype) for _ in range(3)), aligned((team, C), np.int64, np.zeros),
-            _rows(2, rows * lower, dtype), _rows(team, (2 * rows + 1) * sums, dtype),
+        state1, state2 = two_states([aligned((N,), dtype, np.zeros) for _ in optimizer.state], dtype)
+        self._memory = Memory(
+            packed=aligned((N,), dtype, np.zeros), state1=state1, state2=state2,
+            grads=_rows(1, lower_N + team * padded(N - lower_N, dtype), dtype) if split else _rows(team, 0 if self._by_row else N, dtype),
+            turned=_rows(team, PANEL // dtype.itemsize if self._by_row else int(layout.turns[-1]), dtype),
+            x=_rows(2 if self._by_row else team, C * net.sizes[0], dtype), a=_rows(team, rows * upper, dtype), d=_rows(team, rows * upper, dtype),
+            side=_rows(team, min(C, TALL) * widest, dtype), h=_rows(team, C * K, dtype), e=_rows(team, C * K, dtype), wanted=_rows(team, C * K, dtype),
+            labels=aligned((team, C), np.int64, np.zeros), low=_rows(2, rows * lower, dtype), parts=_rows(team, (2 * rows + 1) * sums, dtype),
+            places=layout.places(rows), firsts=np.zeros((team, rows + C), np.int64), ones=np.ones(AHEAD, dtype), zeros=aligned((rows * max(layout.steps),), dtype, np.zeros),
+            costs=self._costs, hits=self._hits,
         )  # fmt: skip
-        zeros = aligned((rows * max(layout.steps),), dtype, np.zeros)
-        self._rest = (layout.places(rows), np.zeros((team, rows + C), np.int64), np.ones(AHEAD, dtype), zeros)
         self._worker: Any = (row_program if self._by_row else split_program if split else panel_program)(dtype)
 
     def clear(self) -> None:
-        for memory in (self._packed, *self._states, self._grads, *self._work):
-            memory[...] = 0
+        for name, memory in zip(Memory._fields, self._memory, strict=True):
+            if name not in ("places", "ones"):
+                memory[...] = 0
+
+    def _capacity(self) -> int:
+        return self.plan.chunk if self.plan.split else -(-self.plan.chunk // self.plan.threads)
 
     def _run(self, X: Array, y: Array, order: Array, start: int, stop: int, rates: Array | None) -> tuple[float, int]:
-        net, rule, team = self.net, self.optimizer, self._team()
-        classes, values, by_class, factor = self._arguments(X, y, order, start, stop)
+        net, optimizer, team, memory = self.net, self.optimizer, self._team(), self._memory
         native = JIT and X.dtype == net.dtype and (X.strides[1] == X.itemsize or X.shape[1] == 1) and X.strides[0] % X.itemsize == 0
-        source = source_of(X), 0 if native else reader(X.dtype, net.dtype), native, factor
-        hypers, meeting = hyper_rows(rule, rates), new_barrier(team)
-        vectors = [(net.theta, self._packed), *zip(rule.state, self._states, strict=True)]
+        data, run = self._arguments(X, y, order, start, stop, bool(native))
+        rule, meeting, panels = self._rule(X, rates), new_barrier(team), self._panels(data.by_class)
+        vectors = [(net.theta, memory.packed), *zip(optimizer.state, (memory.state1, memory.state2), strict=False)]
         for vector, packed in vectors:
             self._layout.pack(net.split(vector), packed)
-        states, panels = two_states(self._states, net.dtype), self._panels(by_class)
 
         def work(me: int) -> None:
-            self._worker(
-                me, team, self.plan.split, meeting, panels, *source, classes, values, by_class, order, start, stop, self.batch_size, self._capacity,
-                *self._shapes, hypers, rule.t, self.l2_per_row(X), self._packed, self._grads, *states, *self._work, *self._rest, self._costs, self._hits,
-            )  # fmt: skip
+            self._worker(me, team, self.plan.split, meeting, panels, data, run, self._shape, rule, memory)
 
         run_team(work, team)
         for vector, packed in vectors:

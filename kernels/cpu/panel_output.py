@@ -7,7 +7,7 @@ import numpy as np
 from . import compiled, part
 from .elementary import exp
 from .on_demand import outputs_at
-from .panels import address
+from .panels import rows_at, vector_at
 
 __all__ = ["cost_and_delta"]
 
@@ -57,12 +57,16 @@ def _softmax_cross_entropy(z, K, labels, delta):
 _softmax_cross_entropy = compiled(_softmax_cross_entropy)
 
 
-def cost_and_delta(panels, pair, code, slope, z, K, mine, classes, values, by_class, labels, wanted, h, e, zeros, sums, delta):
-    """Overwrites delta (m, P) with the output layer's from z (m, at least K). Returns (cost sum, rows that are right).
+def cost_and_delta(panels, mine, by_class, shape, own, z, delta):
+    """Overwrites delta (m, P) with the output layer's from z (m, at least K), of the rows `mine`. Returns (cost sum, rows that are right).
 
     The padding of delta must be zero before and is then: rows of a vector's length are multiplied whole.
     """
-    m = z.shape[0]
+    m, last = z.shape[0], shape.codes.size - 1
+    pair, code, slope, K = shape.pair, shape.codes[last], shape.slopes[last], shape.sizes[last + 1]
+    zero, integer = z.dtype.type(0), np.int64(0)
+    classes, labels = vector_at(own.classes, integer, own.rows), vector_at(own.labels, integer, m)
+    values, wanted, h, e = rows_at(own.values, zero, own.rows, K), rows_at(own.wanted, zero, m, K), rows_at(own.h, zero, m, K), rows_at(own.e, zero, m, K)
     cost, right = 0.0, 0
     if by_class:
         for i in range(m):
@@ -85,7 +89,8 @@ def cost_and_delta(panels, pair, code, slope, z, K, mine, classes, values, by_cl
             for j in range(K):
                 h[i, j] = z[i, j]
                 e[i, j] = z[i, j]
-        outputs_at(panels, slope, pair, code, slope, m, K, address(labels), address(wanted), by_class, address(h), address(e), address(zeros), address(sums))
+        outputs_at(panels, slope, pair, code, slope, m, K, own.labels, own.wanted, by_class, own.h, own.e, own.nothing, own.sums)
+        sums = vector_at(own.sums, np.float64(0), 2)
         cost, right = sums[0], int(sums[1])
         for i in range(m):
             for j in range(K):

@@ -1,6 +1,6 @@
 """Parts of the programs on panels (kernels/cpu/panel_program.py, kernels/cpu/split_program.py): rows through layers, gradients of a layer, parameters moved.
 
-Memory, and what its names mean, is told there. Everything is given by address where it says so.
+Memory, and what its names mean, is told there and in kernels/cpu/workspace.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from . import inner, part
 from .on_demand import activate_at, derivative_at
 from .operations import add, sum_of_squares, update
 from .panel_output import cost_and_delta
-from .panels import PANEL, RECTIFY, address, apply, dots, gradient, itemsize, rows_at, step_of, transpose, vector_at
+from .panels import PANEL, RECTIFY, apply, dots, gradient, itemsize, rows_at, step_of, transpose, vector_at
 from .team import AT_ONCE, call_back
 
 __all__ = ["TALL", "accumulate", "early", "layer_gradient", "move", "squares", "through", "turn"]
@@ -29,27 +29,24 @@ def early(rows):
 early = inner(early)
 
 
-def through(
-    mine, bottom, thin, panels, zero, x, first, ahead, places, block, shape, pair, packed, turned, a, d, classes, values, by_class, labels, wanted, h, e, zeros, sums,
-):  # fmt: skip
+def through(mine, bottom, thin, panels, zero, x, ahead, block, shape, by_class, own):
     """Takes the rows `mine`, which begin at x + first[i], through the network and back to the deltas. Returns (cost sum, rows that are right).
 
-    shape: sizes, widths, blocks, starts, turns, codes, slopes. bottom: the layer to begin with; from 1 on a holds the activations below it, x and first are not used, and the last deltas are those of the layer below it.
-    Addresses: x, first, places, packed, turned, a, d. A layer's rows begin block * starts[layer] numbers behind a and d.
+    bottom: the layer to begin with; from 1 on own.a holds the activations below it, x is not used, and the last deltas are those of the layer below it.
+    A layer's rows begin block * starts[layer] numbers behind own.a and own.d. x: address. ahead: rows to come are asked for.
     """
-    sizes, widths, blocks, starts, turns, codes, slopes = shape
+    sizes, widths, starts, codes, slopes = shape.sizes, shape.widths, shape.starts, shape.codes, shape.slopes
     m, layers, size = mine.size, sizes.size - 1, itemsize(zero)
-    last = layers - 1
-    nothing = address(zeros)
+    last, a, d, places, turned = layers - 1, own.a, own.d, own.places, own.turned
     for layer in range(bottom, layers):
         n_in, P, step = sizes[layer], widths[layer], step_of(widths[layer], size)
-        M, z = packed + blocks[layer] * size, a + block * starts[layer] * size
+        M, z = own.theta + shape.blocks[layer] * size, a + block * starts[layer] * size
         rectified = layer < last and codes[layer] == 3
         gate = RECTIFY if rectified else 0
         if layer == 0:
-            apply(panels, zero, x, first, m, early(m) if ahead else 0, m, M, n_in + 1, P, 0, n_in, 0, z, step, gate)
+            apply(panels, zero, x, own.firsts, m, early(m) if ahead else 0, m, M, n_in + 1, P, 0, n_in, 0, z, step, gate)
         elif layer == last and thin:
-            dots(panels, zero, a + block * starts[layer - 1] * size, 0, step_of(widths[layer - 1], size), m, turned + turns[layer] * size, widths[layer - 1], z)
+            dots(panels, zero, a + block * starts[layer - 1] * size, 0, step_of(widths[layer - 1], size), m, turned + shape.turns[layer] * size, widths[layer - 1], z)
             bias = vector_at(M + n_in * P * size, zero, 1)[0]
             outputs = vector_at(z, zero, m)
             for i in range(m):
@@ -57,22 +54,20 @@ def through(
         else:
             apply(panels, zero, a + block * starts[layer - 1] * size, places + layer * 8 * block, m, 0, m, M, n_in + 1, P, 0, n_in, 0, z, step, gate)
         if layer < last and not rectified:
-            activate_at(panels, zero, codes[layer], slopes[layer], z, 1, m * step, nothing)
-    K, P = sizes[layers], step_of(widths[last], size)
+            activate_at(panels, zero, codes[layer], slopes[layer], z, 1, m * step, own.nothing)
+    P = step_of(widths[last], size)
     z, top = rows_at(a + block * starts[last] * size, zero, m, 1 if thin else P), rows_at(d + block * starts[last] * size, zero, m, P)
-    cost, right = cost_and_delta(panels, pair, codes[last], slopes[last], z, K, mine, classes, values, by_class, labels[:m], wanted[:m], h[:m], e[:m], zeros, sums, top)
+    cost, right = cost_and_delta(panels, mine, by_class, shape, own, z, top)
     for layer in range(last, max(bottom, 1) - 1, -1):
         P, Q = widths[layer], widths[layer - 1]
         upper, lower = d + block * starts[layer] * size, d + block * starts[layer - 1] * size
         below = a + block * starts[layer - 1] * size
         rectified = turned != 0 and codes[layer - 1] == 3
         if turned == 0:
-            dots(panels, zero, packed + blocks[layer] * size, sizes[layer] + 1, 0, sizes[layer], upper, P, lower)
+            dots(panels, zero, own.theta + shape.blocks[layer] * size, sizes[layer] + 1, 0, sizes[layer], upper, P, lower)
         else:
-            T_rows, gate = 1 if thin and layer == last else P, below if rectified else 0
-            apply(
-                panels, zero, upper, places + (layer + 1) * 8 * block, m, 0, m, turned + turns[layer] * size, T_rows, Q, 0, sizes[layer + 1], nothing, lower, step_of(Q, size), gate
-            )
+            T, T_rows, gate = turned + shape.turns[layer] * size, 1 if thin and layer == last else P, below if rectified else 0
+            apply(panels, zero, upper, places + (layer + 1) * 8 * block, m, 0, m, T, T_rows, Q, 0, sizes[layer + 1], own.nothing, lower, step_of(Q, size), gate)
         if not rectified:
             derivative_at(panels, zero, codes[layer - 1], slopes[layer - 1], lower, below, m * step_of(Q, size))
     return cost, right
@@ -93,19 +88,19 @@ def squares(zero, matrix, width, depth, k, k_end):
 squares = inner(squares)
 
 
-def turn(panels, zero, bottom, thin, shape, packed, turned, nothing):
-    """Overwrites the transposed panels of the layers from `bottom` on, at least the second; packed, turned, nothing: addresses."""
-    sizes, widths, blocks, _, turns, _, _ = shape
+def turn(panels, zero, bottom, thin, shape, own):
+    """Overwrites the transposed panels of the layers from `bottom` on, at least the second."""
+    sizes, widths = shape.sizes, shape.widths
     last, size = widths.size - 1, itemsize(zero)
-    for layer in range(max(bottom, 1), last + 1 if turned != 0 else 0):
-        M, M_rows, T = packed + blocks[layer] * size, sizes[layer] + 1, turned + turns[layer] * size
+    for layer in range(max(bottom, 1), last + 1 if own.turned != 0 else 0):
+        M, M_rows, T = own.theta + shape.blocks[layer] * size, sizes[layer] + 1, own.turned + shape.turns[layer] * size
         if layer == last and thin:
             weights, P = vector_at(M, zero, M_rows * widths[layer]), widths[layer]
             row = vector_at(T, zero, sizes[layer])
             for k in range(row.size):
                 row[k] = weights[k * P]
         else:
-            transpose(panels, zero, M, M_rows, widths[layer], 0, sizes[layer], nothing, T, widths[layer - 1])
+            transpose(panels, zero, M, M_rows, widths[layer], 0, sizes[layer], own.nothing, T, widths[layer - 1])
 
 
 turn = part(turn)
@@ -151,22 +146,24 @@ def layer_gradient(panels, zero, x, where, coming, asked, rows, delta, step, wid
 layer_gradient = inner(layer_gradient)
 
 
-def accumulate(panels, zero, bottom, thin, rows, block, shape, x, first, asked, a, d, room, spare, places, ones, grads, share, keep, biases_keep):
-    """Gradients of the layers from `bottom` on over so many rows of x, a and d, all addresses as in `through`: grads become keep of themselves, or biases_keep, and share of the new ones.
+def accumulate(panels, zero, bottom, thin, rows, block, shape, x, asked, own, grads, share, keep, biases_keep):
+    """Gradients of the layers from `bottom` on over so many rows of x, own.a and own.d, as in `through`: grads become keep of themselves, or biases_keep, and share of the new ones.
 
-    first: where the rows of x begin, and from `block` on those of the rows to be asked for meanwhile. spare: a vector's room for a single output's weights.
+    x, grads: addresses. own.firsts: where the rows of x begin, and from `block` on those of the `asked` rows to be asked for meanwhile.
     """
-    sizes, widths, blocks, starts, _, _, _ = shape
+    sizes, widths, starts = shape.sizes, shape.widths, shape.starts
     size, last, nought, one = itemsize(zero), widths.size - 1, np.int64(0), np.int64(1)
+    a, room, places = own.a, own.side, own.places
     for layer in range(last, bottom - 1, -1):
-        P, depth, M = widths[layer], sizes[layer], grads + blocks[layer] * size
-        step, delta = step_of(P, size), d + block * starts[layer] * size
-        rows_of_x, where, coming, soon = x, first, first + 8 * block, asked
+        P, depth, M = widths[layer], sizes[layer], grads + shape.blocks[layer] * size
+        step, delta = step_of(P, size), own.d + block * starts[layer] * size
+        rows_of_x, where, coming, soon = x, own.firsts, own.firsts + 8 * block, asked
         if layer > 0:
             rows_of_x, where, coming, soon = a + block * starts[layer - 1] * size, places + layer * 8 * block, places, nought
         count = depth
         if layer == last and thin:  # its gradient as a row, which fills vectors, by rows of a as if they were deltas; then into the column
-            Q, count, where_d = widths[layer - 1], nought, places + (layer + 1) * 8 * block
+            # The last panel's place in `turned` has room for this row too: it would hold at least as many rows as a vector has numbers.
+            Q, count, where_d, spare = widths[layer - 1], nought, places + (layer + 1) * 8 * block, own.turned + (shape.turns[layer] + widths[layer - 1]) * size
             layer_gradient(panels, zero, delta, where_d, places, nought, rows, rows_of_x, step_of(Q, size), Q, room, spare, one, nought, one, share, zero, nought, places, zero)
             column, sums = vector_at(M, zero, depth * P), vector_at(spare, zero, depth)
             if keep == zero:
@@ -175,38 +172,38 @@ def accumulate(panels, zero, bottom, thin, rows, block, shape, x, first, asked, 
             else:
                 for j in range(depth):
                     column[j * P] = keep * column[j * P] + sums[j]
-        layer_gradient(panels, zero, rows_of_x, where, coming, soon, rows, delta, step, P, room, M, depth + 1, nought, count, share, keep, ones, places, biases_keep)
+        layer_gradient(panels, zero, rows_of_x, where, coming, soon, rows, delta, step, P, room, M, depth + 1, nought, count, share, keep, own.ones, places, biases_keep)
 
 
 accumulate = part(accumulate)
 
 
-def move(zero, team, summed, m, rule, hyper, t, l2, width, depth, k, k_end, biases, theta, all_grads, grad_step, state1, state2):
+def move(zero, team, summed, m, rule, hyper, t, shape, layer, k, k_end, biases, own, all_grads, grad_step):
     """Moves rows k..k_end of a layer's panels by their gradient, and its biases if this is said. Returns the L2 cost of these weights before, for m rows.
 
-    summed: adds up the Deltas of all threads first, in all_grads, behind which those of the next thread lie grad_step bytes further.
-    Addresses of the layer: theta, all_grads, state1, state2, the last two 0 where the rule has none.
+    summed: adds up the Deltas of all threads first, in all_grads (an address), behind which those of the next thread lie grad_step bytes further.
     """
-    size = itemsize(zero)
-    cost = m * l2 / 2 * squares(zero, theta, width, depth, k, k_end) if l2 != 0 else 0.0
+    size, width, depth = itemsize(zero), shape.widths[layer], shape.sizes[layer]
+    block, l2 = shape.blocks[layer] * size, rule.l2
+    cost = m * l2 / 2 * squares(zero, own.theta + block, width, depth, k, k_end) if l2 != 0 else 0.0
     for column in range(0, width, PANEL // size):
         across = min(PANEL // size, width - column)
         panel = column * (depth + 1)
         for which in range(2 if biases else 1):  # weights, which decay; then biases, which do not
             if which == 1:
-                begin, count, decay = (panel + depth * across) * size, across, 0.0
+                begin, count, decay = block + (panel + depth * across) * size, across, 0.0
             else:
-                begin, count, decay = (panel + k * across) * size, (k_end - k) * across, l2
+                begin, count, decay = block + (panel + k * across) * size, (k_end - k) * across, l2
             for at in range(begin, begin + count * size, AT_ONCE * size):
                 n = min(AT_ONCE, count - (at - begin) // size)
                 own_grad = vector_at(all_grads + at, zero, n)
                 if summed and team > 1:
-                    call_back(theta + at, n * size)
+                    call_back(own.theta + at, n * size)
                     for other in range(1, team):
                         add(vector_at(all_grads + other * grad_step + at, zero, n), own_grad)
-                own1 = vector_at(state1 + at, zero, n if state1 != 0 else 0)
-                own2 = vector_at(state2 + at, zero, n if state2 != 0 else 0)
-                update(rule, hyper, t, vector_at(theta + at, zero, n), own_grad, own1, own2, 1 / m, decay)
+                own1 = vector_at(own.state1 + at, zero, n if own.state1 != 0 else 0)
+                own2 = vector_at(own.state2 + at, zero, n if own.state2 != 0 else 0)
+                update(rule.code, hyper, t, vector_at(own.theta + at, zero, n), own_grad, own1, own2, 1 / m, decay)
     return cost
 
 

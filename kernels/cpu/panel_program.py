@@ -40,83 +40,63 @@ from .panel_parts import accumulate, early, move, squares, through, turn
 from .panels import AHEAD, address, itemsize, rows_at, vector_at
 from .program import _share
 from .team import barrier
+from .workspace import Data, Memory, Rule, Run, Shape, hyper_of, kinds, own, unowned
 
 __all__ = ["panel_program", "signature"]
 
 
-def _worker(
-    me, team, split, meeting, panels, source, read, native, scale, classes, values, by_class, order, start, stop, batch, capacity,
-    sizes, widths, blocks, starts, turns, codes, slopes, pair, rule, hypers, t, l2,
-    packed, grads, state1, state2, turned, x, a, d, side, h, e, wanted, labels, low, parts, places, firsts, ones, zeros, costs, hits,
-):  # fmt: skip
-    """Thread `me` of `team` through steps start..stop over the rows `order`. Packed, state, costs and hits move.
+def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
+    """Thread `me` of `team` through the steps of the run. Packed, state, costs and hits move.
 
-    `native`: the rows of X are numbers of the network's dtype side by side, and are used where they lie.
-    source, read, scale, targets, l2, hypers, t, costs and hits as in kernels/cpu/program.py. Not used: split.
+    costs[16 me] becomes the cost sum of this thread's rows, with its part of the L2 cost; hits[16 me] how many of them were right. Not used: split.
     """
-    layers, n_in, K, block = sizes.size - 1, sizes[0], sizes[sizes.size - 1], capacity + AHEAD
-    shape = sizes, widths, blocks, starts, turns, codes, slopes
-    kind = packed.dtype.type
+    data, shape, rule = unowned(data, shape, rule)
+    layers, n_in, K, block = shape.sizes.size - 1, shape.sizes[0], shape.sizes[shape.sizes.size - 1], run.capacity + AHEAD
+    kind = memory.packed.dtype.type
     zero, one, integer = kind(0), kind(1), np.int64(0)
     size = itemsize(zero)
-    # Views made from addresses do not count references, which costs an atomic operation each way, tens of times per step.
-    theta, nothing, place, T = address(packed), address(zeros), address(places), address(turned[me]) if batch > 1 else np.int64(0)
-    all_grads, grad_step = address(grads), grads.shape[1] * size
-    my_a, my_d, room = address(a[me]), address(d[me]), address(side[me])
-    my_x, my_firsts = address(x[me]), address(firsts[me])
-    first = vector_at(my_firsts, integer, firsts.shape[1])
-    state1_at, state2_at = address(state1) if state1.size else np.int64(0), address(state2) if state2.size else np.int64(0)
-    rows_in_order, my_labels = vector_at(address(order), integer, order.size), vector_at(address(labels[me]), integer, capacity)
-    my_wanted, my_h, my_e = rows_at(address(wanted[me]), zero, capacity, K), rows_at(address(h[me]), zero, capacity, K), rows_at(address(e[me]), zero, capacity, K)
-    my_zeros, the_classes, the_values = vector_at(nothing, zero, zeros.size), vector_at(address(classes), integer, classes.size), rows_at(address(values), zero, values.shape[0], K)
-    my_sums = vector_at(address(costs) + (16 * me + 1) * 8, np.float64(0), 2)  # beside this thread's cost: nobody else's line
-    row_step = source[1] // size if native else n_in
-    cost, right, asked = 0.0, 0, 0
-    thin = K == 1 and layers > 1 and batch > 1 and (pair == 1 or pair == 2)
-    # The last panel's place in `turned` has room for this row too: it would hold at least as many rows as a vector has numbers.
-    spare = T + (turns[layers - 1] + widths[layers - 2]) * size if thin else np.int64(0)
-    for step in range(start, stop):
-        turn(panels, zero, 1, thin, shape, theta, T, nothing)
-        begin_row = step * batch
-        m = min(begin_row + batch, order.size) - begin_row
+    mine = own(me, run.batch > 1, integer, data, run, memory)
+    all_grads, grad_step = address(memory.grads), memory.grads.shape[1] * size
+    row_step = data.source[1] // size if data.native else n_in
+    order, first = vector_at(mine.order, np.int64(0), run.order.size), vector_at(mine.firsts, np.int64(0), memory.firsts.shape[1])
+    cost, right, asked, t = 0.0, 0, 0, rule.t
+    thin = K == 1 and layers > 1 and run.batch > 1 and (shape.pair == 1 or shape.pair == 2)
+    for step in range(run.start, run.stop):
+        turn(panels, zero, 1, thin, shape, mine)
+        begin_row = step * run.batch
+        m = min(begin_row + run.batch, order.size) - begin_row
         t += 1
-        hyper = vector_at(address(hypers) + min(step - start, hypers.shape[0] - 1) * hypers.shape[1] * 8, np.float64(0), hypers.shape[1])
+        hyper = hyper_of(rule, step - run.start)
         from_row, to_row = _share(m, me, team)
         # Where one tile holds the batch and nothing is summed over threads, plain gradient descent needs no
         # gradient: the product itself moves the panel, (1 - alpha lambda/n) M - (alpha/m) sum x delta.
-        direct = rule == 0 and team == 1 and m <= capacity
-        share, keep, biases_keep = (kind(-hyper[0] / m), kind(1 - hyper[0] * l2), one) if direct else (one, zero, zero)
-        if direct and l2 != 0:
+        direct = rule.code == 0 and team == 1 and m <= run.capacity
+        share, keep, biases_keep = (kind(-hyper[0] / m), kind(1 - hyper[0] * rule.l2), one) if direct else (one, zero, zero)
+        if direct and rule.l2 != 0:
             for layer in range(layers):
-                cost += m * l2 / 2 * squares(zero, theta + blocks[layer] * size, widths[layer], sizes[layer], integer, sizes[layer])
-        begin, into, last = from_row, theta if direct else all_grads + me * grad_step, me == team - 1
+                cost += m * rule.l2 / 2 * squares(zero, mine.theta + shape.blocks[layer] * size, shape.widths[layer], shape.sizes[layer], integer, shape.sizes[layer])
+        begin, into, last = from_row, mine.theta if direct else all_grads + me * grad_step, me == team - 1
         while begin < to_row or begin == from_row:
-            count = min(capacity, to_row - begin)
-            mine = rows_in_order[begin_row + begin : begin_row + begin + count]
-            if native:
+            count = min(run.capacity, to_row - begin)
+            rows = order[begin_row + begin : begin_row + begin + count]
+            if data.native:
                 for i in range(count + AHEAD if count else 0):
-                    first[i] = mine[min(i, count - 1)] * row_step
+                    first[i] = rows[min(i, count - 1)] * row_step
                 # The first rows of this thread's next tile are asked for during this one's gradient.
                 next_row = begin_row + (begin + count if begin + count < to_row else m + from_row)
-                asked = min(early(capacity), order.size - next_row)
+                asked = min(early(run.capacity), order.size - next_row)
                 for i in range(asked):
-                    first[block + i] = rows_in_order[next_row + i] * row_step
+                    first[block + i] = order[next_row + i] * row_step
             elif count > 0:
-                gather_rows(source, read, scale, mine, rows_at(my_x, zero, count, n_in))
+                gather_rows(data.source, data.read, data.scale, rows, rows_at(mine.x, zero, count, n_in))
                 for i in range(count + AHEAD):
                     first[i] = min(i, count - 1) * row_step
-            where = source[0] if native else my_x
+            x = data.source[0] if data.native else mine.x
             if count > 0:
-                tile_cost, tile_right = through(
-                    mine, 0, thin, panels, zero, where, my_firsts, native, place, block, shape, pair, theta, T, my_a, my_d,
-                    the_classes, the_values, by_class, my_labels, my_wanted, my_h, my_e, my_zeros, my_sums,
-                )  # fmt: skip
+                tile_cost, tile_right = through(rows, 0, thin, panels, zero, x, data.native, block, shape, data.by_class, mine)
                 cost += tile_cost
                 right += tile_right
-            accumulate(
-                panels, zero, 0, thin, count, block, shape, where, my_firsts, asked, my_a, my_d, room, spare, place, address(ones),
-                into, share, keep, biases_keep,
-            )  # fmt: skip
+            accumulate(panels, zero, 0, thin, count, block, shape, x, asked, mine, into, share, keep, biases_keep)
             if not direct:
                 keep = biases_keep = one
             begin += max(1, count)
@@ -124,30 +104,18 @@ def _worker(
             barrier(meeting, me, team)
         if not direct:
             for layer in range(layers):
-                depth, at = sizes[layer], blocks[layer] * size
-                k, k_end = _share(depth, me, team)
-                first1, first2 = (state1_at + at if state1.size else state1_at), (state2_at + at if state2.size else state2_at)
-                cost += move(zero, team, True, m, rule, hyper, t, l2, widths[layer], depth, k, k_end, last, theta + at, all_grads + at, grad_step, first1, first2)
+                k, k_end = _share(shape.sizes[layer], me, team)
+                cost += move(zero, team, True, m, rule, hyper, t, shape, layer, k, k_end, last, mine, all_grads, grad_step)
         if team > 1:
             barrier(meeting, me, team)
-    costs[16 * me] = cost
-    hits[16 * me] = right
+    memory.costs[16 * me] = cost
+    memory.hits[16 * me] = right
 
 
 def signature(name):
     """The types of `_worker` in this dtype, and of those of the programs that are called like it."""
-    real, integer, double, flag = getattr(types, name), types.int64, types.float64, types.boolean
-
-    def read(kind, ndim):
-        return types.Array(kind, ndim, "C", readonly=True)
-
-    vector, indices, doubles = types.Array(real, 1, "C"), types.Array(integer, 1, "C"), types.Array(double, 1, "C")
-    table, integers = types.Array(real, 2, "C"), types.Array(integer, 2, "C")
-    return types.void(
-        integer, integer, integer, indices, indices, indices, integer, flag, real, read(integer, 1), read(real, 2), flag, read(integer, 1), integer, integer, integer, integer,
-        *[indices] * 6, vector, integer, integer, types.Array(double, 2, "C"), integer, double,
-        vector, table, vector, vector, *[table] * 8, integers, *[table] * 2, integers, integers, vector, vector, doubles, indices,
-    )  # fmt: skip
+    of, integer, indices = kinds(name), types.int64, types.Array(types.int64, 1, "C")
+    return types.void(integer, integer, integer, indices, indices, of[Data], of[Run], of[Shape], of[Rule], of[Memory])
 
 
-panel_program = per_dtype(_worker, signature)  # data, targets and order may be read-only
+panel_program = per_dtype(_worker, signature)

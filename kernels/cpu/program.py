@@ -17,15 +17,12 @@ barrier; each adds up and updates its share of the units; a barrier.
 For one number of threads results are the same bit for bit; another number, or another chunk, only
 changes where sums are cut.
 
-Memory, all C-contiguous of the network's dtype, given by the caller (C = rows of a chunk):
-  theta, state1, state2 (P,), grads (team if sliced else 1, P)  laid out layer by layer: weights (s_{l+1}, s_l), then biases
-  x (C * s_1,), a, d (C * (s_2 + ... + s_L),)  the gathered rows; activations and deltas of layers 2..L
-  h (C * s_L,)  the outputs; chunk_classes (C,) int64, chunk_values (C * s_L,)  the gathered targets
-  partials (team * widest,); costs (team * 16,) float64, hits (team * 16,) int64
-  squares (L - 1, 2, team, 2) float64, zeros at first: the sums of kernels/cpu/layerwise.py, of weights and of biases
+The data, the run and the rule are those of kernels/cpu/workspace.py.
 """
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 from numba.core import types
 
@@ -35,8 +32,46 @@ from .gemm import gemm_nn, gemm_nt, gemm_tn_columns
 from .layerwise import LAYERWISE, move, prepare
 from .operations import activate, add, add_bias, copy, cost_of_rows, hits_of_rows, output_delta, sum_columns, sum_of_squares, times_derivative, update
 from .team import AT_ONCE, barrier, call_back
+from .workspace import Data, Rule, Run, kinds
 
-__all__ = ["training_program"]
+__all__ = ["FlatMemory", "FlatShape", "training_program"]
+
+
+class FlatShape(NamedTuple):
+    """The network: sizes (L,); offsets (L,), where each layer begins in theta, then its end; starts (L,), where layers 2.. begin in a row of activations; codes, slopes (L - 1,) of activations; the pair's code."""
+
+    sizes: Any
+    offsets: Any
+    starts: Any
+    codes: Any
+    slopes: Any
+    pair: Any
+
+
+class FlatMemory(NamedTuple):
+    """Given by the caller, of the network's dtype unless said, C rows of a chunk.
+
+    theta, state1, state2 (P,), grads (team if sliced else 1, P) : layer by layer, weights (s_{l+1}, s_l), then biases
+    x (C * s_1,), a, d (C * (s_2 + ... + s_L),) : the gathered rows; activations and deltas of layers 2..L
+    h (C * s_L,) : the outputs; classes (C,) int64, values (C * s_L,) : the gathered targets
+    partials (team * widest,); costs (team * 16,) float64, hits (team * 16,) int64
+    squares (L - 1, 2, team, 2) float64 : zeros at first, the sums of kernels/cpu/layerwise.py, of weights and of biases
+    """
+
+    theta: Any
+    grads: Any
+    state1: Any
+    state2: Any
+    x: Any
+    a: Any
+    d: Any
+    h: Any
+    classes: Any
+    values: Any
+    partials: Any
+    costs: Any
+    hits: Any
+    squares: Any
 
 
 def _share(total, me, team):
@@ -76,8 +111,9 @@ def _rows_of(buffer, begin, capacity, width, lo, hi):
 _rows_of = compiled(_rows_of)
 
 
-def _forward(xs, lo, hi, capacity, sizes, offsets, starts, codes, slopes, theta, a):
+def _forward(xs, lo, hi, capacity, shape, theta, a):
     """Overwrites rows lo..hi of a with the hidden layers' activations and the output layer's z."""
+    sizes, offsets, starts = shape.sizes, shape.offsets, shape.starts
     layers = sizes.size - 1
     for layer in range(layers):
         W = _weights(theta, offsets, sizes, layer)
@@ -88,7 +124,7 @@ def _forward(xs, lo, hi, capacity, sizes, offsets, starts, codes, slopes, theta,
             gemm_nt(_rows_of(a, starts[layer - 1], capacity, sizes[layer], lo, hi), W, z, 1.0, 0.0)
         b = _biases(theta, offsets, sizes, layer)
         if layer < layers - 1:
-            activate(codes[layer], slopes[layer], z, b)
+            activate(shape.codes[layer], shape.slopes[layer], z, b)
         else:
             add_bias(z, b)
 
@@ -96,101 +132,107 @@ def _forward(xs, lo, hi, capacity, sizes, offsets, starts, codes, slopes, theta,
 _forward = part(_forward)
 
 
-def _deltas(lo, hi, capacity, sizes, offsets, starts, codes, slopes, theta, a, d):
+def _deltas(lo, hi, capacity, shape, theta, a, d):
     """Overwrites rows lo..hi of the hidden layers' deltas from the output layer's."""
+    sizes, starts = shape.sizes, shape.starts
     for layer in range(sizes.size - 2, 0, -1):
         upper = _rows_of(d, starts[layer], capacity, sizes[layer + 1], lo, hi)
         lower = _rows_of(d, starts[layer - 1], capacity, sizes[layer], lo, hi)
-        gemm_nn(upper, _weights(theta, offsets, sizes, layer), lower, 1.0, 0.0)
-        times_derivative(codes[layer - 1], slopes[layer - 1], lower, _rows_of(a, starts[layer - 1], capacity, sizes[layer], lo, hi))
+        gemm_nn(upper, _weights(theta, shape.offsets, sizes, layer), lower, 1.0, 0.0)
+        times_derivative(shape.codes[layer - 1], shape.slopes[layer - 1], lower, _rows_of(a, starts[layer - 1], capacity, sizes[layer], lo, hi))
 
 
 _deltas = part(_deltas)
 
 
-def _through(
-    mine, lo, hi, capacity, source, read, scale, classes, values, by_class, sizes, offsets, starts, codes, slopes, pair,
-    theta, x, a, d, h, chunk_classes, chunk_values, partial,
-):  # fmt: skip
+def _through(mine, lo, hi, capacity, data, shape, memory, partial):
     """Takes the rows `mine` of the data through the network and back to the deltas, in rows lo..hi of x, a, d, h.
 
     Returns (cost sum, rows that are right).
     """
+    sizes, by_class = shape.sizes, data.by_class
     last, K = sizes.size - 2, sizes[sizes.size - 1]
-    xs = _rows_of(x, 0, capacity, sizes[0], lo, hi)
-    wanted = _rows_of(chunk_values, 0, capacity, K, lo, hi)
-    labels = chunk_classes[lo:hi]
-    gather_rows(source, read, scale, mine, xs)
+    code, slope = shape.codes[last], shape.slopes[last]
+    xs = _rows_of(memory.x, 0, capacity, sizes[0], lo, hi)
+    wanted = _rows_of(memory.values, 0, capacity, K, lo, hi)
+    labels = memory.classes[lo:hi]
+    gather_rows(data.source, data.read, data.scale, mine, xs)
     if by_class:
         for i in range(hi - lo):
-            labels[i] = classes[mine[i]]
+            labels[i] = data.classes[mine[i]]
     else:
-        gather(values, mine, wanted)
-    _forward(xs, lo, hi, capacity, sizes, offsets, starts, codes, slopes, theta, a)
-    z = _rows_of(a, starts[last], capacity, K, lo, hi)
-    outputs = _rows_of(h, 0, capacity, K, lo, hi)
+        gather(data.values, mine, wanted)
+    _forward(xs, lo, hi, capacity, shape, memory.theta, memory.a)
+    z = _rows_of(memory.a, shape.starts[last], capacity, K, lo, hi)
+    outputs = _rows_of(memory.h, 0, capacity, K, lo, hi)
     partial[:K] = 0
     copy(z, outputs)
-    activate(codes[last], slopes[last], outputs, partial[:K])
-    cost = cost_of_rows(pair, z, outputs, labels, wanted, by_class)
-    right = hits_of_rows(pair, outputs, labels, wanted, by_class)
-    top = _rows_of(d, starts[last], capacity, K, lo, hi)
-    output_delta(pair, codes[last], slopes[last], outputs, labels, wanted, by_class, top)
-    _deltas(lo, hi, capacity, sizes, offsets, starts, codes, slopes, theta, a, d)
+    activate(code, slope, outputs, partial[:K])
+    cost = cost_of_rows(shape.pair, z, outputs, labels, wanted, by_class)
+    right = hits_of_rows(shape.pair, outputs, labels, wanted, by_class)
+    top = _rows_of(memory.d, shape.starts[last], capacity, K, lo, hi)
+    output_delta(shape.pair, code, slope, outputs, labels, wanted, by_class, top)
+    _deltas(lo, hi, capacity, shape, memory.theta, memory.a, memory.d)
     return cost, right
 
 
 _through = part(_through)
 
 
-def _accumulate(layer, first, last, lo, hi, capacity, sizes, offsets, starts, x, a, d, Delta, alpha, beta):
+def _accumulate(layer, first, last, lo, hi, capacity, shape, memory, Delta, alpha, beta):
     """Units first..last of a layer's weights in Delta become beta Delta + alpha delta^T a over rows lo..hi."""
+    sizes, starts = shape.sizes, shape.starts
     n_in, n_out = sizes[layer], sizes[layer + 1]
-    delta = _rows_of(d, starts[layer], capacity, n_out, lo, hi)
-    inputs = _rows_of(x, 0, capacity, n_in, lo, hi) if layer == 0 else _rows_of(a, starts[layer - 1], capacity, n_in, lo, hi)
-    gemm_tn_columns(delta, first, last, inputs, _weights(Delta, offsets, sizes, layer), alpha, beta)
+    delta = _rows_of(memory.d, starts[layer], capacity, n_out, lo, hi)
+    inputs = _rows_of(memory.x, 0, capacity, n_in, lo, hi) if layer == 0 else _rows_of(memory.a, starts[layer - 1], capacity, n_in, lo, hi)
+    gemm_tn_columns(delta, first, last, inputs, _weights(Delta, shape.offsets, sizes, layer), alpha, beta)
 
 
 _accumulate = part(_accumulate)
 
 
-def _accumulate_biases(layer, first, last, lo, hi, capacity, fresh, sizes, offsets, starts, d, grad, partial):
+def _accumulate_biases(layer, first, last, lo, hi, capacity, fresh, shape, d, grad, partial):
     """grad of the biases of units first..last: column sums of delta over rows lo..hi, overwritten if fresh, else accumulated."""
-    db = _biases(grad, offsets, sizes, layer)
+    db = _biases(grad, shape.offsets, shape.sizes, layer)
     if fresh:
         db[first:last] = 0
-    sum_columns(_rows_of(d, starts[layer], capacity, sizes[layer + 1], lo, hi), first, last, db, partial)
+    sum_columns(_rows_of(d, shape.starts[layer], capacity, shape.sizes[layer + 1], lo, hi), first, last, db, partial)
 
 
 _accumulate_biases = part(_accumulate_biases)
 
 
-def _worker(
-    me, team, sliced, meeting, source, read, scale, classes, values, by_class, order, start, stop, batch, capacity,
-    sizes, offsets, starts, codes, slopes, pair, rule, hypers, t, l2,
-    theta, grads, state1, state2, x, a, d, h, chunk_classes, chunk_values, partials, costs, hits, squares,
-):  # fmt: skip
-    """Thread `me` of `team` through steps start..stop over the rows `order`. Theta, state, costs and hits move.
+def _units(shape, layer, first, last, biases):
+    """The part (begin, end) of a flat vector where the weights of a layer's units first..last lie, or their biases."""
+    n_in, n_out = shape.sizes[layer], shape.sizes[layer + 1]
+    begin = shape.offsets[layer] + (n_out * n_in + first if biases else first * n_in)
+    return begin, begin + (last - first) * (1 if biases else n_in)
 
-    source, read, scale: where the rows of X lie and how they are read, see kernels/cpu/gather.py. Targets: classes (n,) if by_class, else values (n, s_L). l2 is lambda / n. t: steps taken before.
-    hypers (1 or stop - start, any): Optimizer.hyper() for all steps, or a row for each.
+
+_units = part(_units)
+
+
+def _worker(me, team, sliced, meeting, data, run, shape, rule, memory):
+    """Thread `me` of `team` through the steps of the run. Theta, state, costs and hits move.
+
     costs[16 me] becomes the cost sum of this thread's rows, with its part of the L2 cost; hits likewise.
     """
+    sizes, batch, capacity, l2, theta, grads = shape.sizes, run.batch, run.capacity, rule.l2, memory.theta, memory.grads
     layers = sizes.size - 1
-    widest = partials.size // team
-    partial = partials[me * widest : (me + 1) * widest]
+    widest = memory.partials.size // team
+    partial = memory.partials[me * widest : (me + 1) * widest]
     tile = capacity // team if sliced else capacity
     grad = grads[me] if sliced else grads[0]
-    cost, right = 0.0, 0
-    for step in range(start, stop):
-        rows = order[step * batch : min((step + 1) * batch, order.size)]
+    cost, right, t = 0.0, 0, rule.t
+    for step in range(run.start, run.stop):
+        rows = run.order[step * batch : min((step + 1) * batch, run.order.size)]
         m = rows.size
         t += 1
-        hyper = hypers[min(step - start, hypers.shape[0] - 1)]
+        hyper = rule.hypers[min(step - run.start, rule.hypers.shape[0] - 1)]
         # Where one chunk holds the batch and nothing is summed over threads, plain gradient descent
         # needs no gradient vector: the product itself moves theta, in one pass,
         # (1 - alpha lambda/n) theta - (alpha/m) delta^T a.
-        direct = rule == 0 and m <= capacity and (team == 1 or not sliced)
+        direct = rule.code == 0 and m <= capacity and (team == 1 or not sliced)
         from_row, to_row = _share(m, me, team) if sliced else (0, m)
         if sliced and from_row == to_row:
             grad[:] = 0
@@ -199,10 +241,7 @@ def _worker(
             lo, hi = (me * tile, me * tile + C) if sliced else _share(C, me, team)
             shift = begin - lo if sliced else begin
             if hi > lo:
-                chunk_cost, chunk_right = _through(
-                    rows[shift + lo : shift + hi], lo, hi, capacity, source, read, scale, classes, values, by_class, sizes, offsets, starts, codes, slopes, pair,
-                    theta, x, a, d, h, chunk_classes, chunk_values, partial,
-                )  # fmt: skip
+                chunk_cost, chunk_right = _through(rows[shift + lo : shift + hi], lo, hi, capacity, data, shape, memory, partial)
                 cost += chunk_cost
                 right += chunk_right
             if not sliced:
@@ -212,77 +251,64 @@ def _worker(
             if direct:
                 alpha, beta = -hyper[0] / m, 1 - hyper[0] * l2
             for layer in range(layers):
-                n_in, n_out = sizes[layer], sizes[layer + 1]
-                first, last = (0, n_out) if sliced else _share(n_out, me, team)
+                first, last = (0, sizes[layer + 1]) if sliced else _share(sizes[layer + 1], me, team)
                 if last == first:
                     continue
                 if direct and l2 != 0:
-                    own = slice(offsets[layer] + first * n_in, offsets[layer] + last * n_in)
-                    cost += m * l2 / 2 * sum_of_squares(theta[own])
+                    begin_w, end_w = _units(shape, layer, first, last, False)
+                    cost += m * l2 / 2 * sum_of_squares(theta[begin_w:end_w])
                 low, high = (lo, hi) if sliced else (0, C)
                 target = theta if direct else grad
-                _accumulate(layer, first, last, low, high, capacity, sizes, offsets, starts, x, a, d, target, alpha, beta)
-                _accumulate_biases(layer, first, last, low, high, capacity, fresh, sizes, offsets, starts, d, grad, partial)
+                _accumulate(layer, first, last, low, high, capacity, shape, memory, target, alpha, beta)
+                _accumulate_biases(layer, first, last, low, high, capacity, fresh, shape, memory.d, grad, partial)
             if not sliced and begin + C < m:
                 barrier(meeting, me, team)
         if sliced:
             barrier(meeting, me, team)
         for layer in range(layers):
-            n_in, n_out = sizes[layer], sizes[layer + 1]
-            first, last = _share(n_out, me, team)
+            first, last = _share(sizes[layer + 1], me, team)
             if last == first:
                 continue
             for biases in range(2):  # the weights of its units, then their biases; one call for both compiles faster than two
                 if direct and not biases:  # theta has moved already, and nothing is to be added up
                     continue
-                begin = offsets[layer] + (n_out * n_in + first if biases else first * n_in)
-                end = begin + (last - first) * (1 if biases else n_in)
+                begin, end = _units(shape, layer, first, last, biases)
                 decay = 0.0 if biases else l2
-                if rule >= LAYERWISE:
-                    w, grad_of_w = theta[begin:end], grads[0][begin:end]
-                    if sliced:
-                        for other in range(1, team):
-                            add(grads[other][begin:end], grad_of_w)
-                    if decay != 0:
-                        cost += m * decay / 2 * sum_of_squares(w)
-                    prepare(rule, hyper, t, w, grad_of_w, state1[begin:end], state2[begin:end], 1 / m, decay, not biases, squares[layer, biases, me])
-                    continue
-                for i in range(begin, end, AT_ONCE):
-                    k = min(i + AT_ONCE, end)
-                    w, grad_of_w = theta[i:k], grads[0][i:k]
+                at_once = end - begin if rule.code >= LAYERWISE else AT_ONCE  # norms are of all of them
+                for i in range(begin, end, at_once):
+                    k = min(i + at_once, end)
+                    w, grad_of_w, first_state, second_state = theta[i:k], grads[0][i:k], memory.state1[i:k], memory.state2[i:k]
                     if sliced:
                         call_back(w.ctypes.data, w.nbytes)
                         for other in range(1, team):
                             add(grads[other][i:k], grad_of_w)
                     if decay != 0:
                         cost += m * decay / 2 * sum_of_squares(w)
-                    update(rule, hyper, t, w, grad_of_w, state1[i:k], state2[i:k], 1 / m, decay)
-        if rule >= LAYERWISE:
+                    if rule.code >= LAYERWISE:
+                        prepare(rule.code, hyper, t, w, grad_of_w, first_state, second_state, 1 / m, decay, not biases, memory.squares[layer, biases, me])
+                    else:
+                        update(rule.code, hyper, t, w, grad_of_w, first_state, second_state, 1 / m, decay)
+        if rule.code >= LAYERWISE:
             barrier(meeting, me, team)  # the norms of a layer are sums over all threads
             for layer in range(layers):
-                n_in, n_out = sizes[layer], sizes[layer + 1]
-                first, last = _share(n_out, me, team)
+                first, last = _share(sizes[layer + 1], me, team)
                 for biases in range(2):
-                    begin = offsets[layer] + (n_out * n_in + first if biases else first * n_in)
-                    end = begin + (last - first) * (1 if biases else n_in)
-                    move(rule, hyper, theta[begin:end], grads[0][begin:end], state1[begin:end], not biases, squares[layer, biases])
+                    begin, end = _units(shape, layer, first, last, biases)
+                    move(rule.code, hyper, theta[begin:end], grads[0][begin:end], memory.state1[begin:end], not biases, memory.squares[layer, biases])
         barrier(meeting, me, team)
-    costs[16 * me] = cost
-    hits[16 * me] = right
+    memory.costs[16 * me] = cost
+    memory.hits[16 * me] = right
 
 
 def _signature(name):
-    real, integer, double, flag = getattr(types, name), types.int64, types.float64, types.boolean
-
-    def read(kind, ndim):
-        return types.Array(kind, ndim, "C", readonly=True)
-
-    vector, indices, doubles = types.Array(real, 1, "C"), types.Array(integer, 1, "C"), types.Array(double, 1, "C")
-    return types.void(
-        integer, integer, flag, indices, indices, integer, real, read(integer, 1), read(real, 2), flag, read(integer, 1), integer, integer, integer, integer,
-        indices, indices, indices, indices, vector, integer, integer, types.Array(double, 2, "C"), integer, double,
-        vector, types.Array(real, 2, "C"), *[vector] * 6, indices, *[vector] * 2, doubles, indices, types.Array(double, 4, "C"),
-    )  # fmt: skip
+    integer, of = types.int64, kinds(name)
+    real = getattr(types, name)
+    vector, indices = types.Array(real, 1, "C"), types.Array(integer, 1, "C")
+    shape = types.BaseTuple.from_types((*[indices] * 4, vector, integer), FlatShape)
+    memory = types.BaseTuple.from_types(
+        (vector, types.Array(real, 2, "C"), *[vector] * 6, indices, *[vector] * 2, types.Array(types.float64, 1, "C"), indices, types.Array(types.float64, 4, "C")), FlatMemory
+    )
+    return types.void(integer, integer, types.boolean, indices, of[Data], of[Run], shape, of[Rule], memory)
 
 
-training_program = per_dtype(_worker, _signature)  # data, targets and order may be read-only
+training_program = per_dtype(_worker, _signature)

@@ -18,9 +18,10 @@ from .panel_code import MOST
 from .panel_output import cost_and_delta
 from .panel_parts import squares
 from .panel_program import signature
-from .panels import PANEL, address, apply, itemsize, padded, panels_of, rows_at, vector_at
+from .panels import PANEL, apply, itemsize, padded, panels_of, rows_at, vector_at
 from .row_code import back_tile, onward_tile
 from .vectors import VECTOR
+from .workspace import hyper_of, own, unowned
 
 __all__ = ["row_program"]
 
@@ -73,41 +74,30 @@ else:
         target[:depth], target[depth:] = lower * np.where(below > 0, 1, below) if rectified else lower, 0
 
 
-def _worker(
-    me, team, split, meeting, panels, source, read, native, scale, classes, values, by_class, order, start, stop, batch, capacity,
-    sizes, widths, blocks, starts, turns, codes, slopes, pair, rule, hypers, t, l2,
-    packed, grads, state1, state2, turned, x, a, d, side, h, e, wanted, labels, low, parts, places, firsts, ones, zeros, costs, hits,
-):  # fmt: skip
-    """Steps start..stop, of one row each, over the rows `order`. Packed, costs and hits move.
+def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
+    """The steps of the run, of one row each. Packed, costs and hits move.
 
     The arguments of kernels/cpu/panel_program.py's, so that either is called alike, of one thread. Not used: what is about teams, larger
     batches and other rules. Two are different: x (2, at least s_1), and turned, a panel's row to be overwritten.
     """
-    layers, n_in, K = sizes.size - 1, sizes[0], sizes[sizes.size - 1]
-    last = layers - 1
-    kind = packed.dtype.type
+    data, shape, rule = unowned(data, shape, rule)
+    sizes, widths, blocks, starts, codes, slopes = shape.sizes, shape.widths, shape.blocks, shape.starts, shape.codes, shape.slopes
+    layers, n_in = sizes.size - 1, sizes[0]
+    last, start, stop, l2 = layers - 1, run.start, run.stop, rule.l2
+    kind = memory.packed.dtype.type
     zero, one, integer = kind(0), kind(1), np.int64(0)
     size = itemsize(zero)
-    theta, nothing, place, junk = address(packed), address(zeros), address(places), address(turned)
-    a_all, d_all, x_all = address(a), address(d), address(x)
-    rows_in_order, the_classes, the_values = (
-        vector_at(address(order), integer, order.size),
-        vector_at(address(classes), integer, classes.size),
-        rows_at(address(values), zero, values.shape[0], K),
-    )
-    my_labels, my_zeros = vector_at(address(labels), integer, 1), vector_at(nothing, zero, zeros.size)
-    my_wanted, my_h, my_e = rows_at(address(wanted), zero, 1, K), rows_at(address(h), zero, 1, K), rows_at(address(e), zero, 1, K)
-    my_sums = vector_at(address(costs) + 8, np.float64(0), 2)
+    mine = own(0, True, integer, data, run, memory)
+    theta, a_all, d_all, order = mine.theta, mine.a, mine.d, vector_at(mine.order, integer, run.order.size)
     cost, right = 0.0, 0
     z_first, delta_first, rectified_first = a_all, d_all, 1 if last > 0 and codes[0] == 3 else 0
     row, next_row = integer, integer
     for step in range(start - 1, stop):
         # Before the first step a change by nothing: only the first row's z is wanted.
         following = min(step + 1, stop - 1)
-        hyper = vector_at(address(hypers) + min(max(step - start, 0), hypers.shape[0] - 1) * hypers.shape[1] * 8, np.float64(0), hypers.shape[1])
+        hyper = hyper_of(rule, max(step - start, 0))
         share, keep = (kind(-hyper[0]), kind(1 - hyper[0] * l2)) if step >= start else (zero, one)
         if step >= start:
-            mine = rows_in_order[step : step + 1]
             if l2 != 0:
                 for layer in range(layers):
                     cost += l2 / 2 * squares(zero, theta + blocks[layer] * size, widths[layer], sizes[layer], 0, sizes[layer])
@@ -116,37 +106,35 @@ def _worker(
                 rectified = layer < last and codes[layer] == 3
                 if layer > 0:
                     below = a_all + starts[layer - 1] * size
-                    apply(panels, zero, below, place, 1, 0, 1, theta + blocks[layer] * size, sizes[layer] + 1, P, 0, sizes[layer], 0, z, P, 1 if rectified else 0)
+                    apply(panels, zero, below, mine.places, 1, 0, 1, theta + blocks[layer] * size, sizes[layer] + 1, P, 0, sizes[layer], 0, z, P, 1 if rectified else 0)
                 if layer < last and not rectified:
-                    activate_at(panels, zero, codes[layer], slopes[layer], z, 1, P, nothing)
+                    activate_at(panels, zero, codes[layer], slopes[layer], z, 1, P, mine.nothing)
             P = widths[last]
             z, delta = rows_at(a_all + starts[last] * size, zero, 1, P), rows_at(d_all + starts[last] * size, zero, 1, P)
-            one_cost, one_right = cost_and_delta(
-                panels, pair, codes[last], slopes[last], z, K, mine, the_classes, the_values, by_class, my_labels, my_wanted, my_h, my_e, my_zeros, my_sums, delta
-            )
+            one_cost, one_right = cost_and_delta(panels, order[step : step + 1], data.by_class, shape, mine, z, delta)
             cost += one_cost
             right += one_right
             for layer in range(last, 0, -1):
                 P, Q = widths[layer], widths[layer - 1]
                 below, upper, lower = a_all + starts[layer - 1] * size, d_all + starts[layer] * size, d_all + starts[layer - 1] * size
                 rectified = codes[layer - 1] == 3
-                _back(zero, below, upper, theta + blocks[layer] * size, P, sizes[layer], lower, junk, share, keep, 1 if rectified else 0)
+                _back(zero, below, upper, theta + blocks[layer] * size, P, sizes[layer], lower, mine.turned, share, keep, 1 if rectified else 0)
                 if not rectified:
                     derivative_at(panels, zero, codes[layer - 1], slopes[layer - 1], lower, below, Q)
         row = next_row
-        if native:
-            next_row = source[0] + rows_in_order[following] * source[1]
-            coming = source[0] + rows_in_order[min(following + 1, stop - 1)] * source[1]
+        if data.native:
+            next_row = data.source[0] + order[following] * data.source[1]
+            coming = data.source[0] + order[min(following + 1, stop - 1)] * data.source[1]
         else:
-            next_row, coming = x_all + (following & 1) * x.shape[1] * size, integer
+            next_row, coming = mine.x + (following & 1) * memory.x.shape[1] * size, integer
             if following > step:
-                gather_rows(source, read, scale, rows_in_order[following : following + 1], rows_at(next_row, zero, 1, n_in))
+                gather_rows(data.source, data.read, data.scale, order[following : following + 1], rows_at(next_row, zero, 1, n_in))
         if step < start:
-            row, delta_first = next_row, nothing
+            row, delta_first = next_row, mine.nothing
         _onward(zero, row, delta_first, next_row, coming, theta, widths[0], n_in, z_first, share, keep, rectified_first)
         delta_first = d_all
-    costs[0] = cost
-    hits[0] = right
+    memory.costs[0] = cost
+    memory.hits[0] = right
 
 
 row_program = per_dtype(_worker, signature)

@@ -38,6 +38,7 @@ from .panels import AHEAD, PANEL, address, apply, itemsize, rows_at, step_of, tr
 from .program import _share
 from .team import barrier
 from .vectors import FETCH
+from .workspace import hyper_of, own, unowned
 
 __all__ = ["split_program"]
 
@@ -120,24 +121,24 @@ def _each_row(panels, zero, code, slope, m, step, n, delta, a, nothing):
 _each_row = inner(_each_row)
 
 
-def _forward(me, team, split, meeting, panels, zero, x, first, native, m, places, block, shape, packed, low_a, a, parts, part_step, half, nothing):
-    """Takes the inputs of m rows through the lower layers: own columns of low_a, and own rows of a. Addresses but meeting's."""
-    sizes, widths, blocks, starts, _, codes, slopes = shape
+def _forward(me, team, split, meeting, panels, zero, x, native, m, block, shape, own, low_a, parts, part_step, half):
+    """Takes the inputs of m rows through the lower layers: own columns of low_a, and own rows of own.a. Addresses: x, low_a, parts."""
+    sizes, widths, starts, codes, slopes = shape.sizes, shape.widths, shape.starts, shape.codes, shape.slopes
     size = itemsize(zero)
     count, nought = FETCH // size, np.int64(0)
     biases = parts + me * part_step + 2 * half
     for layer in range(split):
         depth, P = sizes[layer], widths[layer]
-        step, M = step_of(P, size), packed + blocks[layer] * size
+        step, M = step_of(P, size), own.theta + shape.blocks[layer] * size
         sums = parts + layer % 2 * half
-        own = sums + me * part_step
+        own_sums = sums + me * part_step
         k, k_end = _own_inputs(sizes, widths, layer, count, me, team)
         if layer == 0:
             ahead = early(m) if native else 0
-            apply(panels, zero, x, first, m, ahead, m, M, depth + 1, P, k, k_end - k, nothing, own, step, 0)
+            apply(panels, zero, x, own.firsts, m, ahead, m, M, depth + 1, P, k, k_end - k, own.nothing, own_sums, step, 0)
         else:
             below = low_a + (block * starts[layer - 1] + k) * size
-            apply(panels, zero, below, places + layer * 8 * block, m, 0, m, M, depth + 1, P, k, k_end - k, nothing, own, step, 0)
+            apply(panels, zero, below, own.places + layer * 8 * block, m, 0, m, M, depth + 1, P, k, k_end - k, own.nothing, own_sums, step, 0)
         barrier(meeting, me, team)  # all sums of this layer are there; nobody writes them again before the next
         _biases(zero, M, depth, P, biases)
         rectified = codes[layer] == RELU
@@ -146,35 +147,36 @@ def _forward(me, team, split, meeting, panels, zero, x, first, native, m, places
             z = low_a + block * starts[layer] * size
             _add_parts(zero, team, sums, part_step, step, nought, m, c, c_end, biases, rectified, z)
             if not rectified:
-                _each_row(panels, zero, codes[layer], slopes[layer], m, step, c_end - c, nought, z + c * size, nothing)
+                _each_row(panels, zero, codes[layer], slopes[layer], m, step, c_end - c, nought, z + c * size, own.nothing)
         else:
             row, row_end = _share(m, me, team)
-            z = a + block * starts[layer] * size
+            z = own.a + block * starts[layer] * size
             _add_parts(zero, team, sums, part_step, step, row, row_end, nought, P, biases, rectified, z - row * step * size)
             if not rectified and row_end > row:
-                activate_at(panels, zero, codes[layer], slopes[layer], z, 1, (row_end - row) * step, nothing)
+                activate_at(panels, zero, codes[layer], slopes[layer], z, 1, (row_end - row) * step, own.nothing)
 
 
 _forward = part(_forward)
 
 
-def _backward(
-    me, team, split, meeting, panels, zero, x, first, asked, m, places, block, shape, packed, turned,
-    low_a, low_d, all_d, d_step, room, ones, grads, share, keep, biases_keep, nothing,
-):  # fmt: skip
-    """Takes the deltas of all rows, of which each thread has its own behind all_d, back through the lower layers, and adds up the gradients of own weights. Addresses but meeting's."""
-    sizes, widths, blocks, starts, _, codes, slopes = shape
+def _backward(me, team, split, meeting, panels, zero, x, asked, m, block, shape, own, low_a, low_d, all_d, d_step, grads, share, keep, biases_keep):
+    """Takes the deltas of all rows, of which each thread has its own behind all_d, back through the lower layers, and adds up the gradients of own weights.
+
+    Addresses: x, low_a, low_d, all_d, grads.
+    """
+    sizes, widths, starts, codes, slopes = shape.sizes, shape.widths, shape.starts, shape.codes, shape.slopes
+    first, places = own.firsts, own.places
     size = itemsize(zero)
     count = FETCH // size
     for layer in range(split - 1, -1, -1):
-        depth, P, M = sizes[layer], widths[layer], packed + blocks[layer] * size
+        depth, P, M = sizes[layer], widths[layer], own.theta + shape.blocks[layer] * size
         step = step_of(P, size)
         k, k_end = _own_inputs(sizes, widths, layer, count, me, team)
         if layer > 0:
             c, c_end = _columns(widths[layer - 1], count, me, team)
             Q, Q_step = c_end - c, step_of(widths[layer - 1], size)
-            T, below = turned, (block * starts[layer - 1] + c) * size  # one place for all layers, which stays in the cache; the upper ones have theirs behind
-            transpose(panels, zero, M, depth + 1, P, k, k_end - k, nothing, T, Q)
+            T, below = own.turned, (block * starts[layer - 1] + c) * size  # one place for all layers, which stays in the cache; the upper ones have theirs behind
+            transpose(panels, zero, M, depth + 1, P, k, k_end - k, own.nothing, T, Q)
         groups = team if layer == split - 1 else 1  # whose rows lie one after another
         if layer > 0:
             rectified = codes[layer - 1] == RELU
@@ -184,9 +186,9 @@ def _backward(
                 delta, shift = delta + block * starts[layer] * size, row * Q_step * size
                 gate = low_a + below + shift if rectified else 0
                 rows, to = row_end - row, low_d + below + shift
-                apply(panels, zero, delta, places + (layer + 1) * 8 * block, rows, 0, rows, T, P, Q, 0, sizes[layer + 1], nothing, to, Q_step, gate)
+                apply(panels, zero, delta, places + (layer + 1) * 8 * block, rows, 0, rows, T, P, Q, 0, sizes[layer + 1], own.nothing, to, Q_step, gate)
             if not rectified:
-                _each_row(panels, zero, codes[layer - 1], slopes[layer - 1], m, Q_step, Q, low_d + below, low_a + below, nothing)
+                _each_row(panels, zero, codes[layer - 1], slopes[layer - 1], m, Q_step, Q, low_d + below, low_a + below, own.nothing)
         before, biases_before, one = keep, biases_keep, type(zero)(1)
         for group in range(groups):
             row, row_end = _share(m, group, groups)
@@ -194,10 +196,10 @@ def _backward(
             rows_of_x, where, coming, soon = x, first + 8 * row, first + 8 * (block + row), asked - row
             if layer > 0:
                 rows_of_x, where, coming, soon = low_a + below, places + 8 * (layer * block + row), places, 0
-            with_biases = ones if me == team - 1 else 0
+            with_biases = own.ones if me == team - 1 else 0
             if row_end > row or group == 0:
                 layer_gradient(
-                    panels, zero, rows_of_x, where, coming, soon, row_end - row, delta, step, P, room, grads + blocks[layer] * size, depth + 1, k, k_end - k, share, before,
+                    panels, zero, rows_of_x, where, coming, soon, row_end - row, delta, step, P, own.side, grads + shape.blocks[layer] * size, depth + 1, k, k_end - k, share, before,
                     with_biases, places, biases_before,
                 )  # fmt: skip
             before = biases_before = one
@@ -208,111 +210,83 @@ def _backward(
 _backward = part(_backward)
 
 
-def _worker(
-    me, team, split, meeting, panels, source, read, native, scale, classes, values, by_class, order, start, stop, batch, capacity,
-    sizes, widths, blocks, starts, turns, codes, slopes, pair, rule, hypers, t, l2,
-    packed, grads, state1, state2, turned, x, a, d, side, h, e, wanted, labels, low, parts, places, firsts, ones, zeros, costs, hits,
-):  # fmt: skip
-    """Thread `me` of `team` through steps start..stop over the rows `order`. Packed, state, costs and hits move.
+def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
+    """Thread `me` of `team` through the steps of the run. Packed, state, costs and hits move.
 
     split: the lower layers whose weights are shared, at least one and fewer than there are. The others as in kernels/cpu/panel_program.py.
     """
-    layers, n_in, K, block = sizes.size - 1, sizes[0], sizes[sizes.size - 1], capacity + AHEAD
-    shape = sizes, widths, blocks, starts, turns, codes, slopes
-    kind = packed.dtype.type
-    zero, one, integer = kind(0), kind(1), np.int64(0)
+    data, shape, rule = unowned(data, shape, rule)
+    layers, n_in, K, block = shape.sizes.size - 1, shape.sizes[0], shape.sizes[shape.sizes.size - 1], run.capacity + AHEAD
+    kind = memory.packed.dtype.type
+    zero, one = kind(0), kind(1)
     size = itemsize(zero)
-    theta, nothing, place, T = address(packed), address(zeros), address(places), address(turned[me])
-    all_grads, grad_step, all_ones = address(grads), (grads.shape[1] - blocks[split]) // parts.shape[0] * size, address(ones)
-    low_a, low_d, all_parts, part_step = address(low[0]), address(low[1]), address(parts), parts.shape[1] * size
-    upper = block * starts[split - 1] * size  # a and d begin with this layer
-    my_a, all_d, d_step, room = address(a[me]) - upper, address(d) - upper, d.shape[1] * size, address(side[me])
-    my_x, my_firsts = address(x[me]), address(firsts[me])
-    first = vector_at(my_firsts, integer, firsts.shape[1])
-    state1_at, state2_at = address(state1) if state1.size else np.int64(0), address(state2) if state2.size else np.int64(0)
-    rows_in_order, my_labels = vector_at(address(order), integer, order.size), vector_at(address(labels[me]), integer, capacity)
-    my_wanted, my_h, my_e = rows_at(address(wanted[me]), zero, capacity, K), rows_at(address(h[me]), zero, capacity, K), rows_at(address(e[me]), zero, capacity, K)
-    my_zeros, the_classes, the_values = vector_at(nothing, zero, zeros.size), vector_at(address(classes), integer, classes.size), rows_at(address(values), zero, values.shape[0], K)
-    my_sums = vector_at(address(costs) + (16 * me + 1) * 8, np.float64(0), 2)
+    upper = block * shape.starts[split - 1] * size  # a and d begin with this layer
+    mine = own(me, True, upper, data, run, memory)
+    all_grads, grad_step = address(memory.grads), (memory.grads.shape[1] - shape.blocks[split]) // memory.parts.shape[0] * size
+    low_a, low_d, all_parts, part_step = address(memory.low[0]), address(memory.low[1]), address(memory.parts), memory.parts.shape[1] * size
+    all_d, d_step = address(memory.d) - upper, memory.d.shape[1] * size
     widest = 0
     for layer in range(split):
-        widest = max(widest, step_of(widths[layer], size))
+        widest = max(widest, step_of(shape.widths[layer], size))
     half = block * widest * size  # bytes from the sums of one layer to those of the next
-    own, own_end = _share(n_in, me, team)
-    n_own = own_end - own
-    row_step = source[1] // size if native else n_own
-    my_source = source.copy()  # of own inputs
-    my_source[0] += own * source[2]
-    cost, right, asked = 0.0, 0, 0
-    thin = K == 1 and (pair == 1 or pair == 2)
-    spare = T + (turns[layers - 1] + widths[layers - 2]) * size if thin else np.int64(0)  # as in panel_program
-    for step in range(start, stop):
-        begin_row = step * batch
-        m = min(begin_row + batch, order.size) - begin_row
+    own_input, own_end = _share(n_in, me, team)
+    n_own = own_end - own_input
+    row_step = data.source[1] // size if data.native else n_own
+    source = data.source.copy()  # of own inputs
+    source[0] += own_input * source[2]
+    order, first = vector_at(mine.order, np.int64(0), run.order.size), vector_at(mine.firsts, np.int64(0), memory.firsts.shape[1])
+    cost, right, asked, t = 0.0, 0, 0, rule.t
+    thin = K == 1 and (shape.pair == 1 or shape.pair == 2)
+    for step in range(run.start, run.stop):
+        begin_row = step * run.batch
+        m = min(begin_row + run.batch, order.size) - begin_row
         t += 1
-        hyper = vector_at(address(hypers) + min(step - start, hypers.shape[0] - 1) * hypers.shape[1] * 8, np.float64(0), hypers.shape[1])
+        hyper = hyper_of(rule, step - run.start)
         # Where one tile holds the batch, plain gradient descent needs no gradient of the lower layers: the product itself moves the panel.
-        direct = rule == 0 and m <= capacity
-        share, keep, biases_keep = (kind(-hyper[0] / m), kind(1 - hyper[0] * l2), one) if direct else (one, zero, zero)
-        into, fresh = theta if direct else all_grads, zero
-        for begin in range(0, m, capacity):
-            count = min(capacity, m - begin)
-            those = rows_in_order[begin_row + begin : begin_row + begin + count]
-            if native:
+        direct = rule.code == 0 and m <= run.capacity
+        share, keep, biases_keep = (kind(-hyper[0] / m), kind(1 - hyper[0] * rule.l2), one) if direct else (one, zero, zero)
+        into, fresh = mine.theta if direct else all_grads, zero
+        for begin in range(0, m, run.capacity):
+            count = min(run.capacity, m - begin)
+            rows = order[begin_row + begin : begin_row + begin + count]
+            if data.native:
                 for i in range(count + AHEAD):
-                    first[i] = those[min(i, count - 1)] * row_step
+                    first[i] = rows[min(i, count - 1)] * row_step
                 # The first rows of the next tile are asked for during this one's gradient.
                 next_row = begin_row + begin + count
-                asked = min(early(capacity), order.size - next_row)
+                asked = min(early(run.capacity), order.size - next_row)
                 for i in range(asked):
-                    first[block + i] = rows_in_order[next_row + i] * row_step
+                    first[block + i] = order[next_row + i] * row_step
             else:
-                gather_rows(my_source, read, scale, those, rows_at(my_x, zero, count, n_own))
+                gather_rows(source, data.read, data.scale, rows, rows_at(mine.x, zero, count, n_own))
                 for i in range(count + AHEAD):
                     first[i] = min(i, count - 1) * row_step
-            where = my_source[0] if native else my_x
-            _forward(
-                me, team, split, meeting, panels, zero, where, my_firsts, native, count, place, block, shape, theta, low_a, my_a,
-                all_parts, part_step, half, nothing,
-            )  # fmt: skip
+            x = source[0] if data.native else mine.x
+            _forward(me, team, split, meeting, panels, zero, x, data.native, count, block, shape, mine, low_a, all_parts, part_step, half)
             if begin == 0:  # the upper parameters were moved before the barrier of the first sums
-                turn(panels, zero, split, thin, shape, theta, T, nothing)
+                turn(panels, zero, split, thin, shape, mine)
             row, row_end = _share(count, me, team)
-            my_d = all_d + me * d_step
             if row_end > row:
-                tile_cost, tile_right = through(
-                    those[row:row_end], split, thin, panels, zero, where, my_firsts, False, place, block, shape, pair, theta, T,
-                    my_a, my_d, the_classes, the_values, by_class, my_labels, my_wanted, my_h, my_e, my_zeros, my_sums,
-                )  # fmt: skip
+                tile_cost, tile_right = through(rows[row:row_end], split, thin, panels, zero, x, False, block, shape, data.by_class, mine)
                 cost += tile_cost
                 right += tile_right
-            accumulate(
-                panels, zero, split, thin, row_end - row, block, shape, where, my_firsts, 0, my_a, my_d, room, spare, place, all_ones,
-                all_grads + me * grad_step, one, fresh, fresh,
-            )  # fmt: skip
+            accumulate(panels, zero, split, thin, row_end - row, block, shape, x, 0, mine, all_grads + me * grad_step, one, fresh, fresh)
             barrier(meeting, me, team)  # all deltas of the last lower layer are there, and all upper Deltas; all have read the upper parameters
-            if direct and l2 != 0:
+            if direct and rule.l2 != 0:
                 for layer in range(split):
-                    k, k_end = _own_inputs(sizes, widths, layer, FETCH // size, me, team)
-                    cost += m * l2 / 2 * squares(zero, theta + blocks[layer] * size, widths[layer], sizes[layer], k, k_end)
-            _backward(
-                me, team, split, meeting, panels, zero, where, my_firsts, asked, count, place, block, shape, theta, T,
-                low_a, low_d, all_d, d_step, room, all_ones, into, share, keep, biases_keep, nothing,
-            )  # fmt: skip
+                    k, k_end = _own_inputs(shape.sizes, shape.widths, layer, FETCH // size, me, team)
+                    cost += m * rule.l2 / 2 * squares(zero, mine.theta + shape.blocks[layer] * size, shape.widths[layer], shape.sizes[layer], k, k_end)
+            _backward(me, team, split, meeting, panels, zero, x, asked, count, block, shape, mine, low_a, low_d, all_d, d_step, into, share, keep, biases_keep)
             fresh = one
             if not direct:
                 keep = biases_keep = one
         for layer in range(layers):
-            depth, at = sizes[layer], blocks[layer] * size
-            k, k_end = _share(depth, me, team)
-            if layer < split:
-                k, k_end = _own_inputs(sizes, widths, layer, FETCH // size, me, team)
-            first1, first2 = (state1_at + at if state1.size else state1_at), (state2_at + at if state2.size else state2_at)
+            k, k_end = _own_inputs(shape.sizes, shape.widths, layer, FETCH // size, me, team) if layer < split else _share(shape.sizes[layer], me, team)
             summed, last = layer >= split, me == team - 1
             if summed or not direct:
-                cost += move(zero, team, summed, m, rule, hyper, t, l2, widths[layer], depth, k, k_end, last, theta + at, all_grads + at, grad_step, first1, first2)
-    costs[16 * me] = cost
-    hits[16 * me] = right
+                cost += move(zero, team, summed, m, rule, hyper, t, shape, layer, k, k_end, last, mine, all_grads, grad_step)
+    memory.costs[16 * me] = cost
+    memory.hits[16 * me] = right
 
 
 split_program = per_dtype(_worker, signature)

@@ -1,0 +1,196 @@
+"""What the compiled training programs are given, by name: the data, the rule and the run, and for the programs on panels the shape of the network and memory.
+
+Each is a named tuple, which compiled code takes apart at no cost. Arrays in them are C-contiguous; those of `Data` are read-only
+(`read_only`), for compiled code takes a tuple of exactly the types that it was compiled for.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba.core import types
+
+from . import inner
+from .panels import address, rows_at, vector_at
+
+__all__ = ["Data", "Memory", "Own", "Rule", "Run", "Shape", "hyper_of", "kinds", "own", "read_only", "unowned"]
+
+
+class Data(NamedTuple):
+    """Rows and targets.
+
+    source (4,) int64, read, scale : where the rows of X lie and how they are read and scaled, see kernels/cpu/gather.py
+    native : the rows of X are numbers of the network's dtype side by side, and are used where they lie
+    classes (n,) int64 if by_class, else values (n, s_L)
+    """
+
+    source: Any
+    read: Any
+    native: Any
+    scale: Any
+    classes: Any
+    values: Any
+    by_class: Any
+
+
+class Run(NamedTuple):
+    """Steps start..stop over the row numbers `order` (int64), `batch` rows a step; the workspace holds `capacity` rows at a time, of each thread where it takes a slice of the batch."""
+
+    order: Any
+    start: Any
+    stop: Any
+    batch: Any
+    capacity: Any
+
+
+class Rule(NamedTuple):
+    """The optimizer: its code; hypers (1 or stop - start, any) float64, Optimizer.hyper() for all steps, or a row for each; t, steps taken before; l2, lambda / n."""
+
+    code: Any
+    hypers: Any
+    t: Any
+    l2: Any
+
+
+class Shape(NamedTuple):
+    """The network, on panels.
+
+    sizes (L,), widths (L - 1,) int64 : s_1 ... s_L; P_2 ... P_L, the sizes padded to whole vectors
+    blocks, starts, turns (L,) int64 : where each layer's panel, rows of activations and transposed panel begin, in numbers (starts: times the rows); then the end
+    codes, slopes (L - 1,) : activations and their parameters; pair : the code of the output with its cost
+    """
+
+    sizes: Any
+    widths: Any
+    blocks: Any
+    starts: Any
+    turns: Any
+    codes: Any
+    slopes: Any
+    pair: Any
+
+
+class Memory(NamedTuple):
+    """Of all threads, of the network's dtype unless said; kernels/cpu/panel_program.py tells what it is for."""
+
+    packed: Any
+    grads: Any
+    state1: Any
+    state2: Any
+    turned: Any
+    x: Any
+    a: Any
+    d: Any
+    side: Any
+    h: Any
+    e: Any
+    wanted: Any
+    labels: Any
+    low: Any
+    parts: Any
+    places: Any
+    firsts: Any
+    ones: Any
+    zeros: Any
+    costs: Any
+    hits: Any
+
+
+class Own(NamedTuple):
+    """Where what one thread works with lies: addresses, of which views are made where they are used. Those count no references, which costs an atomic operation each way, tens of times per step.
+
+    theta, state1, state2, places, ones, nothing : packed, ..., zeros of `Memory`; state1 and state2 0 where the rule has none
+    order, classes, values : of the run and the data, which have so many `rows`
+    turned, x, firsts, a, d, side, labels, wanted, h, e : this thread's; sums : two float64 beside its cost, on nobody else's cache line
+    """
+
+    theta: Any
+    state1: Any
+    state2: Any
+    places: Any
+    ones: Any
+    nothing: Any
+    order: Any
+    classes: Any
+    values: Any
+    rows: Any
+    turned: Any
+    x: Any
+    firsts: Any
+    a: Any
+    d: Any
+    side: Any
+    labels: Any
+    wanted: Any
+    h: Any
+    e: Any
+    sums: Any
+
+
+def unowned(data, shape, rule):
+    """The same, as views of addresses that count no references, of which the steps make use."""
+    integer, layers = np.int64(0), shape.codes.size
+    seen = Shape(
+        sizes=vector_at(address(shape.sizes), integer, layers + 1), widths=vector_at(address(shape.widths), integer, layers), blocks=vector_at(address(shape.blocks), integer, layers + 1),
+        starts=vector_at(address(shape.starts), integer, layers + 1), turns=vector_at(address(shape.turns), integer, layers + 1),
+        codes=vector_at(address(shape.codes), integer, layers), slopes=vector_at(address(shape.slopes), data.scale, layers), pair=shape.pair,
+    )  # fmt: skip
+    hypers = rows_at(address(rule.hypers), np.float64(0), rule.hypers.shape[0], rule.hypers.shape[1])
+    source = vector_at(address(data.source), integer, data.source.size)
+    return Data(source, data.read, data.native, data.scale, data.classes, data.values, data.by_class), seen, Rule(rule.code, hypers, rule.t, rule.l2)
+
+
+unowned = inner(unowned)
+
+
+def own(me, turned, upper, data, run, memory):
+    """Thread `me`'s `Own`; the address `turned` is 0 unless it is asked for; a and d begin `upper` bytes before their memory, with layers that have none there."""
+    none = np.int64(0)
+    state1, state2 = address(memory.state1) if memory.state1.size else none, address(memory.state2) if memory.state2.size else none
+    own_turned = address(memory.turned[me]) if turned else none
+    return Own(
+        theta=address(memory.packed), state1=state1, state2=state2,
+        places=address(memory.places), ones=address(memory.ones), nothing=address(memory.zeros),
+        order=address(run.order), classes=address(data.classes), values=address(data.values), rows=max(data.classes.size, data.values.shape[0]),
+        turned=own_turned, x=address(memory.x[me]), firsts=address(memory.firsts[me]),
+        a=address(memory.a[me]) - upper, d=address(memory.d[me]) - upper, side=address(memory.side[me]),
+        labels=address(memory.labels[me]), wanted=address(memory.wanted[me]), h=address(memory.h[me]), e=address(memory.e[me]), sums=address(memory.costs) + (16 * me + 1) * 8,
+    )  # fmt: skip
+
+
+own = inner(own)
+
+
+def hyper_of(rule, step):
+    """The rule's constants for the step of this number, counted from the run's first."""
+    rows, count = rule.hypers.shape
+    return vector_at(address(rule.hypers) + min(step, rows - 1) * count * 8, np.float64(0), count)
+
+
+hyper_of = inner(hyper_of)
+
+
+def read_only(x):
+    """The array as one that cannot be written, which `Data` and `Run` hold."""
+    view = np.asarray(x).view()
+    view.flags.writeable = False
+    return view
+
+
+def kinds(name):
+    """{class: its Numba type} in this dtype, of all but Own."""
+    real, integer, double, flag = getattr(types, name), types.int64, types.float64, types.boolean
+
+    def array(kind, ndim, readonly=False):
+        return types.Array(kind, ndim, "C", readonly=readonly)
+
+    vector, table, indices = array(real, 1), array(real, 2), array(integer, 1)
+    fields = {
+        Data: (indices, integer, flag, real, array(integer, 1, True), array(real, 2, True), flag),
+        Run: (array(integer, 1, True), integer, integer, integer, integer),
+        Rule: (integer, array(double, 2), integer, double),
+        Shape: (*[indices] * 6, vector, integer),
+        Memory: (vector, table, vector, vector, *[table] * 8, array(integer, 2), *[table] * 2, *[array(integer, 2)] * 2, vector, vector, array(double, 1), indices),
+    }
+    return {made: types.BaseTuple.from_types(of, made) for made, of in fields.items()}
