@@ -65,7 +65,8 @@ def _decorated(function, signature, **options):
     if not JIT:
         return np.errstate(all="ignore")(function)  # compiled code does not warn either
     arguments = (signature,) if signature is not None else ()
-    return _cached(lambda **cache: numba.njit(*arguments, nogil=True, error_model="numpy", **cache, **options)(function))
+    # Nothing written in C calls these (`exported` is for that), so no entry for C is compiled.
+    return _cached(lambda **cache: numba.njit(*arguments, nogil=True, error_model="numpy", no_cfunc_wrapper=True, **cache, **options)(function))
 
 
 def _cached(decorate):
@@ -105,7 +106,7 @@ def inner(function):
 
     Literals among its arguments are types of their own to Numba, and each combination is compiled anew: pass numbers that are none, np.int64(0) for 0.
     """
-    return _decorated(function, None, fastmath=_RELAXED, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    return _decorated(function, None, fastmath=_RELAXED, no_cpython_wrapper=True)
 
 
 def part(function):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import compiled
+from . import compiled, inner
 from .elementary import exp, largest, sigmoid, tanh, wide_vectors
 
 __all__ = [
@@ -110,7 +110,7 @@ def _copy(z, a):
             a[i, j] = z[i, j]
 
 
-copy = compiled(_copy)
+copy = inner(_copy)
 
 
 def _times_derivative(code, slope, delta, a):
@@ -246,7 +246,7 @@ def _add(x, total):
         total[i] += x[i]
 
 
-add = compiled(_add)
+add = inner(_add)
 
 
 def _sum_of_squares(x):
@@ -258,7 +258,7 @@ def _sum_of_squares(x):
     return total
 
 
-sum_of_squares = compiled(_sum_of_squares)
+sum_of_squares = inner(_sum_of_squares)
 
 
 def _update(rule, hyper, t, theta, grad, state1, state2, share, l2):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import compiled, part
+from . import inner, part
 from .elementary import exp
 from .on_demand import outputs_at
 from .panels import rows_at, vector_at
@@ -54,7 +54,7 @@ def _softmax_cross_entropy(z, K, labels, delta):
     return cost + np.log(product), right
 
 
-_softmax_cross_entropy = compiled(_softmax_cross_entropy)
+_softmax_cross_entropy = inner(_softmax_cross_entropy)
 
 
 def cost_and_delta(panels, mine, by_class, shape, own, z, delta):

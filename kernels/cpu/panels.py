@@ -22,7 +22,7 @@ from numba.core import types
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
-from . import JIT, compiled, exported
+from . import JIT, exported, inner
 from . import panel_code as code
 from .panel_code import INPUTS, LINES, MOST, PANEL, RECTIFY, apply_tile, dots_tile, gradient_tile, outer_tile, panels_of, spaced, transpose_block
 from .vectors import FETCH, VECTOR, lanes, padded
@@ -71,7 +71,7 @@ def _inputs_of(q, left):
 
 
 if JIT:
-    _tile_of, _rows_of, _inputs_of, step_of = compiled(code.tile_of), compiled(_rows_of), compiled(_inputs_of), compiled(spaced)
+    _tile_of, _rows_of, _inputs_of, step_of = inner(code.tile_of), inner(_rows_of), inner(_inputs_of), inner(spaced)
 
     @intrinsic
     def _address(typingctx, x):
@@ -170,7 +170,7 @@ if JIT:
         across = min(MOST, width // count - panel)
         return (panel * M_rows + k * across + v - panel) * VECTOR, across * count
 
-    _place = compiled(_place)
+    _place = inner(_place)
 
     def _transpose(zero, M, M_rows, width, first, depth, nothing, T, T_width):
         size = itemsize(zero)

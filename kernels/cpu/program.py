@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from numba.core import types
 
-from . import compiled, part, per_dtype
+from . import inner, part, per_dtype
 from .gather import gather, gather_rows
 from .gemm import gemm_nn, gemm_nt, gemm_tn_columns
 from .layerwise import LAYERWISE, move, prepare
@@ -82,7 +82,7 @@ def _share(total, me, team):
     return min(total, me * step), min(total, (me + 1) * step)
 
 
-_share = compiled(_share)
+_share = inner(_share)
 
 
 def _weights(vector, offsets, sizes, layer):
@@ -91,7 +91,7 @@ def _weights(vector, offsets, sizes, layer):
     return vector[start : start + sizes[layer + 1] * sizes[layer]].reshape((sizes[layer + 1], sizes[layer]))
 
 
-_weights = compiled(_weights)
+_weights = inner(_weights)
 
 
 def _biases(vector, offsets, sizes, layer):
@@ -99,7 +99,7 @@ def _biases(vector, offsets, sizes, layer):
     return vector[offsets[layer] + sizes[layer + 1] * sizes[layer] : offsets[layer + 1]]
 
 
-_biases = compiled(_biases)
+_biases = inner(_biases)
 
 
 def _rows_of(buffer, begin, capacity, width, lo, hi):
@@ -108,7 +108,7 @@ def _rows_of(buffer, begin, capacity, width, lo, hi):
     return buffer[first + lo * width : first + hi * width].reshape((hi - lo, width))
 
 
-_rows_of = compiled(_rows_of)
+_rows_of = inner(_rows_of)
 
 
 def _forward(xs, lo, hi, capacity, shape, theta, a):
