@@ -208,6 +208,14 @@ def test_the_tiles_of_a_slice_are_about_equally_high(inputs, batch, rows):
     assert choose_plan(Problem((inputs, 30, 10), batch, 4), 2, Wishes(threads=2, sliced=True)).chunk == 2 * rows
 
 
+@pytest.mark.parametrize(("sizes", "batch", "mkl", "panels"), [
+    ((28, 300, 300, 300, 300, 1), 128, True, False), ((28, 300, 300, 300, 300, 1), 127, True, True), ((28, 300, 300, 300, 300, 1), 128, False, True), ((28, 300, 300, 255, 300, 1), 128, True, True),
+])  # fmt: skip
+def test_mkl_multiplies_where_all_hidden_layers_are_wide_and_rows_are_many_enough_and_not_too_many(sizes, batch, mkl, panels):
+    assert choose_plan(Problem(sizes, batch, 4, mkl=mkl), 2).panels == panels
+    assert choose_plan(Problem(sizes, 512, 4, mkl=mkl), 2).panels
+
+
 def test_the_explanation_shows_the_choice_among_its_alternatives_with_their_times():
     problem = Problem(SIZES, 512, 4)
     text = explain_plan(problem, 2)

@@ -18,6 +18,7 @@ __all__ = ["Plan", "Problem", "Wishes", "choose_plan", "explain_plan", "possible
 PANELS_FLOPS, BLAS_FLOPS = 1.8e11, 1.1e11
 SCIPY_FLOPS, SCIPY_ROWS = 0.6e11, 128  # with fewer rows than these SciPy's BLAS is that slow, and MKL is not
 MKL_FAR_FLOPS = 1.95e11  # of MKL, with parameters beyond the cache, whose layers are wide
+MKL_WIDE_FLOPS, MKL_WIDTH, MKL_ROWS = 1.5e11, 256, 128  # of MKL in the cache, where no hidden layer is narrower and there are so many rows
 CALL_SECONDS, TURN_SECONDS = 0.5e-6, 0.35e-9
 MEETING_SECONDS = 4.5e-6
 BYTES_PER_SECOND = 1.4e10
@@ -203,7 +204,8 @@ class Problem:
     def blas_flops(self) -> float:
         """A second, of the BLAS that there is, on one core."""
         if self.mkl:
-            return BLAS_FLOPS if self.stays_in_cache else MKL_FAR_FLOPS
+            wide = min(self.sizes[1:-1], default=0) >= MKL_WIDTH and self.batch >= MKL_ROWS
+            return MKL_FAR_FLOPS if not self.stays_in_cache else MKL_WIDE_FLOPS if wide else BLAS_FLOPS
         return SCIPY_FLOPS if self.batch < SCIPY_ROWS else BLAS_FLOPS
 
     def seconds(self, team: int, sliced: bool, panels: bool) -> float:
