@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from fastnn.backends import cupy_arena, cupy_buffers, cupy_program, cupy_update
 from fastnn.backends.cupy_arena import Arena
 from fastnn.backends.cupy_backend import CupyBackend
 from fastnn.backends.cupy_products import forward, outer, row_ld
-from fastnn.backends.cupy_update import padded
+from fastnn.backends.cupy_update import has_copy, padded
 
 # Relative size of one rounding of a factor.
 ROUNDING = {"fp32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-8}
@@ -75,6 +76,22 @@ def test_rows_begin_at_multiples_of_16_bytes():
     assert [row_ld(n, "bfloat16") for n in (1, 8, 10, 841, 2500, 4096)] == [8, 8, 16, 848, 2504, 4096]
     assert [row_ld(n, "float32") for n in (1, 4, 10, 841, 2500)] == [4, 4, 12, 844, 2500]
     assert [row_ld(n, "float64") for n in (1, 10, 841)] == [2, 10, 842]
+
+
+@pytest.mark.parametrize(("sizes", "kind", "compute", "expected"), [
+    ((784, 300, 100, 10), "float32", "tf32", False), ((841, 300, 10), "float32", "tf32", True), ((784, 30, 10), "float32", "tf32", True), ((784, 31, 4), "float32", "tf32", True),
+    ((4, 3, 4), "float32", "tf32", True), ((841, 300, 10), "float32", "fp32", False), ((841, 300, 10), "float64", "fp64", False), ((784, 300, 100, 10), "bfloat16", "fp32", True),
+])  # fmt: skip
+def test_products_read_a_copy_of_theta_where_it_is_rounded_or_tensor_cores_could_not_read_it(sizes, kind, compute, expected):
+    """In tf32 where rows are 841 or 30 numbers long, or the second layer begins at 31 x 785 numbers."""
+    assert has_copy(sizes, kind, compute) is expected
+
+
+def test_a_copy_is_counted_in_the_footprint():
+    with_copy, without = (program_of(sizes, "tf32", rows=5)[0] for sizes in ((841, 8, 4), (840, 8, 4)))
+    assert with_copy._buffers.low is not with_copy.net.theta
+    assert without._buffers.low is without.net.theta
+    assert with_copy.nbytes - without.nbytes > 4 * 841 * 8
 
 
 # ---- right, whatever the sizes ---------------------------------------------------------------------------------------
@@ -183,12 +200,12 @@ def test_a_program_without_gaps_is_refused_by_the_stand_in(where, precision, mon
 
 
 @precisions
-def test_a_bias_that_begins_anywhere_is_added_by_an_own_kernel(precision):
-    """Biases of layer 3 lie 3 * 5 + 5 + 5 * 6 numbers from the beginning of theta, 200 bytes; those of layer 2 lie 60 bytes from it."""
+def test_a_bias_that_begins_anywhere_in_theta_is_added_by_an_own_kernel(precision):
+    """That is in fp32; tf32 and bf16 read it in a copy. Biases of layer 3 lie 3 * 5 + 5 + 5 * 6 numbers from the beginning of theta, 200 bytes; those of layer 2 lie 60 bytes from it."""
     program, *_ = program_of((3, 5, 6, 4), precision, rows=9)
-    assert [choice.forward for choice in program._choices[:2]] == (["RELU_AUX_BIAS"] * 2 if precision == "bf16" else ["DEFAULT"] * 2)
+    assert [choice.forward for choice in program._choices[:2]] == (["DEFAULT"] * 2 if precision == "fp32" else ["RELU_AUX_BIAS"] * 2)
     program, *_ = program_of((4, 6, 6, 4), precision, rows=9)  # 96 bytes; 264 bytes
-    assert [choice.forward for choice in program._choices[:2]] == ["RELU_AUX_BIAS", "RELU_AUX_BIAS" if precision == "bf16" else "DEFAULT"]
+    assert [choice.forward for choice in program._choices[:2]] == ["RELU_AUX_BIAS", "DEFAULT" if precision == "fp32" else "RELU_AUX_BIAS"]
 
 
 def test_what_the_stand_in_insists_on():
@@ -200,7 +217,10 @@ def test_what_the_stand_in_insists_on():
             check_alignment(product, [beside if at == wrong else aligned for at in range(4)] + [None])
     with pytest.raises(AssertionError, match="B at 4096 with leading dimension 9"):
         check_alignment(forward(3, 8, 16, "bfloat16", "fp32", lds=(8, 9, 16)), [aligned] * 3 + [None] * 2)
-    # theta itself lies as it lies.
-    check_alignment(forward(3, 9, 16, "float32", "tf32", "BIAS", lds=(9, 12, 16)), [beside, aligned, aligned, aligned, None])
+    # theta itself lies as it lies, and fp32 reads it so.
+    theta_of = forward(3, 9, 16, "float32", "fp32", "BIAS", lds=(9, 12, 16)), [beside, aligned, aligned, aligned, None]
+    check_alignment(*theta_of)
+    with pytest.raises(AssertionError, match=rf"A at {beside} with leading dimension 9"):
+        check_alignment(replace(theta_of[0], compute="tf32"), theta_of[1])
     with pytest.raises(AssertionError, match="D at 4096 with leading dimension 9"):
         check_alignment(outer(3, 9, 16, "float32", "tf32", lds=(12, 16, 9)), [aligned] * 3 + [None] * 2)

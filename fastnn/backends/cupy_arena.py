@@ -12,7 +12,7 @@ from ..kernels.cuda import sources
 from ..kernels.cuda.launchers import MAX_CHUNKS, partials_shape
 from .cupy_contract import Device
 from .cupy_products import aux_ld, row_ld
-from .cupy_update import padded, update_pieces
+from .cupy_update import has_copy, padded, update_pieces
 
 __all__ = ["ALIGNMENT", "Arena", "Pieces", "pieces_of_program", "steps_per_upload"]
 
@@ -27,10 +27,10 @@ def steps_per_upload(batch: int) -> int:
     return max(1, min(MOST_STEPS, ORDER_ROWS // batch))
 
 
-def pieces_of_program(sizes: Sequence[int], rows: int, batch: int, kind: str, rule: str, relu: Sequence[bool], workspace: int) -> Pieces:
+def pieces_of_program(sizes: Sequence[int], rows: int, batch: int, kind: str, compute: str, rule: str, relu: Sequence[bool], workspace: int) -> Pieces:
     """What a program needs for batches of `batch` rows of which `rows` are computed at a time.
 
-    sizes (s_1, ..., s_L); kind one of `sources.KINDS`; rule: name of the optimizer; relu: which hidden
+    sizes (s_1, ..., s_L); kind one of `sources.KINDS`; compute: arithmetic of products; rule: name of the optimizer; relu: which hidden
     layers have a mask; workspace in bytes.
     """
     real, store = sources.real(kind), sources.store(kind)
@@ -40,7 +40,7 @@ def pieces_of_program(sizes: Sequence[int], rows: int, batch: int, kind: str, ru
     pieces |= {f"delta{turn}": ((rows * max(lds[1:]),), store) for turn in range(min(2, layers))}
     pieces |= {f"mask{layer}": ((rows, aux_ld(sizes[layer]) // 8), np.dtype(np.uint8)) for layer in range(1, layers) if relu[layer - 1]}
     pieces["Delta"] = (padded(sizes)[1],), real
-    if store != real:
+    if has_copy(sizes, kind, compute):
         pieces["low"] = (padded(sizes)[1],), store
     pieces["chunks"] = (MAX_CHUNKS * sum(sizes[1:]),), real
     pieces["partials"] = partials_shape(), np.dtype(np.float64)

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..kernels.cuda import sources
 from ..kernels.cuda.launchers import MAX_CHUNKS, in_chunks, leading
 from ..kernels.cuda.step import StepKernels
 from .cupy_arena import Arena
 from .cupy_contract import Device
 from .cupy_products import Candidate, Product, back, forward, outer, row_ld
 from .cupy_tuner import Tuner
-from .cupy_update import padded
+from .cupy_update import has_copy, padded
 
 if TYPE_CHECKING:
     from ..network import Network
@@ -38,13 +37,13 @@ class Prepared:
 class Buffers:
     """Views for one network, at most `rows` rows at a time.
 
-    Rows of every matrix but theta's own begin at multiples of 16 bytes (`row_ld`, `padded`): products are slow otherwise, or not
+    Rows of every matrix but theta's own, which tf32 and bf16 do not read then, begin at multiples of 16 bytes (`row_ld`, `padded`): products are slow otherwise, or not
     offered. What lies between rows is zero at first, and neither read nor written.
 
     Attributes
     ----------
     weights, biases : lists of arrays
-        What products and their epilogues read: views of theta, or of its bfloat16 copy.
+        What products and their epilogues read: views of theta, or of its copy (`has_copy`).
     Delta_W, Delta_b : lists of arrays
         Views of Delta, in the parameters' dtype; it is laid out as the copy.
     per_chunk : int
@@ -60,7 +59,7 @@ class Buffers:
         self.per_chunk = in_chunks(rows)[0]
         self._chunk_begins = MAX_CHUNKS * np.concatenate([[0], np.cumsum(net.sizes[1:])])
         self.weights, self.biases, self.low = net.weights, net.biases, net.theta
-        if sources.store(kind) != net.dtype:
+        if has_copy(net.sizes, kind, compute):
             self.low = arena["low"]
             self.weights, self.biases = self._split(self.low)
 

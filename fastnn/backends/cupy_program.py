@@ -272,6 +272,11 @@ def arithmetic(net: Network, device: Device) -> tuple[str, str]:
     """
     if net.precision != "fp32" and device.products is not None:
         raise ValueError(f"precision={net.precision!r} cannot be used: {device.products}; use precision='fp32'")
+    return arithmetic_of(net)
+
+
+def arithmetic_of(net: Network) -> tuple[str, str]:
+    """The same, whatever the device has."""
     if net.precision == "bf16":
         return "bfloat16", "fp32"
     if net.precision == "tf32":
@@ -281,9 +286,9 @@ def arithmetic(net: Network, device: Device) -> tuple[str, str]:
 
 def footprint(net: Network, device: Device, batch: int, rows: int, optimizer: Optimizer | None) -> Pieces:
     """The memory of a program that computes `rows` rows of a batch at a time; with Adam if no optimizer is given."""
-    kind = "bfloat16" if net.precision == "bf16" else net.dtype.name
+    kind, compute = arithmetic_of(net)
     rule, masks = "adam" if optimizer is None else optimizer.name, [g.name == "relu" for g in net.hidden]
-    return pieces_of_program(net.sizes, rows, batch, kind, rule, masks, device.workspace_bytes) | pieces_of_narrow(net, device, batch, optimizer)
+    return pieces_of_program(net.sizes, rows, batch, kind, compute, rule, masks, device.workspace_bytes) | pieces_of_narrow(net, device, batch, optimizer)
 
 
 def rows_that_fit(net: Network, device: Device, batch: int, most: int, optimizer: Optimizer | None) -> int:

@@ -14,9 +14,9 @@ from ..kernels.cuda.layerwise import LayerwiseKernels, layer_partials_shape, lay
 from ..kernels.cuda.step import CONSTANTS, OF_A_SPAN, StepKernels, update_blocks
 from ..optimizers import Optimizer
 from .cupy_contract import Device
-from .cupy_products import row_ld
+from .cupy_products import ROW_BYTES, row_ld
 
-__all__ = ["Update", "padded", "spans", "spans_of_theta", "update_constants", "update_pieces"]
+__all__ = ["Update", "has_copy", "padded", "spans", "spans_of_theta", "update_constants", "update_pieces"]
 
 Array = Any
 LAYERWISE = ("lars", "lamb")
@@ -31,7 +31,7 @@ class Update:
     memory : mapping
         The arrays of `update_pieces`.
     low : (any,) STORE
-        The bfloat16 copy of theta, `padded`, that is kept in step; theta itself where there is none.
+        The copy of theta, `padded`, that is kept in step; theta itself where there is none (`has_copy`).
     Delta : (any,)
         As `memory["spans"]` says: `padded`, or laid out as theta.
     """
@@ -67,7 +67,7 @@ def update_pieces(rule: str, sizes: Sequence[int], steps: int, real: np.dtype[An
 
 
 def padded(sizes: Sequence[int]) -> tuple[list[tuple[int, int, int]], int]:
-    """How Delta and the bfloat16 copy of theta lie, and their length: for each layer, where its weights begin, elements from one of
+    """How Delta and the copy of theta lie, and their length: for each layer, where its weights begin, elements from one of
     their rows to the next, and where its biases begin.
 
     Products are fast only where bases and rows begin at multiples of 16 bytes. theta cannot have that: it is one vector without gaps.
@@ -79,6 +79,18 @@ def padded(sizes: Sequence[int]) -> tuple[list[tuple[int, int, int]], int]:
         begins.append((end, ld, biases))
         end = biases + -(-n_out // BEGIN) * BEGIN
     return begins, end
+
+
+def has_copy(sizes: Sequence[int], kind: str, compute: str) -> bool:
+    """Whether products read a copy of theta: in bf16, and in tf32 where some matrix or row of theta does not begin at a multiple of 16 bytes, without which the tensor cores are not used.
+
+    In fp32 and fp64 they read theta as it lies.
+    """
+    if sources.store(kind) != sources.real(kind):
+        return True
+    begins = itertools.accumulate(((n_in + 1) * n_out for n_in, n_out in itertools.pairwise(sizes)), initial=0)
+    itemsize = sources.store(kind).itemsize
+    return compute == "tf32" and any(begin * itemsize % ROW_BYTES or n_in * itemsize % ROW_BYTES for begin, n_in in zip(begins, sizes[:-1], strict=False))
 
 
 def spans(layer_spans: np.ndarray[Any, Any], sizes: Sequence[int]) -> np.ndarray[Any, Any]:

@@ -134,7 +134,7 @@ class StepKernels:
     def update(self, rule: str, theta: Array, low: Array, Delta: Array, state: list[Array], spans: Array, constants: Array, step: Array, squares: Array, rows: int) -> None:
         """One step of "sgd", "momentum" or "adam" on theta (P,) and its state, in place, with D = Delta / rows plus decay on the weights. Delta is padded.
 
-        low: the STORE copy of theta, padded, that is kept in step where STORE is bfloat16, else any STORE array, not touched.
+        low: the STORE copy of theta, padded, that is kept in step; theta itself where there is none.
         spans (layers, 7) int64 (layers.cuh), constants (steps, width), squares (layers * blocks,) float64: as in update.cu.
         """
         same_shape(theta=theta, **{f"state[{k}]": x for k, x in enumerate(state)})

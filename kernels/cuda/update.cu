@@ -8,7 +8,7 @@
 //             rate = alpha / (1 - beta1^t), correction = 1 / (1 - beta2^t), from float64 on the host
 //
 //   theta, m, v (P,) REAL; Delta REAL, padded (layers.cuh), is left as it was.
-//   low: the copy of theta for products, where STORE is bf16 (else not touched): padded, rounded from the new theta.
+//   low: the copy of theta for products, padded, rounded from the new theta; theta itself where there is none.
 //   spans (layers, 7): layers.cuh. What lies between the rows of Delta and low is neither read nor written.
 //   constants (steps, width) REAL: row step[0] holds decay = lambda/n and then the rule's numbers in the order above.
 //   squares (layers, blocks) double: sums of Theta^2 over the weights before the step; written where decay is not 0.
@@ -47,7 +47,7 @@ __device__ __forceinline__ double update_neighbours(const Rule& rule, const Vect
     put<W>(of.theta + i, theta);
     if (of.first) put<W>(of.first + i, first);
     if (of.second) put<W>(of.second + i, second);
-    if (sizeof(STORE) != sizeof(REAL)) {
+    if ((const void*)of.low != (const void*)of.theta) {
         Wide<W, STORE> rounded;
         for (int k = 0; k < W; ++k) narrow(theta.of[k], &rounded.of[k]);
         put<W>(of.low + part.padded, walk, rounded);

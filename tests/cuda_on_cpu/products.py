@@ -17,8 +17,8 @@ def matrix(op, x, rows, columns, ld):
 
 def check_alignment(product, addresses):
     """The engine's promise for its programs: bases of A, B, D, bias and aux, and leading dimensions, are multiples of 16 bytes - but for theta
-    itself, a vector without gaps, where products read it: the weights of fp32, tf32 and fp64 (A forward and back)."""
-    A_is_theta = product.inputs != "bfloat16" and product.op_B == "N"
+    itself, a vector without gaps, where products read it: the weights of fp32 and fp64 (A forward and back)."""
+    A_is_theta = product.inputs != "bfloat16" and product.compute != "tf32" and product.op_B == "N"
     lds = {"A": (product.lda, product.inputs), "B": (product.ldb, product.inputs), "D": (product.ldd, product.output)}
     for name, address in zip(("A", "B", "D", "bias", "aux"), addresses, strict=True):
         ld, kind = lds.get(name, (0, "float32"))
