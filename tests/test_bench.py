@@ -246,3 +246,13 @@ def test_the_machine_is_given_time_to_become_quiet(monkeypatch, works_until, wai
     monkeypatch.setattr(load, "_machine_busy", lambda: min(clock.now, works_until))  # one core at work, until then
     load.settle(0.02, 0.5)
     assert clock.now == pytest.approx(waited)
+
+
+def test_a_busy_machine_is_flagged():
+    quiet, busy = load.Sample(1.0, 1.0, 0.01), load.Sample(1.0, 0.5, 1.2 * (os.cpu_count() or 1))
+    assert load.is_busy([quiet, quiet]) is False
+    assert load.is_busy([quiet, busy]) is True
+    assert load.is_busy([load.Sample(1.0, 1.0, None)]) is None
+    with load.Stopwatch() as watch:
+        pass
+    assert watch.sample.seconds >= 0
