@@ -164,8 +164,9 @@ def test_numba_rows_do_not_depend_on_the_rows_beside_them(dtype, n):
 def test_tiles_cover_all_rows_and_inputs(q):
     """Tiles of inputs end with the last; those of rows may add some."""
     known = [*panels.code.tiles(panels.code.ROWS), *panels.code.tiles(panels.code.DEPTHS)]
+    rows, inputs = (getattr(function, "py_func", function) for function in (panels._rows_of, panels._inputs_of))  # compiled, they are for compiled callers alone
     for n in range(1, 100):
-        for next_tile, waste in ((lambda left, n=n: panels._rows_of(n, q, left), EXTRA - 1), (lambda left: panels._inputs_of(q, left), 0)):
+        for next_tile, waste in ((lambda left, n=n: rows(n, q, left), EXTRA - 1), (lambda left: inputs(q, left), 0)):
             left = n
             while left > 0:
                 tile = next_tile(left)
