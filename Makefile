@@ -28,8 +28,11 @@ types: $(VENV)/.dev
 suite-without-jit: $(VENV)/.dev
 	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -m "not slow and not gpu" -k "numba" --cov --cov-report= tests/test_operations.py tests/test_activations.py tests/test_costs.py tests/test_programs.py tests/test_layerwise.py tests/test_elementary.py tests/test_prediction.py tests/test_inputs_as_they_come.py tests/test_panels.py tests/test_split_program.py
 
+# The code that writes instructions for the compiler runs, and counts, only where nothing compiled is on disk yet: hence a cache of the suite's own, empty at first.
+TEST_CACHE := $(CURDIR)/build/test-cache
 suite: $(VENV)/.dev
-	$(BIN)/pytest --cov --cov-append --cov-report=term-missing:skip-covered --cov-fail-under=95
+	rm -rf $(TEST_CACHE)
+	XDG_CACHE_HOME=$(TEST_CACHE) $(BIN)/pytest --cov --cov-append --cov-report=term-missing:skip-covered --cov-fail-under=95
 
 # fastnn beside the other libraries, which get an environment of their own (gigabytes). BENCH holds
 # the command's options: make bench BENCH="--quick --html page.html". --resume is among them.
