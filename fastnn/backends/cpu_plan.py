@@ -17,7 +17,7 @@ __all__ = ["Plan", "Problem", "Wishes", "choose_plan", "explain_plan", "possible
 # upper layers for the panels, and parameters crossing between cores. More than two cores are extrapolation.
 PANELS_FLOPS, BLAS_FLOPS = 1.8e11, 1.1e11
 SCIPY_FLOPS, SCIPY_ROWS = 0.6e11, 128  # with fewer rows than these SciPy's BLAS is that slow, and MKL is not
-MKL_FAR_FLOPS = 1.7e11  # of MKL, with parameters beyond the cache, whose layers are wide
+MKL_FAR_FLOPS, MKL_FAR_STATE_FLOPS = 1.7e11, 1.95e11  # of MKL, with parameters beyond the cache, whose layers are wide; and for rules with a state, which panels pack too
 MKL_WIDE_FLOPS, MKL_WIDTH, MKL_ROWS = 1.5e11, 256, 128  # of MKL in the cache, where no hidden layer is narrower and there are so many rows
 CALL_SECONDS, TURN_SECONDS = 0.5e-6, 0.35e-9
 MEETING_SECONDS = 4.5e-6
@@ -25,8 +25,8 @@ BYTES_PER_SECOND = 1.4e10
 # Where weights are shared: two meetings for each layer and tile of rows, each sum or delta that crosses, written, read and added up, and each row, of which every thread reads a part.
 SPLIT_SECONDS, SPLIT_NUMBER_SECONDS, SPLIT_ROW_SECONDS = 4e-6, 1e-9, 0.06e-6
 SPLIT_INPUTS = 32  # of the widest lower layer, for each thread: with fewer, its sums cost more to begin and to add up than to make
-PANELS_PASSES, BLAS_PASSES = 1.3, 5.0  # over parameters that do not stay in a core's cache, at that speed
-GRADIENT_PASSES = 2.0  # more where shared weights have a gradient: of rules other than plain gradient descent, and of several tiles
+PANELS_PASSES, BLAS_PASSES, BLAS_STATE_PASSES = 1.3, 5.0, 3.0  # over parameters that do not stay in a core's cache, at that speed
+GRADIENT_PASSES = 2.0  # more where shared weights have a gradient, because there are several tiles
 BLAS_SLICES_UP_TO = 0.75  # parameters per number of the batch's rows
 # What a run of steps costs besides them: to call a team, and, for panels, to pack and unpack each vector and each of its numbers,
 # in the cache and beyond. A run takes an epoch, or what fits in a slice of `fit`.
@@ -206,16 +206,21 @@ class Problem:
         """A second, of the BLAS that there is, on one core."""
         if self.mkl:
             wide = min(self.sizes[1:-1], default=0) >= MKL_WIDTH and self.batch >= MKL_ROWS
-            return MKL_FAR_FLOPS if not self.stays_in_cache else MKL_WIDE_FLOPS if wide else BLAS_FLOPS
+            far = MKL_FAR_FLOPS if self.vectors == 1 else MKL_FAR_STATE_FLOPS
+            return far if not self.stays_in_cache else MKL_WIDE_FLOPS if wide else BLAS_FLOPS
         return SCIPY_FLOPS if self.batch < SCIPY_ROWS else BLAS_FLOPS
 
     def seconds(self, team: int, sliced: bool, panels: bool) -> float:
         """Of one step, by the model."""
         flops = 6 * self.parameters * self.batch * self.itemsize / 4  # twice as many bytes are half as many numbers in a vector
         alone, always = (flops / PANELS_FLOPS, TURN_SECONDS * self.turned) if panels else (flops / self.blas_flops, 3 * CALL_SECONDS * (len(self.sizes) - 1))
-        passes = 0.0 if self.stays_in_cache else (PANELS_PASSES if panels else BLAS_PASSES) * self.parameters * self.itemsize / BYTES_PER_SECOND
+        passes = (
+            0.0
+            if self.stays_in_cache
+            else (PANELS_PASSES if panels else BLAS_PASSES if self.vectors == 1 else BLAS_STATE_PASSES) * self.parameters * self.itemsize / BYTES_PER_SECOND
+        )
         if panels and team > 1 and not sliced:
-            if passes and (self.vectors > 1 or self.batch > team * self.tile(True)):
+            if passes and self.batch > team * self.tile(True):
                 passes += GRADIENT_PASSES * self.parameters * self.itemsize / BYTES_PER_SECOND
             return (alone + passes) / team + self.split_seconds(team, self.split(team))
         always += passes
