@@ -82,7 +82,7 @@ def test_rows_begin_at_multiples_of_16_bytes():
     ((784, 300, 100, 10), "float32", "tf32", False), ((841, 300, 10), "float32", "tf32", True), ((784, 30, 10), "float32", "tf32", True), ((784, 31, 4), "float32", "tf32", True),
     ((4, 3, 4), "float32", "tf32", True), ((841, 300, 10), "float32", "fp32", False), ((841, 300, 10), "float64", "fp64", False), ((784, 300, 100, 10), "bfloat16", "fp32", True),
 ])  # fmt: skip
-def test_products_read_a_copy_of_theta_where_it_is_rounded_or_tensor_cores_could_not_read_it(sizes, kind, compute, expected):
+def test_products_read_a_copy_of_theta_where_it_is_rounded_or_lies_as_tensor_cores_do_not_want_it(sizes, kind, compute, expected):
     """In tf32 where rows are 841 or 30 numbers long, or the second layer begins at 31 x 785 numbers."""
     assert has_copy(sizes, kind, compute) is expected
 

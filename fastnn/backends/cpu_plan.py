@@ -25,7 +25,11 @@ BYTES_PER_SECOND = 1.4e10
 # Where weights are shared: two meetings for each layer and tile of rows, each sum or delta that crosses, written, read and added up, and each row, of which every thread reads a part.
 SPLIT_SECONDS, SPLIT_NUMBER_SECONDS, SPLIT_ROW_SECONDS = 4e-6, 1e-9, 0.06e-6
 SPLIT_INPUTS = 32  # of the widest lower layer, for each thread: with fewer, its sums cost more to begin and to add up than to make
-PANELS_PASSES, BLAS_PASSES, BLAS_STATE_PASSES = 1.3, 5.0, 3.0  # over parameters that do not stay in a core's cache, at that speed
+PANELS_PASSES, BLAS_PASSES, BLAS_STATE_PASSES = (
+    1.3,
+    5.0,
+    3.0,
+)  # over parameters that do not stay in a core's cache, at that speed; by BLAS as well for rules with a state, fitted apart
 GRADIENT_PASSES = 2.0  # more where shared weights have a gradient, because there are several tiles
 BLAS_SLICES_UP_TO = 0.75  # parameters per number of the batch's rows
 # What a run of steps costs besides them: to call a team, and, for panels, to pack and unpack each vector and each of its numbers,
@@ -38,7 +42,7 @@ PANELS_BYTES, PANELS_BYTES_MKL, PANELS_BYTES_FAR, SHARED_BYTES = 3 << 20, 10 << 
 # Rows of a tile: with more, the deltas of a panel leave the first-level cache, or the data of the next tile push out what is needed before.
 # Parameters that come from further away are read once a tile, so they want more rows; one vector of outputs does little with a row, which is best used again soon.
 PANELS_ROWS, PANELS_FAR_ROWS, PANELS_SHORT_ROWS, SHORT_ROW_BYTES, TILE_MULTIPLE = 64, 256, 192, 1024, 16
-PANELS_NARROW_ROWS, LONG_ROW_BYTES, VECTOR_BYTES = 32, 2048, 64
+PANELS_NARROW_ROWS, LONG_ROW_BYTES, VECTOR_BYTES = 32, 2048, 64  # a vector of the machine that this was fitted to
 # Bytes of rows, activations and deltas that BLAS is given at a time. A narrow net's products are small, so
 # its tile stays in the second-level cache; a wide one's want many rows.
 NARROW_PARAMETERS, NARROW_BYTES, WIDE_BYTES = 60_000, 1 << 18, 3 << 20
@@ -214,14 +218,11 @@ class Problem:
         """Of one step, by the model."""
         flops = 6 * self.parameters * self.batch * self.itemsize / 4  # twice as many bytes are half as many numbers in a vector
         alone, always = (flops / PANELS_FLOPS, TURN_SECONDS * self.turned) if panels else (flops / self.blas_flops, 3 * CALL_SECONDS * (len(self.sizes) - 1))
-        passes = (
-            0.0
-            if self.stays_in_cache
-            else (PANELS_PASSES if panels else BLAS_PASSES if self.vectors == 1 else BLAS_STATE_PASSES) * self.parameters * self.itemsize / BYTES_PER_SECOND
-        )
+        one_pass = 0.0 if self.stays_in_cache else self.parameters * self.itemsize / BYTES_PER_SECOND
+        passes = one_pass * (PANELS_PASSES if panels else BLAS_PASSES if self.vectors == 1 else BLAS_STATE_PASSES)
         if panels and team > 1 and not sliced:
-            if passes and self.batch > team * self.tile(True):
-                passes += GRADIENT_PASSES * self.parameters * self.itemsize / BYTES_PER_SECOND
+            if self.batch > team * self.tile(True):
+                passes += one_pass * GRADIENT_PASSES
             return (alone + passes) / team + self.split_seconds(team, self.split(team))
         always += passes
         if team == 1:

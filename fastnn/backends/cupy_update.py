@@ -82,9 +82,9 @@ def padded(sizes: Sequence[int]) -> tuple[list[tuple[int, int, int]], int]:
 
 
 def has_copy(sizes: Sequence[int], kind: str, compute: str) -> bool:
-    """Whether products read a copy of theta: in bf16, and in tf32 where some matrix or row of theta does not begin at a multiple of 16 bytes, without which the tensor cores are not used.
+    """Whether products read a copy of theta: in bf16, and in tf32 where some matrix or row of theta does not begin at a multiple of 16 bytes, as tensor cores are to be given them (`row_ld`).
 
-    In fp32 and fp64 they read theta as it lies.
+    In fp32 and fp64 they read theta as it lies. What a copy gains in tf32 has not been measured on a device.
     """
     if sources.store(kind) != sources.real(kind):
         return True

@@ -14,6 +14,7 @@ from ..bench.gpu.runner import read as read_gpu
 from ..bench.peers import PEERS
 from ..bench.results_file import dumps
 from ..bench.runner import Comparison, Plan, read
+from ..data import mnist
 from ..errors import positive_integer
 from .errors import FAILED, known, remark
 
@@ -42,6 +43,8 @@ def make_plan(mode: str, *, peers: Sequence[str] = (), cases: Sequence[str] = ()
         settings.rounds = positive_integer("--rounds", rounds)
     if seeds is not None and seeds < 0:
         raise ValueError(f"--seeds must be an integer >= 0, got {seeds}")
+    if data is not None:
+        mnist.find(data)  # a folder without its files is refused now, not after half an hour
     plan = Plan(mode, training_cases(mode), predict_cases(mode), settings, chosen, data=str(data) if data is not None else None)
     if mode == "quick":
         plan.gemm_sizes, plan.gemm_seconds, plan.repeats = (1024, 2048), 0.2, 1

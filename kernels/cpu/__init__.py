@@ -102,7 +102,7 @@ def compiled(function, signature=None):
 
 
 def inner(function):
-    """As `compiled`, for callers that are compiled too: Python cannot call it, so no entry for it is compiled.
+    """As `compiled`, for callers that are compiled too: no entry for Python is compiled, and a call from there ends the process (tests take `py_func`).
 
     Literals among its arguments are types of their own to Numba, and each combination is compiled anew: pass numbers that are none, np.int64(0) for 0.
     """

@@ -40,7 +40,7 @@ from .panel_parts import accumulate, early, move, squares, through, turn
 from .panels import AHEAD, address, itemsize, rows_at, vector_at
 from .program import _share
 from .team import barrier
-from .workspace import Data, Memory, Rule, Run, Shape, hyper_of, kinds, own, unowned
+from .workspace import Data, Memory, Rule, Run, Shape, hyper_of, kinds, own, uncounted
 
 __all__ = ["panel_program", "signature"]
 
@@ -50,7 +50,7 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
 
     costs[16 me] becomes the cost sum of this thread's rows, with its part of the L2 cost; hits[16 me] how many of them were right. Not used: split.
     """
-    data, shape, rule = unowned(data, shape, rule)
+    data, shape, rule = uncounted(data, shape, rule)
     layers, n_in, K, block = shape.sizes.size - 1, shape.sizes[0], shape.sizes[shape.sizes.size - 1], run.capacity + AHEAD
     kind = memory.packed.dtype.type
     zero, one, integer = kind(0), kind(1), np.int64(0)

@@ -279,7 +279,8 @@ def _worker(me, team, sliced, meeting, data, run, shape, rule, memory):
                     k = min(i + at_once, end)
                     w, grad_of_w, first_state, second_state = theta[i:k], grads[0][i:k], memory.state1[i:k], memory.state2[i:k]
                     if sliced:
-                        call_back(w.ctypes.data, w.nbytes)
+                        if rule.code < LAYERWISE:  # of those all are too many to be there still when they are used
+                            call_back(w.ctypes.data, w.nbytes)
                         for other in range(1, team):
                             add(grads[other][i:k], grad_of_w)
                     if decay != 0:

@@ -21,7 +21,7 @@ from .panel_program import signature
 from .panels import PANEL, apply, itemsize, padded, panels_of, rows_at, vector_at
 from .row_code import back_tile, onward_tile
 from .vectors import VECTOR
-from .workspace import hyper_of, own, unowned
+from .workspace import hyper_of, own, uncounted
 
 __all__ = ["row_program"]
 
@@ -80,7 +80,7 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
     The arguments of kernels/cpu/panel_program.py's, so that either is called alike, of one thread. Not used: what is about teams, larger
     batches and other rules. Two are different: x (2, at least s_1), and turned, a panel's row to be overwritten.
     """
-    data, shape, rule = unowned(data, shape, rule)
+    data, shape, rule = uncounted(data, shape, rule)
     sizes, widths, blocks, starts, codes, slopes = shape.sizes, shape.widths, shape.blocks, shape.starts, shape.codes, shape.slopes
     layers, n_in = sizes.size - 1, sizes[0]
     last, start, stop, l2 = layers - 1, run.start, run.stop, rule.l2

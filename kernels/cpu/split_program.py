@@ -38,7 +38,7 @@ from .panels import AHEAD, PANEL, address, apply, itemsize, rows_at, step_of, tr
 from .program import _share
 from .team import barrier
 from .vectors import FETCH
-from .workspace import hyper_of, own, unowned
+from .workspace import hyper_of, own, uncounted
 
 __all__ = ["split_program"]
 
@@ -215,7 +215,7 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
 
     split: the lower layers whose weights are shared, at least one and fewer than there are. The others as in kernels/cpu/panel_program.py.
     """
-    data, shape, rule = unowned(data, shape, rule)
+    data, shape, rule = uncounted(data, shape, rule)
     layers, n_in, K, block = shape.sizes.size - 1, shape.sizes[0], shape.sizes[shape.sizes.size - 1], run.capacity + AHEAD
     kind = memory.packed.dtype.type
     zero, one = kind(0), kind(1)

@@ -14,7 +14,7 @@ from numba.core import types
 from . import inner
 from .panels import address, rows_at, vector_at
 
-__all__ = ["Data", "Memory", "Own", "Rule", "Run", "Shape", "hyper_of", "kinds", "own", "read_only", "unowned"]
+__all__ = ["Data", "Memory", "Own", "Rule", "Run", "Shape", "hyper_of", "kinds", "own", "read_only", "uncounted"]
 
 
 class Data(NamedTuple):
@@ -128,7 +128,7 @@ class Own(NamedTuple):
     sums: Any
 
 
-def unowned(data, shape, rule):
+def uncounted(data, shape, rule):
     """The same, as views of addresses that count no references, of which the steps make use."""
     integer, layers = np.int64(0), shape.codes.size
     seen = Shape(
@@ -141,7 +141,7 @@ def unowned(data, shape, rule):
     return Data(source, data.read, data.native, data.scale, data.classes, data.values, data.by_class), seen, Rule(rule.code, hypers, rule.t, rule.l2)
 
 
-unowned = inner(unowned)
+uncounted = inner(uncounted)
 
 
 def own(me, turned, upper, data, run, memory):
