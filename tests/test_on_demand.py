@@ -5,8 +5,9 @@ import pytest
 
 import fastnn
 from fastnn import optimizers
+from fastnn.backends.numba_panels import needed_parts
 from fastnn.kernels.cpu import JIT
-from fastnn.kernels.cpu.on_demand import ACTIVATE, DERIVATIVE, OUTPUTS
+from fastnn.kernels.cpu.on_demand import ACTIVATE, DERIVATIVE, OUTPUTS, table
 
 PARTS = {"activate": ACTIVATE, "derivative": DERIVATIVE, "outputs": OUTPUTS}
 CASES = [
@@ -29,6 +30,6 @@ CASES = [
 def test_numba_compiles_what_a_network_needs(dtype, hidden, output, cost, by_class, batch, expected):
     net = fastnn.Network([5, 8, 7, 3], hidden=hidden, output=output, cost=cost, backend=fastnn.get_backend("numba", threads=1, panels=True), dtype=dtype)
     program = net.backend.compile(net, optimizers.Adam(), batch)
-    addresses = program._panels(by_class)
+    addresses = table(net.dtype, needed_parts(net, by_class, program.batch_size))
     assert np.all(addresses[: min(PARTS.values())] != 0)
     assert {name for name, place in PARTS.items() if addresses[place]} == expected

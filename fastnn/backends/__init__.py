@@ -58,7 +58,7 @@ def get_backend(backend: str | Backend = "auto", *, parameters: int | None = Non
     **options
         How this engine is to run instead of choosing for itself. "numba": threads (int), chunk (rows of a batch at a time), sliced
         (True: each thread takes a slice of the batch through all layers; False: all work on the same rows, each with its share of the weights), panels (True: products by
-        fastnn's own kernels; False: by BLAS). "cupy": fused (True: narrow nets by the fused kernel, an error for others; False: by
+        fastnn's own kernels; False: by BLAS), amx (True: products of float32 on Intel's matrix unit). "cupy": fused (True: narrow nets by the fused kernel, an error for others; False: by
         captured steps). What is left out is still chosen. NumPy has none.
 
     Raises

@@ -36,6 +36,11 @@ BLAS_SLICES_UP_TO = 0.75  # parameters per number of the batch's rows
 # in the cache and beyond. A run takes an epoch, or what fits in a slice of `fit`.
 TEAM_SECONDS, VECTOR_SECONDS, NUMBER_SECONDS, FAR_NUMBER_SECONDS = 150e-6, 25e-6, 1.2e-9, 2.2e-9
 SLICE_SECONDS = 0.2  # as in fastnn.training, which is not imported for a number
+# Of products on the matrix unit (kernels/cpu/amx.py), fitted likewise, with a seventh added because the others' model counts the first layer's products thrice,
+# which it does twice: operations a second of one core; per row and layer, what is laid out, summed and read beside them; per parameter, laid out by the
+# thread that moves it; and per byte of parameters beyond the cache, for each tile of rows.
+AMX_FLOPS, AMX_ROW_SECONDS, AMX_PARAMETER_SECONDS, AMX_FAR_SECONDS = 2.8e11, 0.62e-6, 2.2e-9, 0.36e-9
+AMX_ROWS, AMX_MULTIPLE = 256, 32
 # Panels are fastest while the parameters stay in a core's cache, and are weighed against BLAS further away too: up to the second limit beside MKL,
 # up to the third beside SciPy's BLAS, or for one row; and up to the last where each thread has its share of the weights.
 PANELS_BYTES, PANELS_BYTES_MKL, PANELS_BYTES_FAR, SHARED_BYTES = 3 << 20, 10 << 20, 16 << 20, 64 << 20
@@ -59,6 +64,7 @@ class Plan:
     sliced : whether each thread takes a slice of the batch through all layers
     panels : by fastnn's own products on parameters packed in panels (kernels/cpu/panel_program.py), or by BLAS (kernels/cpu/program.py)
     split : lower layers whose weights a team shares that does not take slices, on panels (kernels/cpu/split_program.py)
+    amx : by fastnn's own products on the CPU's matrix unit (kernels/cpu/amx_program.py), always in slices
     """
 
     threads: int
@@ -66,6 +72,7 @@ class Plan:
     sliced: bool = False
     panels: bool = False
     split: int = 0
+    amx: bool = False
 
     def with_rows_at_most(self, rows: int) -> Plan:
         """The same with no more than so many rows in the workspace at a time."""
@@ -78,12 +85,16 @@ class Plan:
         how = f", each with a slice of the batch, {self.chunk // self.threads} rows at a time" if self.sliced and self.threads > 1 else f", {self.chunk} rows at a time"
         if self.split:
             how = f", sharing the weights of the first {f'{self.split} layers' if self.split > 1 else 'layer'}{how}"
-        return f"{self.threads} thread{'s' if self.threads > 1 else ''}{how}, products {'in panels' if self.panels else 'by BLAS'}"
+        return f"{self.threads} thread{'s' if self.threads > 1 else ''}{how}, products {self.products}"
+
+    @property
+    def products(self) -> str:
+        return "on the matrix unit" if self.amx else "in panels" if self.panels else "by BLAS"
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the user fixes of a plan (`fastnn.get_backend("numba", threads=..., chunk=..., sliced=..., panels=...)`); None leaves it to the model.
+    """What the user fixes of a plan (`fastnn.get_backend("numba", threads=..., chunk=..., sliced=..., panels=..., amx=...)`); None leaves it to the model.
 
     Attributes
     ----------
@@ -97,20 +108,26 @@ class Wishes:
     panels : bool
         Whether products are computed by fastnn's own kernels on packed parameters, or by BLAS. Rules with a rate for each
         layer (LARS, LAMB) are computed by BLAS in any case.
+    amx : bool
+        Whether products of float32 are computed on the CPU's matrix unit, where it has Intel's, in slices; of float64, for LARS and LAMB, and for
+        steps of one row there is no such form. Only where asked for: the model does not choose it by itself.
     """
 
     threads: int | None = None
     chunk: int | None = None
     sliced: bool | None = None
     panels: bool | None = None
+    amx: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("threads", "chunk"):
             if (value := getattr(self, name)) is not None:
                 positive_integer(name, value)
-        for name in ("sliced", "panels"):
+        for name in ("sliced", "panels", "amx"):
             if (value := getattr(self, name)) is not None and not isinstance(value, bool):
                 raise TypeError(f"{name} must be True, False or None, got {value!r} ({type(value).__name__})")
+        if self.amx and (self.panels is not None or self.sliced is False):
+            raise ValueError(f"amx=True is one way to compute products, in slices, and leaves no choice of panels={self.panels} or sliced={self.sliced}; give None for both")
         if self.sliced and self.chunk is not None and self.chunk < (self.threads or 1):
             raise ValueError(f"chunk={self.chunk} leaves some of threads={self.threads} without a row of their slice; give at least {self.threads}")
 
@@ -128,6 +145,7 @@ class Problem:
     mkl : whether the BLAS is MKL
     vectors : Theta and those of the rule's state
     steps : of an epoch; None for as many as fit in a slice
+    amx : whether there is a matrix unit
     """
 
     sizes: Sequence[int]
@@ -137,6 +155,12 @@ class Problem:
     mkl: bool = False
     vectors: int = 1
     steps: int | None = None
+    amx: bool = False
+
+    @property
+    def fits_amx(self) -> bool:
+        """Whether the matrix unit can do this at all."""
+        return self.amx and self.fits_panels and self.itemsize == 4 and self.batch > 1
 
     @property
     def parameters(self) -> int:
@@ -230,6 +254,25 @@ class Problem:
         moved = self.parameters * self.itemsize * (team if sliced else 2 * (team - 1) / team)
         return alone / team + always + MEETING_SECONDS * team / 2 + moved / BYTES_PER_SECOND
 
+    def amx_seconds(self, team: int) -> float:
+        """Of one step on the matrix unit, with its share of a run, by the model."""
+        weights = [n_out * n_in for n_in, n_out in itertools.pairwise(self.sizes)]
+        products = 2 * self.batch * (3 * sum(weights) - weights[0])
+        size = self.parameters * self.itemsize
+        rows = AMX_ROW_SECONDS * len(weights) * self.batch
+        far = 0.0 if self.stays_in_cache else AMX_FAR_SECONDS * size * -(-self.batch // (team * AMX_ROWS))
+        step = (products / AMX_FLOPS + rows + AMX_PARAMETER_SECONDS * self.parameters) / team + far
+        if team == 1:
+            return step
+        step += MEETING_SECONDS * team / 2 + size * team / BYTES_PER_SECOND
+        return step + TEAM_SECONDS / max(1.0, min(SLICE_SECONDS / step, self.steps or math.inf))
+
+    def amx_plan(self, team: int, chunk: int | None) -> Plan:
+        """Tiles of about one height, in whole pieces of rows, or of `chunk` rows together at most."""
+        share = -(-self.batch // team)
+        most = max(1, chunk // team) if chunk is not None else -(-share // -(-share // AMX_ROWS) // AMX_MULTIPLE) * AMX_MULTIPLE
+        return Plan(team, team * min(share, most), True, amx=True)
+
     def run_seconds(self, team: int, panels: bool) -> float:
         """Of a run besides its steps, by the model."""
         call = TEAM_SECONDS if team > 1 else 0.0
@@ -275,7 +318,9 @@ def possible_plans(problem: Problem, threads: int, wishes: Wishes = Wishes()) ->
             for sliced in forms
             if (has_rows or (wishes.threads is not None and not sliced)) and (not panels or wishes.panels or problem.panels_pay(team > 1 and not sliced))
         ]
-    as_wished = [(seconds, plan) for seconds, plan in plans if plan.panels == wishes.panels]
+    if problem.fits_amx and wishes.amx:
+        plans += [(problem.amx_seconds(team), problem.amx_plan(team, wishes.chunk)) for team in teams if wishes.chunk is None or wishes.chunk >= team]
+    as_wished = [(seconds, plan) for seconds, plan in plans if (plan.amx if wishes.amx else plan.panels == wishes.panels)]
     return as_wished or plans
 
 
@@ -294,7 +339,7 @@ def explain_plan(problem: Problem, threads: int, wishes: Wishes = Wishes()) -> s
     elif chosen.panels and chosen.split:
         below = problem.batch * sum(problem.sizes[1 : chosen.split + 1])
         why = f"each thread keeps its share of the lower weights to itself: {below:,} sums of rows and as many deltas cross between cores, instead of {parameters:,} gradients and parameters"
-    elif chosen.panels:
+    elif chosen.panels or chosen.amx:
         why = f"slices of the batch, whose {parameters:,} gradients are added up where there are several"
     else:
         moved = BLAS_SLICES_UP_TO * problem.batch * problem.per_row
@@ -307,24 +352,31 @@ def explain_plan(problem: Problem, threads: int, wishes: Wishes = Wishes()) -> s
     tile = f"{NARROW_BYTES >> 10} KiB" if kind == "narrow" else f"{WIDE_BYTES >> 20} MiB"
     if wishes.chunk is not None:
         rows = f"as asked for, chunk={wishes.chunk}"
+    elif chosen.amx:
+        rows = f"about {AMX_ROWS} per thread, with which parameters and gradients from beyond the cache are read seldom"
     elif chosen.panels:
         why_so = "the deltas of a panel stay in the first-level cache" if problem.stays_in_cache else "parameters from beyond the cache are read seldom"
         rows = f"about {problem.tile(True)} per thread, with which {why_so}"
     else:
         rows = f"about {tile} of rows, activations and deltas per thread, for a {kind} net (up to {NARROW_PARAMETERS:,} parameters)"
     lines = [str(chosen), f"form: {why}", f"rows at a time: {rows}"]
-    if wishes.panels is not None and chosen.panels == wishes.panels:
+    if wishes.amx and chosen.amx:
+        lines.append("products: on the matrix unit, as asked for")
+    elif wishes.amx:
+        lines.append("products: not on the matrix unit, which does float32 alone, more than one row, and no rule with a rate for each layer")
+    elif wishes.panels is not None and chosen.panels == wishes.panels:
         lines.append(f"products: {'in panels' if wishes.panels else 'by BLAS'}, as asked for")
     elif wishes.panels and problem.fits_panels:
         lines.append("products: by BLAS, because a layer's panels are not divided here, and there are fewer rows at a time than threads")
     elif not problem.fits_panels:
         lines.append("products: by BLAS, because panels do not do this rule")
-    elif not any(plan.panels for _, plan in possible_plans(problem, threads, wishes)):
+    elif not any(plan.panels or plan.amx for _, plan in possible_plans(problem, threads, wishes)):
         limit = f"{PANELS_BYTES_MKL >> 20} MiB, and up to {PANELS_BYTES_FAR >> 20} MiB for one row, beside MKL" if problem.mkl else f"{PANELS_BYTES_FAR >> 20} MiB beside this BLAS"
         limit += f", and up to {SHARED_BYTES >> 20} MiB where threads share weights"
         lines.append(f"products: by BLAS, because {parameters * problem.itemsize / 2**20:.1f} MiB of parameters do not stay in or near a core's cache (panels up to {limit})")
     else:
-        lines.append("products: in panels or by BLAS, whichever the model finds faster")
+        weighed = " or ".join(dict.fromkeys(plan.products for _, plan in possible_plans(problem, threads, wishes)))
+        lines.append(f"products: {weighed}, whichever the model finds faster")
     lines.append(
         "threads: " + (f"{wishes.threads}, as asked for" if wishes.threads is not None else f"up to {threads} (cores, container quota, BLAS limits, other runs under way)")
     )
@@ -334,10 +386,15 @@ def explain_plan(problem: Problem, threads: int, wishes: Wishes = Wishes()) -> s
         f"in every run (at most {SLICE_SECONDS:g} s{f', and steps of an epoch: {problem.steps:,}' if problem.steps else ''}) {TEAM_SECONDS * 1e6:g} us to call a team, "
         f"and for panels {VECTOR_SECONDS * 1e6:g} us and {pack:g} ns a number to pack and unpack each vector ({problem.vectors} of them)"
     )
+    amx = (
+        f"on the matrix unit products at {AMX_FLOPS / 1e9:g} GFLOP/s, {AMX_ROW_SECONDS * 1e6:g} us a row and layer, {AMX_PARAMETER_SECONDS * 1e9:g} ns a parameter; "
+        if any(plan.amx for _, plan in possible_plans(problem, threads, wishes))
+        else ""
+    )
     lines.append(
         f"model: products at {PANELS_FLOPS / 1e9:g} (panels) and {problem.blas_flops / 1e9:g} GFLOP/s (BLAS) on one thread, {CALL_SECONDS * 1e6:g} us per call of BLAS, "
         f"{TURN_SECONDS * 1e9:g} ns per transposed weight, {MEETING_SECONDS * 1e6 / 2:g} us per thread to meet in a step of slices, "
         f"{SPLIT_SECONDS * 1e6 / 2:g} us per thread, layer and tile of shared weights, {SPLIT_NUMBER_SECONDS * 1e9:g} ns for each sum or delta that crosses, {SPLIT_ROW_SECONDS * 1e9:g} ns for each of their rows, "
-        f"parameters between cores, and from beyond the cache, at {BYTES_PER_SECOND / 1e9:g} GB/s; {run}; fitted to one two-core server, not measured on this machine"
+        f"parameters between cores, and from beyond the cache, at {BYTES_PER_SECOND / 1e9:g} GB/s; {run}; {amx}fitted to one two-core server, not measured on this machine"
     )
     return "\n".join(lines)

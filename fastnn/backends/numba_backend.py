@@ -30,6 +30,7 @@ except ImportError as error:
     raise BackendUnavailable(f"SciPy, whose BLAS Numba calls, cannot be imported ({error})") from error
 
 from ..kernels.cpu import CACHE_FOLDER, JIT, gemm, layerwise, operations
+from ..kernels.cpu.amx import missing
 from ..kernels.cpu.gather import READABLE
 from ..kernels.cpu.one_row import one_row
 from ..kernels.cpu.prediction import prediction
@@ -41,6 +42,7 @@ from .cpu_plan import Plan, Problem, Wishes, choose_plan, explain_plan
 from .cpu_program import TeamProgram, targets_of, two_states
 from .cpu_row import SharedRow
 from .cpu_threads import blas_on_one_thread, sharing, usable_threads
+from .numba_amx import AmxProgram
 from .numba_panels import PanelPredictor, PanelProgram
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ class NumbaBackend(HostBackend):
 
     Parameters
     ----------
-    threads, chunk, sliced, panels : optional
+    threads, chunk, sliced, panels, amx : optional
         What is fixed of the plan of every program; see `fastnn.backends.cpu_plan.Wishes`.
 
     Raises
@@ -72,20 +74,23 @@ class NumbaBackend(HostBackend):
     BackendUnavailable
         Numba or SciPy is missing, or the product inside compiled code does not work.
     TypeError, ValueError
-        A plan that makes no sense, or FASTNN_BLAS asks for a BLAS that does not exist or cannot be used.
+        A plan that makes no sense, amx=True where there is no matrix unit that can be used, or FASTNN_BLAS asks for a BLAS that does not exist or cannot be used.
     """
 
     name = "numba"
     checks_outputs = True
     reads = frozenset(READABLE)
     reads_strides = True
-    options = ("threads", "chunk", "sliced", "panels")
+    options = ("threads", "chunk", "sliced", "panels", "amx")
     under_way = staticmethod(sharing)
 
-    def __init__(self, threads: int | None = None, chunk: int | None = None, sliced: bool | None = None, panels: bool | None = None) -> None:
-        self._wishes = Wishes(threads, chunk, sliced, panels)
+    def __init__(self, threads: int | None = None, chunk: int | None = None, sliced: bool | None = None, panels: bool | None = None, amx: bool | None = None) -> None:
+        self._wishes = Wishes(threads, chunk, sliced, panels, amx)
         if not JIT and (threads or 1) > 1:
             raise ValueError(f"threads={threads} needs compiled code, and NUMBA_DISABLE_JIT is set")
+        self._no_amx = missing() if amx else "amx=True asks for it"
+        if amx and self._no_amx:
+            raise ValueError(f"amx=True asks for a matrix unit that cannot be used: {self._no_amx}")
         self.blas = blas_of_process()
         self.products = str(self.blas) if JIT else "NumPy, because NUMBA_DISABLE_JIT is set"
         reason = gemm.probe()
@@ -152,6 +157,8 @@ class NumbaBackend(HostBackend):
 
     def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None, training_rows: int | None = None) -> Program:
         plan = self.choose(net, optimizer, positive_integer("batch_size", batch_size), training_rows)
+        if plan.amx:
+            return AmxProgram(net, optimizer, batch_size, micro_batch, training_rows, plan)
         if plan.panels:
             return PanelProgram(net, optimizer, batch_size, micro_batch, training_rows, plan)
         return NumbaProgram(net, optimizer, batch_size, micro_batch, training_rows, plan, self.blas)
@@ -210,7 +217,7 @@ class NumbaBackend(HostBackend):
         vectors = 1 if optimizer is None else 1 + len(optimizer.slots)
         steps = None if training_rows is None else -(-training_rows // batch_size)
         fits_panels, mkl = not isinstance(optimizer, LayerWise), self.blas.library is not None
-        return Problem(net.sizes, batch_size, net.dtype.itemsize, fits_panels=fits_panels, mkl=mkl, vectors=vectors, steps=steps)
+        return Problem(net.sizes, batch_size, net.dtype.itemsize, fits_panels=fits_panels, mkl=mkl, vectors=vectors, steps=steps, amx=self._no_amx is None)
 
     def _most_threads(self) -> int:
         """As wished, else as many as this process may use now."""
@@ -225,7 +232,8 @@ class NumbaBackend(HostBackend):
             return str(plan)
         first, *why = explain_plan(*given).splitlines()
         limited = [] if str(plan) == first else [str(plan), f"micro_batch={micro_batch}: fewer rows than the engine's own choice, which is explained below"]
-        return "\n".join([*limited, first, *why, f"BLAS: {self.products}"])
+        unit = f"not used: {self._no_amx}" if self._no_amx else "float32 in three parts of bfloat16, as exact as products of float32"
+        return "\n".join([*limited, first, *why, f"matrix unit (AMX): {unit}", f"BLAS: {self.products}"])
 
     def first_use(self) -> str | None:
         if CACHE_FOLDER is None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..network import Network
     from ..optimizers import Optimizer
 
-__all__ = ["PanelPredictor", "PanelProgram"]
+__all__ = ["PanelPredictor", "PanelProgram", "needed_parts"]
 
 IDENTITY, RELU, CROSS_ENTROPY, SQUARED_ERROR = 0, 3, 0, 2  # codes of activations, and of pairs: softmax with cross-entropy, an elementwise function with squared error
 UNPACKED = 128  # rows of a panel that leave it at a time: with more, the lines that one output's weights lie on drive each other out of the first-level cache
@@ -77,7 +77,7 @@ class PanelProgram(TeamProgram):
         net, optimizer, team, memory = self.net, self.optimizer, self._team(), self._memory
         native = JIT and X.dtype == net.dtype and (X.strides[1] == X.itemsize or X.shape[1] == 1) and X.strides[0] % X.itemsize == 0
         data, run = self._arguments(X, y, order, start, stop, bool(native))
-        rule, meeting, panels = self._rule(X, rates), new_barrier(team), self._panels(data.by_class)
+        rule, meeting, panels = self._rule(X, rates), new_barrier(team), table(net.dtype, needed_parts(net, data.by_class, self.batch_size))
         vectors = [(net.theta, memory.packed), *zip(optimizer.state, (memory.state1, memory.state2), strict=False)]
         for vector, packed in vectors:
             self._layout.pack(net.split(vector), packed)
@@ -90,19 +90,19 @@ class PanelProgram(TeamProgram):
             self._layout.unpack(packed, net.split(vector))
         return self._finish(y, order, start, stop)
 
-    def _panels(self, by_class: bool) -> Array:
-        """The products, and those of the other parts that this network needs."""
-        net = self.net
-        needed = set()
-        if any(g.code != RELU for g in net.activations[:-1]):
-            needed |= {ACTIVATE, DERIVATIVE}
-        if self.batch_size == 1:  # of one row the derivative comes after the product, but in the program of its own
-            needed.add(DERIVATIVE)
-        pair, linear = net.pair.code, net.activations[-1].code == IDENTITY
-        within = by_class if pair == CROSS_ENTROPY else linear and pair == SQUARED_ERROR and not by_class  # the program does these two itself
-        if not within:
-            needed.add(OUTPUTS)
-        return table(net.dtype, needed)
+
+def needed_parts(net: Network, by_class: bool, batch_size: int) -> set[int]:
+    """The parts of kernels/cpu/on_demand.py that training this network needs."""
+    needed = set()
+    if any(g.code != RELU for g in net.activations[:-1]):
+        needed |= {ACTIVATE, DERIVATIVE}
+    if batch_size == 1:  # of one row the derivative comes after the product, but in the program of its own
+        needed.add(DERIVATIVE)
+    pair, linear = net.pair.code, net.activations[-1].code == IDENTITY
+    within = by_class if pair == CROSS_ENTROPY else linear and pair == SQUARED_ERROR and not by_class  # the program does these two itself
+    if not within:
+        needed.add(OUTPUTS)
+    return needed
 
 
 class PanelPredictor:

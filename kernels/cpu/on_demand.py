@@ -13,12 +13,12 @@ import numpy as np
 from numba.core import types
 from numba.extending import intrinsic
 
-from . import JIT, exported
+from . import JIT, amx, exported
 from .elementary import wide_vectors
 from .operations import activate, cost_of_rows, hits_of_rows, output_delta, times_derivative
 from .panels import called, kernels, rows_at, vector_at
 
-__all__ = ["ACTIVATE", "DERIVATIVE", "OUTPUTS", "activate_at", "derivative_at", "outputs_at", "table"]
+__all__ = ["ACTIVATE", "DERIVATIVE", "OUTPUTS", "activate_at", "amx_table", "derivative_at", "outputs_at", "table"]
 
 ACTIVATE, DERIVATIVE, OUTPUTS = 4, 5, 6  # places in the table, behind those of the products
 
@@ -100,5 +100,18 @@ def table(dtype, needed):
 
 @functools.cache
 def _table(name, needed):
-    rest = [_compiled(name, which).address if which in needed else 0 for which in (ACTIVATE, DERIVATIVE, OUTPUTS)]
-    return np.concatenate([kernels(name), np.array(rest, np.int64)])
+    return np.concatenate([kernels(name), _addresses(name, needed)])
+
+
+def _addresses(name, needed):
+    return np.array([_compiled(name, which).address if which in needed else 0 for which in (ACTIVATE, DERIVATIVE, OUTPUTS)], np.int64)
+
+
+def amx_table(needed):
+    """The same with the products of kernels/cpu/amx.py in place of those on panels."""
+    return _amx_table(frozenset(needed) if JIT else frozenset())
+
+
+@functools.cache
+def _amx_table(needed):
+    return np.concatenate([amx.addresses(), _addresses("float32", needed)])

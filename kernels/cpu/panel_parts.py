@@ -14,7 +14,7 @@ from .panel_output import cost_and_delta
 from .panels import PANEL, RECTIFY, apply, dots, gradient, itemsize, rows_at, step_of, transpose, vector_at
 from .team import AT_ONCE, call_back
 
-__all__ = ["TALL", "accumulate", "early", "layer_gradient", "move", "squares", "through", "turn"]
+__all__ = ["TALL", "accumulate", "early", "layer_gradient", "move", "move_numbers", "squares", "through", "turn"]
 
 TALL, EVEN = 96, 4  # rows of a gradient at a time: their deltas of one panel and a line of each row's inputs fill the first-level cache; in multiples of these
 
@@ -178,32 +178,45 @@ def accumulate(panels, zero, bottom, thin, rows, block, shape, x, asked, own, gr
 accumulate = part(accumulate)
 
 
+def move_numbers(zero, team, m, rule, hyper, t, begin, count, decay, own, all_grads, grad_step):
+    """Moves `count` parameters, which begin so many bytes into theta, by their gradient in all_grads (an address). Returns their L2 cost before, for m rows.
+
+    With a team adds up the Deltas of all threads first, which lie grad_step bytes apart.
+    """
+    size, cost = itemsize(zero), 0.0
+    for at in range(begin, begin + count * size, AT_ONCE * size):
+        n = min(AT_ONCE, count - (at - begin) // size)
+        w, grad = vector_at(own.theta + at, zero, n), vector_at(all_grads + at, zero, n)
+        if team > 1:
+            call_back(own.theta + at, n * size)
+            for other in range(1, team):
+                add(vector_at(all_grads + other * grad_step + at, zero, n), grad)
+        if decay != 0:
+            cost += m * decay / 2 * sum_of_squares(w)
+        own1 = vector_at(own.state1 + at, zero, n if own.state1 != 0 else 0)
+        own2 = vector_at(own.state2 + at, zero, n if own.state2 != 0 else 0)
+        update(rule.code, hyper, t, w, grad, own1, own2, 1 / m, decay)
+    return cost
+
+
+move_numbers = inner(move_numbers)
+
+
 def move(zero, team, summed, m, rule, hyper, t, shape, layer, k, k_end, biases, own, all_grads, grad_step):
     """Moves rows k..k_end of a layer's panels by their gradient, and its biases if this is said. Returns the L2 cost of these weights before, for m rows.
 
     summed: adds up the Deltas of all threads first, in all_grads (an address), behind which those of the next thread lie grad_step bytes further.
     """
     size, width, depth = itemsize(zero), shape.widths[layer], shape.sizes[layer]
-    block, l2 = shape.blocks[layer] * size, rule.l2
-    cost = m * l2 / 2 * squares(zero, own.theta + block, width, depth, k, k_end) if l2 != 0 else 0.0
+    block, cost = shape.blocks[layer] * size, 0.0
     for column in range(0, width, PANEL // size):
         across = min(PANEL // size, width - column)
         panel = column * (depth + 1)
         for which in range(2 if biases else 1):  # weights, which decay; then biases, which do not
+            begin, count, decay = block + (panel + k * across) * size, (k_end - k) * across, rule.l2
             if which == 1:
                 begin, count, decay = block + (panel + depth * across) * size, across, 0.0
-            else:
-                begin, count, decay = block + (panel + k * across) * size, (k_end - k) * across, l2
-            for at in range(begin, begin + count * size, AT_ONCE * size):
-                n = min(AT_ONCE, count - (at - begin) // size)
-                own_grad = vector_at(all_grads + at, zero, n)
-                if summed and team > 1:
-                    call_back(own.theta + at, n * size)
-                    for other in range(1, team):
-                        add(vector_at(all_grads + other * grad_step + at, zero, n), own_grad)
-                own1 = vector_at(own.state1 + at, zero, n if own.state1 != 0 else 0)
-                own2 = vector_at(own.state2 + at, zero, n if own.state2 != 0 else 0)
-                update(rule.code, hyper, t, vector_at(own.theta + at, zero, n), own_grad, own1, own2, 1 / m, decay)
+            cost += move_numbers(zero, team if summed else 1, m, rule, hyper, t, begin, count, decay, own, all_grads, grad_step)
     return cost
 
 

@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 from . import JIT, compiled
 from .vectors import ask_for
 
-__all__ = ["AT_ONCE", "atomic_add", "atomic_load", "atomic_store", "barrier", "call_back", "give_way", "new_barrier", "pause", "prefetch_at"]
+__all__ = ["AT_ONCE", "ask_to_read", "atomic_add", "atomic_load", "atomic_store", "barrier", "call_back", "give_way", "new_barrier", "pause", "prefetch_at"]
 
 _INT64 = ir.IntType(64)
 
@@ -68,7 +68,7 @@ def _asks_for(write):
     return ask
 
 
-_ask_to_read, _ask_to_write = _asks_for(0), _asks_for(1)
+ask_to_read, _ask_to_write = _asks_for(0), _asks_for(1)
 
 
 @intrinsic
@@ -164,7 +164,7 @@ def _prefetch_bytes(pointer, count):
     """Asks for the cache lines of `count` bytes from a pointer on."""
     address = _address(pointer)
     for offset in range(0, count, 64):
-        _ask_to_read(address + offset)
+        ask_to_read(address + offset)
 
 
 def _call_back_bytes(address, count):

@@ -1,0 +1,261 @@
+"""Many training steps in one compiled call, with the products of kernels/cpu/amx.py: for float32 on CPUs with Intel's matrix unit.
+
+The same steps as kernels/cpu/program.py, on theta as it lies. Each thread takes its slice of the batch, in tiles of at most C rows, through the network and back,
+and adds up its own Delta; a barrier; each adds the Deltas of all for its share of the units, updates these and lays their weights out as factors for the next
+step; a barrier. (Sharing the weights as kernels/cpu/split_program.py does was tried and was slower at every size: sums of fewer inputs at a time, more meetings.)
+
+Rows of float32 data are read where they lie, in shuffled order, and asked for a tile ahead.
+
+Symbols as in the lecture; for one number of threads results are the same bit for bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba.core import types
+
+from . import inner, part, per_dtype
+from .amx import INPUTS, PIECE, SIDE, add_up, configure, forward, groups_of, pack_turned, pack_weights, release, steps_of
+from .gather import gather_rows
+from .on_demand import activate_at, derivative_at
+from .operations import sum_of_squares
+from .panel_output import cost_and_delta
+from .panel_parts import move_numbers
+from .panels import RECTIFY, address, rows_at, vector_at
+from .team import barrier
+from .workspace import Data, Rule, Run, Shape, hyper_of, kinds, own, uncounted
+
+__all__ = ["AmxMemory", "amx_program"]
+
+RELU = 3  # its code
+
+
+class AmxMemory(NamedTuple):
+    """Of all threads, float32 unless said, C-contiguous. C: rows of a thread's tile; B = C + 16; P_l: a layer's size to whole groups of 16, a little more where `spaced` says so; "any": as amx.py says.
+
+    packed, state1, state2 (P,) : theta and the rule's state; grads (team, P at least)
+    weights (any,) : of all layers as factors, for the way forth, and back from the second on; layers (L,) int64 : where each begins there, in pieces, then the end
+    x (team, C * s_1) : rows that had to be converted; a, d (team, B * (P_2 + ... + P_L)) : activations and deltas of layers 2..L; d begins as zeros
+    side, right, rooms (team, any) : rows as left factor, columns as right factor, sums of a block; turned (team, any) : deltas, transposed
+    biases (team, the widest P) : of a layer, then zeros
+    h, e, wanted (team, C * K), labels (team, C) int64 : outputs, their deltas and the targets without padding
+    places (L + 1, B), firsts (team, B + C) int64 : where rows of each layer's width begin, the first all 0; and those of the data, from B on of the tile to come
+    ones (1,), zeros (B * the widest P,), registers (64,) uint8, costs (team * 16,) float64, hits (team * 16,) int64
+    """
+
+    packed: Any
+    grads: Any
+    state1: Any
+    state2: Any
+    weights: Any
+    layers: Any
+    x: Any
+    a: Any
+    d: Any
+    side: Any
+    right: Any
+    rooms: Any
+    turned: Any
+    biases: Any
+    h: Any
+    e: Any
+    wanted: Any
+    labels: Any
+    places: Any
+    firsts: Any
+    ones: Any
+    zeros: Any
+    registers: Any
+    costs: Any
+    hits: Any
+
+
+class Factors(NamedTuple):
+    """Where a thread's factors and sums lie, as addresses, and where in `weights` each layer begins, in pieces."""
+
+    weights: Any
+    begin: Any
+    right: Any
+    room: Any
+    biases: Any
+
+
+def _share(total, multiple, me, team):
+    """The part (first, last + 1) of 0..total that belongs to thread `me`, cut at multiples."""
+    whole = (total + multiple - 1) // multiple
+    return min(total, whole * me // team * multiple), min(total, whole * (me + 1) // team * multiple)
+
+
+_share = inner(_share)
+
+
+def _step(shape, layer):
+    """Numbers from one row of what a layer makes to the next."""
+    return shape.starts[layer + 1] - shape.starts[layer]
+
+
+_step = inner(_step)
+
+
+def _padded_biases(zero, own, shape, layer, out):
+    """Overwrites P numbers at an address with a layer's biases, then zeros."""
+    n_out, P = shape.sizes[layer + 1], shape.widths[layer]
+    b, row = vector_at(own.theta + (shape.blocks[layer] + n_out * shape.sizes[layer]) * 4, zero, n_out), vector_at(out, zero, P)
+    for j in range(n_out):
+        row[j] = b[j]
+    for j in range(n_out, P):
+        row[j] = zero
+
+
+_padded_biases = inner(_padded_biases)
+
+
+def _lay_out(table, layer, first, last, shape, own, factors):
+    """Lays units first..last of a layer's weights out as factors."""
+    n_in, n_out = shape.sizes[layer], shape.sizes[layer + 1]
+    forth = factors.weights + factors.begin[layer] * PIECE
+    back = forth + groups_of(n_out) * steps_of(n_in) * PIECE if layer > 0 else np.int64(0)
+    if last > first:
+        pack_weights(table, own.theta + shape.blocks[layer] * 4, first, last, n_out, n_in, forth, back)
+
+
+_lay_out = inner(_lay_out)
+
+
+def _sum_of_deltas(zero, d, step, m, width, out, share, keep):
+    """out (width,) = keep out + share sum_i d_i, rows `step` numbers apart. d, out: addresses."""
+    rows, sums = rows_at(d, zero, m, step), vector_at(out, zero, width)
+    for j in range(width):
+        sums[j] = keep * sums[j] if keep != 0 else zero
+    for i in range(m):
+        for j in range(width):
+            sums[j] += share * rows[i, j]
+
+
+_sum_of_deltas = inner(_sum_of_deltas)
+
+
+def _through(mine, table, zero, x, coming, asked, block, shape, by_class, own, factors, grads, share, keep, biases_keep):
+    """Takes the rows `mine`, whose inputs begin at x + 4 first[i], through the network and back. Returns (cost sum, rows that are right).
+
+    grads (an address, where theta's begins) become keep of themselves, or biases_keep, and share of the rows' Delta.
+    coming: places of the `asked` rows of the tile to come, which are asked for meanwhile.
+    """
+    sizes, widths, starts, codes, slopes = shape.sizes, shape.widths, shape.starts, shape.codes, shape.slopes
+    m, last, a, d, nothing = mine.size, sizes.size - 2, own.a, own.d, np.int64(0)
+    for layer in range(last + 1):
+        z, step, rectified = a + block * starts[layer] * 4, _step(shape, layer), layer < last and codes[layer] == RELU
+        inputs, where, soon = (x, own.firsts, asked // 2) if layer == 0 else (a + block * starts[layer - 1] * 4, own.places + layer * 8 * block, nothing)
+        _padded_biases(zero, own, shape, layer, factors.biases)
+        forth = factors.weights + factors.begin[layer] * PIECE
+        forward(table, inputs, where, m, sizes[layer], own.side, forth, widths[layer], factors.biases, z, step * 4, RECTIFY if rectified else 0, coming, soon)
+        if layer < last and not rectified:
+            activate_at(table, zero, codes[layer], slopes[layer], z, 1, m * step, own.nothing)
+    step = _step(shape, last)
+    cost, right = cost_and_delta(table, mine, by_class, shape, own, rows_at(a + block * starts[last] * 4, zero, m, step), rows_at(d + block * starts[last] * 4, zero, m, step))
+    for layer in range(last, -1, -1):
+        n_in, n_out, step = sizes[layer], sizes[layer + 1], _step(shape, layer)
+        delta, Delta = d + block * starts[layer] * 4, grads + shape.blocks[layer] * 4
+        inputs, where, soon = (x, own.firsts, asked - asked // 2) if layer == 0 else (a + block * starts[layer - 1] * 4, own.places + layer * 8 * block, nothing)
+        if layer > 0:
+            lower, lower_step, rectified = d + block * starts[layer - 1] * 4, _step(shape, layer - 1), codes[layer - 1] == RELU
+            back, gate = factors.weights + (factors.begin[layer] + groups_of(n_out) * steps_of(n_in)) * PIECE, inputs if rectified else nothing
+            forward(table, delta, own.places + (layer + 1) * 8 * block, m, n_out, own.side, back, widths[layer - 1], own.nothing, lower, lower_step * 4, gate, nothing, nothing)
+            if not rectified:
+                derivative_at(table, zero, codes[layer - 1], slopes[layer - 1], lower, inputs, m * lower_step)
+        pack_turned(table, delta, step * 4, m, n_out, own.turned)
+        add_up(table, own.turned, n_out, inputs, where, m, n_in, factors.right, factors.room, Delta, share, keep, coming + asked // 2 * 8, soon)
+        _sum_of_deltas(zero, delta, step, m, n_out, Delta + n_out * n_in * 4, share, biases_keep)
+    return cost, right
+
+
+_through = part(_through)
+
+
+def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
+    """Thread `me` of `team` through the steps of the run. Packed, state, costs and hits move.
+
+    costs[16 me] becomes the cost sum of this thread's rows, with its part of the L2 cost; hits[16 me] how many of them were right. Not used: split.
+    """
+    data, shape, rule = uncounted(data, shape, rule)
+    layers, n_in, block, nought = shape.codes.size, shape.sizes[0], run.capacity + SIDE, np.int64(0)
+    kind = memory.packed.dtype.type
+    zero, one = kind(0), kind(1)
+    mine = own(me, True, nought, data, run, memory)
+    all_grads, grad_step = address(memory.grads), memory.grads.shape[1] * 4
+    factors = Factors(
+        address(memory.weights), vector_at(address(memory.layers), nought, layers + 1), address(memory.right[me]), address(memory.rooms[me]), address(memory.biases[me])
+    )
+    row_step = data.source[1] // 4 if data.native else n_in
+    order, first = vector_at(mine.order, nought, run.order.size), vector_at(mine.firsts, nought, memory.firsts.shape[1])
+    cost, right, t = 0.0, 0, rule.t
+    configure(address(memory.registers))
+    for layer in range(layers):
+        unit, end = _share(shape.sizes[layer + 1], SIDE, me, team)
+        _lay_out(table, layer, unit, end, shape, mine, factors)
+    barrier(meeting, me, team)
+    for step in range(run.start, run.stop):
+        begin_row = step * run.batch
+        m = min(begin_row + run.batch, order.size) - begin_row
+        t += 1
+        hyper = hyper_of(rule, step - run.start)
+        from_row, to_row = _share(m, INPUTS, me, team)
+        # Where one tile holds the batch and nothing is summed over threads, plain gradient descent needs no
+        # gradient: the product itself moves theta, (1 - alpha lambda/n) theta - (alpha/m) delta^T a.
+        direct = rule.code == 0 and team == 1 and m <= run.capacity
+        share, keep, biases_keep = (kind(-hyper[0] / m), kind(1 - hyper[0] * rule.l2), one) if direct else (one, zero, zero)
+        if direct and rule.l2 != 0:
+            for layer in range(layers):
+                cost += m * rule.l2 / 2 * sum_of_squares(vector_at(mine.theta + shape.blocks[layer] * 4, zero, shape.sizes[layer] * shape.sizes[layer + 1]))
+        into = mine.theta if direct else all_grads + me * grad_step
+        if from_row == to_row:
+            vector_at(into, zero, shape.blocks[layers])[:] = zero
+        for begin in range(from_row, to_row, run.capacity):
+            count, asked = min(run.capacity, to_row - begin), nought
+            rows = order[begin_row + begin : begin_row + begin + count]
+            if data.native:
+                for i in range(count):
+                    first[i] = rows[i] * row_step
+                next_row = begin_row + (begin + count if begin + count < to_row else m + from_row)
+                asked = max(nought, min(run.capacity, order.size - next_row))
+                for i in range(asked):
+                    first[block + i] = order[next_row + i] * row_step
+            else:
+                gather_rows(data.source, data.read, data.scale, rows, rows_at(mine.x, zero, count, n_in))
+                for i in range(count):
+                    first[i] = i * row_step
+            x, coming = data.source[0] if data.native else mine.x, mine.firsts + 8 * block
+            tile_cost, tile_right = _through(rows, table, zero, x, coming, asked, block, shape, data.by_class, mine, factors, into, share, keep, biases_keep)
+            cost += tile_cost
+            right += tile_right
+            if not direct:
+                keep = biases_keep = one
+        barrier(meeting, me, team)  # all Deltas are there, and all have read the weights
+        for layer in range(layers):
+            n_below, n_out = shape.sizes[layer], shape.sizes[layer + 1]
+            unit, end = _share(n_out, SIDE, me, team)
+            weights, biases = (shape.blocks[layer] + unit * n_below) * 4, (shape.blocks[layer] + n_out * n_below + unit) * 4
+            if not direct:
+                cost += move_numbers(zero, team, m, rule, hyper, t, weights, (end - unit) * n_below, rule.l2, mine, all_grads, grad_step)
+                move_numbers(zero, team, m, rule, hyper, t, biases, end - unit, 0.0, mine, all_grads, grad_step)
+            if step + 1 < run.stop:
+                _lay_out(table, layer, unit, end, shape, mine, factors)
+        barrier(meeting, me, team)  # theta has moved, and all weights are laid out
+    release()
+    memory.costs[16 * me] = cost
+    memory.hits[16 * me] = right
+
+
+def _signature(name):
+    of, integer, real = kinds(name), types.int64, getattr(types, name)
+    indices, vector, table, numbers = types.Array(integer, 1, "C"), types.Array(real, 1, "C"), types.Array(real, 2, "C"), types.Array(integer, 2, "C")
+    fields = (
+        vector, table, vector, vector, vector, indices, *[table] * 11, *[numbers] * 3, vector, vector, types.Array(types.uint8, 1, "C"), types.Array(types.float64, 1, "C"), indices,
+    )  # fmt: skip
+    memory = types.BaseTuple.from_types(fields, AmxMemory)
+    return types.void(integer, integer, integer, indices, indices, of[Data], of[Run], of[Shape], of[Rule], memory)
+
+
+amx_program = per_dtype(_worker, _signature)

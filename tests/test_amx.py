@@ -1,0 +1,180 @@
+"""Products and training on the CPU's matrix unit. Without JIT NumPy takes the unit's place; where there is no unit the compiled ones are skipped."""
+
+import numpy as np
+import pytest
+
+import fastnn
+from fastnn.backends.cpu_plan import Plan, Problem, Wishes, choose_plan, explain_plan
+from fastnn.backends.host import aligned
+from fastnn.kernels.cpu import JIT, amx, compiled
+from fastnn.kernels.cpu.on_demand import amx_table
+
+needs_unit = pytest.mark.skipif(amx.missing() is not None, reason=f"no matrix unit: {amx.missing()}")
+
+
+def room(count):
+    return aligned((int(count),), np.float32, np.zeros)
+
+
+def at(x):
+    return np.int64(x.ctypes.data)
+
+
+@compiled
+def _forward(table, registers, x, places, m, n_in, left, W, n_out, weights, width, bias, out, gate):
+    amx.pack_weights(table, W, 0, n_out, n_out, n_in, weights, 0)
+    amx.configure(registers)
+    amx.forward(table, x, places, m, n_in, left, weights, width, bias, out, 4 * width, gate, places, 0)
+    amx.release()
+
+
+@compiled
+def _gradient(table, registers, d, m, n_out, left, x, places, n_in, right, sums, out, share, keep):
+    amx.pack_turned(table, d, 4 * n_out, m, n_out, left)
+    amx.configure(registers)
+    amx.add_up(table, left, n_out, x, places, m, n_in, right, sums, out, share, keep, places, 0)
+    amx.release()
+
+
+def pieces(rows, depth):
+    return -(-rows // amx.SIDE) * -(-depth // amx.INPUTS) * amx.PIECE // 4
+
+
+def forward(x, W, b, gate=0):
+    (m, n_in), n_out = x.shape, W.shape[0]
+    width = -(-n_out // 16) * 16
+    out, bias = np.zeros((m + 16, width), np.float32), np.zeros(width, np.float32)
+    bias[:n_out] = b
+    left, weights, places = room(pieces(m + 32, n_in)), room(pieces(n_out, n_in)), np.arange(m, dtype=np.int64) * n_in
+    _forward(
+        amx_table(()),
+        at(amx.REGISTERS),
+        at(x),
+        at(places),
+        np.int64(m),
+        np.int64(n_in),
+        at(left),
+        at(W),
+        np.int64(n_out),
+        at(weights),
+        np.int64(width),
+        at(bias),
+        at(out),
+        np.int64(gate),
+    )
+    return out[:m, :n_out]
+
+
+def gradient(x, d, before, share, keep):
+    (m, n_in), n_out = x.shape, d.shape[1]
+    left, right, sums, out = room(pieces(n_out, m)), room(pieces(32, m)), room(amx.ROOM // 4), before.copy()
+    places = np.arange(m, dtype=np.int64) * n_in
+    _gradient(
+        amx_table(()),
+        at(amx.REGISTERS),
+        at(d),
+        np.int64(m),
+        np.int64(n_out),
+        at(left),
+        at(x),
+        at(places),
+        np.int64(n_in),
+        at(right),
+        at(sums),
+        at(out),
+        np.float32(share),
+        np.float32(keep),
+    )
+    return out
+
+
+SHAPES = [(1, 1, 1), (16, 32, 16), (17, 33, 15), (70, 100, 50), (129, 784, 100), (33, 5, 130)]
+
+
+@needs_unit
+@pytest.mark.parametrize(("m", "n_in", "n_out"), SHAPES)
+def test_products_are_as_exact_as_those_of_float32(m, n_in, n_out):
+    """Against float64, beside NumPy's product of float32."""
+    rng = np.random.default_rng(m)
+    x, W, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((m, n_in), (n_out, n_in), (n_out,)))
+    exact = x.astype(float) @ W.T.astype(float) + b
+    scale = np.abs(x).astype(float) @ np.abs(W).T.astype(float) + np.abs(b)
+    ours = forward(x, W, b)
+    assert (np.abs(ours - exact) <= 4e-7 * scale).all()
+    theirs = np.sqrt(np.mean(((x @ W.T + b) - exact) ** 2))
+    assert np.sqrt(np.mean((ours - exact) ** 2)) <= 1.5 * theirs + 1e-7
+    np.testing.assert_array_equal(forward(x, W, b, gate=1), np.maximum(ours, 0))
+
+
+@needs_unit
+@pytest.mark.parametrize(("m", "n_in", "n_out"), SHAPES)
+@pytest.mark.parametrize(("share", "keep"), [(1, 0), (1, 1), (-0.25, 0.5)])
+def test_gradients_are_as_exact_as_those_of_float32(m, n_in, n_out, share, keep):
+    rng = np.random.default_rng(m)
+    x, d, before = (rng.standard_normal(shape).astype(np.float32) for shape in ((m, n_in), (m, n_out), (n_out, n_in)))
+    exact = keep * before.astype(float) + share * (d.T.astype(float) @ x.astype(float))
+    scale = np.abs(keep * before) + abs(share) * (np.abs(d).T @ np.abs(x))
+    garbage = np.full_like(before, np.nan) if keep == 0 else before  # is not read then
+    assert (np.abs(gradient(x, d, garbage, share, keep) - exact) <= 5e-7 * scale + 1e-12).all()
+
+
+@needs_unit
+def test_numbers_that_are_no_numbers_stay_so():
+    x, W, b = np.ones((3, 40), np.float32), np.ones((2, 40), np.float32), np.zeros(2, np.float32)
+    x[1, 7], x[2, 39] = np.nan, np.inf
+    z = forward(x, W, b)
+    assert z[0].tolist() == [40, 40]
+    assert np.isnan(z[1]).all()
+    assert not np.isfinite(z[2]).any()
+
+
+def trained(backend, sizes, X, y, hidden, optimizer, batch_size, **options):
+    net = fastnn.Network(sizes, hidden=hidden, backend=backend, dtype="float32", seed=1, **options)
+    net.fit(X, y, optimizer=optimizer, learning_rate=0.01, batch_size=batch_size, epochs=2)
+    return net
+
+
+@needs_unit
+@pytest.mark.parametrize("kind", ["float32", "uint8"])
+@pytest.mark.parametrize(("sizes", "batch_size", "threads"), [((40, 33, 20, 3), 100, 2), ((40, 70, 3), 64, 1), ((40, 3), 301, 2), ((40, 130, 4), 7, 2)])
+@pytest.mark.parametrize(("hidden", "optimizer", "l2"), [("relu", "sgd", 0.5), ("tanh", "adam", 0.0), ("sigmoid", "momentum", 0.1)])
+def test_training_gives_what_numpy_gives_in_float64(sizes, batch_size, threads, hidden, optimizer, l2, kind):
+    rng = np.random.default_rng(0)
+    X, y = rng.uniform(0, 3, (601, sizes[0])).astype(kind), rng.integers(0, sizes[-1], 601)
+    backend = fastnn.get_backend("numba", threads=threads if JIT else 1, amx=True)
+    ours = trained(backend, sizes, X, y, hidden, optimizer, batch_size, l2=l2)
+    assert "on the matrix unit" in ours.plan(batch_size, optimizer=optimizer)
+    oracle = fastnn.Network(sizes, hidden=hidden, backend="numpy", dtype="float64", seed=1, l2=l2)
+    oracle.theta[...] = fastnn.Network(sizes, hidden=hidden, backend="numpy", dtype="float32", seed=1).theta
+    oracle.fit(X, y, optimizer=optimizer, learning_rate=0.01, batch_size=batch_size, epochs=2)
+    assert np.linalg.norm(ours.theta - oracle.theta) <= 2e-5 * np.linalg.norm(oracle.theta)
+    again = trained(backend, sizes, X, y, hidden, optimizer, batch_size, l2=l2)
+    np.testing.assert_array_equal(again.theta, ours.theta)
+
+
+def test_the_plan_takes_the_unit_only_where_it_is_asked_for_and_can():
+    problem = Problem((784, 300, 100, 10), 512, 4, amx=True)
+    assert not choose_plan(problem, 2).amx
+    assert choose_plan(problem, 2, Wishes(amx=True)) == Plan(2, 512, True, amx=True)
+    assert choose_plan(problem, 2, Wishes(threads=1, chunk=100, amx=True)) == Plan(1, 100, True, amx=True)
+    text = explain_plan(problem, 2, Wishes(amx=True))
+    assert "on the matrix unit, as asked for" in text
+    assert "280 GFLOP/s" in text
+    for other in (Problem((784, 10), 1, 4, amx=True), Problem((784, 10), 8, 8, amx=True), Problem((784, 10), 8, 4, fits_panels=False, amx=True), Problem((784, 10), 8, 4)):
+        assert not choose_plan(other, 2, Wishes(amx=True)).amx
+    assert "not on the matrix unit" in explain_plan(Problem((784, 10), 8, 8, amx=True), 2, Wishes(amx=True))
+    far = Problem((784, 2048, 2048, 10), 2048, 4, amx=True)
+    assert far.amx_seconds(1) > far.amx_seconds(2) > problem.amx_seconds(2)
+
+
+@pytest.mark.parametrize("options", [{"panels": True}, {"panels": False}, {"sliced": False}])
+def test_the_unit_leaves_no_other_choice(options):
+    with pytest.raises(ValueError, match="leaves no choice of panels="):
+        Wishes(amx=True, **options)
+
+
+def test_a_unit_that_is_not_there_is_an_error(monkeypatch):
+    monkeypatch.setattr("fastnn.backends.numba_backend.missing", lambda: "no amx-tile here")
+    with pytest.raises(ValueError, match="amx=True asks for a matrix unit that cannot be used: no amx-tile here"):
+        fastnn.get_backend("numba", amx=True)
+    assert "matrix unit (AMX): not used" in fastnn.Network([4, 3], backend=fastnn.get_backend("numba")).plan(8, explain=True)
