@@ -6,6 +6,7 @@ import mmap
 import numpy as np
 
 import fastnn
+from fastnn.kernels.cpu.amx import missing
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype, libc.mmap.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
@@ -50,4 +51,6 @@ for dtype, kinds in (("float32", ("float32", "int16")), ("float64", ("float64",)
             for kind in kinds:
                 same_results((X * 100).astype(kind) if kind == "int16" else X.astype(kind), y, sizes, dtype, batch_size, **options)
         same_results(X.astype(dtype), y, sizes, dtype, 1, threads=1, panels=True)
+        if dtype == "float32" and missing() is None:
+            same_results(X.astype(dtype), y, sizes, dtype, batch_size, threads=2, amx=True)
 print("nothing beyond was touched")
