@@ -25,11 +25,8 @@ BYTES_PER_SECOND = 1.4e10
 # Where weights are shared: two meetings for each layer and tile of rows, each sum or delta that crosses, written, read and added up, and each row, of which every thread reads a part.
 SPLIT_SECONDS, SPLIT_NUMBER_SECONDS, SPLIT_ROW_SECONDS = 4e-6, 1e-9, 0.06e-6
 SPLIT_INPUTS = 32  # of the widest lower layer, for each thread: with fewer, its sums cost more to begin and to add up than to make
-PANELS_PASSES, BLAS_PASSES, BLAS_STATE_PASSES = (
-    1.3,
-    5.0,
-    3.0,
-)  # over parameters that do not stay in a core's cache, at that speed; by BLAS as well for rules with a state, fitted apart
+# Over parameters that do not stay in a core's cache, at that speed; by BLAS as well for rules with a state, fitted apart.
+PANELS_PASSES, BLAS_PASSES, BLAS_STATE_PASSES = 1.3, 5.0, 3.0
 GRADIENT_PASSES = 2.0  # more where shared weights have a gradient, because there are several tiles
 BLAS_SLICES_UP_TO = 0.75  # parameters per number of the batch's rows
 # What a run of steps costs besides them: to call a team, and, for panels, to pack and unpack each vector and each of its numbers,
@@ -363,7 +360,7 @@ def explain_plan(problem: Problem, threads: int, wishes: Wishes = Wishes()) -> s
     if wishes.amx and chosen.amx:
         lines.append("products: on the matrix unit, as asked for")
     elif wishes.amx:
-        lines.append("products: not on the matrix unit, which does float32 alone, more than one row, and no rule with a rate for each layer")
+        lines.append("products: not on the matrix unit, which wants float32, several rows, at least one at a time for each thread, and no rule with a rate for each layer")
     elif wishes.panels is not None and chosen.panels == wishes.panels:
         lines.append(f"products: {'in panels' if wishes.panels else 'by BLAS'}, as asked for")
     elif wishes.panels and problem.fits_panels:

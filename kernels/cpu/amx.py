@@ -112,7 +112,7 @@ if JIT:
     def _forward(x, places, m, depth, left, W, width, bias, out, out_step, gate, coming, asked):
         place, steps, columns = vector_at(places, np.int64(0), m), (depth + INPUTS - 1) // INPUTS, width // SIDE
         of_group, most = steps * PIECE, rows_at_once(steps, columns)
-        each = (asked * 4 + groups_of(m) * columns - 1) // (groups_of(m) * columns)
+        each = (asked * 4 + groups_of(m) * columns - 1) // (groups_of(m) * columns)  # rows asked for with a block, most of which have four groups of sums
         row = np.int64(0)
         for first in range(0, m, most):
             end = min(m, first + most)
@@ -183,8 +183,8 @@ if JIT:
         for j in range(first, last, SIDE):
             for s in range(steps):
                 to = forth + (j // SIDE * steps + s) * PIECE
-                for k in range(j, min(last, j + SIDE)):
-                    left_row(W + k * step + 4 * s * INPUTS, n_in - s * INPUTS, to + (k - j) * 64)
+                for k in range(j, j + SIDE):  # units that are not there are zeros: the step before left its transposed tile here
+                    left_row(W + k * step + 4 * s * INPUTS, n_in - s * INPUTS if k < last else np.int64(0), to + (k - j) * 64)
                 turn_tiles(to, np.int64(3))
         if back != 0:
             steps = (n_out + INPUTS - 1) // INPUTS
