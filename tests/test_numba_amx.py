@@ -21,18 +21,18 @@ def at(x):
 
 
 @compiled
-def _forward(table, registers, x, places, m, n_in, left, W, n_out, weights, width, bias, out, gate):
+def _forward(table, registers, x, places, m, n_in, left, W, n_out, weights, width, bias, out, gate, errand):
     amx.pack_weights(table, W, 0, n_out, n_out, n_in, weights, 0)
     amx.configure(registers)
-    amx.forward(table, x, places, m, n_in, left, weights, width, bias, out, 4 * width, gate, places, 0)
+    amx.forward(table, x, places, m, n_in, left, weights, width, bias, out, 4 * width, gate, 0, errand)
     amx.release()
 
 
 @compiled
-def _gradient(table, registers, d, m, n_out, left, x, places, n_in, right, sums, out, share, keep):
+def _gradient(table, registers, d, m, n_out, left, x, places, n_in, right, sums, out, share, keep, errand):
     amx.pack_turned(table, d, 4 * n_out, m, n_out, left)
     amx.configure(registers)
-    amx.add_up(table, left, n_out, x, places, m, n_in, right, sums, out, share, keep, places, 0)
+    amx.add_up(table, left, n_out, x, places, m, n_in, right, sums, out, share, keep, 0, errand)
     amx.release()
 
 
@@ -40,12 +40,15 @@ def pieces(rows, depth):
     return -(-rows // amx.SIDE) * -(-depth // amx.INPUTS) * amx.PIECE // 4
 
 
+ERRAND = np.zeros(amx.ERRAND, np.int64)
+
+
 def forward(x, W, b, gate=0):
     (m, n_in), n_out = x.shape, W.shape[0]
     width = -(-n_out // 16) * 16
     out, bias = np.zeros((m + 16, width), np.float32), np.zeros(width, np.float32)
     bias[:n_out] = b
-    left, weights, places = room(pieces(m + 32, n_in)), room(pieces(n_out, n_in)), np.arange(m, dtype=np.int64) * n_in
+    left, weights, places = room(amx.left_pieces(m, -(-n_in // 32)) * amx.PIECE // 4), room(pieces(n_out, n_in)), np.arange(m, dtype=np.int64) * n_in
     _forward(
         amx_table(()),
         at(amx.REGISTERS),
@@ -61,13 +64,14 @@ def forward(x, W, b, gate=0):
         at(bias),
         at(out),
         np.int64(gate),
+        at(ERRAND),
     )
     return out[:m, :n_out]
 
 
 def gradient(x, d, before, share, keep):
     (m, n_in), n_out = x.shape, d.shape[1]
-    left, right, sums, out = room(pieces(n_out, m)), room(pieces(32, m)), room(amx.ROOM // 4), before.copy()
+    left, right, sums, out = room(pieces(n_out, m)), room(amx.right_pieces(m) * amx.PIECE // 4), room(amx.ROOM // 4), before.copy()
     places = np.arange(m, dtype=np.int64) * n_in
     _gradient(
         amx_table(()),
@@ -84,11 +88,13 @@ def gradient(x, d, before, share, keep):
         at(out),
         np.float32(share),
         np.float32(keep),
+        at(ERRAND),
     )
     return out
 
 
-SHAPES = [(1, 1, 1), (16, 32, 16), (17, 33, 15), (70, 100, 50), (129, 784, 100), (33, 5, 130)]
+# Some with one piece of everything and less, rows for several errands, and weights beyond the cache, whose rows are laid out many at a time.
+SHAPES = [(1, 1, 1), (16, 32, 16), (17, 33, 15), (70, 100, 50), (129, 784, 100), (33, 5, 130), (250, 1100, 380)]
 
 
 @needs_unit

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..kernels.cpu import JIT, amx
-from ..kernels.cpu.amx_program import AmxMemory, amx_program
+from ..kernels.cpu.amx_program import ROOM_AHEAD, AmxMemory, amx_program
 from ..kernels.cpu.on_demand import amx_table
 from ..kernels.cpu.panels import spaced
 from ..kernels.cpu.team import new_barrier
@@ -56,10 +56,10 @@ class AmxProgram(TeamProgram):
         self._memory = AmxMemory(
             packed=others, state1=others, state2=others, grads=_rows(team, net.layout.size), weights=_rows(1, int(begin[-1]) * piece)[0], layers=begin,
             x=_rows(team, C * sizes[0]), a=_rows(team, rows * int(starts[-1])), d=_rows(team, rows * int(starts[-1])),
-            side=_rows(team, amx.left_pieces(C, deepest) * piece), right=_rows(team, 2 * _pieces(C) * piece), rooms=_rows(team, amx.ROOM // 4),
+            side=_rows(team, amx.left_pieces(C, deepest) * piece), right=_rows(team, amx.right_pieces(C) * piece), rooms=_rows(team, amx.ROOM // 4),
             turned=_rows(team, max(_groups(n) for n in sizes[1:]) * _pieces(C) * piece), biases=_rows(team, max(steps)),
-            h=_rows(team, C * K), e=_rows(team, C * K), wanted=_rows(team, C * K), labels=aligned((team, C), np.int64, np.zeros),
-            places=np.stack([0 * numbers, *(numbers * step for step in steps)]).astype(np.int64), firsts=np.zeros((team, rows + C), np.int64),
+            h=_rows(team, C * K), e=_rows(team, C * K), wanted=_rows(team, C * K), labels=aligned((team, C), np.int64, np.zeros), errands=aligned((team, _to(amx.ERRAND, 16)), np.int64, np.zeros),
+            places=np.stack([0 * numbers, *(numbers * step for step in steps)]).astype(np.int64), firsts=np.zeros((team, C + ROOM_AHEAD), np.int64),
             ones=np.ones(1, np.float32), zeros=aligned((rows * max(steps),), np.float32, np.zeros), registers=amx.REGISTERS, costs=self._costs, hits=self._hits,
         )  # fmt: skip
         self._worker: Any = amx_program(np.float32)

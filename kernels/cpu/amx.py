@@ -26,13 +26,14 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from . import JIT, exported, inner
-from .amx_code import MOST, PIECE, PRODUCTS, SIDE, TILE, block_of_sums, block_to_weights, finish_row, left_row, right_pair, turn_tiles
+from .amx_code import MOST, PACE, PRODUCTS, block_of_sums, block_to_weights, finish_row
 from .amx_code import configure as _configure
 from .amx_code import release as _release
+from .amx_layout import ERRAND, PIECE, SIDE, TILE, finish_errand, left_row, right_pair, turn_tiles
 from .panels import RECTIFY, called, rows_at, vector_at
-from .team import ask_to_read
 
 __all__ = [
+    "ERRAND",
     "INPUTS",
     "PIECE",
     "REGISTERS",
@@ -48,11 +49,15 @@ __all__ = [
     "pack_turned",
     "pack_weights",
     "release",
+    "right_pieces",
     "steps_of",
 ]
 
 INPUTS = 2 * SIDE  # of a piece
-NEAR_BYTES, FAR_BYTES = 1 << 18, 5 << 17  # of left factors at a time: more where the weights come from beyond the second-level cache, so that they come less often
+NEAR_GROUPS, FAR_BYTES = (
+    2,
+    5 << 17,
+)  # groups of 16 rows that are left factors at a time; bytes of them where the weights come from beyond the second-level cache, so that they come less often
 WEIGHTS_NEAR = 2 << 20  # bytes of a layer's weights as factors that stay near
 ROOM = MOST * TILE  # bytes of the sums of a block
 # Shapes of the eight registers, as the instruction wants them (manual, 18.2): palette 1, 64 bytes a row, 16 rows.
@@ -84,18 +89,23 @@ def _steps_of(depth):
     return (depth + INPUTS - 1) // INPUTS
 
 
-def _rows_at_once(steps, groups):
-    """Rows of so many pieces of inputs that become left factors at a time, where the right factor has so many groups of columns."""
-    most = NEAR_BYTES if steps * groups * PIECE <= WEIGHTS_NEAR else FAR_BYTES
-    return max(1, most // (steps * 2 * PIECE)) * INPUTS
+def _groups_at_once(steps, columns):
+    """Groups of 16 rows, of so many pieces of inputs, that become left factors at a time, or one more; where the right factor has so many groups of columns."""
+    return NEAR_GROUPS if steps * columns * PIECE <= WEIGHTS_NEAR else max(NEAR_GROUPS, FAR_BYTES // (steps * PIECE))
 
 
 def left_pieces(rows, steps):
-    """Room for the left factors of so many rows of at most so many pieces of inputs each, in pieces: for all of them, or as many as are made at a time."""
-    return min(2 * _steps_of(rows) * steps, max(2 * steps, FAR_BYTES // PIECE))
+    """Room for the left factors of so many rows of at most so many pieces of inputs each, in pieces: twice where they are few, those in use and those to come."""
+    groups = _groups_of(rows)
+    return max(2 * min(NEAR_GROUPS + 1, groups) * steps, min(groups * steps, FAR_BYTES // PIECE + steps))
 
 
-rows_at_once = inner(_rows_at_once) if JIT else _rows_at_once
+def right_pieces(rows):
+    """Room for 32 columns of so many rows as right factor, in use and to come, in pieces."""
+    return 4 * _steps_of(rows)
+
+
+groups_at_once = inner(_groups_at_once) if JIT else _groups_at_once
 groups_of = inner(_groups_of) if JIT else _groups_of  # of 16 rows or columns
 steps_of = inner(_steps_of) if JIT else _steps_of  # pieces of 32 inputs
 
@@ -109,62 +119,70 @@ if JIT:
 
     _next = inner(_next)
 
-    def _forward(x, places, m, depth, left, W, width, bias, out, out_step, gate, coming, asked):
-        place, steps, columns = vector_at(places, np.int64(0), m), (depth + INPUTS - 1) // INPUTS, width // SIDE
-        of_group, most = steps * PIECE, rows_at_once(steps, columns)
-        each = (asked * 4 + groups_of(m) * columns - 1) // (groups_of(m) * columns)  # rows asked for with a block, most of which have four groups of sums
-        row = np.int64(0)
-        for first in range(0, m, most):
-            end = min(m, first + most)
-            for i in range(first, end, SIDE):
-                for s in range(steps):
-                    to = left + ((i - first) // SIDE * steps + s) * PIECE
-                    for k in range(i, min(end, i + SIDE)):
-                        left_row(x + 4 * (place[k] + s * INPUTS), depth - s * INPUTS, to + (k - i) * 64)
-            groups, begin = groups_of(end - first), out + first * out_step
+    def _errand(errand, units, right, rows, x, count, to, places, of_group, ahead):
+        """What is to be laid out next, as kernels/cpu/amx_layout.py says."""
+        fields = vector_at(errand, np.int64(0), ERRAND)
+        fields[0], fields[1], fields[2], fields[3], fields[4], fields[5], fields[6], fields[7], fields[8], fields[9] = units, right, 0, rows, x, count, to, places, of_group, ahead
+
+    _errand = inner(_errand)
+
+    def _pace(units, products):
+        """Of an errand, so that it is done a little before so many products of tiles are."""
+        return min(PACE, PACE * units * 17 // (16 * products) + 1)
+
+    _pace = inner(_pace)
+
+    def _forward(x, places, m, depth, left, W, width, bias, out, out_step, gate, ahead, errand):
+        steps, columns, groups = (depth + INPUTS - 1) // INPUTS, width // SIDE, groups_of(m)
+        of_group, most = steps * PIECE, groups_at_once(steps, columns)
+        twice = np.int64(1 if most == NEAR_GROUPS else 0)
+        side, first, n = np.int64(0), np.int64(0), groups if groups <= most + 1 else most  # groups
+        _errand(errand, min(m, n * SIDE) * steps, 0, min(m, n * SIDE), x, depth, left, places, of_group, ahead)
+        while n > 0:
+            finish_errand(errand)
+            begin, now, end = out + first * SIDE * out_step, left + side * (NEAR_GROUPS + 1) * of_group, min(m, (first + n) * SIDE)
+            left_over = groups - first - n
+            n_next = left_over if left_over <= most + 1 else most
+            rows = min(m - end, n_next * SIDE)
+            side, pace = twice - side, np.int64(0)
+            if twice == 1 and n_next > 0:
+                _errand(errand, rows * steps, 0, rows, x, depth, left + side * (NEAR_GROUPS + 1) * of_group, places + 8 * end, of_group, ahead)
+                pace = _pace(rows, 6 * n * columns)
             j = 0
             while j < columns:
-                c = _next(columns - j, np.int64(2))
+                c = _next(columns - j, min(n, 2))
                 i = 0
-                while i < groups:
-                    r = _next(groups - i, c)
-                    some = min(each, asked - row)
+                while i < n:
+                    r = _next(n - i, c)
                     to = begin + i * SIDE * out_step + 64 * j
-                    block_of_sums(r, c, left + i * of_group, of_group, W + j * of_group, of_group, steps, np.int64(1), to, out_step, SIDE * out_step, x, coming + 8 * row, some)
-                    row += some
+                    block_of_sums(r, c, now + i * of_group, of_group, W + j * of_group, of_group, steps, np.int64(1), to, out_step, SIDE * out_step, errand, pace)
                     i += r
                 j += c
-            for i in range(first, end if bias != 0 else first):
+            if twice == 0 and n_next > 0:
+                _errand(errand, rows * steps, 0, rows, x, depth, left, places + 8 * end, of_group, ahead)
+            for i in range(first * SIDE, end if bias != 0 else first * SIDE):
                 finish_row(out + i * out_step, width, bias, gate + i * out_step if gate > RECTIFY else gate)
+            first, n = first + n, n_next
 
-    def _add_up(left, n_out, x, places, m, n_in, right, room, out, share, keep, coming, asked):
-        place, steps = vector_at(places, np.int64(0), m), (m + INPUTS - 1) // INPUTS
-        rows, of_group, fresh, none, step = groups_of(n_out), steps * PIECE, np.int64(keep == 0), np.int64(0), 4 * n_in
-        each = (asked * 2 + rows - 1) // rows
+    def _add_up(left, n_out, x, places, m, n_in, right, room, out, share, keep, ahead, errand):
+        steps = (m + INPUTS - 1) // INPUTS
+        rows, of_group, fresh, none, step, units = groups_of(n_out), steps * PIECE, np.int64(keep == 0), np.int64(0), 4 * n_in, steps * SIDE
+        _errand(errand, units, 1, m, x, n_in, right, places, of_group, ahead)
         for j in range(0, n_in, 2 * SIDE):
-            c = 2 if n_in - j > SIDE else 1
-            for k in range(0, steps * INPUTS, 2):
-                count, count_of_next = n_in - j if k < m else none, n_in - j if k + 1 < m else none
-                row, to = x + 4 * (place[min(k, m - 1)] + j), right + k // INPUTS * PIECE + k % INPUTS * 32
-                next_row = x + 4 * (place[min(k + 1, m - 1)] + j)
-                right_pair(row, count, next_row, count_of_next, to)
-                if c == 2:
-                    right_pair(row + 64, count - SIDE, next_row + 64, count_of_next - SIDE, to + of_group)
-            i, asking = 0, none
+            finish_errand(errand)
+            c, now, pace = 2 if n_in - j > SIDE else 1, right + (j // (2 * SIDE) % 2) * 2 * of_group, none
+            if n_in - j > 2 * SIDE:
+                _errand(errand, units, 1, m, x + 8 * SIDE + 4 * j, n_in - j - 2 * SIDE, right + (1 - j // (2 * SIDE) % 2) * 2 * of_group, places, of_group, ahead)
+                pace = _pace(SIDE, 6 * rows * c)
+            i = 0
             while i < rows:
                 r = _next(rows - i, c)
                 a, to = left + i * of_group, out + i * SIDE * step + 4 * j
                 if share == 1 and (fresh or keep == 1) and (i + r) * SIDE <= n_out and j + c * SIDE <= n_in:
-                    block_of_sums(r, c, a, of_group, right, of_group, steps, fresh, to, step, SIDE * step, none, none, none)
+                    block_of_sums(r, c, a, of_group, now, of_group, steps, fresh, to, step, SIDE * step, errand, pace)
                 else:
-                    block_of_sums(r, c, a, of_group, right, of_group, steps, np.int64(1), room, np.int64(64), c * TILE, none, none, none)
+                    block_of_sums(r, c, a, of_group, now, of_group, steps, np.int64(1), room, np.int64(64), c * TILE, errand, pace)
                     block_to_weights(room, min(r * SIDE, n_out - i * SIDE), min(c * SIDE, n_in - j), to, step, share, keep)
-                some = min(each, asked - asking)
-                later = vector_at(coming + 8 * asking, none, some)
-                for k in range(some):
-                    for line in range(c):
-                        ask_to_read(x + 4 * (later[k] + j + line * SIDE))
-                asking += some
                 i += r
 
     def _pack_turned(d, step, m, width, left):
@@ -173,9 +191,9 @@ if JIT:
             for s in range(steps):
                 to = left + (j // SIDE * steps + s) * PIECE
                 for p in range(SIDE):
-                    i = s * INPUTS + 2 * p
+                    i = s * INPUTS + p
                     row = d + i * step + 4 * j
-                    right_pair(row, width - j if i < m else np.int64(0), row + step, width - j if i + 1 < m else np.int64(0), to + 64 * p)
+                    right_pair(row, width - j if i < m else np.int64(0), row + SIDE * step, width - j if i + SIDE < m else np.int64(0), to + 64 * p)
                 turn_tiles(to, np.int64(3))
 
     def _pack_weights(W, first, last, n_out, n_in, forth, back):
@@ -189,9 +207,10 @@ if JIT:
         if back != 0:
             steps = (n_out + INPUTS - 1) // INPUTS
             for k in range(0, n_in, SIDE):
-                for j in range(first, last, 2):
-                    row = W + j * step + 4 * k
-                    right_pair(row, n_in - k, row + step, n_in - k if j + 1 < last else np.int64(0), back + (k // SIDE * steps + j // INPUTS) * PIECE + j % INPUTS * 32)
+                for j in range(first, last, INPUTS):
+                    for p in range(j, min(last, j + SIDE)):
+                        row, to = W + p * step + 4 * k, back + (k // SIDE * steps + j // INPUTS) * PIECE + (p - j) * 64
+                        right_pair(row, n_in - k, row + SIDE * step, n_in - k if p + SIDE < last else np.int64(0), to)
 
 else:
 
@@ -201,9 +220,9 @@ else:
     def release():
         """Nor this."""
 
-    def _pieces(at, groups, steps, inner_shape):
-        """The parts in memory, as (groups, steps, 3, ...) bfloat16 in uint16."""
-        return rows_at(at, np.float32(0), 1, groups * steps * PIECE // 4)[0].view(np.uint16).reshape(groups, steps, 3, *inner_shape)
+    def _pieces(at, groups, steps):
+        """The parts in memory, as (groups, steps, 3, 16, 16, 2) bfloat16 in uint16."""
+        return rows_at(at, np.float32(0), 1, groups * steps * PIECE // 4)[0].view(np.uint16).reshape(groups, steps, 3, SIDE, SIDE, 2)
 
     def _parts(x):
         """(3, ...) bfloat16 in uint16."""
@@ -220,14 +239,14 @@ else:
         return full
 
     def _as_left(x):
-        """(groups, steps, 3, 16, 32) of rows (m, depth)."""
+        """(groups, steps, 3, 16, 16, 2) of rows (m, depth)."""
         groups, steps = groups_of(x.shape[0]), steps_of(x.shape[1])
-        return _parts(_whole(x, groups * SIDE, steps * INPUTS)).reshape(3, groups, SIDE, steps, INPUTS).transpose(1, 3, 0, 2, 4)
+        return _parts(_whole(x, groups * SIDE, steps * INPUTS)).reshape(3, groups, SIDE, steps, 2, SIDE).transpose(1, 3, 0, 2, 5, 4)
 
     def _as_right(x):
         """(groups, steps, 3, 16, 16, 2) of inputs (depth, width)."""
         groups, steps = groups_of(x.shape[1]), steps_of(x.shape[0])
-        return _parts(_whole(x, steps * INPUTS, groups * SIDE)).reshape(3, steps, SIDE, 2, groups, SIDE).transpose(4, 1, 0, 2, 5, 3)
+        return _parts(_whole(x, steps * INPUTS, groups * SIDE)).reshape(3, steps, 2, SIDE, groups, SIDE).transpose(4, 1, 0, 3, 5, 2)
 
     def _floats(pieces):
         return (pieces.astype(np.uint32) << 16).view(np.float32)
@@ -235,8 +254,8 @@ else:
     def _product(left, right, rows, columns, steps):
         """(16 * groups of rows, 16 * groups of columns), of the parts in memory."""
         g, h = groups_of(rows), groups_of(columns)
-        a = _floats(_pieces(left, g, steps, (SIDE, INPUTS))).transpose(2, 0, 3, 1, 4).reshape(3, g * SIDE, steps * INPUTS)
-        b = _floats(_pieces(right, h, steps, (SIDE, SIDE, 2))).transpose(2, 1, 3, 5, 0, 4).reshape(3, steps * INPUTS, h * SIDE)
+        a = _floats(_pieces(left, g, steps)).transpose(2, 0, 3, 1, 5, 4).reshape(3, g * SIDE, steps * INPUTS)
+        b = _floats(_pieces(right, h, steps)).transpose(2, 1, 5, 3, 0, 4).reshape(3, steps * INPUTS, h * SIDE)
         return sum(a[p] @ b[q] for p, q in PRODUCTS)
 
     def _rows_of(at, m, step, width):
@@ -245,7 +264,7 @@ else:
     def _gathered(x, places, m, depth):
         return np.stack([vector_at(x + 4 * place, np.float32(0), depth) for place in vector_at(places, np.int64(0), m)])
 
-    def forward(table, x, places, m, depth, left, W, width, bias, out, out_step, gate, coming, asked):
+    def forward(table, x, places, m, depth, left, W, width, bias, out, out_step, gate, ahead, errand):
         """The same in NumPy."""
         pieces = np.ascontiguousarray(_as_left(_gathered(x, places, m, depth)))
         z = _product(pieces.ctypes.data, W, m, width, steps_of(depth))[:m] + (vector_at(bias, np.float32(0), width) if bias else 0)
@@ -256,7 +275,7 @@ else:
             z *= np.where(a > 0, np.float32(1), a)
         _rows_of(out, m, out_step, width)[...] = z
 
-    def add_up(table, left, n_out, x, places, m, n_in, right, room, out, share, keep, coming, asked):
+    def add_up(table, left, n_out, x, places, m, n_in, right, room, out, share, keep, ahead, errand):
         """The same in NumPy."""
         pieces = np.ascontiguousarray(_as_right(_gathered(x, places, m, n_in)))
         Delta, total = rows_at(out, np.float32(0), n_out, n_in), share * _product(left, pieces.ctypes.data, n_out, n_in, steps_of(m))[:n_out, :n_in]
@@ -265,36 +284,36 @@ else:
     def pack_turned(table, d, step, m, width, left):
         """The same in NumPy."""
         rows = _rows_of(d, m, step, width)
-        _pieces(left, groups_of(width), steps_of(m), (SIDE, INPUTS))[...] = _as_left(rows.T)
+        _pieces(left, groups_of(width), steps_of(m))[...] = _as_left(rows.T)
 
     def pack_weights(table, W, first, last, n_out, n_in, forth, back):
         """The same in NumPy."""
         weights = rows_at(W, np.float32(0), n_out, n_in)
-        _pieces(forth, groups_of(n_out), steps_of(n_in), (SIDE, SIDE, 2))[...] = _as_right(weights.T)
+        _pieces(forth, groups_of(n_out), steps_of(n_in))[...] = _as_right(weights.T)
         if back:
-            _pieces(back, groups_of(n_in), steps_of(n_out), (SIDE, SIDE, 2))[...] = _as_right(weights)
+            _pieces(back, groups_of(n_in), steps_of(n_out))[...] = _as_right(weights)
 
 
 # By address; numbers are float32, strides in bytes. `table`: from `addresses`. left, right, forth, back: pieces, 64-byte aligned.
 #
 # forward:      out[i] = bias + sum_k x_ik W_jk for i < m, where row i lies at x + 4 places[i], its `depth` numbers side by side; no bias where that is 0; width a multiple of 16;
-#               rows of out to the next multiple of 16 may be overwritten. left: room for `left_pieces`.
+#               rows of out to the next multiple of 16 may be overwritten. left: room for `left_pieces`
 #               gate: 0; or, with a bias, RECTIFY for the ReLU, or the address of rows like out's, outputs of a ReLU, whose derivative multiplies out
-# add_up:       out (n_out, n_in) = keep out + share left x, rows of x (m, n_in) as above; out is not read where keep is 0. right: room for 32 columns of m rows as right factor; room: ROOM bytes
-#               Both meanwhile ask for the first `depth`, or n_in, numbers of `asked` rows, which begin at x + 4 coming[i]
+# add_up:       out (n_out, n_in) = keep out + share left x, rows of x (m, n_in) as above; out is not read where keep is 0. right: room for `right_pieces`; room: ROOM bytes
+#               errand: room for ERRAND int64. ahead: 0; or so many rows ahead forward asks for rows, of which there are places beyond m, and add_up asks for columns
 # pack_turned:  d (m, width), rows `step` bytes apart, as left factor (width, m)
-# pack_weights: units first..last of W (n_out, n_in), first a multiple of 16 and last too unless it is n_out, as right factor W^T, and W unless back is 0. Without JIT all units
+# pack_weights: units first..last of W (n_out, n_in), first a multiple of 16, or 32 if back is not 0, and last too unless it is n_out, as right factor W^T, and W unless back is 0. Without JIT all units
 if JIT:
     _FORWARD, _ADD_UP, _PACK_TURNED, _PACK_WEIGHTS = 0, 1, 2, 3  # places in the table, before those of on_demand.py
     _float, _integer = types.float32, types.int64
 
     @intrinsic
-    def forward(typingctx, table, x, places, m, depth, left, W, width, bias, out, out_step, gate, coming, asked):
+    def forward(typingctx, table, x, places, m, depth, left, W, width, bias, out, out_step, gate, ahead, errand):
         """See above."""
         return types.void(table, *[_integer] * 13), called(_FORWARD)
 
     @intrinsic
-    def add_up(typingctx, table, left, n_out, x, places, m, n_in, right, room, out, share, keep, coming, asked):
+    def add_up(typingctx, table, left, n_out, x, places, m, n_in, right, room, out, share, keep, ahead, errand):
         """See above."""
         return types.void(table, *[_integer] * 9, _float, _float, *[_integer] * 2), called(_ADD_UP)
 

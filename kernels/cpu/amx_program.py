@@ -4,7 +4,7 @@ The same steps as kernels/cpu/program.py, on theta as it lies. Each thread takes
 and adds up its own Delta; a barrier; each adds the Deltas of all for its share of the units, updates these and lays their weights out as factors for the next
 step; a barrier. (Sharing the weights as kernels/cpu/split_program.py does was tried and was slower at every size: sums of fewer inputs at a time, more meetings.)
 
-Rows of float32 data are read where they lie, in shuffled order, and asked for a tile ahead.
+Rows of float32 data are read where they lie, in shuffled order, and asked for some rows ahead.
 
 Symbols as in the lecture; for one number of threads results are the same bit for bit.
 """
@@ -27,9 +27,11 @@ from .panels import RECTIFY, address, rows_at, vector_at
 from .team import barrier
 from .workspace import Data, Rule, Run, Shape, hyper_of, kinds, own, uncounted
 
-__all__ = ["AmxMemory", "amx_program"]
+__all__ = ["ROOM_AHEAD", "AmxMemory", "amx_program"]
 
 RELU = 3  # its code
+# Rows of data that are asked for before they are laid out, which happens that long before they are used; and most of them beyond a tile.
+AHEAD, ROOM_AHEAD = 32, 48
 
 
 class AmxMemory(NamedTuple):
@@ -41,7 +43,8 @@ class AmxMemory(NamedTuple):
     side, right, rooms (team, any) : rows as left factor, columns as right factor, sums of a block; turned (team, any) : deltas, transposed
     biases (team, the widest P) : of a layer, then zeros
     h, e, wanted (team, C * K), labels (team, C) int64 : outputs, their deltas and the targets without padding
-    places (L + 1, B), firsts (team, B + C) int64 : where rows of each layer's width begin, the first all 0; and those of the data, from B on of the tile to come
+    errands (team, 16 at least) int64 : what a thread's products lay out meanwhile
+    places (L + 1, B), firsts (team, C + ROOM_AHEAD) int64 : where rows of each layer's width begin, the first all 0; and those of the data, and of the next tile's first
     ones (1,), zeros (B * the widest P,), registers (64,) uint8, costs (team * 16,) float64, hits (team * 16,) int64
     """
 
@@ -63,6 +66,7 @@ class AmxMemory(NamedTuple):
     e: Any
     wanted: Any
     labels: Any
+    errands: Any
     places: Any
     firsts: Any
     ones: Any
@@ -80,6 +84,7 @@ class Factors(NamedTuple):
     right: Any
     room: Any
     biases: Any
+    errand: Any
 
 
 def _share(total, multiple, me, team):
@@ -137,20 +142,20 @@ def _sum_of_deltas(zero, d, step, m, width, out, share, keep):
 _sum_of_deltas = inner(_sum_of_deltas)
 
 
-def _through(mine, table, zero, x, coming, asked, block, shape, by_class, own, factors, grads, share, keep, biases_keep):
+def _through(mine, table, zero, x, ahead, block, shape, by_class, own, factors, grads, share, keep, biases_keep):
     """Takes the rows `mine`, whose inputs begin at x + 4 first[i], through the network and back. Returns (cost sum, rows that are right).
 
     grads (an address, where theta's begins) become keep of themselves, or biases_keep, and share of the rows' Delta.
-    coming: places of the `asked` rows of the tile to come, which are asked for meanwhile.
+    ahead: as in kernels/cpu/amx.py, of x.
     """
     sizes, widths, starts, codes, slopes = shape.sizes, shape.widths, shape.starts, shape.codes, shape.slopes
     m, last, a, d, nothing = mine.size, sizes.size - 2, own.a, own.d, np.int64(0)
     for layer in range(last + 1):
         z, step, rectified = a + block * starts[layer] * 4, _step(shape, layer), layer < last and codes[layer] == RELU
-        inputs, where, soon = (x, own.firsts, asked // 2) if layer == 0 else (a + block * starts[layer - 1] * 4, own.places + layer * 8 * block, nothing)
+        inputs, where, soon = (x, own.firsts, ahead) if layer == 0 else (a + block * starts[layer - 1] * 4, own.places + layer * 8 * block, nothing)
         _padded_biases(zero, own, shape, layer, factors.biases)
         forth = factors.weights + factors.begin[layer] * PIECE
-        forward(table, inputs, where, m, sizes[layer], own.side, forth, widths[layer], factors.biases, z, step * 4, RECTIFY if rectified else 0, coming, soon)
+        forward(table, inputs, where, m, sizes[layer], own.side, forth, widths[layer], factors.biases, z, step * 4, RECTIFY if rectified else 0, soon, factors.errand)
         if layer < last and not rectified:
             activate_at(table, zero, codes[layer], slopes[layer], z, 1, m * step, own.nothing)
     step = _step(shape, last)
@@ -158,15 +163,17 @@ def _through(mine, table, zero, x, coming, asked, block, shape, by_class, own, f
     for layer in range(last, -1, -1):
         n_in, n_out, step = sizes[layer], sizes[layer + 1], _step(shape, layer)
         delta, Delta = d + block * starts[layer] * 4, grads + shape.blocks[layer] * 4
-        inputs, where, soon = (x, own.firsts, asked - asked // 2) if layer == 0 else (a + block * starts[layer - 1] * 4, own.places + layer * 8 * block, nothing)
+        inputs, where, soon = (x, own.firsts, ahead) if layer == 0 else (a + block * starts[layer - 1] * 4, own.places + layer * 8 * block, nothing)
         if layer > 0:
             lower, lower_step, rectified = d + block * starts[layer - 1] * 4, _step(shape, layer - 1), codes[layer - 1] == RELU
             back, gate = factors.weights + (factors.begin[layer] + groups_of(n_out) * steps_of(n_in)) * PIECE, inputs if rectified else nothing
-            forward(table, delta, own.places + (layer + 1) * 8 * block, m, n_out, own.side, back, widths[layer - 1], own.nothing, lower, lower_step * 4, gate, nothing, nothing)
+            forward(
+                table, delta, own.places + (layer + 1) * 8 * block, m, n_out, own.side, back, widths[layer - 1], own.nothing, lower, lower_step * 4, gate, nothing, factors.errand
+            )
             if not rectified:
                 derivative_at(table, zero, codes[layer - 1], slopes[layer - 1], lower, inputs, m * lower_step)
         pack_turned(table, delta, step * 4, m, n_out, own.turned)
-        add_up(table, own.turned, n_out, inputs, where, m, n_in, factors.right, factors.room, Delta, share, keep, coming + asked // 2 * 8, soon)
+        add_up(table, own.turned, n_out, inputs, where, m, n_in, factors.right, factors.room, Delta, share, keep, soon, factors.errand)
         _sum_of_deltas(zero, delta, step, m, n_out, Delta + n_out * n_in * 4, share, biases_keep)
     return cost, right
 
@@ -185,15 +192,14 @@ def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
     zero, one = kind(0), kind(1)
     mine = own(me, True, nought, data, run, memory)
     all_grads, grad_step = address(memory.grads), memory.grads.shape[1] * 4
-    factors = Factors(
-        address(memory.weights), vector_at(address(memory.layers), nought, layers + 1), address(memory.right[me]), address(memory.rooms[me]), address(memory.biases[me])
-    )
+    begin_of = vector_at(address(memory.layers), nought, layers + 1)
+    factors = Factors(address(memory.weights), begin_of, address(memory.right[me]), address(memory.rooms[me]), address(memory.biases[me]), address(memory.errands[me]))
     row_step = data.source[1] // 4 if data.native else n_in
     order, first = vector_at(mine.order, nought, run.order.size), vector_at(mine.firsts, nought, memory.firsts.shape[1])
     cost, right, t = 0.0, 0, rule.t
     configure(address(memory.registers))
     for layer in range(layers):
-        unit, end = _share(shape.sizes[layer + 1], SIDE, me, team)
+        unit, end = _share(shape.sizes[layer + 1], INPUTS if layer > 0 else SIDE, me, team)
         _lay_out(table, layer, unit, end, shape, mine, factors)
     barrier(meeting, me, team)
     for step in range(run.start, run.stop):
@@ -213,21 +219,20 @@ def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
         if from_row == to_row:
             vector_at(into, zero, shape.blocks[layers])[:] = zero
         for begin in range(from_row, to_row, run.capacity):
-            count, asked = min(run.capacity, to_row - begin), nought
+            count, ahead, x = min(run.capacity, to_row - begin), nought, mine.x
             rows = order[begin_row + begin : begin_row + begin + count]
             if data.native:
+                x, ahead = data.source[0], np.int64(AHEAD)
+                next_row = begin_row + (begin + count if begin + count < to_row else m + from_row)
                 for i in range(count):
                     first[i] = rows[i] * row_step
-                next_row = begin_row + (begin + count if begin + count < to_row else m + from_row)
-                asked = max(nought, min(run.capacity, order.size - next_row))
-                for i in range(asked):
-                    first[block + i] = order[next_row + i] * row_step
+                for i in range(ROOM_AHEAD):
+                    first[count + i] = order[min(next_row + i, order.size - 1)] * row_step
             else:
                 gather_rows(data.source, data.read, data.scale, rows, rows_at(mine.x, zero, count, n_in))
                 for i in range(count):
                     first[i] = i * row_step
-            x, coming = data.source[0] if data.native else mine.x, mine.firsts + 8 * block
-            tile_cost, tile_right = _through(rows, table, zero, x, coming, asked, block, shape, data.by_class, mine, factors, into, share, keep, biases_keep)
+            tile_cost, tile_right = _through(rows, table, zero, x, ahead, block, shape, data.by_class, mine, factors, into, share, keep, biases_keep)
             cost += tile_cost
             right += tile_right
             if not direct:
@@ -235,7 +240,7 @@ def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
         barrier(meeting, me, team)  # all Deltas are there, and all have read the weights
         for layer in range(layers):
             n_below, n_out = shape.sizes[layer], shape.sizes[layer + 1]
-            unit, end = _share(n_out, SIDE, me, team)
+            unit, end = _share(n_out, INPUTS if layer > 0 else SIDE, me, team)  # pairs of units are not divided where both factors are wanted
             weights, biases = (shape.blocks[layer] + unit * n_below) * 4, (shape.blocks[layer] + n_out * n_below + unit) * 4
             if not direct:
                 cost += move_numbers(zero, team, m, rule, hyper, t, weights, (end - unit) * n_below, rule.l2, mine, all_grads, grad_step)
@@ -252,7 +257,7 @@ def _signature(name):
     of, integer, real = kinds(name), types.int64, getattr(types, name)
     indices, vector, table, numbers = types.Array(integer, 1, "C"), types.Array(real, 1, "C"), types.Array(real, 2, "C"), types.Array(integer, 2, "C")
     fields = (
-        vector, table, vector, vector, vector, indices, *[table] * 11, *[numbers] * 3, vector, vector, types.Array(types.uint8, 1, "C"), types.Array(types.float64, 1, "C"), indices,
+        vector, table, vector, vector, vector, indices, *[table] * 11, *[numbers] * 4, vector, vector, types.Array(types.uint8, 1, "C"), types.Array(types.float64, 1, "C"), indices,
     )  # fmt: skip
     memory = types.BaseTuple.from_types(fields, AmxMemory)
     return types.void(integer, integer, integer, indices, indices, of[Data], of[Run], of[Shape], of[Rule], memory)
