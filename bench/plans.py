@@ -3,7 +3,6 @@
     python bench/plans.py                            # every net and batch that has a target; minutes
     python bench/plans.py --case 784-30-10@512 --case 1-64-64-1@32
     python bench/plans.py --json plans.json
-    python bench/plans.py --amx                      # also on the matrix unit, which the automatic plan does not weigh
 
 Rows are shuffled, rounds interleaved over the plans in changing sequence, medians shown. `of best` is the best plan's time over the
 automatic one's; the issue asks for at least 0.95. A plan's time also depends on where its memory happens to lie, by 2 to 12 %: where another plan
@@ -29,6 +28,7 @@ from fastnn.backends.cpu_plan import Problem, Wishes, choose_plan
 from fastnn.backends.cpu_threads import usable_threads
 from fastnn.bench.cases import Case, select, training_cases
 from fastnn.bench.environment import describe
+from fastnn.kernels.cpu.amx import missing
 
 AGREES = 0.02  # of the way that the parameters went, as in fastnn bench for gradient descent
 CHECKED_STEPS = 20
@@ -36,9 +36,9 @@ CLOSE, COPIES = 1.1, 3  # plans within this of the best are made so many times i
 ROWS = 16_384
 
 
-def options_of(case: Case, threads: int, amx: bool) -> list[dict[str, int | bool]]:
-    """What is worth trying: both programs, each team, both forms, and half and twice the rows that would be taken."""
-    problem = Problem(case.net.sizes, case.batch, 4)
+def options_of(case: Case, threads: int) -> list[dict[str, int | bool]]:
+    """What is worth trying: all programs, each team, both forms, and half and twice the rows that would be taken."""
+    problem = Problem(case.net.sizes, case.batch, 4, amx=missing() is None)
     found: dict[str, dict[str, int | bool]] = {}
     for team in sorted({1, threads, *(1 << k for k in range(1, threads.bit_length()))}):
         for sliced, panels in itertools.product((False, True), (False, True)):
@@ -47,7 +47,13 @@ def options_of(case: Case, threads: int, amx: bool) -> list[dict[str, int | bool
                 if chunk >= (team if sliced else 1):
                     plan = choose_plan(problem, threads, Wishes(team, chunk, sliced, panels))
                     found.setdefault(str(plan), {"threads": team, "chunk": chunk, "sliced": sliced, "panels": panels})
-    return [*found.values(), *([{"threads": threads, "amx": True}] if amx and case.batch > 1 else [])]
+        if problem.fits_amx:
+            usual = choose_plan(problem, threads, Wishes(threads=team, amx=True)).chunk
+            for chunk in (usual, usual // 2, 2 * usual):
+                if chunk >= team:
+                    plan = choose_plan(problem, threads, Wishes(team, chunk, amx=True))
+                    found.setdefault(str(plan), {"threads": team, "chunk": chunk, "amx": True})
+    return list(found.values())
 
 
 class Entrant:
@@ -97,11 +103,11 @@ def reference(case: Case, X: np.ndarray, y: np.ndarray, order: np.ndarray, steps
     return net.theta, float(np.linalg.norm(net.theta - start))
 
 
-def measure(case: Case, rounds: int, seconds: float, amx: bool) -> dict[str, object]:
+def measure(case: Case, rounds: int, seconds: float) -> dict[str, object]:
     X, y, order = problem_data(case)
     automatic = Entrant(case, None, X, y, order)
     entrants = {automatic.plan: automatic}
-    for options in options_of(case, usable_threads(), amx):
+    for options in options_of(case, usable_threads()):
         entrant = Entrant(case, options, X, y, order)
         entrants.setdefault(entrant.plan, entrant)
     steps = min(CHECKED_STEPS, automatic.whole_epoch)
@@ -142,7 +148,6 @@ def main() -> None:
     parser.add_argument("--case", action="append", default=[], metavar="NET@BATCH")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.1, help="of each timing; fit runs slices of 0.2, before and after which panels are packed")
-    parser.add_argument("--amx", action="store_true", help="also by all threads on the matrix unit (AMX)")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     cases = [case for case in training_cases("default") if case.optimizer == "sgd"]
@@ -152,16 +157,13 @@ def main() -> None:
         print(f"other processes are running (load {load:.1f}): plans of several threads will look worse than they are; repeat on a quiet machine")
     print(f"{'case':34}{'automatic':>12}{'best':>12}{'of best':>9}  plans; times in us per step, medians of {arguments.rounds}")
     for case in select(cases, arguments.case) if arguments.case else cases:
-        cell = measure(case, arguments.rounds, arguments.seconds, arguments.amx)
+        cell = measure(case, arguments.rounds, arguments.seconds)
         cells.append(cell)
         times = {plan["plan"]: plan["us"] for plan in cell["plans"]}
         wrong = [plan["plan"] for plan in cell["plans"] if not plan["agrees"]]
         worse = "" if cell["share_of_best"] >= 0.95 else "  <-- below 0.95"
         words = cell["automatic"] if cell["automatic"] == cell["best"] else f"{cell['automatic']} (best: {cell['best']})"
         print(f"{cell['case']:34}{times[cell['automatic']]:12.1f}{times[cell['best']]:12.1f}{cell['share_of_best']:9.2f}  {words}{worse}", flush=True)
-        for plan in times:
-            if "matrix unit" in plan:
-                print(f"{'':34}{times[plan]:12.1f} us, {times[cell['automatic']] / times[plan]:.2f} of the automatic plan's speed: {plan}", flush=True)
         for plan in wrong:
             print(f"{'':34}disagrees with float64: {plan}")
         if arguments.json is not None:

@@ -77,7 +77,8 @@ def examine() -> Report:
 
 def _examined(name: str) -> Engine:
     backend = get_backend(name)
-    return Engine(name, None, install_command(name), self_test(backend), backend.products)
+    unit = getattr(backend, "matrix_unit", "")  # of the CPU engine
+    return Engine(name, None, install_command(name), self_test(backend), backend.products + (f"; matrix unit (AMX): {unit}" if unit else ""))
 
 
 # ---- what is there ----------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ import pytest
 import fastnn
 from fastnn import training
 from fastnn.backends import cpu_plan, numba_backend
-from fastnn.backends.cpu_plan import Plan, Problem, Wishes, choose_plan, explain_plan, possible_plans
+from fastnn.backends.cpu_explain import explain_plan
+from fastnn.backends.cpu_plan import Plan, Problem, Wishes, choose_plan, possible_plans
 from fastnn.kernels.cpu import JIT
 
 SIZES = (784, 300, 100, 10)
@@ -246,7 +247,7 @@ def test_the_explanation_shows_the_choice_among_its_alternatives_with_their_time
 @needs_threads
 @pytest.mark.parametrize(("library", "panels"), [(None, True), (object(), False)], ids=["SciPy's BLAS", "MKL"])
 def test_the_engine_tells_the_model_its_blas(monkeypatch, library, panels):
-    engine = fastnn.get_backend("numba", threads=2)
+    engine = fastnn.get_backend("numba", threads=2, amx=False)
     monkeypatch.setattr(engine, "blas", replace(engine.blas, library=library))
     net = fastnn.Network([784, 2048, 2048, 10], backend=engine, init="zeros")
     assert ("in panels" in net.plan(2048, optimizer="sgd")) is panels

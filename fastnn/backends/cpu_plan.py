@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from ..errors import positive_integer
 
-__all__ = ["Plan", "Problem", "Wishes", "choose_plan", "explain_plan", "possible_plans"]
+__all__ = ["Plan", "Problem", "Wishes", "choose_plan", "possible_plans"]
 
 # The model of a step, fitted to two cores of one server by running the plans side by side: products at
 # these rates on one core, a price for each call of BLAS and for meeting, transposing the weights of the
@@ -33,11 +33,11 @@ BLAS_SLICES_UP_TO = 0.75  # parameters per number of the batch's rows
 # in the cache and beyond. A run takes an epoch, or what fits in a slice of `fit`.
 TEAM_SECONDS, VECTOR_SECONDS, NUMBER_SECONDS, FAR_NUMBER_SECONDS = 150e-6, 25e-6, 1.2e-9, 2.2e-9
 SLICE_SECONDS = 0.2  # as in fastnn.training, which is not imported for a number
-# Of products on the matrix unit (kernels/cpu/amx.py), fitted likewise, with a seventh added because the others' model counts the first layer's products thrice,
-# which it does twice: operations a second of one core; per row and layer, what is laid out, summed and read beside them; per parameter, laid out by the
-# thread that moves it; and per byte of parameters beyond the cache, for each tile of rows.
-AMX_FLOPS, AMX_ROW_SECONDS, AMX_PARAMETER_SECONDS, AMX_FAR_SECONDS = 2.8e11, 0.62e-6, 2.2e-9, 0.36e-9
-AMX_ROWS, AMX_MULTIPLE = 256, 32
+# Of products on the matrix unit (kernels/cpu/amx.py), fitted likewise, to steps alone: operations a second of one core, where the first layer's products are two and not
+# three; per number laid out, of rows, activations and deltas; per parameter, laid out by the thread that moves it, and upper weights once more; and per step, where threads meet.
+# Tiles have so many rows, or half as many where rows are long and all factors stay near.
+AMX_FLOPS, AMX_NUMBER_SECONDS, AMX_PARAMETER_SECONDS, AMX_UPPER_SECONDS, AMX_STEP_SECONDS = 3.1e11, 0.37e-9, 1.5e-9, 1.3e-9, 84e-6
+AMX_ROWS, AMX_MULTIPLE, AMX_SIDE, AMX_NARROW_PARAMETERS = 256, 32, 16, 130_000
 # Panels are fastest while the parameters stay in a core's cache, and are weighed against BLAS further away too: up to the second limit beside MKL,
 # up to the third beside SciPy's BLAS, or for one row; and up to the last where each thread has its share of the weights.
 PANELS_BYTES, PANELS_BYTES_MKL, PANELS_BYTES_FAR, SHARED_BYTES = 3 << 20, 10 << 20, 16 << 20, 64 << 20
@@ -107,7 +107,7 @@ class Wishes:
         layer (LARS, LAMB) are computed by BLAS in any case.
     amx : bool
         Whether products of float32 are computed on the CPU's matrix unit, where it has Intel's, in slices; of float64, for LARS and LAMB, and for
-        steps of one row there is no such form. Only where asked for: the model does not choose it by itself.
+        steps of one row there is no such form.
     """
 
     threads: int | None = None
@@ -251,23 +251,37 @@ class Problem:
         moved = self.parameters * self.itemsize * (team if sliced else 2 * (team - 1) / team)
         return alone / team + always + MEETING_SECONDS * team / 2 + moved / BYTES_PER_SECOND
 
+    @property
+    def amx_tile(self) -> int:
+        """Rows that a thread takes at a time on the matrix unit."""
+        narrow = self.parameters <= AMX_NARROW_PARAMETERS and self.sizes[0] * self.itemsize >= LONG_ROW_BYTES
+        return AMX_ROWS // 2 if narrow else AMX_ROWS
+
     def amx_seconds(self, team: int) -> float:
-        """Of one step on the matrix unit, with its share of a run, by the model."""
+        """Of one step on the matrix unit, by the model."""
         weights = [n_out * n_in for n_in, n_out in itertools.pairwise(self.sizes)]
-        products = 2 * self.batch * (3 * sum(weights) - weights[0])
-        size = self.parameters * self.itemsize
-        rows = AMX_ROW_SECONDS * len(weights) * self.batch
-        far = 0.0 if self.stays_in_cache else AMX_FAR_SECONDS * size * -(-self.batch // (team * AMX_ROWS))
-        step = (products / AMX_FLOPS + rows + AMX_PARAMETER_SECONDS * self.parameters) / team + far
-        if team == 1:
-            return step
-        step += MEETING_SECONDS * team / 2 + size * team / BYTES_PER_SECOND
-        return step + TEAM_SECONDS / max(1.0, min(SLICE_SECONDS / step, self.steps or math.inf))
+        products = 2 * self.batch * (3 * sum(weights) - weights[0]) / AMX_FLOPS
+        numbers = self.batch * (2 * self.sizes[0] + 4 * sum(self.sizes[1:])) * AMX_NUMBER_SECONDS
+        # A state's numbers are moved, not laid out: half as much work each, by two cells of Adam.
+        moved = AMX_PARAMETER_SECONDS * (1 + self.vectors) / 2 * self.parameters + AMX_UPPER_SECONDS * sum(weights[1:])
+        return (products + numbers + moved) / team + (AMX_STEP_SECONDS if team > 1 else 0.0)
+
+    @property
+    def counted(self) -> float:
+        """What the other rates, which count products of the first layer thrice and no padding, are to be multiplied by beside the matrix unit's."""
+        weights = [n_out * n_in for n_in, n_out in itertools.pairwise(self.sizes)]
+        padded = [-(-n_out // AMX_SIDE) * AMX_SIDE * n_in for n_in, n_out in itertools.pairwise(self.sizes)]
+        return (3 * sum(padded) - padded[0]) / (3 * sum(weights))
+
+    def amx_seconds_with_run(self, team: int) -> float:
+        """Of one step and its share of a run."""
+        step = self.amx_seconds(team)
+        return step + (TEAM_SECONDS if team > 1 else 0.0) / max(1.0, min(SLICE_SECONDS / step, self.steps or math.inf))
 
     def amx_plan(self, team: int, chunk: int | None) -> Plan:
         """Tiles of about one height, in whole pieces of rows, or of `chunk` rows together at most."""
         share = -(-self.batch // team)
-        most = max(1, chunk // team) if chunk is not None else -(-share // -(-share // AMX_ROWS) // AMX_MULTIPLE) * AMX_MULTIPLE
+        most = max(1, chunk // team) if chunk is not None else -(-share // -(-share // self.amx_tile) // AMX_MULTIPLE) * AMX_MULTIPLE
         return Plan(team, team * min(share, most), True, amx=True)
 
     def run_seconds(self, team: int, panels: bool) -> float:
@@ -315,8 +329,9 @@ def possible_plans(problem: Problem, threads: int, wishes: Wishes = Wishes()) ->
             for sliced in forms
             if (has_rows or (wishes.threads is not None and not sliced)) and (not panels or wishes.panels or problem.panels_pay(team > 1 and not sliced))
         ]
-    if problem.fits_amx and wishes.amx:
-        plans += [(problem.amx_seconds(team), problem.amx_plan(team, wishes.chunk)) for team in teams if wishes.chunk is None or wishes.chunk >= team]
+    if problem.fits_amx and (wishes.amx or (wishes.amx is None and wishes.panels is None and wishes.sliced is not False)):
+        plans = [(seconds * problem.counted, plan) for seconds, plan in plans]
+        plans += [(problem.amx_seconds_with_run(team), problem.amx_plan(team, wishes.chunk)) for team in teams if wishes.chunk is None or wishes.chunk >= team]
     as_wished = [(seconds, plan) for seconds, plan in plans if (plan.amx if wishes.amx else plan.panels == wishes.panels)]
     return as_wished or plans
 
@@ -325,73 +340,3 @@ def possible_plans(problem: Problem, threads: int, wishes: Wishes = Wishes()) ->
 def choose_plan(problem: Problem, threads: int, wishes: Wishes = Wishes()) -> Plan:
     """The fastest by the model, with at most so many threads, or as wished."""
     return min(possible_plans(problem, threads, wishes), key=lambda pair: pair[0])[1]
-
-
-def explain_plan(problem: Problem, threads: int, wishes: Wishes = Wishes()) -> str:
-    """Why this plan: what was weighed, the numbers of the model and where they come from. Several lines."""
-    chosen = choose_plan(problem, threads, wishes)
-    parameters = problem.parameters
-    if wishes.sliced is not None and chosen.sliced == wishes.sliced:
-        why = f"{'slices' if wishes.sliced else 'rows of all threads'}, as asked for"
-    elif chosen.panels and chosen.split:
-        below = problem.batch * sum(problem.sizes[1 : chosen.split + 1])
-        why = f"each thread keeps its share of the lower weights to itself: {below:,} sums of rows and as many deltas cross between cores, instead of {parameters:,} gradients and parameters"
-    elif chosen.panels or chosen.amx:
-        why = f"slices of the batch, whose {parameters:,} gradients are added up where there are several"
-    else:
-        moved = BLAS_SLICES_UP_TO * problem.batch * problem.per_row
-        form = f"{parameters:,} parameters against {BLAS_SLICES_UP_TO:g} x {problem.batch:,} rows x {problem.per_row:,} numbers each ({moved:,.0f})"
-        if problem.slices_pay:
-            why = f"slices of the batch, whose gradients are added up: {form}, so moving gradients between cores costs less than moving rows"
-        else:
-            why = f"rows shared by all threads, each updating its own parameters: {form}, so moving rows costs less than moving gradients"
-    kind = "narrow" if parameters <= NARROW_PARAMETERS else "wide"
-    tile = f"{NARROW_BYTES >> 10} KiB" if kind == "narrow" else f"{WIDE_BYTES >> 20} MiB"
-    if wishes.chunk is not None:
-        rows = f"as asked for, chunk={wishes.chunk}"
-    elif chosen.amx:
-        rows = f"about {AMX_ROWS} per thread, with which parameters and gradients from beyond the cache are read seldom"
-    elif chosen.panels:
-        why_so = "the deltas of a panel stay in the first-level cache" if problem.stays_in_cache else "parameters from beyond the cache are read seldom"
-        rows = f"about {problem.tile(True)} per thread, with which {why_so}"
-    else:
-        rows = f"about {tile} of rows, activations and deltas per thread, for a {kind} net (up to {NARROW_PARAMETERS:,} parameters)"
-    lines = [str(chosen), f"form: {why}", f"rows at a time: {rows}"]
-    if wishes.amx and chosen.amx:
-        lines.append("products: on the matrix unit, as asked for")
-    elif wishes.amx:
-        lines.append("products: not on the matrix unit, which wants float32, several rows, at least one at a time for each thread, and no rule with a rate for each layer")
-    elif wishes.panels is not None and chosen.panels == wishes.panels:
-        lines.append(f"products: {'in panels' if wishes.panels else 'by BLAS'}, as asked for")
-    elif wishes.panels and problem.fits_panels:
-        lines.append("products: by BLAS, because a layer's panels are not divided here, and there are fewer rows at a time than threads")
-    elif not problem.fits_panels:
-        lines.append("products: by BLAS, because panels do not do this rule")
-    elif not any(plan.panels or plan.amx for _, plan in possible_plans(problem, threads, wishes)):
-        limit = f"{PANELS_BYTES_MKL >> 20} MiB, and up to {PANELS_BYTES_FAR >> 20} MiB for one row, beside MKL" if problem.mkl else f"{PANELS_BYTES_FAR >> 20} MiB beside this BLAS"
-        limit += f", and up to {SHARED_BYTES >> 20} MiB where threads share weights"
-        lines.append(f"products: by BLAS, because {parameters * problem.itemsize / 2**20:.1f} MiB of parameters do not stay in or near a core's cache (panels up to {limit})")
-    else:
-        weighed = " or ".join(dict.fromkeys(plan.products for _, plan in possible_plans(problem, threads, wishes)))
-        lines.append(f"products: {weighed}, whichever the model finds faster")
-    lines.append(
-        "threads: " + (f"{wishes.threads}, as asked for" if wishes.threads is not None else f"up to {threads} (cores, container quota, BLAS limits, other runs under way)")
-    )
-    lines += [f"  {'->' if plan == chosen else '  '} {seconds * 1e6:12,.1f} us predicted: {plan}" for seconds, plan in possible_plans(problem, threads, wishes)]
-    pack = (NUMBER_SECONDS if problem.stays_in_cache else FAR_NUMBER_SECONDS) * 1e9
-    run = (
-        f"in every run (at most {SLICE_SECONDS:g} s{f', and steps of an epoch: {problem.steps:,}' if problem.steps else ''}) {TEAM_SECONDS * 1e6:g} us to call a team, "
-        f"and for panels {VECTOR_SECONDS * 1e6:g} us and {pack:g} ns a number to pack and unpack each vector ({problem.vectors} of them)"
-    )
-    amx = (
-        f"on the matrix unit products at {AMX_FLOPS / 1e9:g} GFLOP/s, {AMX_ROW_SECONDS * 1e6:g} us a row and layer, {AMX_PARAMETER_SECONDS * 1e9:g} ns a parameter; "
-        if any(plan.amx for _, plan in possible_plans(problem, threads, wishes))
-        else ""
-    )
-    lines.append(
-        f"model: products at {PANELS_FLOPS / 1e9:g} (panels) and {problem.blas_flops / 1e9:g} GFLOP/s (BLAS) on one thread, {CALL_SECONDS * 1e6:g} us per call of BLAS, "
-        f"{TURN_SECONDS * 1e9:g} ns per transposed weight, {MEETING_SECONDS * 1e6 / 2:g} us per thread to meet in a step of slices, "
-        f"{SPLIT_SECONDS * 1e6 / 2:g} us per thread, layer and tile of shared weights, {SPLIT_NUMBER_SECONDS * 1e9:g} ns for each sum or delta that crosses, {SPLIT_ROW_SECONDS * 1e9:g} ns for each of their rows, "
-        f"parameters between cores, and from beyond the cache, at {BYTES_PER_SECOND / 1e9:g} GB/s; {run}; {amx}fitted to one two-core server, not measured on this machine"
-    )
-    return "\n".join(lines)

@@ -38,7 +38,8 @@ from ..kernels.cpu.program import FlatMemory, FlatShape, training_program
 from ..kernels.cpu.team import new_barrier
 from .cpu_blas import Blas, blas_of_process
 from .cpu_crew import run_parts, run_team
-from .cpu_plan import Plan, Problem, Wishes, choose_plan, explain_plan
+from .cpu_explain import explain_plan
+from .cpu_plan import Plan, Problem, Wishes, choose_plan
 from .cpu_program import TeamProgram, targets_of, two_states
 from .cpu_row import SharedRow
 from .cpu_threads import blas_on_one_thread, sharing, usable_threads
@@ -88,9 +89,10 @@ class NumbaBackend(HostBackend):
         self._wishes = Wishes(threads, chunk, sliced, panels, amx)
         if not JIT and (threads or 1) > 1:
             raise ValueError(f"threads={threads} needs compiled code, and NUMBA_DISABLE_JIT is set")
-        self._no_amx = missing() if amx else "amx=True asks for it"
+        self._no_amx = "amx=False" if amx is False else missing() if JIT or amx else "NUMBA_DISABLE_JIT is set"
         if amx and self._no_amx:
             raise ValueError(f"amx=True asks for a matrix unit that cannot be used: {self._no_amx}")
+        self.matrix_unit = f"not used: {self._no_amx}" if self._no_amx else "float32 in three parts of bfloat16, as exact as products of float32"
         self.blas = blas_of_process()
         self.products = str(self.blas) if JIT else "NumPy, because NUMBA_DISABLE_JIT is set"
         reason = gemm.probe()
@@ -232,8 +234,7 @@ class NumbaBackend(HostBackend):
             return str(plan)
         first, *why = explain_plan(*given).splitlines()
         limited = [] if str(plan) == first else [str(plan), f"micro_batch={micro_batch}: fewer rows than the engine's own choice, which is explained below"]
-        unit = f"not used: {self._no_amx}" if self._no_amx else "float32 in three parts of bfloat16, as exact as products of float32"
-        return "\n".join([*limited, first, *why, f"matrix unit (AMX): {unit}", f"BLAS: {self.products}"])
+        return "\n".join([*limited, first, *why, f"matrix unit (AMX): {self.matrix_unit}", f"BLAS: {self.products}"])
 
     def first_use(self) -> str | None:
         if CACHE_FOLDER is None:
