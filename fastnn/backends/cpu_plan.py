@@ -37,7 +37,7 @@ SLICE_SECONDS = 0.2  # as in fastnn.training, which is not imported for a number
 # three; per number laid out, of rows, activations and deltas; per parameter, laid out by the thread that moves it, and upper weights once more; and per step, where threads meet.
 # Tiles have so many rows, or half as many where rows are long and all factors stay near.
 AMX_FLOPS, AMX_NUMBER_SECONDS, AMX_PARAMETER_SECONDS, AMX_UPPER_SECONDS, AMX_STEP_SECONDS = 3.1e11, 0.37e-9, 1.5e-9, 1.3e-9, 84e-6
-AMX_ROWS, AMX_MULTIPLE, AMX_SIDE, AMX_NARROW_PARAMETERS = 256, 32, 16, 130_000
+AMX_ROWS, AMX_MULTIPLE, AMX_NARROW_PARAMETERS, PAIR_OF_VECTORS = 256, 32, 130_000, 32
 # Panels are fastest while the parameters stay in a core's cache, and are weighed against BLAS further away too: up to the second limit beside MKL,
 # up to the third beside SciPy's BLAS, or for one row; and up to the last where each thread has its share of the weights.
 PANELS_BYTES, PANELS_BYTES_MKL, PANELS_BYTES_FAR, SHARED_BYTES = 3 << 20, 10 << 20, 16 << 20, 64 << 20
@@ -268,9 +268,9 @@ class Problem:
 
     @property
     def counted(self) -> float:
-        """What the other rates, which count products of the first layer thrice and no padding, are to be multiplied by beside the matrix unit's."""
+        """What the other rates, which count products of the first layer thrice and no padding, are to be multiplied by beside the matrix unit's; padding to two vectors fits best."""
         weights = [n_out * n_in for n_in, n_out in itertools.pairwise(self.sizes)]
-        padded = [-(-n_out // AMX_SIDE) * AMX_SIDE * n_in for n_in, n_out in itertools.pairwise(self.sizes)]
+        padded = [-(-n_out // PAIR_OF_VECTORS) * PAIR_OF_VECTORS * n_in for n_in, n_out in itertools.pairwise(self.sizes)]
         return (3 * sum(padded) - padded[0]) / (3 * sum(weights))
 
     def amx_seconds_with_run(self, team: int) -> float:
