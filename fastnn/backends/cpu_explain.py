@@ -60,7 +60,7 @@ def explain_plan(problem: Problem, threads: int, wishes: Wishes | None = None) -
     if wishes.chunk is not None:
         rows = f"as asked for, chunk={wishes.chunk}"
     elif chosen.amx:
-        rows = f"about {problem.amx_tile} per thread, with which parameters and gradients from beyond the cache are read seldom"
+        rows = f"about {problem.amx_tile} per thread, for which parameters and gradients are read once"
     elif chosen.panels:
         why_so = "the deltas of a panel stay in the first-level cache" if problem.stays_in_cache else "parameters from beyond the cache are read seldom"
         rows = f"about {problem.tile(True)} per thread, with which {why_so}"

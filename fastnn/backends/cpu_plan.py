@@ -35,7 +35,7 @@ TEAM_SECONDS, VECTOR_SECONDS, NUMBER_SECONDS, FAR_NUMBER_SECONDS = 150e-6, 25e-6
 SLICE_SECONDS = 0.2  # as in fastnn.training, which is not imported for a number
 # Of products on the matrix unit (kernels/cpu/amx.py), fitted likewise, to steps alone: operations a second of one core, where the first layer's products are two and not
 # three; per number laid out, of rows, activations and deltas; per parameter, laid out by the thread that moves it, and upper weights once more; and per step, where threads meet.
-# Tiles have so many rows, or half as many where rows are long and all factors stay near.
+# Tiles have so many rows, or half as many where rows are long and all factors stay near, or the parameters do not.
 AMX_FLOPS, AMX_NUMBER_SECONDS, AMX_PARAMETER_SECONDS, AMX_UPPER_SECONDS, AMX_STEP_SECONDS = 3.1e11, 0.37e-9, 1.5e-9, 1.3e-9, 84e-6
 AMX_ROWS, AMX_MULTIPLE, AMX_NARROW_PARAMETERS, PAIR_OF_VECTORS = 256, 32, 130_000, 32
 # Panels are fastest while the parameters stay in a core's cache, and are weighed against BLAS further away too: up to the second limit beside MKL,
@@ -255,7 +255,7 @@ class Problem:
     def amx_tile(self) -> int:
         """Rows that a thread takes at a time on the matrix unit."""
         narrow = self.parameters <= AMX_NARROW_PARAMETERS and self.sizes[0] * self.itemsize >= LONG_ROW_BYTES
-        return AMX_ROWS // 2 if narrow else AMX_ROWS
+        return AMX_ROWS // 2 if narrow or not self.stays_in_cache else AMX_ROWS
 
     def amx_seconds(self, team: int) -> float:
         """Of one step on the matrix unit, by the model."""
