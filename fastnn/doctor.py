@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from . import __version__, activations
 from .backends import Backend, available_backends, get_backend, install_command
 from .findings import Finding, gather
+from .network import Network
 
 __all__ = ["PACKAGES", "Engine", "Report", "examine", "openblas_warnings", "self_test"]
 
@@ -28,6 +29,7 @@ PACKAGES = ("numpy", "scipy", "numba", "llvmlite", "mkl", "cupy-cuda12x", "cupy-
 # Could return wrong products, silently, when called from several threads at once.
 UNSAFE_OPENBLAS = ("0.3.28", "0.3.29")
 THREADS, ROUNDS = 4, 25
+MATRIX_UNIT_OFF = 1e-6  # of the size of the parameters, after twelve steps; rounding alone made 9e-8
 
 
 @dataclass
@@ -151,6 +153,11 @@ def self_test(backend: Backend) -> list[str]:
             faults += _concurrent(backend, dtype)
         except Exception as error:  # a broken installation can raise anything; the report must still come
             faults.append(f"{dtype}: {type(error).__name__}: {error}")
+    if getattr(backend, "no_matrix_unit", "another engine") is None:
+        try:
+            faults += _matrix_unit()
+        except Exception as error:
+            faults.append(f"matrix unit (AMX): {type(error).__name__}: {error}")
     return faults
 
 
@@ -195,6 +202,21 @@ def _operations(backend: Backend, dtype: str) -> list[str]:
     compare("accumulate", Delta_W, 2 * delta.T @ x, 2 * sizes["accumulate"], m)
     compare("accumulate (bias)", Delta_b, 2 * delta.sum(axis=0), 2 * np.abs(delta).sum(axis=0), m)
     return faults
+
+
+def _matrix_unit() -> list[str]:
+    """Some steps on the CPU's matrix unit, which only a training program uses, against the NumPy engine's in float64."""
+    rng = np.random.default_rng(7)
+    X, y = rng.uniform(-1, 1, (300, 70)).astype(np.float32), rng.integers(0, 10, 300)
+    ours = Network([70, 45, 10], seed=7, backend=get_backend("numba", amx=True), dtype="float32")
+    oracle = Network([70, 45, 10], seed=7, backend="numpy", dtype="float64")
+    oracle.theta[...] = ours.theta
+    for net in (ours, oracle):
+        net.fit(X, y, optimizer="sgd", learning_rate=0.1, batch_size=100, epochs=4, seed=7)
+    off = float(np.linalg.norm(ours.theta - oracle.theta) / np.linalg.norm(oracle.theta))
+    if off <= MATRIX_UNIT_OFF:
+        return []
+    return [f"matrix unit (AMX): parameters differ from float64 NumPy by {off:.1e} of their size after 12 steps; get_backend('numba', amx=False) does without it"]
 
 
 def _concurrent(backend: Backend, dtype: str) -> list[str]:

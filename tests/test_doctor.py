@@ -76,6 +76,22 @@ def test_planted_faults_are_found(engine, fault):
     assert any(fault in line for line in faults), faults
 
 
+def test_a_matrix_unit_that_computes_wrongly_is_found(monkeypatch):
+    """The unit is used by training programs alone, so steps are compared."""
+    engine = fastnn.get_backend("numba")
+    monkeypatch.setattr(engine, "no_matrix_unit", None)
+
+    class Network(fastnn.Network):
+        def fit(self, *args, **options):
+            if self.dtype == np.float32:
+                options["learning_rate"] *= 1.001
+            return super().fit(*args, **options)
+
+    assert doctor.self_test(engine) == [] or engine.matrix_unit.startswith("not used")
+    monkeypatch.setattr("fastnn.doctor.Network", Network)
+    assert any("matrix unit (AMX): " in line for line in doctor.self_test(engine))
+
+
 def test_openblas_versions_known_to_go_wrong():
     def library(version, internal="openblas"):
         return {"library": "libscipy_openblas.so", "internal_api": internal, "version": version}

@@ -89,10 +89,10 @@ class NumbaBackend(HostBackend):
         self._wishes = Wishes(threads, chunk, sliced, panels, amx)
         if not JIT and (threads or 1) > 1:
             raise ValueError(f"threads={threads} needs compiled code, and NUMBA_DISABLE_JIT is set")
-        self._no_amx = "amx=False" if amx is False else missing() if JIT or amx else "NUMBA_DISABLE_JIT is set"
-        if amx and self._no_amx:
-            raise ValueError(f"amx=True asks for a matrix unit that cannot be used: {self._no_amx}")
-        self.matrix_unit = f"not used: {self._no_amx}" if self._no_amx else "float32 in three parts of bfloat16, as exact as products of float32"
+        self.no_matrix_unit = "amx=False" if amx is False else missing() if JIT or amx else "NUMBA_DISABLE_JIT is set"
+        if amx and self.no_matrix_unit:
+            raise ValueError(f"amx=True asks for a matrix unit that cannot be used: {self.no_matrix_unit}")
+        self.matrix_unit = f"not used: {self.no_matrix_unit}" if self.no_matrix_unit else "float32 in three parts of bfloat16, as exact as products of float32"
         self.blas = blas_of_process()
         self.products = str(self.blas) if JIT else "NumPy, because NUMBA_DISABLE_JIT is set"
         reason = gemm.probe()
@@ -219,7 +219,7 @@ class NumbaBackend(HostBackend):
         vectors = 1 if optimizer is None else 1 + len(optimizer.slots)
         steps = None if training_rows is None else -(-training_rows // batch_size)
         fits_panels, mkl = not isinstance(optimizer, LayerWise), self.blas.library is not None
-        return Problem(net.sizes, batch_size, net.dtype.itemsize, fits_panels=fits_panels, mkl=mkl, vectors=vectors, steps=steps, amx=self._no_amx is None)
+        return Problem(net.sizes, batch_size, net.dtype.itemsize, fits_panels=fits_panels, mkl=mkl, vectors=vectors, steps=steps, amx=self.no_matrix_unit is None)
 
     def _most_threads(self) -> int:
         """As wished, else as many as this process may use now."""
