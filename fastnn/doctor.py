@@ -1,7 +1,7 @@
 """What this machine offers to fastnn, and whether each engine computes correctly on it.
 
 Nothing is assumed from version numbers alone: every usable engine runs its operations against
-float64 NumPy, and its matrix product from several threads at once.
+float64 NumPy, its matrix product from several threads at once, and steps on the matrix unit if it uses one.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def self_test(backend: Backend) -> list[str]:
 
     The four operations, the output delta and the cost, in float32 and float64, against float64 NumPy
     written out here; then one product computed by several threads at once, against the same product
-    computed alone.
+    computed alone. Of the CPU engine also some training steps on the matrix unit, if it uses one.
     """
     faults: list[str] = []
     for dtype in ("float32", "float64"):

@@ -267,7 +267,7 @@ class Problem:
         return (products + numbers + moved) / team + (AMX_STEP_SECONDS if team > 1 else 0.0)
 
     @property
-    def counted(self) -> float:
+    def done_to_counted(self) -> float:
         """What the other rates, which count products of the first layer thrice and no padding, are to be multiplied by beside the matrix unit's; padding to two vectors fits best."""
         weights = [n_out * n_in for n_in, n_out in itertools.pairwise(self.sizes)]
         padded = [-(-n_out // PAIR_OF_VECTORS) * PAIR_OF_VECTORS * n_in for n_in, n_out in itertools.pairwise(self.sizes)]
@@ -330,7 +330,7 @@ def possible_plans(problem: Problem, threads: int, wishes: Wishes = Wishes()) ->
             if (has_rows or (wishes.threads is not None and not sliced)) and (not panels or wishes.panels or problem.panels_pay(team > 1 and not sliced))
         ]
     if problem.fits_amx and (wishes.amx or (wishes.amx is None and wishes.panels is None and wishes.sliced is not False)):
-        plans = [(seconds * problem.counted, plan) for seconds, plan in plans]
+        plans = [(seconds * problem.done_to_counted, plan) for seconds, plan in plans]
         plans += [(problem.amx_seconds_with_run(team), problem.amx_plan(team, wishes.chunk)) for team in teams if wishes.chunk is None or wishes.chunk >= team]
     as_wished = [(seconds, plan) for seconds, plan in plans if (plan.amx if wishes.amx else plan.panels == wishes.panels)]
     return as_wished or plans

@@ -89,6 +89,7 @@ class NumbaBackend(HostBackend):
         self._wishes = Wishes(threads, chunk, sliced, panels, amx)
         if not JIT and (threads or 1) > 1:
             raise ValueError(f"threads={threads} needs compiled code, and NUMBA_DISABLE_JIT is set")
+        # Why AMX is not used, None where it is; and the same in words, for plans and `fastnn doctor`.
         self.no_matrix_unit = "amx=False" if amx is False else missing() if JIT or amx else "NUMBA_DISABLE_JIT is set"
         if amx and self.no_matrix_unit:
             raise ValueError(f"amx=True asks for a matrix unit that cannot be used: {self.no_matrix_unit}")

@@ -54,10 +54,8 @@ __all__ = [
 ]
 
 INPUTS = 2 * SIDE  # of a piece
-NEAR_GROUPS, FAR_BYTES = (
-    2,
-    5 << 17,
-)  # groups of 16 rows that are left factors at a time; bytes of them where the weights come from beyond the second-level cache, so that they come less often
+NEAR_GROUPS = 2  # of 16 rows, that are left factors at a time while those to come are laid out
+FAR_BYTES = 5 << 17  # of left factors at a time where the weights come from beyond the second-level cache, so that they come less often; laid out before, not meanwhile
 WEIGHTS_NEAR = 2 << 20  # bytes of a layer's weights as factors that stay near
 ROOM = MOST * TILE  # bytes of the sums of a block
 # Shapes of the eight registers, as the instruction wants them (manual, 18.2): palette 1, 64 bytes a row, 16 rows.
