@@ -7,7 +7,7 @@ import fastnn
 from fastnn.backends.cpu_explain import explain_plan
 from fastnn.backends.cpu_plan import Plan, Problem, Wishes, choose_plan
 from fastnn.backends.host import aligned
-from fastnn.kernels.cpu import JIT, amx, compiled
+from fastnn.kernels.cpu import JIT, amx, amx_thin, compiled
 from fastnn.kernels.cpu.on_demand import amx_table
 
 needs_unit = pytest.mark.skipif(amx.missing() is not None, reason=f"no matrix unit: {amx.missing()}")
@@ -157,6 +157,56 @@ def test_training_gives_what_numpy_gives_in_float64(sizes, batch_size, threads, 
     assert np.linalg.norm(ours.theta - oracle.theta) <= 2e-5 * np.linalg.norm(oracle.theta)  # rounding of up to 172 steps
     again = trained(backend, sizes, X, y, hidden, optimizer, batch_size, l2=l2)
     np.testing.assert_array_equal(again.theta, ours.theta)
+
+
+@needs_unit
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("sizes", [(1, 64, 64, 1), (4, 33, 50, 3), (2, 5, 1), (3, 4), (1, 100, 2, 70, 4), (5, 20, 5)])
+@pytest.mark.parametrize(("hidden", "optimizer", "l2"), [("relu", "sgd", 0.5), ("tanh", "adam", 0.0), ("leaky_relu", "momentum", 0.1)])
+def test_few_inputs_and_outputs_give_what_numpy_gives_in_float64(sizes, hidden, optimizer, l2, threads):
+    """Whose layers vectors multiply (kernels/cpu/amx_thin.py); with 5 the unit does. 121 rows leave a last batch of one."""
+    rng = np.random.default_rng(0)
+    X, y = rng.uniform(-1, 1, (121, sizes[0])).astype(np.float32), rng.standard_normal((121, sizes[-1])).astype(np.float32)
+    options = {"l2": l2, "output": "identity", "cost": "squared_error"}
+    backend = fastnn.get_backend("numba", threads=threads if JIT else 1, amx=True)
+    ours = trained(backend, sizes, X, y, hidden, optimizer, 60, **options)
+    assert "on the matrix unit" in ours.plan(60, optimizer=optimizer)
+    oracle = fastnn.Network(sizes, hidden=hidden, backend="numpy", dtype="float64", seed=1, **options)
+    oracle.theta[...] = fastnn.Network(sizes, hidden=hidden, backend="numpy", dtype="float32", seed=1, **options).theta
+    oracle.fit(X, y, optimizer=optimizer, learning_rate=0.01, batch_size=60, epochs=2)
+    assert np.linalg.norm(ours.theta - oracle.theta) <= 5e-6 * np.linalg.norm(oracle.theta)
+    again = trained(backend, sizes, X, y, hidden, optimizer, 60, **options)
+    np.testing.assert_array_equal(again.theta, ours.theta)
+
+
+@compiled
+def _thin(table, s, places, m, count, M, width, z, gate, with_biases, d, sums, a, b, few, room):
+    amx_thin.few_to_many(table, s, places, m, count, M, width, z, 4 * width, gate, with_biases)
+    amx_thin.sums_of_rows(table, s, places, m, count, d, 4 * width, width, sums)
+    amx_thin.many_to_few(table, a, 4 * width, m, M, width, count, b, few, 4 * count, room)
+
+
+@needs_unit
+@pytest.mark.parametrize("m", [1, 15, 16, 37])
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize("gate", ["none", "biases", "relu", "derivative"])
+def test_products_of_few_inputs_or_outputs(m, count, gate):
+    """Against float64; NaN stays NaN."""
+    rng, width = np.random.default_rng(m), 48
+    s, M, d, a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((m, count + 3), (count + 1, width), (m, width), (m, width), (count,)))
+    s[0, 0] = np.nan if gate == "relu" else s[0, 0]
+    z, sums, few, room16 = np.full((m, width), 7, np.float32), np.zeros((count + 1, width), np.float32), np.zeros((m, count), np.float32), room(16)
+    places = np.arange(m, dtype=np.int64)[::-1] * s.shape[1]
+    below = np.maximum(rng.standard_normal((m, width)), 0).astype(np.float32)
+    gates = {"none": 0, "biases": 0, "relu": 1, "derivative": at(below)}
+    numbers = (at(s), at(places), m, count, at(M), width, at(z), gates[gate], gate in ("biases", "relu"), at(d), at(sums), at(a), at(b), at(few), at(room16))
+    _thin(amx_table((), True), *(np.int64(number) for number in numbers))
+    rows = s[::-1, :count].astype(float)
+    exact = rows @ M[:count] + (M[count] if gate in ("biases", "relu") else 0)
+    exact = np.maximum(exact, 0) if gate == "relu" else exact * (below > 0) if gate == "derivative" else exact  # np.maximum keeps NaN
+    np.testing.assert_allclose(z, exact, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(sums, np.concatenate([rows.T @ d, d.sum(axis=0, keepdims=True)]), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(few, a @ M[:count].T.astype(float) + b, rtol=1e-4, atol=1e-4)
 
 
 def test_the_plan_takes_the_unit_where_it_pays_or_is_asked_for_and_can():

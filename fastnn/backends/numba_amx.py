@@ -9,6 +9,7 @@ import numpy as np
 
 from ..kernels.cpu import JIT, amx
 from ..kernels.cpu.amx_program import ROOM_AHEAD, AmxMemory, amx_program
+from ..kernels.cpu.amx_thin import FEW
 from ..kernels.cpu.on_demand import amx_table
 from ..kernels.cpu.panels import spaced
 from ..kernels.cpu.team import new_barrier
@@ -46,7 +47,10 @@ class AmxProgram(TeamProgram):
         widths = [_to(n, amx.SIDE) for n in sizes[1:]]
         steps = [spaced(P, 4) for P in widths]
         starts = _cumulative(steps)
-        pieces = [_groups(n_out) * _pieces(n_in) + (_groups(n_in) * _pieces(n_out) if layer else 0) for layer, (n_in, n_out) in enumerate(itertools.pairwise(sizes))]
+        pieces = [
+            max(_groups(n_out) * _pieces(n_in) + (_groups(n_in) * _pieces(n_out) if layer else 0), _few_pieces(n_in, n_out))
+            for layer, (n_in, n_out) in enumerate(itertools.pairwise(sizes))
+        ]
         begin, numbers, piece = _cumulative(pieces), np.arange(rows), amx.PIECE // 4  # float32 in a piece's place
         self._shape = Shape(
             sizes=np.array(sizes, np.int64), widths=np.array(widths, np.int64), blocks=np.asarray(net.layout.offsets, np.int64), starts=starts, turns=np.zeros(len(sizes), np.int64),
@@ -57,7 +61,7 @@ class AmxProgram(TeamProgram):
             packed=others, state1=others, state2=others, grads=_rows(team, net.layout.size), weights=_rows(1, int(begin[-1]) * piece)[0], layers=begin,
             x=_rows(team, C * sizes[0]), a=_rows(team, rows * int(starts[-1])), d=_rows(team, rows * int(starts[-1])),
             side=_rows(team, amx.left_pieces(C, deepest) * piece), right=_rows(team, amx.right_pieces(C) * piece), rooms=_rows(team, amx.ROOM // 4),
-            turned=_rows(team, max(_groups(n) for n in sizes[1:]) * _pieces(C) * piece), biases=_rows(team, max(steps)),
+            turned=_rows(team, max(_groups(n) for n in sizes[1:]) * _pieces(C) * piece), rows=_rows(team, (FEW + 1) * max(steps)),
             h=_rows(team, C * K), e=_rows(team, C * K), wanted=_rows(team, C * K), labels=aligned((team, C), np.int64, np.zeros), errands=aligned((team, _to(amx.ERRAND, 16)), np.int64, np.zeros),
             places=np.stack([0 * numbers, *(numbers * step for step in steps)]).astype(np.int64), firsts=np.zeros((team, C + ROOM_AHEAD), np.int64),
             ones=np.ones(1, np.float32), zeros=aligned((rows * max(steps),), np.float32, np.zeros), registers=amx.REGISTERS, costs=self._costs, hits=self._hits,
@@ -76,7 +80,8 @@ class AmxProgram(TeamProgram):
         native = JIT and X.dtype == np.float32 and (X.strides[1] == X.itemsize or X.shape[1] == 1) and X.strides[0] % X.itemsize == 0
         data, run = self._arguments(X, y, order, start, stop, bool(native))
         rule, meeting = self._rule(X, rates), new_barrier(team)
-        table = amx_table(needed_parts(self.net, data.by_class, self.batch_size))
+        few = min(self.net.sizes[0], self.net.sizes[-1]) <= FEW
+        table = amx_table(needed_parts(self.net, data.by_class, self.batch_size), few)
         state1, state2 = two_states(self.optimizer.state, np.float32)
         memory = self._memory._replace(packed=self.net.theta, state1=state1, state2=state2)
 
@@ -93,6 +98,11 @@ def _groups(n: int) -> int:
 
 def _pieces(n: int) -> int:
     return int(-(-n // amx.INPUTS))
+
+
+def _few_pieces(n_in: int, n_out: int) -> int:
+    """Room for a layer of few inputs or outputs as whole rows."""
+    return int(-(-(FEW + 1) * _to(max(n_in, n_out), amx.SIDE) * 4 // amx.PIECE))
 
 
 def _cumulative(counts: list[int]) -> Array:

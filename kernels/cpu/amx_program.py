@@ -18,6 +18,7 @@ from numba.core import types
 
 from . import inner, part, per_dtype
 from .amx import INPUTS, PIECE, SIDE, add_up, configure, forward, groups_of, pack_turned, pack_weights, release, steps_of
+from .amx_thin import FEW, few_to_many, lay_out_few, many_to_few, sums_of_rows
 from .gather import gather_rows
 from .on_demand import activate_at, derivative_at
 from .operations import sum_of_squares
@@ -41,7 +42,7 @@ class AmxMemory(NamedTuple):
     weights (any,) : of all layers as factors, for the way forth, and back from the second on; layers (L,) int64 : where each begins there, in pieces, then the end
     x (team, C * s_1) : rows that had to be converted; a, d (team, B * (P_2 + ... + P_L)) : activations and deltas of layers 2..L; d begins as zeros
     side, right, rooms (team, any) : rows as left factor, columns as right factor, sums of a block; turned (team, any) : deltas, transposed
-    biases (team, the widest P) : of a layer, then zeros
+    rows (team, (FEW + 1) * the widest P, of any layer) : biases of a layer, then zeros; sums of deltas
     h, e, wanted (team, C * K), labels (team, C) int64 : outputs, their deltas and the targets without padding
     errands (team, 16 at least) int64 : what a thread's products lay out meanwhile
     places (L + 1, B), firsts (team, C + ROOM_AHEAD) int64 : where rows of each layer's width begin, the first all 0; and those of the data, and of the next tile's first
@@ -61,7 +62,7 @@ class AmxMemory(NamedTuple):
     right: Any
     rooms: Any
     turned: Any
-    biases: Any
+    rows: Any
     h: Any
     e: Any
     wanted: Any
@@ -83,7 +84,8 @@ class Factors(NamedTuple):
     begin: Any
     right: Any
     room: Any
-    biases: Any
+    rows: Any
+    turned: Any
     errand: Any
 
 
@@ -117,29 +119,63 @@ def _padded_biases(zero, own, shape, layer, out):
 _padded_biases = inner(_padded_biases)
 
 
-def _lay_out(table, layer, first, last, shape, own, factors):
-    """Lays units first..last of a layer's weights out as factors."""
-    n_in, n_out = shape.sizes[layer], shape.sizes[layer + 1]
+def _lay_out(table, zero, layer, first, last, few, shape, own, factors):
+    """Lays units first..last of a layer's weights out as factors; or as kernels/cpu/amx_thin.py says, if it has few inputs or outputs."""
+    n_in, n_out, W = shape.sizes[layer], shape.sizes[layer + 1], own.theta + shape.blocks[layer] * 4
     forth = factors.weights + factors.begin[layer] * PIECE
     back = forth + groups_of(n_out) * steps_of(n_in) * PIECE if layer > 0 else np.int64(0)
-    if last > first:
-        pack_weights(table, own.theta + shape.blocks[layer] * 4, first, last, n_out, n_in, forth, back)
+    if few:
+        lay_out_few(zero, W, W + n_out * n_in * 4, first, last, n_out, n_in, shape.widths[layer if layer == 0 else layer - 1], layer == 0, forth)
+    elif last > first:
+        pack_weights(table, W, first, last, n_out, n_in, forth, back)
 
 
 _lay_out = inner(_lay_out)
 
 
-def _sum_of_deltas(zero, d, step, m, width, out, share, keep):
-    """out (width,) = keep out + share sum_i d_i, rows `step` numbers apart. d, out: addresses."""
-    rows, sums = rows_at(d, zero, m, step), vector_at(out, zero, width)
-    for j in range(width):
-        sums[j] = keep * sums[j] if keep != 0 else zero
-    for i in range(m):
-        for j in range(width):
-            sums[j] += share * rows[i, j]
+def _few(shape, layer):
+    """Whether a layer is the first, of few inputs, or the last, of few outputs."""
+    last = shape.codes.size - 1
+    return (layer == 0 and shape.sizes[0] <= FEW) or (layer == last > 0 and shape.sizes[last + 1] <= FEW)
 
 
-_sum_of_deltas = inner(_sum_of_deltas)
+_few = inner(_few)
+
+
+def _take(zero, out, step, count, sums, share, keep):
+    """out_i = keep out_i + share sums_i for `count` numbers; those of out lie `step` numbers apart. Addresses: out, sums."""
+    totals, to = vector_at(sums, zero, count), vector_at(out, zero, (count - 1) * step + 1)
+    for i in range(count):
+        to[i * step] = keep * to[i * step] + share * totals[i] if keep != 0 else share * totals[i]
+
+
+_take = inner(_take)
+
+
+def _gradient(table, zero, layer, few, inputs, where, m, delta, deltas, shape, factors, grads, share, keep, biases_keep, ahead):
+    """A layer's Delta, as `_through` says, of m rows of inputs and of deltas; deltas: where the rows of the latter begin."""
+    n_in, n_out, step, nothing = shape.sizes[layer], shape.sizes[layer + 1], _step(shape, layer), np.int64(0)
+    Delta, width, sums = grads + shape.blocks[layer] * 4, shape.widths[layer], factors.rows
+    biases = Delta + n_out * n_in * 4
+    if few and layer == 0:  # the sums of the deltas are the last row
+        sums_of_rows(table, inputs, where, m, n_in, delta, step * 4, width, sums)
+        for k in range(n_in):
+            _take(zero, Delta + 4 * k, n_in, n_out, sums + 4 * width * k, share, keep)
+        _take(zero, biases, 1, n_out, sums + 4 * width * n_in, share, biases_keep)
+        return
+    if few:
+        below = shape.widths[layer - 1]
+        sums_of_rows(table, delta, deltas, m, n_out, inputs, _step(shape, layer - 1) * 4, below, sums)
+        for j in range(n_out):
+            _take(zero, Delta + 4 * n_in * j, 1, n_in, sums + 4 * below * j, share, keep)
+    else:
+        pack_turned(table, delta, step * 4, m, n_out, factors.turned)
+        add_up(table, factors.turned, n_out, inputs, where, m, n_in, factors.right, factors.room, Delta, share, keep, ahead, factors.errand)
+    sums_of_rows(table, nothing, nothing, m, nothing, delta, step * 4, width, sums)
+    _take(zero, biases, 1, n_out, sums, share, biases_keep)
+
+
+_gradient = inner(_gradient)
 
 
 def _through(mine, table, zero, x, ahead, block, shape, by_class, own, factors, grads, share, keep, biases_keep):
@@ -153,28 +189,34 @@ def _through(mine, table, zero, x, ahead, block, shape, by_class, own, factors, 
     for layer in range(last + 1):
         z, step, rectified = a + block * starts[layer] * 4, _step(shape, layer), layer < last and codes[layer] == RELU
         inputs, where, soon = (x, own.firsts, ahead) if layer == 0 else (a + block * starts[layer - 1] * 4, own.places + layer * 8 * block, nothing)
-        _padded_biases(zero, own, shape, layer, factors.biases)
-        forth = factors.weights + factors.begin[layer] * PIECE
-        forward(table, inputs, where, m, sizes[layer], own.side, forth, widths[layer], factors.biases, z, step * 4, RECTIFY if rectified else 0, soon, factors.errand)
+        forth, gate = factors.weights + factors.begin[layer] * PIECE, np.int64(RECTIFY if rectified else 0)
+        if not _few(shape, layer):
+            _padded_biases(zero, own, shape, layer, factors.rows)
+            forward(table, inputs, where, m, sizes[layer], own.side, forth, widths[layer], factors.rows, z, step * 4, gate, soon, factors.errand)
+        elif layer == 0:
+            few_to_many(table, inputs, where, m, sizes[0], forth, widths[0], z, step * 4, gate, np.int64(1))
+        else:
+            b = own.theta + (shape.blocks[layer] + sizes[layer] * sizes[layer + 1]) * 4
+            many_to_few(table, inputs, _step(shape, layer - 1) * 4, m, forth, widths[layer - 1], sizes[layer + 1], b, z, step * 4, factors.rows)
         if layer < last and not rectified:
             activate_at(table, zero, codes[layer], slopes[layer], z, 1, m * step, own.nothing)
     step = _step(shape, last)
     cost, right = cost_and_delta(table, mine, by_class, shape, own, rows_at(a + block * starts[last] * 4, zero, m, step), rows_at(d + block * starts[last] * 4, zero, m, step))
     for layer in range(last, -1, -1):
-        n_in, n_out, step = sizes[layer], sizes[layer + 1], _step(shape, layer)
-        delta, Delta = d + block * starts[layer] * 4, grads + shape.blocks[layer] * 4
+        n_out, few, step = sizes[layer + 1], _few(shape, layer), _step(shape, layer)
+        delta, deltas = d + block * starts[layer] * 4, own.places + (layer + 1) * 8 * block
         inputs, where, soon = (x, own.firsts, ahead) if layer == 0 else (a + block * starts[layer - 1] * 4, own.places + layer * 8 * block, nothing)
         if layer > 0:
             lower, lower_step, rectified = d + block * starts[layer - 1] * 4, _step(shape, layer - 1), codes[layer - 1] == RELU
-            back, gate = factors.weights + (factors.begin[layer] + groups_of(n_out) * steps_of(n_in)) * PIECE, inputs if rectified else nothing
-            forward(
-                table, delta, own.places + (layer + 1) * 8 * block, m, n_out, own.side, back, widths[layer - 1], own.nothing, lower, lower_step * 4, gate, nothing, factors.errand
-            )
+            forth, gate = factors.weights + factors.begin[layer] * PIECE, inputs if rectified else nothing
+            if few:
+                few_to_many(table, delta, deltas, m, n_out, forth, widths[layer - 1], lower, lower_step * 4, gate, nothing)
+            else:
+                back = forth + groups_of(n_out) * steps_of(sizes[layer]) * PIECE
+                forward(table, delta, deltas, m, n_out, own.side, back, widths[layer - 1], own.nothing, lower, lower_step * 4, gate, nothing, factors.errand)
             if not rectified:
                 derivative_at(table, zero, codes[layer - 1], slopes[layer - 1], lower, inputs, m * lower_step)
-        pack_turned(table, delta, step * 4, m, n_out, own.turned)
-        add_up(table, own.turned, n_out, inputs, where, m, n_in, factors.right, factors.room, Delta, share, keep, soon, factors.errand)
-        _sum_of_deltas(zero, delta, step, m, n_out, Delta + n_out * n_in * 4, share, biases_keep)
+        _gradient(table, zero, layer, few, inputs, where, m, delta, deltas, shape, factors, grads, share, keep, biases_keep, soon)
     return cost, right
 
 
@@ -190,17 +232,19 @@ def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
     layers, n_in, block, nought = shape.codes.size, shape.sizes[0], run.capacity + SIDE, np.int64(0)
     kind = memory.packed.dtype.type
     zero, one = kind(0), kind(1)
-    mine = own(me, True, nought, data, run, memory)
+    mine = own(me, False, nought, data, run, memory)
     all_grads, grad_step = address(memory.grads), memory.grads.shape[1] * 4
     begin_of = vector_at(address(memory.layers), nought, layers + 1)
-    factors = Factors(address(memory.weights), begin_of, address(memory.right[me]), address(memory.rooms[me]), address(memory.biases[me]), address(memory.errands[me]))
+    factors = Factors(
+        address(memory.weights), begin_of, address(memory.right[me]), address(memory.rooms[me]), address(memory.rows[me]), address(memory.turned[me]), address(memory.errands[me])
+    )
     row_step = data.source[1] // 4 if data.native else n_in
     order, first = vector_at(mine.order, nought, run.order.size), vector_at(mine.firsts, nought, memory.firsts.shape[1])
-    cost, right, t = 0.0, 0, rule.t
+    cost, right, t, few = 0.0, 0, rule.t, _few(shape, 0)
     configure(address(memory.registers))
     for layer in range(layers):
         unit, end = _share(shape.sizes[layer + 1], INPUTS if layer > 0 else SIDE, me, team)
-        _lay_out(table, layer, unit, end, shape, mine, factors)
+        _lay_out(table, zero, layer, unit, end, _few(shape, layer), shape, mine, factors)
     barrier(meeting, me, team)
     for step in range(run.start, run.stop):
         begin_row = step * run.batch
@@ -222,11 +266,11 @@ def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
             count, ahead, x = min(run.capacity, to_row - begin), nought, mine.x
             rows = order[begin_row + begin : begin_row + begin + count]
             if data.native:
-                x, ahead = data.source[0], np.int64(AHEAD)
+                x, ahead = data.source[0], np.int64(0 if few else AHEAD)
                 next_row = begin_row + (begin + count if begin + count < to_row else m + from_row)
                 for i in range(count):
                     first[i] = rows[i] * row_step
-                for i in range(ROOM_AHEAD):
+                for i in range(0 if few else ROOM_AHEAD):
                     first[count + i] = order[min(next_row + i, order.size - 1)] * row_step
             else:
                 gather_rows(data.source, data.read, data.scale, rows, rows_at(mine.x, zero, count, n_in))
@@ -246,7 +290,7 @@ def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
                 cost += move_numbers(zero, team, m, rule, hyper, t, weights, (end - unit) * n_below, rule.l2, mine, all_grads, grad_step)
                 move_numbers(zero, team, m, rule, hyper, t, biases, end - unit, 0.0, mine, all_grads, grad_step)
             if step + 1 < run.stop:
-                _lay_out(table, layer, unit, end, shape, mine, factors)
+                _lay_out(table, zero, layer, unit, end, _few(shape, layer), shape, mine, factors)
         barrier(meeting, me, team)  # theta has moved, and all weights are laid out
     release()
     memory.costs[16 * me] = cost
