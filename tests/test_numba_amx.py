@@ -23,7 +23,7 @@ def at(x):
 
 @compiled
 def _forward(table, registers, x, places, m, n_in, left, W, n_out, weights, width, bias, out, gate, errand):
-    amx.pack_weights(table, W, 0, n_out, n_out, n_in, weights, 0)
+    amx.pack_weights(table, W, 4 * n_in, 0, n_out, n_out, n_in, weights, 0)
     amx.configure(registers)
     amx.forward(table, x, places, m, n_in, left, weights, width, bias, out, 4 * width, gate, 0, errand)
     amx.release()
@@ -31,9 +31,9 @@ def _forward(table, registers, x, places, m, n_in, left, W, n_out, weights, widt
 
 @compiled
 def _gradient(table, registers, d, m, n_out, left, x, places, n_in, right, sums, out, share, keep, errand):
-    amx.pack_turned(table, d, 4 * n_out, m, n_out, left)
+    amx.pack_turned(table, d, 4 * n_out, m, n_out, left, 0, (m + 31) // 32)
     amx.configure(registers)
-    amx.add_up(table, left, n_out, x, places, m, n_in, right, sums, out, share, keep, 0, errand)
+    amx.add_up(table, left, n_out, x, places, m, n_in, right, sums, out, 4 * n_in, share, keep, 0, errand)
     amx.release()
 
 

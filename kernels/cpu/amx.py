@@ -162,9 +162,9 @@ if JIT:
                 finish_row(out + i * out_step, width, bias, gate + i * out_step if gate > RECTIFY else gate)
             first, n = first + n, n_next
 
-    def _add_up(left, n_out, x, places, m, n_in, right, room, out, share, keep, ahead, errand):
+    def _add_up(left, n_out, x, places, m, n_in, right, room, out, step, share, keep, ahead, errand):
         steps = (m + INPUTS - 1) // INPUTS
-        rows, of_group, fresh, none, step, units = groups_of(n_out), steps * PIECE, np.int64(keep == 0), np.int64(0), 4 * n_in, steps * SIDE
+        rows, of_group, fresh, none, units = groups_of(n_out), steps * PIECE, np.int64(keep == 0), np.int64(0), steps * SIDE
         _errand(errand, units, 1, m, x, n_in, right, places, of_group, ahead)
         for j in range(0, n_in, 2 * SIDE):
             finish_errand(errand)
@@ -183,19 +183,18 @@ if JIT:
                     block_to_weights(room, min(r * SIDE, n_out - i * SIDE), min(c * SIDE, n_in - j), to, step, share, keep)
                 i += r
 
-    def _pack_turned(d, step, m, width, left):
-        steps = (m + INPUTS - 1) // INPUTS
+    def _pack_turned(d, step, m, width, left, first, steps):
         for j in range(0, width, SIDE):
-            for s in range(steps):
-                to = left + (j // SIDE * steps + s) * PIECE
+            for s in range((m + INPUTS - 1) // INPUTS):
+                to = left + (j // SIDE * steps + first + s) * PIECE
                 for p in range(SIDE):
                     i = s * INPUTS + p
                     row = d + i * step + 4 * j
                     right_pair(row, width - j if i < m else np.int64(0), row + SIDE * step, width - j if i + SIDE < m else np.int64(0), to + 64 * p)
                 turn_tiles(to, np.int64(3))
 
-    def _pack_weights(W, first, last, n_out, n_in, forth, back):
-        step, steps = 4 * n_in, (n_in + INPUTS - 1) // INPUTS
+    def _pack_weights(W, step, first, last, n_out, n_in, forth, back):
+        steps = (n_in + INPUTS - 1) // INPUTS
         for j in range(first, last, SIDE):
             for s in range(steps):
                 to = forth + (j // SIDE * steps + s) * PIECE
@@ -273,20 +272,20 @@ else:
             z *= np.where(a > 0, np.float32(1), a)
         _rows_of(out, m, out_step, width)[...] = z
 
-    def add_up(table, left, n_out, x, places, m, n_in, right, room, out, share, keep, ahead, errand):
+    def add_up(table, left, n_out, x, places, m, n_in, right, room, out, step, share, keep, ahead, errand):
         """The same in NumPy."""
         pieces = np.ascontiguousarray(_as_right(_gathered(x, places, m, n_in)))
-        Delta, total = rows_at(out, np.float32(0), n_out, n_in), share * _product(left, pieces.ctypes.data, n_out, n_in, steps_of(m))[:n_out, :n_in]
+        Delta, total = _rows_of(out, n_out, step, n_in), share * _product(left, pieces.ctypes.data, n_out, n_in, steps_of(m))[:n_out, :n_in]
         Delta[...] = keep * Delta + total if keep else total
 
-    def pack_turned(table, d, step, m, width, left):
+    def pack_turned(table, d, step, m, width, left, first, steps):
         """The same in NumPy."""
         rows = _rows_of(d, m, step, width)
-        _pieces(left, groups_of(width), steps_of(m))[...] = _as_left(rows.T)
+        _pieces(left, groups_of(width), steps)[:, first : first + steps_of(m)] = _as_left(rows.T)
 
-    def pack_weights(table, W, first, last, n_out, n_in, forth, back):
+    def pack_weights(table, W, step, first, last, n_out, n_in, forth, back):
         """The same in NumPy."""
-        weights = rows_at(W, np.float32(0), n_out, n_in)
+        weights = _rows_of(W, n_out, step, n_in)
         _pieces(forth, groups_of(n_out), steps_of(n_in))[...] = _as_right(weights.T)
         if back:
             _pieces(back, groups_of(n_in), steps_of(n_out))[...] = _as_right(weights)
@@ -297,10 +296,10 @@ else:
 # forward:      out[i] = bias + sum_k x_ik W_jk for i < m, where row i lies at x + 4 places[i], its `depth` numbers side by side; no bias where that is 0; width a multiple of 16;
 #               rows of out to the next multiple of 16 may be overwritten. left: room for `left_pieces`
 #               gate: 0; or, with a bias, RECTIFY for the ReLU, or the address of rows like out's, outputs of a ReLU, whose derivative multiplies out
-# add_up:       out (n_out, n_in) = keep out + share left x, rows of x (m, n_in) as above; out is not read where keep is 0. right: room for `right_pieces`; room: ROOM bytes
+# add_up:       out (n_out, n_in), rows `step` bytes apart, = keep out + share left x, rows of x (m, n_in) as above; out is not read where keep is 0. right: room for `right_pieces`; room: ROOM bytes
 #               errand: room for ERRAND int64. ahead: 0; or so many rows ahead forward asks for rows, of which there are places beyond m, and add_up asks for columns
-# pack_turned:  d (m, width), rows `step` bytes apart, as left factor (width, m)
-# pack_weights: units first..last of W (n_out, n_in), first a multiple of 16, or 32 if back is not 0, and last too unless it is n_out, as right factor W^T, and W unless back is 0. Without JIT all units
+# pack_turned:  d (m, width), rows `step` bytes apart, as left factor (width, m), whose pieces begin with number `first` of so many `steps`: others' rows may lie before and behind
+# pack_weights: units first..last of W (n_out, n_in), rows `step` bytes apart, first a multiple of 16, or 32 if back is not 0, and last too unless it is n_out, as right factor W^T, and W unless back is 0. Without JIT all units
 if JIT:
     _FORWARD, _ADD_UP, _PACK_TURNED, _PACK_WEIGHTS = 0, 1, 2, 3  # places in the table, before those of on_demand.py
     _float, _integer = types.float32, types.int64
@@ -311,19 +310,19 @@ if JIT:
         return types.void(table, *[_integer] * 13), called(_FORWARD)
 
     @intrinsic
-    def add_up(typingctx, table, left, n_out, x, places, m, n_in, right, room, out, share, keep, ahead, errand):
+    def add_up(typingctx, table, left, n_out, x, places, m, n_in, right, room, out, step, share, keep, ahead, errand):
         """See above."""
-        return types.void(table, *[_integer] * 9, _float, _float, *[_integer] * 2), called(_ADD_UP)
+        return types.void(table, *[_integer] * 10, _float, _float, *[_integer] * 2), called(_ADD_UP)
 
     @intrinsic
-    def pack_turned(typingctx, table, d, step, m, width, left):
+    def pack_turned(typingctx, table, d, step, m, width, left, first, steps):
         """See above."""
-        return types.void(table, *[_integer] * 5), called(_PACK_TURNED)
+        return types.void(table, *[_integer] * 7), called(_PACK_TURNED)
 
     @intrinsic
-    def pack_weights(typingctx, table, W, first, last, n_out, n_in, forth, back):
+    def pack_weights(typingctx, table, W, step, first, last, n_out, n_in, forth, back):
         """See above."""
-        return types.void(table, *[_integer] * 7), called(_PACK_WEIGHTS)
+        return types.void(table, *[_integer] * 8), called(_PACK_WEIGHTS)
 
 
 @functools.cache
@@ -332,9 +331,9 @@ def _compiled():
     whole = types.int64
     return [
         (_FORWARD, exported(_forward, types.void(*[whole] * 13))),
-        (_ADD_UP, exported(_add_up, types.void(*[whole] * 9, types.float32, types.float32, *[whole] * 2))),
-        (_PACK_TURNED, exported(_pack_turned, types.void(*[whole] * 5))),
-        (_PACK_WEIGHTS, exported(_pack_weights, types.void(*[whole] * 7))),
+        (_ADD_UP, exported(_add_up, types.void(*[whole] * 10, types.float32, types.float32, *[whole] * 2))),
+        (_PACK_TURNED, exported(_pack_turned, types.void(*[whole] * 7))),
+        (_PACK_WEIGHTS, exported(_pack_weights, types.void(*[whole] * 8))),
     ]
 
 

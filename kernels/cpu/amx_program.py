@@ -16,21 +16,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.core import types
 
-from . import inner, part, per_dtype
-from .amx import INPUTS, PIECE, SIDE, add_up, configure, forward, groups_of, pack_turned, pack_weights, release, steps_of
-from .amx_thin import FEW, few_to_many, lay_out_few, many_to_few, sums_of_rows
+from . import per_dtype
+from .amx import INPUTS, SIDE, configure, release
+from .amx_parts import Factors, few_at, lay_out, share_of, through
 from .gather import gather_rows
-from .on_demand import activate_at, derivative_at
 from .operations import sum_of_squares
-from .panel_output import cost_and_delta
 from .panel_parts import move_numbers
-from .panels import RECTIFY, address, rows_at, vector_at
+from .panels import address, rows_at, vector_at
 from .team import barrier
 from .workspace import Data, Rule, Run, Shape, hyper_of, kinds, own, uncounted
 
 __all__ = ["ROOM_AHEAD", "AmxMemory", "amx_program"]
 
-RELU = 3  # its code
 # Rows of data that are asked for before they are laid out, which happens that long before they are used; and most of them beyond a tile.
 AHEAD, ROOM_AHEAD = 32, 48
 
@@ -77,152 +74,6 @@ class AmxMemory(NamedTuple):
     hits: Any
 
 
-class Factors(NamedTuple):
-    """Where a thread's factors and sums lie, as addresses, and where in `weights` each layer begins, in pieces."""
-
-    weights: Any
-    begin: Any
-    right: Any
-    room: Any
-    rows: Any
-    turned: Any
-    errand: Any
-
-
-def _share(total, multiple, me, team):
-    """The part (first, last + 1) of 0..total that belongs to thread `me`, cut at multiples."""
-    whole = (total + multiple - 1) // multiple
-    return min(total, whole * me // team * multiple), min(total, whole * (me + 1) // team * multiple)
-
-
-_share = inner(_share)
-
-
-def _step(shape, layer):
-    """Numbers from one row of what a layer makes to the next."""
-    return shape.starts[layer + 1] - shape.starts[layer]
-
-
-_step = inner(_step)
-
-
-def _padded_biases(zero, own, shape, layer, out):
-    """Overwrites P numbers at an address with a layer's biases, then zeros."""
-    n_out, P = shape.sizes[layer + 1], shape.widths[layer]
-    b, row = vector_at(own.theta + (shape.blocks[layer] + n_out * shape.sizes[layer]) * 4, zero, n_out), vector_at(out, zero, P)
-    for j in range(n_out):
-        row[j] = b[j]
-    for j in range(n_out, P):
-        row[j] = zero
-
-
-_padded_biases = inner(_padded_biases)
-
-
-def _lay_out(table, zero, layer, first, last, few, shape, own, factors):
-    """Lays units first..last of a layer's weights out as factors; or as kernels/cpu/amx_thin.py says, if it has few inputs or outputs."""
-    n_in, n_out, W = shape.sizes[layer], shape.sizes[layer + 1], own.theta + shape.blocks[layer] * 4
-    forth = factors.weights + factors.begin[layer] * PIECE
-    back = forth + groups_of(n_out) * steps_of(n_in) * PIECE if layer > 0 else np.int64(0)
-    if few:
-        lay_out_few(zero, W, W + n_out * n_in * 4, first, last, n_out, n_in, shape.widths[layer if layer == 0 else layer - 1], layer == 0, forth)
-    elif last > first:
-        pack_weights(table, W, first, last, n_out, n_in, forth, back)
-
-
-_lay_out = inner(_lay_out)
-
-
-def _few(shape, layer):
-    """Whether a layer is the first, of few inputs, or the last, of few outputs."""
-    last = shape.codes.size - 1
-    return (layer == 0 and shape.sizes[0] <= FEW) or (layer == last > 0 and shape.sizes[last + 1] <= FEW)
-
-
-_few = inner(_few)
-
-
-def _take(zero, out, step, count, sums, share, keep):
-    """out_i = keep out_i + share sums_i for `count` numbers; those of out lie `step` numbers apart. Addresses: out, sums."""
-    totals, to = vector_at(sums, zero, count), vector_at(out, zero, (count - 1) * step + 1)
-    for i in range(count):
-        to[i * step] = keep * to[i * step] + share * totals[i] if keep != 0 else share * totals[i]
-
-
-_take = inner(_take)
-
-
-def _gradient(table, zero, layer, few, inputs, where, m, delta, deltas, shape, factors, grads, share, keep, biases_keep, ahead):
-    """A layer's Delta, as `_through` says, of m rows of inputs and of deltas; deltas: where the rows of the latter begin."""
-    n_in, n_out, step, nothing = shape.sizes[layer], shape.sizes[layer + 1], _step(shape, layer), np.int64(0)
-    Delta, width, sums = grads + shape.blocks[layer] * 4, shape.widths[layer], factors.rows
-    biases = Delta + n_out * n_in * 4
-    if few and layer == 0:  # the sums of the deltas are the last row
-        sums_of_rows(table, inputs, where, m, n_in, delta, step * 4, width, sums)
-        for k in range(n_in):
-            _take(zero, Delta + 4 * k, n_in, n_out, sums + 4 * width * k, share, keep)
-        _take(zero, biases, 1, n_out, sums + 4 * width * n_in, share, biases_keep)
-        return
-    if few:
-        below = shape.widths[layer - 1]
-        sums_of_rows(table, delta, deltas, m, n_out, inputs, _step(shape, layer - 1) * 4, below, sums)
-        for j in range(n_out):
-            _take(zero, Delta + 4 * n_in * j, 1, n_in, sums + 4 * below * j, share, keep)
-    else:
-        pack_turned(table, delta, step * 4, m, n_out, factors.turned)
-        add_up(table, factors.turned, n_out, inputs, where, m, n_in, factors.right, factors.room, Delta, share, keep, ahead, factors.errand)
-    sums_of_rows(table, nothing, nothing, m, nothing, delta, step * 4, width, sums)
-    _take(zero, biases, 1, n_out, sums, share, biases_keep)
-
-
-_gradient = inner(_gradient)
-
-
-def _through(mine, table, zero, x, ahead, block, shape, by_class, own, factors, grads, share, keep, biases_keep):
-    """Takes the rows `mine`, whose inputs begin at x + 4 first[i], through the network and back. Returns (cost sum, rows that are right).
-
-    grads (an address, where theta's begins) become keep of themselves, or biases_keep, and share of the rows' Delta.
-    ahead: as in kernels/cpu/amx.py, of x.
-    """
-    sizes, widths, starts, codes, slopes = shape.sizes, shape.widths, shape.starts, shape.codes, shape.slopes
-    m, last, a, d, nothing = mine.size, sizes.size - 2, own.a, own.d, np.int64(0)
-    for layer in range(last + 1):
-        z, step, rectified = a + block * starts[layer] * 4, _step(shape, layer), layer < last and codes[layer] == RELU
-        inputs, where, soon = (x, own.firsts, ahead) if layer == 0 else (a + block * starts[layer - 1] * 4, own.places + layer * 8 * block, nothing)
-        forth, gate = factors.weights + factors.begin[layer] * PIECE, np.int64(RECTIFY if rectified else 0)
-        if not _few(shape, layer):
-            _padded_biases(zero, own, shape, layer, factors.rows)
-            forward(table, inputs, where, m, sizes[layer], own.side, forth, widths[layer], factors.rows, z, step * 4, gate, soon, factors.errand)
-        elif layer == 0:
-            few_to_many(table, inputs, where, m, sizes[0], forth, widths[0], z, step * 4, gate, np.int64(1))
-        else:
-            b = own.theta + (shape.blocks[layer] + sizes[layer] * sizes[layer + 1]) * 4
-            many_to_few(table, inputs, _step(shape, layer - 1) * 4, m, forth, widths[layer - 1], sizes[layer + 1], b, z, step * 4, factors.rows)
-        if layer < last and not rectified:
-            activate_at(table, zero, codes[layer], slopes[layer], z, 1, m * step, own.nothing)
-    step = _step(shape, last)
-    cost, right = cost_and_delta(table, mine, by_class, shape, own, rows_at(a + block * starts[last] * 4, zero, m, step), rows_at(d + block * starts[last] * 4, zero, m, step))
-    for layer in range(last, -1, -1):
-        n_out, few, step = sizes[layer + 1], _few(shape, layer), _step(shape, layer)
-        delta, deltas = d + block * starts[layer] * 4, own.places + (layer + 1) * 8 * block
-        inputs, where, soon = (x, own.firsts, ahead) if layer == 0 else (a + block * starts[layer - 1] * 4, own.places + layer * 8 * block, nothing)
-        if layer > 0:
-            lower, lower_step, rectified = d + block * starts[layer - 1] * 4, _step(shape, layer - 1), codes[layer - 1] == RELU
-            forth, gate = factors.weights + factors.begin[layer] * PIECE, inputs if rectified else nothing
-            if few:
-                few_to_many(table, delta, deltas, m, n_out, forth, widths[layer - 1], lower, lower_step * 4, gate, nothing)
-            else:
-                back = forth + groups_of(n_out) * steps_of(sizes[layer]) * PIECE
-                forward(table, delta, deltas, m, n_out, own.side, back, widths[layer - 1], own.nothing, lower, lower_step * 4, gate, nothing, factors.errand)
-            if not rectified:
-                derivative_at(table, zero, codes[layer - 1], slopes[layer - 1], lower, inputs, m * lower_step)
-        _gradient(table, zero, layer, few, inputs, where, m, delta, deltas, shape, factors, grads, share, keep, biases_keep, soon)
-    return cost, right
-
-
-_through = part(_through)
-
-
 def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
     """Thread `me` of `team` through the steps of the run. Packed, state, costs and hits move.
 
@@ -240,18 +91,18 @@ def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
     )
     row_step = data.source[1] // 4 if data.native else n_in
     order, first = vector_at(mine.order, nought, run.order.size), vector_at(mine.firsts, nought, memory.firsts.shape[1])
-    cost, right, t, few = 0.0, 0, rule.t, _few(shape, 0)
+    cost, right, t, few = 0.0, 0, rule.t, few_at(shape, 0)
     configure(address(memory.registers))
     for layer in range(layers):
-        unit, end = _share(shape.sizes[layer + 1], INPUTS if layer > 0 else SIDE, me, team)
-        _lay_out(table, zero, layer, unit, end, _few(shape, layer), shape, mine, factors)
+        unit, end = share_of(shape.sizes[layer + 1], INPUTS if layer > 0 else SIDE, me, team)
+        lay_out(table, zero, layer, unit, end, few_at(shape, layer), shape, mine, factors)
     barrier(meeting, me, team)
     for step in range(run.start, run.stop):
         begin_row = step * run.batch
         m = min(begin_row + run.batch, order.size) - begin_row
         t += 1
         hyper = hyper_of(rule, step - run.start)
-        from_row, to_row = _share(m, INPUTS, me, team)
+        from_row, to_row = share_of(m, INPUTS, me, team)
         # Where one tile holds the batch and nothing is summed over threads, plain gradient descent needs no
         # gradient: the product itself moves theta, (1 - alpha lambda/n) theta - (alpha/m) delta^T a.
         direct = rule.code == 0 and team == 1 and m <= run.capacity
@@ -276,7 +127,7 @@ def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
                 gather_rows(data.source, data.read, data.scale, rows, rows_at(mine.x, zero, count, n_in))
                 for i in range(count):
                     first[i] = i * row_step
-            tile_cost, tile_right = _through(rows, table, zero, x, ahead, block, shape, data.by_class, mine, factors, into, share, keep, biases_keep)
+            tile_cost, tile_right = through(rows, 0, table, zero, x, ahead, block, shape, data.by_class, mine, factors, into, share, keep, biases_keep)
             cost += tile_cost
             right += tile_right
             if not direct:
@@ -284,13 +135,13 @@ def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
         barrier(meeting, me, team)  # all Deltas are there, and all have read the weights
         for layer in range(layers):
             n_below, n_out = shape.sizes[layer], shape.sizes[layer + 1]
-            unit, end = _share(n_out, INPUTS if layer > 0 else SIDE, me, team)  # pairs of units are not divided where both factors are wanted
+            unit, end = share_of(n_out, INPUTS if layer > 0 else SIDE, me, team)  # pairs of units are not divided where both factors are wanted
             weights, biases = (shape.blocks[layer] + unit * n_below) * 4, (shape.blocks[layer] + n_out * n_below + unit) * 4
             if not direct:
                 cost += move_numbers(zero, team, m, rule, hyper, t, weights, (end - unit) * n_below, rule.l2, mine, all_grads, grad_step)
                 move_numbers(zero, team, m, rule, hyper, t, biases, end - unit, 0.0, mine, all_grads, grad_step)
             if step + 1 < run.stop:
-                _lay_out(table, zero, layer, unit, end, _few(shape, layer), shape, mine, factors)
+                lay_out(table, zero, layer, unit, end, few_at(shape, layer), shape, mine, factors)
         barrier(meeting, me, team)  # theta has moved, and all weights are laid out
     release()
     memory.costs[16 * me] = cost

@@ -1,0 +1,165 @@
+"""What the programs on the matrix unit have in common: layers through which a thread takes its rows and back, with the products of kernels/cpu/amx.py."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import inner, part
+from .amx import PIECE, add_up, forward, groups_of, pack_turned, pack_weights, steps_of
+from .amx_thin import FEW, few_to_many, lay_out_few, many_to_few, sums_of_rows
+from .on_demand import activate_at, derivative_at
+from .panel_output import cost_and_delta
+from .panels import RECTIFY, rows_at, vector_at
+
+__all__ = ["RELU", "Factors", "few_at", "gradient", "lay_out", "share_of", "step_at", "take", "through"]
+
+RELU = 3  # its code
+
+
+class Factors(NamedTuple):
+    """Where a thread's factors and sums lie, as addresses, and where in `weights` each layer begins, in pieces."""
+
+    weights: Any
+    begin: Any
+    right: Any
+    room: Any
+    rows: Any
+    turned: Any
+    errand: Any
+
+
+def share_of(total, multiple, me, team):
+    """The part (first, last + 1) of 0..total that belongs to thread `me`, cut at multiples."""
+    whole = (total + multiple - 1) // multiple
+    return min(total, whole * me // team * multiple), min(total, whole * (me + 1) // team * multiple)
+
+
+share_of = inner(share_of)
+
+
+def step_at(shape, layer):
+    """Numbers from one row of what a layer makes to the next."""
+    return shape.starts[layer + 1] - shape.starts[layer]
+
+
+step_at = inner(step_at)
+
+
+def _padded_biases(zero, own, shape, layer, out):
+    """Overwrites P numbers at an address with a layer's biases, then zeros."""
+    n_out, P = shape.sizes[layer + 1], shape.widths[layer]
+    b, row = vector_at(own.theta + (shape.blocks[layer] + n_out * shape.sizes[layer]) * 4, zero, n_out), vector_at(out, zero, P)
+    for j in range(n_out):
+        row[j] = b[j]
+    for j in range(n_out, P):
+        row[j] = zero
+
+
+_padded_biases = inner(_padded_biases)
+
+
+def lay_out(table, zero, layer, first, last, few, shape, own, factors):
+    """Lays units first..last of a layer's weights out as factors; or as kernels/cpu/amx_thin.py says, if it has few inputs or outputs."""
+    n_in, n_out, W = shape.sizes[layer], shape.sizes[layer + 1], own.theta + shape.blocks[layer] * 4
+    forth = factors.weights + factors.begin[layer] * PIECE
+    back = forth + groups_of(n_out) * steps_of(n_in) * PIECE if layer > 0 else np.int64(0)
+    if few:
+        lay_out_few(zero, W, W + n_out * n_in * 4, first, last, n_out, n_in, shape.widths[layer if layer == 0 else layer - 1], layer == 0, forth)
+    elif last > first:
+        pack_weights(table, W, n_in * 4, first, last, n_out, n_in, forth, back)
+
+
+lay_out = inner(lay_out)
+
+
+def few_at(shape, layer):
+    """Whether a layer is the first, of few inputs, or the last, of few outputs."""
+    last = shape.codes.size - 1
+    return (layer == 0 and shape.sizes[0] <= FEW) or (layer == last > 0 and shape.sizes[last + 1] <= FEW)
+
+
+few_at = inner(few_at)
+
+
+def take(zero, out, step, count, sums, share, keep):
+    """out_i = keep out_i + share sums_i for `count` numbers; those of out lie `step` numbers apart. Addresses: out, sums."""
+    totals, to = vector_at(sums, zero, count), vector_at(out, zero, (count - 1) * step + 1)
+    for i in range(count):
+        to[i * step] = keep * to[i * step] + share * totals[i] if keep != 0 else share * totals[i]
+
+
+take = inner(take)
+
+
+def gradient(table, zero, layer, few, inputs, where, m, delta, deltas, shape, factors, grads, share, keep, biases_keep, ahead):
+    """A layer's Delta, as `through` says, of m rows of inputs and of deltas; deltas: where the rows of the latter begin."""
+    n_in, n_out, step, nothing = shape.sizes[layer], shape.sizes[layer + 1], step_at(shape, layer), np.int64(0)
+    Delta, width, sums = grads + shape.blocks[layer] * 4, shape.widths[layer], factors.rows
+    biases = Delta + n_out * n_in * 4
+    if few and layer == 0:  # the sums of the deltas are the last row
+        sums_of_rows(table, inputs, where, m, n_in, delta, step * 4, width, sums)
+        for k in range(n_in):
+            take(zero, Delta + 4 * k, n_in, n_out, sums + 4 * width * k, share, keep)
+        take(zero, biases, 1, n_out, sums + 4 * width * n_in, share, biases_keep)
+        return
+    if few:
+        below = shape.widths[layer - 1]
+        sums_of_rows(table, delta, deltas, m, n_out, inputs, step_at(shape, layer - 1) * 4, below, sums)
+        for j in range(n_out):
+            take(zero, Delta + 4 * n_in * j, 1, n_in, sums + 4 * below * j, share, keep)
+    else:
+        pack_turned(table, delta, step * 4, m, n_out, factors.turned, nothing, steps_of(m))
+        add_up(table, factors.turned, n_out, inputs, where, m, n_in, factors.right, factors.room, Delta, n_in * 4, share, keep, ahead, factors.errand)
+    sums_of_rows(table, nothing, nothing, m, nothing, delta, step * 4, width, sums)
+    take(zero, biases, 1, n_out, sums, share, biases_keep)
+
+
+gradient = inner(gradient)
+
+
+def through(mine, bottom, table, zero, x, ahead, block, shape, by_class, own, factors, grads, share, keep, biases_keep):
+    """Takes the rows `mine` through the layers from `bottom` on, and back. Returns (cost sum, rows that are right).
+
+    Inputs begin at x + 4 first[i], unless `bottom` is more than 0: the activations of the layer below are there then. Its deltas are made too.
+    grads (an address, where theta's begins) become keep of themselves, or biases_keep, and share of the rows' Delta.
+    ahead: as in kernels/cpu/amx.py, of x.
+    """
+    sizes, widths, starts, codes, slopes = shape.sizes, shape.widths, shape.starts, shape.codes, shape.slopes
+    m, last, a, d, nothing = mine.size, sizes.size - 2, own.a, own.d, np.int64(0)
+    for layer in range(bottom, last + 1):
+        z, step, rectified = a + block * starts[layer] * 4, step_at(shape, layer), layer < last and codes[layer] == RELU
+        inputs, where, soon = (x, own.firsts, ahead) if layer == 0 else (a + block * starts[layer - 1] * 4, own.places + layer * 8 * block, nothing)
+        forth, gate = factors.weights + factors.begin[layer] * PIECE, np.int64(RECTIFY if rectified else 0)
+        if not few_at(shape, layer):
+            _padded_biases(zero, own, shape, layer, factors.rows)
+            forward(table, inputs, where, m, sizes[layer], own.side, forth, widths[layer], factors.rows, z, step * 4, gate, soon, factors.errand)
+        elif layer == 0:
+            few_to_many(table, inputs, where, m, sizes[0], forth, widths[0], z, step * 4, gate, np.int64(1))
+        else:
+            b = own.theta + (shape.blocks[layer] + sizes[layer] * sizes[layer + 1]) * 4
+            many_to_few(table, inputs, step_at(shape, layer - 1) * 4, m, forth, widths[layer - 1], sizes[layer + 1], b, z, step * 4, factors.rows)
+        if layer < last and not rectified:
+            activate_at(table, zero, codes[layer], slopes[layer], z, 1, m * step, own.nothing)
+    step = step_at(shape, last)
+    cost, right = cost_and_delta(table, mine, by_class, shape, own, rows_at(a + block * starts[last] * 4, zero, m, step), rows_at(d + block * starts[last] * 4, zero, m, step))
+    for layer in range(last, bottom - 1, -1):
+        n_out, few, step = sizes[layer + 1], few_at(shape, layer), step_at(shape, layer)
+        delta, deltas = d + block * starts[layer] * 4, own.places + (layer + 1) * 8 * block
+        inputs, where, soon = (x, own.firsts, ahead) if layer == 0 else (a + block * starts[layer - 1] * 4, own.places + layer * 8 * block, nothing)
+        if layer > 0:
+            lower, lower_step, rectified = d + block * starts[layer - 1] * 4, step_at(shape, layer - 1), codes[layer - 1] == RELU
+            forth, gate = factors.weights + factors.begin[layer] * PIECE, inputs if rectified else nothing
+            if few:
+                few_to_many(table, delta, deltas, m, n_out, forth, widths[layer - 1], lower, lower_step * 4, gate, nothing)
+            else:
+                back = forth + groups_of(n_out) * steps_of(sizes[layer]) * PIECE
+                forward(table, delta, deltas, m, n_out, own.side, back, widths[layer - 1], own.nothing, lower, lower_step * 4, gate, nothing, factors.errand)
+            if not rectified:
+                derivative_at(table, zero, codes[layer - 1], slopes[layer - 1], lower, inputs, m * lower_step)
+        gradient(table, zero, layer, few, inputs, where, m, delta, deltas, shape, factors, grads, share, keep, biases_keep, soon)
+    return cost, right
+
+
+through = part(through)
