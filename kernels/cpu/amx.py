@@ -112,8 +112,8 @@ if JIT:
     configure, release = _configure, _release
 
     def _next(left, other):
-        """Of `left` groups of 16, how many to take beside `other` more in a block; three where one would be left over."""
-        return min(left, 3 if left == 3 or other == 1 else 2) if other < 3 else min(left, 2)
+        """Of `left` groups of 16, how many to take in a block beside `other` of the other factor: enough sums for none to wait for its last addition, and registers for two of each factor."""
+        return min(left, 3 if other == 1 else 2)
 
     _next = inner(_next)
 

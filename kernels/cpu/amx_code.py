@@ -54,7 +54,7 @@ def release(typingctx):
     return types.void(), _instruction("tilerelease")
 
 
-MOST = 6  # sums of a block, which leave two registers for the factors. A sum waits for its last addition as long as three others take
+MOST = 4  # sums of a block, which leave four registers for the factors: with six, two are left, and a tile is loaded for every product. A sum waits for its last addition as long as three others take
 SHAPES = [(rows, columns) for rows, columns in itertools.product(range(1, 4), repeat=2) if rows * columns <= MOST]  # groups of 16 rows, and of columns, of a block
 
 
