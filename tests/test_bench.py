@@ -124,7 +124,13 @@ def test_select():
     assert [case.key for case in cases.select(table, ["784-30-10@3@adam"])] == ["train/784-30-10@3@adam"]
     assert len(cases.select(table, ["784-30-10"])) == 7
     assert len(cases.select(cases.training_cases("quick"), ["784-100-100-10"])) == 2
-    for text, message in (("784-31-10", "unknown net; did you mean|unknown net"), ("784-30-10@x", "integer >= 1"), ("784-30-10@8@adm", "adam")):
+    for name, hidden, classes in (("784-31-10", "relu", True), ("2-128-128-1", "relu", False), ("28-300-300-300-300-1", "tanh", False)):  # anybody's net, and one of the table
+        (case,) = cases.select(table, [f"{name}@64"])
+        assert (case.key, case.net.hidden, case.net.classes) == (f"train/{name}@64@sgd", hidden, classes)
+    for text, message in (
+        ("784", "sizes of its layers"), ("784-0-10", "sizes of its layers"), ("784-a-10", "sizes of its layers"), ("784-30-10-", "sizes of its layers"), ("784-30-10@x", "integer >= 1"),
+        ("784-30-10@8@adm", "adam"),
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             cases.select(table, [text])
 

@@ -386,7 +386,7 @@ def test_bad_options(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "fastnn-bench.json").write_text("{}")
     for words, expected in (
-        (["--quick", "--all"], "exclude each other"), (["--peer", "tensorflow"], "--peer 'tensorflow' is not known"), (["--case", "x"], "unknown net"), (["--rounds", "0"], "--rounds"),
+        (["--quick", "--all"], "exclude each other"), (["--peer", "tensorflow"], "--peer 'tensorflow' is not known"), (["--case", "x"], "sizes of its layers"), (["--rounds", "0"], "--rounds"),
         (["--rounds", "x"], "--rounds must be an integer"), (["--data", "nowhere"], "nowhere: no such folder"), (["--seeds", "-1"], "--seeds"), (["--json", "no/such/folder/r.json"], "does not exist"), (["--resume", "fastnn-bench.json"], "not results of `fastnn bench` of this version"),
         ([], "earlier run"), (["--resume", "none.json"], "none.json: not results of `fastnn bench`: No such file"),
     ):  # fmt: skip

@@ -33,10 +33,11 @@ BLAS_SLICES_UP_TO = 0.75  # parameters per number of the batch's rows
 # in the cache and beyond. A run takes an epoch, or what fits in a slice of `fit`.
 TEAM_SECONDS, VECTOR_SECONDS, NUMBER_SECONDS, FAR_NUMBER_SECONDS = 150e-6, 25e-6, 1.2e-9, 2.2e-9
 SLICE_SECONDS = 0.2  # as in fastnn.training, which is not imported for a number
-# Of products on the matrix unit (kernels/cpu/amx.py), fitted likewise, to steps alone: operations a second of one core, where the first layer's products are two and not
-# three; per number laid out, of rows, activations and deltas; per parameter, laid out by the thread that moves it, and upper weights once more; and per step, where threads meet.
+# Of products on the matrix unit (kernels/cpu/amx.py), fitted likewise, to steps alone: operations a second of one core, in whole tiles; per number laid out, of rows of
+# data, and of activations and deltas; per parameter, laid out by the thread that moves it, and upper weights once more; and per step, where threads meet.
 # Tiles have so many rows, or half as many where rows are long and all factors stay near, or the parameters do not.
-AMX_FLOPS, AMX_NUMBER_SECONDS, AMX_PARAMETER_SECONDS, AMX_UPPER_SECONDS, AMX_STEP_SECONDS = 3.1e11, 0.37e-9, 1.5e-9, 1.3e-9, 84e-6
+AMX_FLOPS, AMX_DATA_SECONDS, AMX_NUMBER_SECONDS, AMX_PARAMETER_SECONDS, AMX_UPPER_SECONDS, AMX_STEP_SECONDS = 2.84e11, 0.38e-9, 0.27e-9, 2.2e-9, 1.2e-9, 5.4e-6
+AMX_FEW = 4  # inputs of the first layer, or outputs of the last, which vectors multiply (kernels/cpu/amx_thin.py)
 AMX_ROWS, AMX_MULTIPLE, AMX_NARROW_PARAMETERS, PAIR_OF_VECTORS = 256, 32, 130_000, 32
 # Panels are fastest while the parameters stay in a core's cache, and are weighed against BLAS further away too: up to the second limit beside MKL,
 # up to the third beside SciPy's BLAS, or for one row; and up to the last where each thread has its share of the weights.
@@ -48,6 +49,10 @@ PANELS_NARROW_ROWS, LONG_ROW_BYTES, VECTOR_BYTES = 32, 2048, 64  # a vector of t
 # Bytes of rows, activations and deltas that BLAS is given at a time. A narrow net's products are small, so
 # its tile stays in the second-level cache; a wide one's want many rows.
 NARROW_PARAMETERS, NARROW_BYTES, WIDE_BYTES = 60_000, 1 << 18, 3 << 20
+
+
+def _to(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
 
 
 @dataclass(frozen=True)
@@ -259,18 +264,20 @@ class Problem:
 
     def amx_seconds(self, team: int) -> float:
         """Of one step on the matrix unit, by the model."""
-        weights = [n_out * n_in for n_in, n_out in itertools.pairwise(self.sizes)]
-        products = 2 * self.batch * (3 * sum(weights) - weights[0]) / AMX_FLOPS
-        numbers = self.batch * (2 * self.sizes[0] + 4 * sum(self.sizes[1:])) * AMX_NUMBER_SECONDS
-        # A state's numbers are moved, not laid out: half as much work each, by two cells of Adam.
-        moved = AMX_PARAMETER_SECONDS * (1 + self.vectors) / 2 * self.parameters + AMX_UPPER_SECONDS * sum(weights[1:])
-        return (products + numbers + moved) / team + (AMX_STEP_SECONDS if team > 1 else 0.0)
+        pairs, last = list(itertools.pairwise(self.sizes)), len(self.sizes) - 2
+        tiled = [(layer, *pair) for layer, pair in enumerate(pairs) if not ((layer == 0 and pair[0] <= AMX_FEW) or (0 < layer == last and pair[1] <= AMX_FEW))]
+        products = sum(_to(n_out, 16) * (_to(n_in, 32) + _to(n_in, 16)) for _, n_in, n_out in tiled)  # forward and the gradient
+        products += sum(_to(n_in, 16) * _to(n_out, 32) for layer, n_in, n_out in tiled if layer)
+        of_row = 2 * products / AMX_FLOPS + 4 * sum(self.sizes[1:]) * AMX_NUMBER_SECONDS + (2 * self.sizes[0] * AMX_DATA_SECONDS if self.sizes[0] > AMX_FEW else 0.0)
+        # A state's numbers are moved, not laid out: a tenth of the work each, by five cells of Adam.
+        moved = AMX_PARAMETER_SECONDS * (9 + self.vectors) / 10 * self.parameters + AMX_UPPER_SECONDS * sum(n_in * n_out for layer, n_in, n_out in tiled if layer)
+        return (self.batch * of_row + moved) / team + (AMX_STEP_SECONDS if team > 1 else 0.0)
 
     @property
     def done_to_counted(self) -> float:
         """What the other rates, which count products of the first layer thrice and no padding, are to be multiplied by beside the matrix unit's; padding to two vectors fits best."""
         weights = [n_out * n_in for n_in, n_out in itertools.pairwise(self.sizes)]
-        padded = [-(-n_out // PAIR_OF_VECTORS) * PAIR_OF_VECTORS * n_in for n_in, n_out in itertools.pairwise(self.sizes)]
+        padded = [_to(n_out, PAIR_OF_VECTORS) * n_in for n_in, n_out in itertools.pairwise(self.sizes)]
         return (3 * sum(padded) - padded[0]) / (3 * sum(weights))
 
     def amx_seconds_with_run(self, team: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -64,8 +65,11 @@ ONE_ROW_RATE = 0.01  # of sgd with one row per step, whose gradient is the noisi
 
 
 def net_named(name: str) -> Net:
-    """The net of this name; of sizes that no table has, ReLU with softmax."""
-    return NETS[name] if name in NETS else Net(tuple(int(size) for size in name.split("-")))
+    """The net of this name; of sizes that no table has, ReLU with softmax, or with one output a number with squared error."""
+    if name in NETS:
+        return NETS[name]
+    sizes = tuple(int(size) for size in name.split("-"))
+    return Net(sizes, classes=sizes[-1] > 1)
 
 
 @dataclass(frozen=True)
@@ -169,19 +173,19 @@ def predict_cases(mode: str) -> list[PredictCase]:
 
 
 def select(cases: Sequence[Case], wanted: Iterable[str]) -> list[Case]:
-    """The cases named by "NET", "NET@BATCH" or "NET@BATCH@OPTIMIZER"; a named batch or optimizer need not be in the list.
+    """The cases named by "NET", "NET@BATCH" or "NET@BATCH@OPTIMIZER"; a named net, batch or optimizer need not be in the list.
 
     Raises
     ------
     ValueError
-        A net, batch or optimizer that does not exist.
+        A name that is no layers' sizes, a batch below 1, or an optimizer that does not exist.
     """
     chosen: dict[str, Case] = {}
     for text in wanted:
         name, _, rest = text.partition("@")
         batch, _, optimizer = rest.partition("@")
-        if name not in NETS:
-            raise ValueError(f"--case {text!r}: unknown net{nearest(name, NETS) or '.'} Known: {', '.join(NETS)}")
+        if not re.fullmatch(r"[1-9][0-9]*(-[1-9][0-9]*)+", name, re.ASCII):
+            raise ValueError(f"--case {text!r}: a net is the sizes of its layers, inputs first, as 784-300-100-10; got {name!r}")
         if batch and (not batch.isdecimal() or int(batch) < 1):
             raise ValueError(f"--case {text!r}: the batch must be an integer >= 1, got {batch!r}")
         if optimizer and optimizer not in LEARNING_RATES:
@@ -189,6 +193,6 @@ def select(cases: Sequence[Case], wanted: Iterable[str]) -> list[Case]:
         found = [case for case in cases if case.net.name == name and not batch and case.optimizer == (optimizer or case.optimizer)]
         if not found:
             sizes = [int(batch)] if batch else [32, 512]
-            found = [Case(NETS[name], size, optimizer or "sgd") for size in sizes]
+            found = [Case(net_named(name), size, optimizer or "sgd") for size in sizes]
         chosen |= {case.key: case for case in found}
     return list(chosen.values())

@@ -130,7 +130,7 @@ def bench(
     json: Annotated[Path | None, typer.Option(metavar="PATH", help="Write the results there after each cell; - for stdout at the end.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="PATH", help="Write one self-contained page.")] = None,
     peer: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Compare with this library only: numpy, sklearn, torch, compile, jax, onnx. Repeatable.")] = None,
-    case: Annotated[list[str] | None, typer.Option(metavar="NET[@BATCH[@RULE]]", help="Measure this only, as 784-30-10@128@adam. Repeatable.")] = None,
+    case: Annotated[list[str] | None, typer.Option(metavar="NET[@BATCH[@RULE]]", help="Measure this only, as 784-30-10@128@adam; any sizes of layers. Repeatable.")] = None,
     rounds: Annotated[str | None, typer.Option(metavar="INTEGER", help="Interleaved rounds per cell, at most.")] = None,
     gpu: Annotated[Path | None, typer.Option(metavar="PATH", help="The JSON of bench/gpu.py, which becomes a section of the page.")] = None,
     resume: Annotated[Path | None, typer.Option(metavar="PATH", help="Go on with the results of an earlier run.")] = None,
