@@ -132,8 +132,10 @@ class Target:
 
 
 def target(case: Case) -> Target | None:
-    """The row of the table that a cell of training belongs to, if any."""
+    """The row of the table that a cell of training belongs to, if any; nothing is asked of nets that it does not name."""
     width, batch = case.net.width, case.batch
+    if case.net.name not in NETS:
+        return None
     if case.net.sizes == (1, 64, 64, 1):
         return Target("1-64-64-1, any batch", 2.0)
     if case.net.hidden == "tanh":
