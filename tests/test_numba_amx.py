@@ -232,7 +232,7 @@ def test_the_plan_takes_the_unit_where_it_pays_or_is_asked_for_and_can():
     assert "284 GFLOP/s in whole tiles" in text
     for other in (Problem((784, 10), 1, 4, amx=True), Problem((784, 10), 8, 8, amx=True), Problem((784, 10), 8, 4, fits_panels=False, amx=True), Problem((784, 10), 8, 4)):
         assert not choose_plan(other, 2, Wishes(amx=True)).amx
-    assert "not on the matrix unit" in explain_plan(Problem((784, 10), 8, 8, amx=True), 2, Wishes(amx=True))
+    assert "not on the matrix unit, which was asked for, because the matrix unit multiplies float32 alone" in explain_plan(Problem((784, 10), 8, 8, amx=True), 2, Wishes(amx=True))
     far = Problem((784, 2048, 2048, 10), 2048, 4, amx=True)
     assert far.amx_seconds(1) > far.amx_seconds(2) > problem.amx_seconds(2)
 
@@ -251,3 +251,17 @@ def test_a_unit_that_is_not_there_is_an_error(monkeypatch):
     net = fastnn.Network([784, 300, 100, 10], backend=engine)
     assert "matrix unit (AMX): not used" in net.plan(512, explain=True)
     assert "on the matrix unit" not in net.plan(512)
+
+
+@needs_unit
+@pytest.mark.parametrize(
+    ("dtype", "optimizer", "batch_size", "reason"),
+    [("float64", "sgd", 8, "float32 alone"), ("float32", "lamb", 8, "rules with a rate for each layer"), ("float32", "sgd", 1, "steps of one row")],
+)
+def test_what_the_unit_cannot_do_is_said(dtype, optimizer, batch_size, reason):
+    net = fastnn.Network([4, 3, 2], backend=fastnn.get_backend("numba", threads=1, amx=True), dtype=dtype)
+    X, y = np.ones((16, 4), dtype), np.arange(16) % 2
+    with pytest.warns(RuntimeWarning, match=f"amx=True is not followed, products are computed (in panels|by BLAS): .*{reason}"):
+        net.fit(X, y, optimizer=optimizer, learning_rate=0.01, batch_size=batch_size, epochs=1)
+    assert reason in net.plan(batch_size, optimizer=optimizer, explain=True)
+    assert np.isfinite(net.theta).all()

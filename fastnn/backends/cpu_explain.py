@@ -72,7 +72,7 @@ def explain_plan(problem: Problem, threads: int, wishes: Wishes | None = None) -
     if wishes.amx and chosen.amx:
         lines.append("products: on the matrix unit, as asked for")
     elif wishes.amx:
-        lines.append("products: not on the matrix unit, which wants float32, several rows, at least one at a time for each thread, and no rule with a rate for each layer")
+        lines.append(f"products: not on the matrix unit, which was asked for, because {problem.no_amx or 'there are fewer rows at a time than threads'}")
     elif wishes.panels is not None and chosen.panels == wishes.panels:
         lines.append(f"products: {'in panels' if wishes.panels else 'by BLAS'}, as asked for")
     elif wishes.panels and problem.fits_panels:

@@ -162,7 +162,16 @@ class Problem:
     @property
     def fits_amx(self) -> bool:
         """Whether the matrix unit can do this at all."""
-        return self.amx and self.fits_panels and self.itemsize == 4 and self.batch > 1
+        return self.amx and self.no_amx is None
+
+    @property
+    def no_amx(self) -> str | None:
+        """Why the matrix unit does not do this where there is one, or None."""
+        if self.itemsize != 4:
+            return "the matrix unit multiplies float32 alone"
+        if not self.fits_panels:
+            return "on the matrix unit there is no program for rules with a rate for each layer"
+        return "on the matrix unit there is no program for steps of one row" if self.batch == 1 else None
 
     @property
     def parameters(self) -> int:

@@ -7,6 +7,7 @@ Operations are single compiled calls. The program runs many steps inside one com
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -160,6 +161,9 @@ class NumbaBackend(HostBackend):
 
     def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None, training_rows: int | None = None) -> Program:
         plan = self.choose(net, optimizer, positive_integer("batch_size", batch_size), training_rows)
+        if self._wishes.amx and not plan.amx:
+            reason = self._problem(net, batch_size, optimizer, training_rows).no_amx or "there are fewer rows at a time than threads"
+            warnings.warn(f"amx=True is not followed, products are computed {plan.products}: {reason}", RuntimeWarning, stacklevel=5)
         if plan.amx:
             return AmxProgram(net, optimizer, batch_size, micro_batch, training_rows, plan)
         if plan.panels:
