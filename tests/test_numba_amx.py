@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import fastnn
+from fastnn.backends import numba_backend
 from fastnn.backends.cpu_explain import explain_plan
 from fastnn.backends.cpu_plan import AMX_FEW, Plan, Problem, Wishes, choose_plan
 from fastnn.backends.host import aligned
@@ -265,3 +266,46 @@ def test_what_the_unit_cannot_do_is_said(dtype, optimizer, batch_size, reason):
         net.fit(X, y, optimizer=optimizer, learning_rate=0.01, batch_size=batch_size, epochs=1)
     assert reason in net.plan(batch_size, optimizer=optimizer, explain=True)
     assert np.isfinite(net.theta).all()
+
+
+@needs_unit
+@pytest.mark.parametrize("rows", [1024, 1300])
+@pytest.mark.parametrize(("sizes", "hidden"), [((40, 70, 33, 3), "relu"), ((2, 64, 64, 1), "tanh"), ((33, 64, 5), "sigmoid"), ((784, 100, 10), "relu")])
+def test_predictions_of_many_rows(monkeypatch, sizes, hidden, rows):
+    """Against float64, in parts; those that are no numbers are found wherever they are."""
+    asked = []
+    monkeypatch.setattr(numba_backend, "AmxPredictor", lambda net, real=numba_backend.AmxPredictor: asked.append(net) or real(net))
+    monkeypatch.setattr(numba_backend, "TEAM_FLOPS", 0)
+    monkeypatch.setattr(numba_backend, "ONE_THREAD_FLOPS", 0)
+    options = {} if sizes[-1] > 1 else {"output": "identity", "cost": "squared_error"}
+    net = fastnn.Network(sizes, hidden=hidden, seed=1, dtype="float32", backend=fastnn.get_backend("numba", amx=True), **options)
+    net.biases[0][...] = np.linspace(-1, 1, sizes[1])
+    exact = fastnn.Network(sizes, hidden=hidden, dtype="float64", backend="numpy", **options)
+    exact.theta[...] = net.theta
+    X = np.random.default_rng(0).standard_normal((rows, sizes[0])).astype(np.float32)
+    outputs = net.forward(X)[-1], net.predict(X) if sizes[-1] == 1 else net.predict_proba(X)
+    for h in outputs:
+        np.testing.assert_allclose(h, exact.forward(X.astype(float))[-1].reshape(h.shape), rtol=2e-5, atol=2e-6)
+    assert asked == [net]  # made once
+    net.theta[...] *= np.float32(0.5)  # and reads the parameters as they are
+    exact.theta[...] = net.theta
+    h = net.predict(X) if sizes[-1] == 1 else net.predict_proba(X)
+    np.testing.assert_allclose(h, exact.forward(X.astype(float))[-1].reshape(h.shape), rtol=2e-5, atol=2e-6)
+    for value in (np.nan, np.inf):
+        for row in (0, 130, rows - 1):
+            spoilt = X.copy()
+            spoilt[row, -1] = value
+            with pytest.raises(ValueError, match=f"at row {row}, column {sizes[0] - 1}"):
+                net.predict(spoilt)
+
+
+@needs_unit
+@pytest.mark.parametrize(
+    ("options", "dtype", "rows", "width", "used"),
+    [({}, "float32", 1024, 64, JIT), ({"amx": False}, "float32", 1024, 64, False), ({"panels": True}, "float32", 1024, 64, False), ({"panels": False}, "float32", 1024, 64, False), ({"amx": True}, "float64", 1024, 64, False), ({"amx": True}, "float32", 1023, 64, False), ({"amx": True}, "float32", 1024, 63, False)],
+)  # fmt: skip
+def test_which_predictions_use_the_unit(monkeypatch, options, dtype, rows, width, used):
+    asked = []
+    monkeypatch.setattr(numba_backend, "AmxPredictor", lambda net, real=numba_backend.AmxPredictor: asked.append(net) or real(net))
+    fastnn.Network([4, width, 2], backend=fastnn.get_backend("numba", **options), dtype=dtype).predict(np.ones((rows, 4), dtype))
+    assert bool(asked) is used

@@ -112,7 +112,7 @@ class Wishes:
         layer (LARS, LAMB) are computed by BLAS in any case.
     amx : bool
         Whether products of float32 are computed on the CPU's matrix unit, where it has Intel's, in slices; of float64, for LARS and LAMB, and for
-        steps of one row there is no such form.
+        steps of one row there is no such form. False keeps predictions of many rows from it too.
     """
 
     threads: int | None = None

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..kernels.cpu import JIT, amx
-from ..kernels.cpu.amx_program import ROOM_AHEAD, AmxMemory, amx_program
+from ..kernels.cpu.amx_parts import ROOM_AHEAD
+from ..kernels.cpu.amx_prediction import ROWS, amx_packing, amx_prediction
+from ..kernels.cpu.amx_program import AmxMemory, amx_program
 from ..kernels.cpu.amx_thin import FEW
-from ..kernels.cpu.on_demand import amx_table
+from ..kernels.cpu.on_demand import ACTIVATE, amx_table
 from ..kernels.cpu.panels import spaced
 from ..kernels.cpu.team import new_barrier
-from ..kernels.cpu.workspace import Shape
+from ..kernels.cpu.workspace import Shape, read_only
 from .base import Array
 from .cpu_crew import run_team
 from .cpu_plan import Plan
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from ..network import Network
     from ..optimizers import Optimizer
 
-__all__ = ["AmxProgram"]
+__all__ = ["AmxPredictor", "AmxProgram"]
 
 
 def _to(number: int, multiple: int) -> int:
@@ -44,18 +46,14 @@ class AmxProgram(TeamProgram):
         super().__init__(net, optimizer, batch_size, micro_batch, training_rows, plan)
         team, C, sizes = self.plan.threads, self._capacity(), net.sizes
         K, rows, deepest = sizes[-1], C + amx.SIDE, max(_pieces(n) for n in sizes)
-        widths = [_to(n, amx.SIDE) for n in sizes[1:]]
-        steps = [spaced(P, 4) for P in widths]
+        steps = _steps(net)
         starts = _cumulative(steps)
         pieces = [
             max(_groups(n_out) * _pieces(n_in) + (_groups(n_in) * _pieces(n_out) if layer else 0), _few_pieces(n_in, n_out))
             for layer, (n_in, n_out) in enumerate(itertools.pairwise(sizes))
         ]
-        begin, numbers, piece = _cumulative(pieces), np.arange(rows), amx.PIECE // 4  # float32 in a piece's place
-        self._shape = Shape(
-            sizes=np.array(sizes, np.int64), widths=np.array(widths, np.int64), blocks=np.asarray(net.layout.offsets, np.int64), starts=starts, turns=np.zeros(len(sizes), np.int64),
-            codes=np.array([g.code for g in net.activations], np.int64), slopes=np.array([g.parameter for g in net.activations], np.float32), pair=net.pair.code,
-        )  # fmt: skip
+        begin, piece = _cumulative(pieces), amx.PIECE // 4  # float32 in a piece's place
+        self._shape = _shape(net)
         others = aligned((0,), np.float32)  # theta and the optimizer's state, which are not the program's: their place is taken in each run
         self._memory = AmxMemory(
             packed=others, state1=others, state2=others, grads=_rows(team, net.layout.size), weights=_rows(1, int(begin[-1]) * piece)[0], layers=begin,
@@ -63,7 +61,7 @@ class AmxProgram(TeamProgram):
             side=_rows(team, amx.left_pieces(C, deepest) * piece), right=_rows(team, amx.right_pieces(C) * piece), rooms=_rows(team, amx.ROOM // 4),
             turned=_rows(team, max(_groups(n) for n in sizes[1:]) * _pieces(C) * piece), rows=_rows(team, (FEW + 1) * max(steps)),
             h=_rows(team, C * K), e=_rows(team, C * K), wanted=_rows(team, C * K), labels=aligned((team, C), np.int64, np.zeros), errands=aligned((team, _to(amx.ERRAND, 16)), np.int64, np.zeros),
-            places=np.stack([0 * numbers, *(numbers * step for step in steps)]).astype(np.int64), firsts=np.zeros((team, C + ROOM_AHEAD), np.int64),
+            places=_places(steps, rows), firsts=np.zeros((team, C + ROOM_AHEAD), np.int64),
             ones=np.ones(1, np.float32), zeros=aligned((rows * max(steps),), np.float32, np.zeros), registers=amx.REGISTERS, costs=self._costs, hits=self._hits,
         )  # fmt: skip
         self._worker: Any = amx_program(np.float32)
@@ -80,8 +78,7 @@ class AmxProgram(TeamProgram):
         native = JIT and X.dtype == np.float32 and (X.strides[1] == X.itemsize or X.shape[1] == 1) and X.strides[0] % X.itemsize == 0
         data, run = self._arguments(X, y, order, start, stop, bool(native))
         rule, meeting = self._rule(X, rates), new_barrier(team)
-        few = min(self.net.sizes[0], self.net.sizes[-1]) <= FEW
-        table = amx_table(needed_parts(self.net, data.by_class, self.batch_size), few)
+        table = amx_table(needed_parts(self.net, data.by_class, self.batch_size), _any_few(self.net))
         state1, state2 = two_states(self.optimizer.state, np.float32)
         memory = self._memory._replace(packed=self.net.theta, state1=state1, state2=state2)
 
@@ -90,6 +87,64 @@ class AmxProgram(TeamProgram):
 
         run_team(work, team)
         return self._finish(y, order, start, stop)
+
+
+class AmxPredictor:
+    """Outputs of a network for many rows; what does not change between calls is made once."""
+
+    def __init__(self, net: Network) -> None:
+        steps, sizes = _steps(net), net.sizes
+        pieces = [max(_groups(n_out) * _pieces(n_in), _few_pieces(n_in, n_out)) for n_in, n_out in itertools.pairwise(sizes)]
+        self._shape, self._places = _shape(net), _places(steps, ROWS + amx.SIDE)
+        self._begin = _cumulative([count * (amx.PIECE // 4) + _to(n_out, amx.SIDE) for count, n_out in zip(pieces, sizes[1:], strict=True)])
+        self._numbers = (ROWS + amx.SIDE) * sum(steps)
+        self._side = amx.left_pieces(ROWS, max(_pieces(n) for n in sizes)) * amx.PIECE // 4
+        self._zeros = aligned(((ROWS + amx.SIDE) * max(steps),), np.float32, np.zeros)
+        self._table, self._registers = amx_table({ACTIVATE}, _any_few(net)), amx.REGISTERS
+        self._pack: Any = amx_packing(np.float32)
+        self._predict: Any = amx_prediction(np.float32)
+
+    def packed(self, net: Network) -> Array:
+        """The parameters as they are now."""
+        memory = aligned((int(self._begin[-1]),), np.float32, np.zeros)
+        self._pack(self._table, read_only(net.theta), self._shape, self._begin, memory)
+        return memory
+
+    def cuts(self, rows: int, team: int) -> list[int]:
+        """Where the parts begin that a team takes one after another, and the end: two for each thread, as of panels."""
+        part = ROWS * -(-rows // (ROWS * 2 * team)) if team > 1 else rows
+        return [*range(0, rows, part), rows]
+
+    def predict(self, packed: Array, x: Array, h: Array) -> bool:
+        """Overwrites h (m, s_L) with a^(L) of x (m, s_1), both C-contiguous; False if x holds NaN or infinity. Several threads may call it."""
+        a, side = aligned((self._numbers,), np.float32, np.zeros), aligned((self._side,), np.float32)
+        first, errand = np.empty(ROWS + ROOM_AHEAD, np.int64), np.zeros(16, np.int64)
+        return bool(self._predict(x, self._table, self._registers, self._shape, self._begin, packed, a, side, self._zeros, self._places, first, errand, h))
+
+
+def _shape(net: Network) -> Shape:
+    sizes, steps = net.sizes, _steps(net)
+    return Shape(
+        sizes=np.array(sizes, np.int64), widths=np.array([_to(n, amx.SIDE) for n in sizes[1:]], np.int64), blocks=np.asarray(net.layout.offsets, np.int64), starts=_cumulative(steps),
+        turns=np.zeros(len(sizes), np.int64), codes=np.array([g.code for g in net.activations], np.int64), slopes=np.array([g.parameter for g in net.activations], np.float32),
+        pair=net.pair.code,
+    )  # fmt: skip
+
+
+def _steps(net: Network) -> list[int]:
+    """Numbers from one row of what each layer makes to the next."""
+    return [spaced(_to(n, amx.SIDE), 4) for n in net.sizes[1:]]
+
+
+def _places(steps: list[int], rows: int) -> Array:
+    """(L + 1, rows): where rows of each layer's width begin; the first all 0."""
+    numbers = np.arange(rows)
+    return np.stack([0 * numbers, *(numbers * step for step in steps)]).astype(np.int64)
+
+
+def _any_few(net: Network) -> bool:
+    """Whether vectors multiply a layer."""
+    return bool(min(net.sizes[0], net.sizes[-1]) <= FEW)
 
 
 def _groups(n: int) -> int:

@@ -44,7 +44,7 @@ from .cpu_plan import Plan, Problem, Wishes, choose_plan
 from .cpu_program import TeamProgram, targets_of, two_states
 from .cpu_row import SharedRow
 from .cpu_threads import blas_on_one_thread, sharing, usable_threads
-from .numba_amx import AmxProgram
+from .numba_amx import AmxPredictor, AmxProgram
 from .numba_panels import PanelPredictor, PanelProgram
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ ONE_THREAD_FLOPS, TEAM_FLOPS = 1_000_000, 20_000_000
 MOST = 2**31 - 1  # rows or columns of a matrix that BLAS of 32-bit integers can take
 # A prediction pays for packing the parameters from so many rows on, and a row for each so many parameters.
 PACKING_ROWS, PACKED_PER_ROW = 512, 128
+UNIT_ROWS, UNIT_WIDTH = 1024, 64  # from which the matrix unit predicts faster, and of the widest hidden layer
 SHARED_ROW_BYTES = 3 << 19  # of parameters, above which one row is shared with helpers
 PREDICTION_ROWS = 512  # a tile: its activations stay in the cache
 
@@ -184,8 +185,7 @@ class NumbaBackend(HostBackend):
 
     def _many_rows(self, known: _Predictor, net: Network, x: Array, h: Array) -> bool:
         flops = 2 * net.layout.size * x.shape[0]
-        if x.shape[0] >= max(PACKING_ROWS, net.layout.size // PACKED_PER_ROW) and known.fits_panels and self._wishes.panels is not False:
-            predictor = known.panels = known.panels or PanelPredictor(net)
+        if (predictor := self._packing(known, net, x.shape[0])) is not None:
             packed = predictor.packed(net)
             cuts = predictor.cuts(x.shape[0], team := self._team_for(x.shape[0], flops))
             return all(run_parts(lambda i: predictor.predict(packed, x[cuts[i] : cuts[i + 1]], h[cuts[i] : cuts[i + 1]]), len(cuts) - 1, team))
@@ -196,6 +196,16 @@ class NumbaBackend(HostBackend):
 
         return all(self._in_parts(work, x.shape[0], flops))
 
+    def _packing(self, known: _Predictor, net: Network, rows: int) -> AmxPredictor | PanelPredictor | None:
+        """What predicts so many rows on parameters that are packed or laid out first, if that pays."""
+        if rows >= UNIT_ROWS and known.fits_unit and self.no_matrix_unit is None and self._wishes.panels is None:
+            known.unit = known.unit or AmxPredictor(net)
+            return known.unit
+        if rows >= max(PACKING_ROWS, net.layout.size // PACKED_PER_ROW) and known.fits_panels and self._wishes.panels is not False:
+            known.panels = known.panels or PanelPredictor(net)
+            return known.panels
+        return None
+
     def _in_parts(self, work: Callable[[int, int], Any], total: int, flops: int) -> list[Any]:
         """[work(first, last), ...] for the parts of 0..total, one for each thread that so much arithmetic pays for; their products use one each."""
         team = self._team_for(total, flops)
@@ -205,7 +215,7 @@ class NumbaBackend(HostBackend):
             with self.blas.one_thread_here():
                 return work(cuts[me], cuts[me + 1])
 
-        if flops < ONE_THREAD_FLOPS:
+        if team == 1 and flops < ONE_THREAD_FLOPS:
             return [part(0)]
         with blas_on_one_thread():
             return run_team(part, team)
@@ -265,7 +275,9 @@ class _Predictor:
         shared = net.theta.nbytes > SHARED_ROW_BYTES and most != 1 and JIT
         self._making = functools.partial(SharedRow, net.theta, threads, most) if shared else functools.partial(one_row, net.dtype)
         self.one_row: Any = None
+        self.fits_unit = net.dtype == np.float32 and max(net.sizes[1:-1], default=0) >= UNIT_WIDTH
         self.panels: PanelPredictor | None = None
+        self.unit: AmxPredictor | None = None
 
     def make_one_row(self) -> Any:
         """`one_row`, (x, layers, h) -> whether x is finite; compiled when first wanted."""

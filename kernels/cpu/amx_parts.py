@@ -13,9 +13,11 @@ from .on_demand import activate_at, derivative_at
 from .panel_output import cost_and_delta
 from .panels import RECTIFY, rows_at, vector_at
 
-__all__ = ["RELU", "Factors", "few_at", "gradient", "lay_out", "share_of", "step_at", "take", "through"]
+__all__ = ["AHEAD", "RELU", "ROOM_AHEAD", "Factors", "few_at", "gradient", "lay_out", "padded_biases", "share_of", "step_at", "take", "through"]
 
 RELU = 3  # its code
+# Rows of data that are asked for before they are laid out, which happens that long before they are used; and most of them beyond a tile.
+AHEAD, ROOM_AHEAD = 32, 48
 
 
 class Factors(NamedTuple):
@@ -47,17 +49,17 @@ def step_at(shape, layer):
 step_at = inner(step_at)
 
 
-def _padded_biases(zero, own, shape, layer, out):
-    """Overwrites P numbers at an address with a layer's biases, then zeros."""
+def padded_biases(zero, theta, shape, layer, out):
+    """Overwrites P numbers with a layer's biases, then zeros. Addresses: theta, out."""
     n_out, P = shape.sizes[layer + 1], shape.widths[layer]
-    b, row = vector_at(own.theta + (shape.blocks[layer] + n_out * shape.sizes[layer]) * 4, zero, n_out), vector_at(out, zero, P)
+    b, row = vector_at(theta + (shape.blocks[layer] + n_out * shape.sizes[layer]) * 4, zero, n_out), vector_at(out, zero, P)
     for j in range(n_out):
         row[j] = b[j]
     for j in range(n_out, P):
         row[j] = zero
 
 
-_padded_biases = inner(_padded_biases)
+padded_biases = inner(padded_biases)
 
 
 def lay_out(table, zero, layer, first, last, few, shape, own, factors):
@@ -133,7 +135,7 @@ def through(mine, bottom, table, zero, x, ahead, block, shape, by_class, own, fa
         inputs, where, soon = (x, own.firsts, ahead) if layer == 0 else (a + block * starts[layer - 1] * 4, own.places + layer * 8 * block, nothing)
         forth, gate = factors.weights + factors.begin[layer] * PIECE, np.int64(RECTIFY if rectified else 0)
         if not few_at(shape, layer):
-            _padded_biases(zero, own, shape, layer, factors.rows)
+            padded_biases(zero, own.theta, shape, layer, factors.rows)
             forward(table, inputs, where, m, sizes[layer], own.side, forth, widths[layer], factors.rows, z, step * 4, gate, soon, factors.errand)
         elif layer == 0:
             few_to_many(table, inputs, where, m, sizes[0], forth, widths[0], z, step * 4, gate, np.int64(1))

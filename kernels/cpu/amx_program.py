@@ -18,7 +18,7 @@ from numba.core import types
 
 from . import per_dtype
 from .amx import INPUTS, SIDE, configure, release
-from .amx_parts import Factors, few_at, lay_out, share_of, through
+from .amx_parts import AHEAD, ROOM_AHEAD, Factors, few_at, lay_out, share_of, through
 from .gather import gather_rows
 from .operations import sum_of_squares
 from .panel_parts import move_numbers
@@ -26,10 +26,7 @@ from .panels import address, rows_at, vector_at
 from .team import barrier
 from .workspace import Data, Rule, Run, Shape, hyper_of, kinds, own, uncounted
 
-__all__ = ["ROOM_AHEAD", "AmxMemory", "amx_program"]
-
-# Rows of data that are asked for before they are laid out, which happens that long before they are used; and most of them beyond a tile.
-AHEAD, ROOM_AHEAD = 32, 48
+__all__ = ["AmxMemory", "amx_program"]
 
 
 class AmxMemory(NamedTuple):
