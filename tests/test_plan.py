@@ -291,9 +291,11 @@ def test_a_copy_of_a_network_keeps_the_override(copied):
 @needs_threads
 @pytest.mark.parametrize(("options", "team"), [({"threads": 1}, 1), ({"threads": 3}, 3)], ids=str)
 def test_a_prediction_takes_no_more_threads_than_wished(monkeypatch, options, team):
+    """By BLAS, or in parts where there is a matrix unit."""
     teams = []
-    run_team = numba_backend.run_team
+    run_team, run_parts = numba_backend.run_team, numba_backend.run_parts
     monkeypatch.setattr(numba_backend, "run_team", lambda work, team: teams.append(team) or run_team(work, team))
+    monkeypatch.setattr(numba_backend, "run_parts", lambda work, parts, team: teams.append(team) or run_parts(work, parts, team))
     X = np.random.default_rng(0).random((2000, 784), np.float32)
     net = fastnn.Network(SIZES, backend=fastnn.get_backend("numba", **options))
     expected = fastnn.Network(SIZES, backend="numpy").predict_proba(X)
