@@ -183,7 +183,7 @@ def test_few_inputs_and_outputs_give_what_numpy_gives_in_float64(sizes, hidden, 
 @compiled
 def _thin(table, s, places, m, count, M, width, z, gate, with_biases, d, sums, a, b, few, room):
     amx_thin.few_to_many(table, s, places, m, count, M, width, z, 4 * width, gate, with_biases)
-    amx_thin.sums_of_rows(table, s, places, m, count, d, 4 * width, width, sums)
+    amx_thin.sums_over_rows(table, s, places, m, count, d, 4 * width, width, sums)
     amx_thin.many_to_few(table, a, 4 * width, m, M, width, count, b, few, 4 * count, room)
 
 

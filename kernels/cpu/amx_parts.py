@@ -8,7 +8,7 @@ import numpy as np
 
 from . import inner, part
 from .amx import PIECE, add_up, forward, groups_of, pack_turned, pack_weights, steps_of
-from .amx_thin import FEW, few_to_many, lay_out_few, many_to_few, sums_of_rows
+from .amx_thin import FEW, few_to_many, lay_out_few, many_to_few, sums_over_rows
 from .on_demand import activate_at, derivative_at
 from .panel_output import cost_and_delta
 from .panels import RECTIFY, rows_at, vector_at
@@ -101,20 +101,20 @@ def gradient(table, zero, layer, few, inputs, where, m, delta, deltas, shape, fa
     Delta, width, sums = grads + shape.blocks[layer] * 4, shape.widths[layer], factors.rows
     biases = Delta + n_out * n_in * 4
     if few and layer == 0:  # the sums of the deltas are the last row
-        sums_of_rows(table, inputs, where, m, n_in, delta, step * 4, width, sums)
+        sums_over_rows(table, inputs, where, m, n_in, delta, step * 4, width, sums)
         for k in range(n_in):
             take(zero, Delta + 4 * k, n_in, n_out, sums + 4 * width * k, share, keep)
         take(zero, biases, 1, n_out, sums + 4 * width * n_in, share, biases_keep)
         return
     if few:
         below = shape.widths[layer - 1]
-        sums_of_rows(table, delta, deltas, m, n_out, inputs, step_at(shape, layer - 1) * 4, below, sums)
+        sums_over_rows(table, delta, deltas, m, n_out, inputs, step_at(shape, layer - 1) * 4, below, sums)
         for j in range(n_out):
             take(zero, Delta + 4 * n_in * j, 1, n_in, sums + 4 * below * j, share, keep)
     else:
         pack_turned(table, delta, step * 4, m, n_out, factors.turned, nothing, steps_of(m))
         add_up(table, factors.turned, n_out, inputs, where, m, n_in, factors.right, factors.room, Delta, n_in * 4, share, keep, ahead, factors.errand)
-    sums_of_rows(table, nothing, nothing, m, nothing, delta, step * 4, width, sums)
+    sums_over_rows(table, nothing, nothing, m, nothing, delta, step * 4, width, sums)
     take(zero, biases, 1, n_out, sums, share, biases_keep)
 
 

@@ -23,7 +23,7 @@ from .panel_code import RECTIFY, one_of
 from .panels import called, rows_at, vector_at
 from .vectors import VECTOR, Emitter
 
-__all__ = ["FEW", "SUMS_OF_ROWS", "few_addresses", "few_to_many", "lay_out_few", "many_to_few", "sums_of_rows"]
+__all__ = ["FEW", "SUMS_OVER_ROWS", "few_addresses", "few_to_many", "lay_out_few", "many_to_few", "sums_over_rows"]
 
 FEW = 4  # inputs or outputs at most
 _I64 = ir.IntType(64)
@@ -94,8 +94,8 @@ if JIT:
         return types.void(*[types.int64] * 10), codegen
 
     @intrinsic
-    def _sums_of_rows(typingctx, s, places, m, count, d, step, width, out):
-        """As `sums_of_rows` below."""
+    def _sums_over_rows(typingctx, s, places, m, count, d, step, width, out):
+        """As `sums_over_rows` below."""
 
         def codegen(context, builder, signature, args):
             s, places, m, count, d, step, width, out = args
@@ -170,7 +170,7 @@ if JIT:
         _rows_plus(s, places, m, count, M, width, z, step, gate, with_biases)
 
     def _sums(s, places, m, count, d, step, width, out):
-        _sums_of_rows(s, places, m, count, d, step, width, out)
+        _sums_over_rows(s, places, m, count, d, step, width, out)
 
 else:
 
@@ -191,7 +191,7 @@ else:
             total *= np.where(a > 0, np.float32(1), a)
         _rows(z, m, step, width)[...] = total
 
-    def sums_of_rows(table, s, places, m, count, d, step, width, out):
+    def sums_over_rows(table, s, places, m, count, d, step, width, out):
         """The same in NumPy."""
         rows, sums = _rows(d, m, step, width), rows_at(out, np.float32(0), count + 1, width)
         if count:
@@ -208,16 +208,16 @@ else:
 # few_to_many:  z (m, width) = sum_k s_ik M_k, plus row `count` of M if with_biases; row i of s lies at s + 4 places[i]
 #               gate: 0; or, with biases, RECTIFY for the ReLU; or, without, the address of rows like z's, outputs of a ReLU, whose derivative multiplies z
 # many_to_few:  z (m, count) = sum_k a_ik M_jk + b_j; a (m, width). room: a vector
-# sums_of_rows: out (count + 1, width): sum_i s_ik d_i, then sum_i d_i; s as above, count from 0 on; d (m, width)
-SUMS_OF_ROWS = 7  # places in the table, behind those of on_demand.py
+# sums_over_rows: out (count + 1, width): sum_i s_ik d_i, then sum_i d_i; s as above, count from 0 on; d (m, width)
+SUMS_OVER_ROWS = 7  # places in the table, behind those of on_demand.py
 if JIT:
     _FEW_TO_MANY, _MANY_TO_FEW = 8, 9
     _integer = types.int64
 
     @intrinsic
-    def sums_of_rows(typingctx, table, s, places, m, count, d, step, width, out):
+    def sums_over_rows(typingctx, table, s, places, m, count, d, step, width, out):
         """See above."""
-        return types.void(table, *[_integer] * 8), called(SUMS_OF_ROWS)
+        return types.void(table, *[_integer] * 8), called(SUMS_OVER_ROWS)
 
     @intrinsic
     def few_to_many(typingctx, table, s, places, m, count, M, width, z, step, gate, with_biases):
@@ -238,5 +238,5 @@ def _compiled(which):
 
 
 def few_addresses(few):
-    """(3,) int64: sums_of_rows, then few_to_many and many_to_few if a layer is so narrow, or zeros."""
+    """(3,) int64: sums_over_rows, then few_to_many and many_to_few if a layer is so narrow, or zeros."""
     return np.array([_compiled(which).address if JIT and (few or which == 0) else 0 for which in range(3)], np.int64)
