@@ -31,6 +31,7 @@ from .amx_code import configure as _configure
 from .amx_code import release as _release
 from .amx_layout import ERRAND, PIECE, SIDE, TILE, finish_errand, left_row, right_pair, turn_tiles
 from .panels import RECTIFY, called, rows_at, vector_at
+from .plain import finished, rows_apart, rows_at_places
 
 __all__ = [
     "ERRAND",
@@ -255,37 +256,26 @@ else:
         b = _floats(_pieces(right, h, steps)).transpose(2, 1, 5, 3, 0, 4).reshape(3, steps * INPUTS, h * SIDE)
         return sum(a[p] @ b[q] for p, q in PRODUCTS)
 
-    def _rows_of(at, m, step, width):
-        return np.lib.stride_tricks.as_strided(vector_at(at, np.float32(0), width), (m, width), (step, 4))
-
-    def _gathered(x, places, m, depth):
-        return np.stack([vector_at(x + 4 * place, np.float32(0), depth) for place in vector_at(places, np.int64(0), m)])
-
     def forward(table, x, places, m, depth, left, W, width, bias, out, out_step, gate, ahead, errand):
         """The same in NumPy."""
-        pieces = np.ascontiguousarray(_as_left(_gathered(x, places, m, depth)))
+        pieces = np.ascontiguousarray(_as_left(rows_at_places(x, places, m, depth)))
         z = _product(pieces.ctypes.data, W, m, width, steps_of(depth))[:m] + (vector_at(bias, np.float32(0), width) if bias else 0)
-        if gate == RECTIFY:
-            z[z < 0] = 0
-        elif gate:
-            a = _rows_of(gate, m, out_step, width)
-            z *= np.where(a > 0, np.float32(1), a)
-        _rows_of(out, m, out_step, width)[...] = z
+        rows_apart(out, m, out_step, width)[...] = finished(z, gate, out_step)
 
     def add_up(table, left, n_out, x, places, m, n_in, right, room, out, step, share, keep, ahead, errand):
         """The same in NumPy."""
-        pieces = np.ascontiguousarray(_as_right(_gathered(x, places, m, n_in)))
-        Delta, total = _rows_of(out, n_out, step, n_in), share * _product(left, pieces.ctypes.data, n_out, n_in, steps_of(m))[:n_out, :n_in]
+        pieces = np.ascontiguousarray(_as_right(rows_at_places(x, places, m, n_in)))
+        Delta, total = rows_apart(out, n_out, step, n_in), share * _product(left, pieces.ctypes.data, n_out, n_in, steps_of(m))[:n_out, :n_in]
         Delta[...] = keep * Delta + total if keep else total
 
     def pack_turned(table, d, step, m, width, left, first, steps):
         """The same in NumPy."""
-        rows = _rows_of(d, m, step, width)
+        rows = rows_apart(d, m, step, width)
         _pieces(left, groups_of(width), steps)[:, first : first + steps_of(m)] = _as_left(rows.T)
 
     def pack_weights(table, W, step, first, last, n_out, n_in, forth, back):
         """The same in NumPy."""
-        weights = _rows_of(W, n_out, step, n_in)
+        weights = rows_apart(W, n_out, step, n_in)
         _pieces(forth, groups_of(n_out), steps_of(n_in))[...] = _as_right(weights.T)
         if back:
             _pieces(back, groups_of(n_in), steps_of(n_out))[...] = _as_right(weights)

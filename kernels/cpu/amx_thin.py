@@ -21,6 +21,7 @@ from numba.extending import intrinsic
 from . import JIT, exported, inner
 from .panel_code import RECTIFY, one_of
 from .panels import called, rows_at, vector_at
+from .plain import finished, rows_apart, rows_at_places
 from .vectors import VECTOR, Emitter
 
 __all__ = ["FEW", "SUMS_OVER_ROWS", "few_addresses", "few_to_many", "lay_out_few", "many_to_few", "sums_over_rows"]
@@ -174,33 +175,21 @@ if JIT:
 
 else:
 
-    def _rows(at, m, step, width):
-        return np.lib.stride_tricks.as_strided(vector_at(at, np.float32(0), width), (m, width), (step, 4))
-
-    def _few(s, places, m, count):
-        return np.stack([vector_at(s + 4 * place, np.float32(0), count) for place in vector_at(places, np.int64(0), m)])
-
     def few_to_many(table, s, places, m, count, M, width, z, step, gate, with_biases):
         """The same in NumPy."""
         rows = rows_at(M, np.float32(0), count + with_biases, width)
-        total = _few(s, places, m, count) @ rows[:count] + (rows[count] if with_biases else 0)
-        if gate == RECTIFY:
-            total[total < 0] = 0
-        elif gate:
-            a = _rows(gate, m, step, width)
-            total *= np.where(a > 0, np.float32(1), a)
-        _rows(z, m, step, width)[...] = total
+        rows_apart(z, m, step, width)[...] = finished(rows_at_places(s, places, m, count) @ rows[:count] + (rows[count] if with_biases else 0), gate, step)
 
     def sums_over_rows(table, s, places, m, count, d, step, width, out):
         """The same in NumPy."""
-        rows, sums = _rows(d, m, step, width), rows_at(out, np.float32(0), count + 1, width)
+        rows, sums = rows_apart(d, m, step, width), rows_at(out, np.float32(0), count + 1, width)
         if count:
-            sums[:count] = _few(s, places, m, count).T @ rows
+            sums[:count] = rows_at_places(s, places, m, count).T @ rows
         sums[count] = rows.sum(axis=0)
 
     def many_to_few(table, a, step, m, M, width, count, b, z, z_step, room):
         """The same in NumPy."""
-        _rows(z, m, z_step, count)[...] = _rows(a, m, step, width) @ rows_at(M, np.float32(0), count, width).T + vector_at(b, np.float32(0), count)
+        rows_apart(z, m, z_step, count)[...] = rows_apart(a, m, step, width) @ rows_at(M, np.float32(0), count, width).T + vector_at(b, np.float32(0), count)
 
 
 # By address; numbers are float32, strides in bytes, width a multiple of a vector, count from 1 to FEW.
