@@ -5,6 +5,7 @@ python bench/predictions.py
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 
@@ -33,11 +34,7 @@ def main() -> None:
     if reason := missing():
         raise SystemExit(f"there is no matrix unit to compare: {reason}")
     environment = describe()
-    print(
-        f"{environment['cpu']}, {environment['cores']} cores, load {environment['load']}, {environment['time']}"
-        if {"cpu", "cores", "load", "time"} <= set(environment)
-        else environment
-    )
+    print(f"{environment['cpu']}, {environment['cores']} cores, {environment['date']}, fastnn {fastnn.__version__}")
     print(f"{'case':28s} {'without':>12s} {'with':>12s} {'ratio':>6s} {'difference':>11s}")
     for case in CASES:
         name, _, rows = case.partition("@")
@@ -46,7 +43,7 @@ def main() -> None:
         calls, outputs = [], []
         for options in ({"amx": False}, {}):
             net = fastnn.Network(shape.sizes, hidden=shape.hidden, output=shape.output, cost=shape.cost, seed=0, dtype="float32", backend=fastnn.get_backend("numba", **options))
-            calls.append(lambda net=net: net.predict_proba(x) if shape.classes else net.predict(x))
+            calls.append(functools.partial(net.predict_proba if shape.classes else net.predict, x))
             outputs.append(calls[-1]())
         times = [[timed(call) for call in calls] for _ in range(ROUNDS)]
         without, unit = (statistics.median(column) for column in zip(*times, strict=True))
