@@ -23,16 +23,20 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
+# Each file of tests runs in one of so many processes. They compile much and wait little, so two halve the time on two cores; `make test WORKERS=0` runs in this one.
+WORKERS ?= 2
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
+
 # Compiled code cannot be measured for coverage: the Numba tests run once more as plain Python and
 # assert the same values; the suite proper then adds its own coverage and asks for 95 %.
 suite-without-jit: $(VENV)/.dev
-	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -m "not slow and not gpu" -k "numba" --cov --cov-report= tests/test_operations.py tests/test_activations.py tests/test_costs.py tests/test_programs.py tests/test_layerwise.py tests/test_elementary.py tests/test_prediction.py tests/test_inputs_as_they_come.py tests/test_panels.py tests/test_split_program.py tests/test_numba_amx.py
+	NUMBA_DISABLE_JIT=1 $(PYTEST) -q -m "not slow and not gpu" -k "numba" --cov --cov-report= tests/test_operations.py tests/test_activations.py tests/test_costs.py tests/test_programs.py tests/test_layerwise.py tests/test_elementary.py tests/test_prediction.py tests/test_inputs_as_they_come.py tests/test_panels.py tests/test_split_program.py tests/test_numba_amx.py
 
 # The code that writes instructions for the compiler runs, and counts, only where nothing compiled is on disk yet: hence a cache of the suite's own, empty at first.
 TEST_CACHE := $(CURDIR)/build/test-cache
 suite: $(VENV)/.dev
 	rm -rf $(TEST_CACHE)
-	XDG_CACHE_HOME=$(TEST_CACHE) $(BIN)/pytest --cov --cov-append --cov-report=term-missing:skip-covered --cov-fail-under=95
+	XDG_CACHE_HOME=$(TEST_CACHE) $(PYTEST) --cov --cov-append --cov-report=term-missing:skip-covered --cov-fail-under=95
 
 # fastnn beside the other libraries, which get an environment of their own (gigabytes). BENCH holds
 # the command's options: make bench BENCH="--quick --html page.html". --resume is among them.
