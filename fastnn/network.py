@@ -307,14 +307,16 @@ class Network(FitMethod):
         micro_batch: int | None = None,
         optimizer: str | optimizers.Optimizer = "adam",
         training_rows: int | None = None,
+        data_dtype: Any = None,
     ) -> str:
         """One sentence: how this network's engine would run training steps of batch_size rows, micro_batch at a time, by this rule; with `explain` several lines: why.
 
         training_rows : of an epoch; many if not given. Few steps an epoch may be planned differently.
+        data_dtype : of the X to train with, as NumPy takes it; the network's if not given. Data of uint8 may be planned differently.
         """
         part = None if micro_batch is None else positive_integer("micro_batch", micro_batch)
         rows = None if training_rows is None else positive_integer("training_rows", training_rows)
-        return self.backend.plan(self, positive_integer("batch_size", batch_size), explain, part, optimizers.get(optimizer), rows)
+        return self.backend.plan(self, positive_integer("batch_size", batch_size), explain, part, optimizers.get(optimizer), rows, options.check_data_dtype(data_dtype))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one safetensors file, NAME.safetensors or a name without an ending; see `fastnn.model_file`."""
@@ -347,9 +349,9 @@ class Network(FitMethod):
         return cost, hits if self.counts_hits(y) else None
 
     def _outputs(self, X: Any) -> Array:
-        if type(X) is np.ndarray and X.dtype == self.dtype and X.ndim == 2 and X.flags.c_contiguous and (backend := self.backend).checks_outputs:
+        if type(X) is np.ndarray and X.ndim == 2 and X.flags.c_contiguous and (backend := self.backend).checks_outputs:
             m, n = X.shape
-            if m and n == self.sizes[0] and (h := backend.outputs(self, X)) is not None:
+            if m and n == self.sizes[0] and (X.dtype == self.dtype or backend.takes(self, X)) and (h := backend.outputs(self, X)) is not None:
                 if self.scale is not None:
                     checks.warn_if_unscaled(X, self.scale, stacklevel=3)
                 return h  # what follows would only look at X once more, which one row would notice

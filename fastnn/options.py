@@ -22,7 +22,7 @@ from .layout import Layout
 PRECISIONS = ("fp32", "tf32", "bf16")
 MOST_PARAMETERS = 1 << 40  # 4 TiB of float32; what memory really allows is less, and MemoryError says so
 
-__all__ = ["PRECISIONS", "check_dtype", "check_hidden", "check_precision", "check_sizes", "initial_theta"]
+__all__ = ["PRECISIONS", "check_data_dtype", "check_dtype", "check_hidden", "check_precision", "check_sizes", "initial_theta"]
 
 
 def check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
@@ -64,6 +64,14 @@ def check_dtype(dtype: Any) -> np.dtype[Any]:
     if result.name not in ("float32", "float64") or not result.isnative:
         raise unknown_name("dtype", result.name, ("float32", "float64"))
     return result
+
+
+def check_data_dtype(dtype: Any) -> np.dtype[Any] | None:
+    """That of data; None stays None."""
+    try:
+        return None if dtype is None else np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"data_dtype must be a dtype of NumPy, such as 'uint8', or None, got {dtype!r}") from None
 
 
 def check_precision(precision: Any, dtype: np.dtype[Any], backend: Backend) -> None:

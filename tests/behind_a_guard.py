@@ -52,5 +52,12 @@ for dtype, kinds in (("float32", ("float32", "int16")), ("float64", ("float64",)
                 same_results((X * 100).astype(kind) if kind == "int16" else X.astype(kind), y, sizes, dtype, batch_size, **options)
         same_results(X.astype(dtype), y, sizes, dtype, 1, threads=1, panels=True)
         if dtype == "float32" and missing() is None:
-            same_results(X.astype(dtype), y, sizes, dtype, batch_size, threads=2, amx=True)
+            for kind in ("float32", "uint8"):
+                same_results((X * 100 + 100).astype(kind), y, sizes, dtype, batch_size, threads=2, amx=True)
+if missing() is None:  # predictions of bytes, which the unit reads as they are
+    for sizes in ((33, 70, 3), (16, 64, 3), (100, 64, 2)):
+        X = np.random.default_rng(3).integers(0, 256, (1100, sizes[0])).astype(np.uint8)
+        net = fastnn.Network(sizes, backend="numba", seed=1)
+        for at_end in (True, False):
+            np.testing.assert_array_equal(net.predict_proba(guarded(X, at_end=at_end)), net.predict_proba(X))
 print("nothing beyond was touched")

@@ -106,7 +106,7 @@ def test_targets_are_those_of_the_table():
 
 def test_the_modes():
     assert len(cases.training_cases("all")) == 7 * 7 * 2
-    assert all(cases.target(case) for case in cases.training_cases("default"))
+    assert [bool(cases.target(case)) for case in cases.training_cases("default")] == [not case.net.pixels for case in cases.training_cases("default")]
     assert len(cases.training_cases("quick")) < 6
     assert {case.rows for case in cases.predict_cases("all")} > {1}
 
@@ -116,6 +116,7 @@ def test_flops_and_bytes_of_a_step():
     assert case.flops == 5 * (2 * 20 + 2 * 20 + 2 * 8)  # forward, gradient, delta of the second layer
     assert case.bytes == 4 * (5 * 4 + 2 * (20 + 6))
     assert Net((3, 4, 2)).parameters == 26
+    assert Case(Net((3, 4, 2), pixels=True), 5).bytes == case.bytes - 3 * 5 * 3
 
 
 def test_select():
@@ -127,8 +128,11 @@ def test_select():
     for name, hidden, classes in (("784-31-10", "relu", True), ("2-128-128-1", "relu", False), ("28-300-300-300-300-1", "tanh", False)):  # anybody's net, and one of the table
         (case,) = cases.select(table, [f"{name}@64"])
         assert (case.key, case.net.hidden, case.net.classes) == (f"train/{name}@64@sgd", hidden, classes)
+    assert [case.key for case in cases.select(table, ["784-30-10:uint8"])] == ["train/784-30-10:uint8@512@sgd"]  # that of the list
+    (pixels,) = cases.select(table, ["40-30-1:uint8@3@adam"])
+    assert (pixels.key, pixels.net) == ("train/40-30-1:uint8@3@adam", Net((40, 30, 1), classes=False, pixels=True))
     for text, message in (
-        ("784", "sizes of its layers"), ("784-0-10", "sizes of its layers"), ("784-a-10", "sizes of its layers"), ("784-30-10-", "sizes of its layers"), ("784-30-10@x", "integer >= 1"),
+        ("784-30-10:int8", "784-300-100-10:uint8 for data of pixels"), ("784", "sizes of its layers"), ("784-0-10", "sizes of its layers"), ("784-a-10", "sizes of its layers"), ("784-30-10-", "sizes of its layers"), ("784-30-10@x", "integer >= 1"),
         ("784-30-10@8@adm", "adam"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
@@ -159,7 +163,7 @@ def test_long_runs_go_as_far_as_short_ones():
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize("name", ["1-64-64-1", "784-16-16-10", "28-300-300-300-300-1"])
+@pytest.mark.parametrize("name", ["1-64-64-1", "784-16-16-10", "28-300-300-300-300-1", "784-16-16-10:uint8"])
 @pytest.mark.usefixtures("_blas_as_it_was")
 @pytest.mark.parametrize("driver", ["fastnn_peer:Numpy", "fastnn_peer:Numba", "sklearn_peer:Sklearn"])
 def test_drivers_agree_with_the_oracle(driver, name, optimizer):
@@ -191,7 +195,7 @@ def check_answers(client, path, described):
 def check_driver(driver, name, optimizer):
     """In this process: training and inference of one library against float64, and again after a reset."""
     worker = Worker(f"fastnn.bench.peers.{driver}", load.cores())
-    made = problem.make(Case(NETS[name], 8, optimizer), 64, 12)
+    made = problem.make(Case(cases.net_named(name), 8, optimizer), 64, 12)
     run = oracle.train(made)
     peer = worker.peer
     peer.load(made)
@@ -201,10 +205,24 @@ def check_driver(driver, name, optimizer):
         mean_cost = (5 * first + 7 * peer.run(5, 12)) / 12
         differences = oracle.differences(made, run, peer.theta(), mean_cost)
         assert oracle.disagreement(optimizer, *differences) is None, differences
-    assert made.digest() == problem.make(Case(NETS[name], 8, optimizer), 64, 12).digest()  # nothing was written into the inputs
+    assert made.digest() == problem.make(Case(cases.net_named(name), 8, optimizer), 64, 12).digest()  # nothing was written into the inputs
     assert worker.predict(name, 3, 0.001)["error"] < 1e-5
     assert peer.versions()["numpy"] == np.__version__
     assert isinstance(peer.describe(), str)
+
+
+@pytest.mark.usefixtures("_blas_as_it_was")
+def test_pixels_are_given_as_they_are_to_who_reads_them():
+    made = problem.make(Case(cases.net_named("40-30-5:uint8"), 8), 64, 12)
+    np.testing.assert_array_equal(made.X, made.pixels.astype(np.float32) * np.float32(1 / 255))
+    assert len(np.unique(made.y)) == 5
+    given = []
+    for driver in ("Numba", "Numpy"):
+        peer = Worker(f"fastnn.bench.peers.fastnn_peer:{driver}", 2).peer
+        peer.load(made)
+        given.append(peer.X.dtype.name)
+    assert given == ["uint8", "float32"]
+    assert problem.make(Case(cases.net_named("40-30-5"), 8), 64, 12).pixels is None
 
 
 def test_the_oracle_descends_and_its_gradient_is_right():

@@ -2,31 +2,21 @@
 
 import numpy as np
 import pytest
+from amx_tools import ERRAND, SHAPES, at, needs_unit, pieces, room, trained
 
 import fastnn
 from fastnn.backends import numba_backend
 from fastnn.backends.cpu_explain import explain_plan
 from fastnn.backends.cpu_plan import AMX_FEW, Plan, Problem, Wishes, choose_plan
-from fastnn.backends.host import aligned
 from fastnn.kernels.cpu import JIT, amx, amx_thin, compiled
 from fastnn.kernels.cpu.on_demand import amx_table
-
-needs_unit = pytest.mark.skipif(amx.missing() is not None, reason=f"no matrix unit: {amx.missing()}")
-
-
-def room(count):
-    return aligned((int(count),), np.float32, np.zeros)
-
-
-def at(x):
-    return np.int64(x.ctypes.data)
 
 
 @compiled
 def _forward(table, registers, x, places, m, n_in, left, W, n_out, weights, width, bias, out, gate, errand):
     amx.pack_weights(table, W, 4 * n_in, 0, n_out, n_out, n_in, weights, 0)
     amx.configure(registers)
-    amx.forward(table, x, places, m, n_in, left, weights, width, bias, out, 4 * width, gate, 0, errand)
+    amx.forward(table, x, places, m, n_in, left, weights, width, bias, np.float32(1), out, 4 * width, gate, 0, errand)
     amx.release()
 
 
@@ -36,13 +26,6 @@ def _gradient(table, registers, d, m, n_out, left, x, places, n_in, right, sums,
     amx.configure(registers)
     amx.add_up(table, left, n_out, x, places, m, n_in, right, sums, out, 4 * n_in, share, keep, 0, errand)
     amx.release()
-
-
-def pieces(rows, depth):
-    return -(-rows // amx.SIDE) * -(-depth // amx.INPUTS) * amx.PIECE // 4
-
-
-ERRAND = np.zeros(amx.ERRAND, np.int64)
 
 
 def forward(x, W, b, gate=0):
@@ -95,10 +78,6 @@ def gradient(x, d, before, share, keep):
     return out
 
 
-# Some with one piece of everything and less, rows for several errands, and weights beyond the cache, whose rows are laid out many at a time.
-SHAPES = [(1, 1, 1), (16, 32, 16), (17, 33, 15), (70, 100, 50), (129, 784, 100), (33, 5, 130), (250, 1100, 380)]
-
-
 @needs_unit
 @pytest.mark.parametrize(("m", "n_in", "n_out"), SHAPES)
 def test_products_are_as_exact_as_those_of_float32(m, n_in, n_out):
@@ -134,12 +113,6 @@ def test_numbers_that_are_no_numbers_stay_so():
     assert z[0].tolist() == [40, 40]
     assert np.isnan(z[1]).all()
     assert not np.isfinite(z[2]).any()
-
-
-def trained(backend, sizes, X, y, hidden, optimizer, batch_size, **options):
-    net = fastnn.Network(sizes, hidden=hidden, backend=backend, dtype="float32", seed=1, **options)
-    net.fit(X, y, optimizer=optimizer, learning_rate=0.01, batch_size=batch_size, epochs=2)
-    return net
 
 
 @needs_unit

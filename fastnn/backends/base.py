@@ -129,8 +129,11 @@ class Backend(ABC):
         self._update(optimizer, theta, grad, optimizer.t)
 
     @abstractmethod
-    def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None, training_rows: int | None = None) -> Program:
-        """A training program for this network, optimizer, batch size, rows at a time (None: the batch) and rows of an epoch (None: many); binds the optimizer to the network."""
+    def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None, training_rows: int | None = None, data_dtype: Any = None) -> Program:
+        """A training program for this network, optimizer, batch size, rows at a time (None: the batch), rows of an epoch (None: many) and dtype of the data (None: the network's); binds the optimizer to the network.
+
+        Data of other dtypes are taken all the same.
+        """
 
     def outputs(self, net: Network, x: Array) -> Array | None:
         """a^(L) (m, K), a fresh array, of rows x (m, s_1): C-contiguous, of the network's dtype, on this engine.
@@ -144,12 +147,23 @@ class Backend(ABC):
             a = self.activate(g, z, out=z)
         return a
 
+    def takes(self, net: Network, x: Array) -> bool:
+        """Whether `outputs` takes these rows, C-contiguous (m, s_1) of another dtype than the network's, as they are, integers times `net.scale`."""
+        return False
+
     @abstractmethod
     def plan(
-        self, net: Network, batch_size: int, explain: bool = False, micro_batch: int | None = None, optimizer: Optimizer | None = None, training_rows: int | None = None
+        self,
+        net: Network,
+        batch_size: int,
+        explain: bool = False,
+        micro_batch: int | None = None,
+        optimizer: Optimizer | None = None,
+        training_rows: int | None = None,
+        data_dtype: Any = None,
     ) -> str:
         """One sentence: how a program of this engine would run steps of batch_size rows, micro_batch at a time (None: its choice), of this network under this rule
-        (None: SGD), on so many training rows (None: many); with `explain` several lines: why."""
+        (None: SGD), on so many training rows (None: many) of this dtype (None: the network's); with `explain` several lines: why."""
 
     @abstractmethod
     def first_use(self) -> str | None:

@@ -6,6 +6,7 @@ from .cpu_plan import (
     AMX_DATA_SECONDS,
     AMX_FLOPS,
     AMX_NUMBER_SECONDS,
+    AMX_OCTET_SECONDS,
     AMX_PARAMETER_SECONDS,
     AMX_STEP_SECONDS,
     AMX_UPPER_SECONDS,
@@ -96,7 +97,7 @@ def explain_plan(problem: Problem, threads: int, wishes: Wishes | None = None) -
         f"and for panels {VECTOR_SECONDS * 1e6:g} us and {pack:g} ns a number to pack and unpack each vector ({problem.vectors} of them)"
     )
     amx = (
-        f"on the matrix unit products at {AMX_FLOPS / 1e9:g} GFLOP/s in whole tiles, {AMX_DATA_SECONDS * 1e9:g} ns per number of a row of data laid out and {AMX_NUMBER_SECONDS * 1e9:g} of activations and deltas, {AMX_PARAMETER_SECONDS * 1e9:g} ns a parameter and {AMX_UPPER_SECONDS * 1e9:g} more for upper weights, "
+        f"on the matrix unit products at {AMX_FLOPS / 1e9:g} GFLOP/s in whole tiles, {AMX_DATA_SECONDS * 1e9:g} ns per number of a row of data laid out ({AMX_OCTET_SECONDS * 1e9:g} ns of uint8, with half the products) and {AMX_NUMBER_SECONDS * 1e9:g} of activations and deltas, {AMX_PARAMETER_SECONDS * 1e9:g} ns a parameter and {AMX_UPPER_SECONDS * 1e9:g} more for upper weights, "
         f"{AMX_STEP_SECONDS * 1e6:g} us where threads meet, beside which the other plans' seconds are taken times {problem.done_to_counted:.2f}, because their rates count the first layer's products thrice; "
         if any(plan.amx for _, plan in possible_plans(problem, threads, wishes))
         else ""

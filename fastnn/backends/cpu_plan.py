@@ -35,8 +35,9 @@ TEAM_SECONDS, VECTOR_SECONDS, NUMBER_SECONDS, FAR_NUMBER_SECONDS = 150e-6, 25e-6
 SLICE_SECONDS = 0.2  # as in fastnn.training, which is not imported for a number
 # Of products on the matrix unit (kernels/cpu/amx.py), fitted likewise, to steps alone: operations a second of one core, in whole tiles; per number laid out, of rows of
 # data, and of activations and deltas; per parameter, laid out by the thread that moves it, and upper weights once more; and per step, where threads meet.
-# Tiles have so many rows, or half as many where rows are long and all factors stay near, or the parameters do not.
+# Tiles have so many rows, or half as many where rows are long and all factors stay near, or the parameters do not, unless rows are of uint8.
 AMX_FLOPS, AMX_DATA_SECONDS, AMX_NUMBER_SECONDS, AMX_PARAMETER_SECONDS, AMX_UPPER_SECONDS, AMX_STEP_SECONDS = 2.84e11, 0.38e-9, 0.27e-9, 2.2e-9, 1.2e-9, 5.4e-6
+AMX_OCTET_SECONDS, OCTET_SECONDS = 0.15e-9, 0.14e-9  # per number of data of uint8: on the unit, and what it costs more than a float32 elsewhere, where it is converted
 AMX_FEW = 4  # inputs of the first layer, or outputs of the last, which vectors multiply (kernels/cpu/amx_thin.py)
 AMX_ROWS, AMX_MULTIPLE, AMX_NARROW_PARAMETERS, PAIR_OF_VECTORS = 256, 32, 130_000, 32
 # Panels are fastest while the parameters stay in a core's cache, and are weighed against BLAS further away too: up to the second limit beside MKL,
@@ -148,6 +149,7 @@ class Problem:
     vectors : Theta and those of the rule's state
     steps : of an epoch; None for as many as fit in a slice
     amx : whether there is a matrix unit
+    octets : whether the data are uint8, of which the unit reads fewer bytes and lays out fewer parts
     """
 
     sizes: Sequence[int]
@@ -158,6 +160,7 @@ class Problem:
     vectors: int = 1
     steps: int | None = None
     amx: bool = False
+    octets: bool = False
 
     @property
     def fits_amx(self) -> bool:
@@ -253,6 +256,8 @@ class Problem:
         """Of one step, by the model."""
         flops = 6 * self.parameters * self.batch * self.itemsize / 4  # twice as many bytes are half as many numbers in a vector
         alone, always = (flops / PANELS_FLOPS, TURN_SECONDS * self.turned) if panels else (flops / self.blas_flops, 3 * CALL_SECONDS * (len(self.sizes) - 1))
+        if self.octets:
+            alone += self.batch * self.sizes[0] * OCTET_SECONDS
         one_pass = 0.0 if self.stays_in_cache else self.parameters * self.itemsize / BYTES_PER_SECOND
         passes = one_pass * (PANELS_PASSES if panels else BLAS_PASSES if self.vectors == 1 else BLAS_STATE_PASSES)
         if panels and team > 1 and not sliced:
@@ -269,15 +274,17 @@ class Problem:
     def amx_tile(self) -> int:
         """Rows that a thread takes at a time on the matrix unit."""
         narrow = self.parameters <= AMX_NARROW_PARAMETERS and self.sizes[0] * self.itemsize >= LONG_ROW_BYTES
-        return AMX_ROWS // 2 if narrow or not self.stays_in_cache else AMX_ROWS
+        return AMX_ROWS // 2 if (narrow or not self.stays_in_cache) and not self.octets else AMX_ROWS
 
     def amx_seconds(self, team: int) -> float:
         """Of one step on the matrix unit, by the model."""
         pairs, last = list(itertools.pairwise(self.sizes)), len(self.sizes) - 2
         tiled = [(layer, *pair) for layer, pair in enumerate(pairs) if not ((layer == 0 and pair[0] <= AMX_FEW) or (0 < layer == last and pair[1] <= AMX_FEW))]
-        products = sum(_to(n_out, 16) * (_to(n_in, 32) + _to(n_in, 16)) for _, n_in, n_out in tiled)  # forward and the gradient
+        octets = self.octets and self.sizes[0] > AMX_FEW  # half as many products of parts in the first layer
+        products = sum(_to(n_out, 16) * (_to(n_in, 32) + _to(n_in, 16)) / (2 if octets and not layer else 1) for layer, n_in, n_out in tiled)  # forward and the gradient
         products += sum(_to(n_in, 16) * _to(n_out, 32) for layer, n_in, n_out in tiled if layer)
-        of_row = 2 * products / AMX_FLOPS + 4 * sum(self.sizes[1:]) * AMX_NUMBER_SECONDS + (2 * self.sizes[0] * AMX_DATA_SECONDS if self.sizes[0] > AMX_FEW else 0.0)
+        data = AMX_OCTET_SECONDS if octets else AMX_DATA_SECONDS
+        of_row = 2 * products / AMX_FLOPS + 4 * sum(self.sizes[1:]) * AMX_NUMBER_SECONDS + (2 * self.sizes[0] * data if self.sizes[0] > AMX_FEW else 0.0)
         # A state's numbers are moved, not laid out: a tenth of the work each, by five cells of Adam.
         moved = AMX_PARAMETER_SECONDS * (9 + self.vectors) / 10 * self.parameters + AMX_UPPER_SECONDS * sum(n_in * n_out for layer, n_in, n_out in tiled if layer)
         return (self.batch * of_row + moved) / team + (AMX_STEP_SECONDS if team > 1 else 0.0)

@@ -71,10 +71,10 @@ class TeamProgram(Program):
         """All that the workspace and the kernels' constant arguments were made from, but the optimizer."""
         return id(net.backend), id(net.theta), tuple(net.activations), net.pair, batch_size, micro_batch, training_rows, plan
 
-    def serves(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None, training_rows: int | None) -> bool:
+    def serves(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None, training_rows: int | None, data_dtype: Any = None) -> bool:
         if optimizer is not self.optimizer:
             return False
-        plan = cast("NumbaBackend", net.backend).choose(net, optimizer, batch_size, training_rows)
+        plan = cast("NumbaBackend", net.backend).choose(net, optimizer, batch_size, training_rows, data_dtype)
         return self._made_for == self._needs(net, batch_size, micro_batch, training_rows, plan)
 
     @functools.cached_property

@@ -125,7 +125,7 @@ class CupyBackend(Backend):
         self.device.upload(memory["constants"], update_constants(optimizer, t, 1, 0.0, dtype))
         Update(self.device, dtype.name, optimizer, theta, theta, grad, memory)(1)
 
-    def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None, training_rows: int | None = None) -> Program:
+    def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None, training_rows: int | None = None, data_dtype: Any = None) -> Program:
         return CupyProgram(self, net, optimizer, batch_size, micro_batch, training_rows)
 
     # ---- the products, on C-contiguous arrays -------------------------------------------------------
@@ -146,7 +146,14 @@ class CupyBackend(Backend):
         self.device.gemm("N", "T", n_in, n_out, m, a, n_in, delta, n_out, Delta_W, n_in, beta=1.0)
 
     def plan(
-        self, net: Network, batch_size: int, explain: bool = False, micro_batch: int | None = None, optimizer: Optimizer | None = None, training_rows: int | None = None
+        self,
+        net: Network,
+        batch_size: int,
+        explain: bool = False,
+        micro_batch: int | None = None,
+        optimizer: Optimizer | None = None,
+        training_rows: int | None = None,
+        data_dtype: Any = None,
     ) -> str:
         arithmetic(net, self.device)
         try:

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from ..network import Network
     from ..optimizers import Optimizer
 
-__all__ = ["AmxPredictor", "AmxProgram"]
+__all__ = ["OCTETS", "AmxPredictor", "AmxProgram"]
+
+OCTETS = (np.dtype(np.uint8), np.dtype(np.bool_))  # of data that the unit takes in one part
 
 
 def _to(number: int, multiple: int) -> int:
@@ -75,10 +77,12 @@ class AmxProgram(TeamProgram):
 
     def _run(self, X: Array, y: Array, order: Array, start: int, stop: int, rates: Array | None) -> tuple[float, int]:
         team = self._team()
-        native = JIT and X.dtype == np.float32 and (X.strides[1] == X.itemsize or X.shape[1] == 1) and X.strides[0] % X.itemsize == 0
+        side_by_side = (X.strides[1] == X.itemsize or X.shape[1] == 1) and X.strides[0] % X.itemsize == 0
+        octets = X.dtype in OCTETS and side_by_side and X.shape[1] > FEW
+        native = octets or (JIT and X.dtype == np.float32 and side_by_side)
         data, run = self._arguments(X, y, order, start, stop, bool(native))
         rule, meeting = self._rule(X, rates), new_barrier(team)
-        table = amx_table(needed_parts(self.net, data.by_class, self.batch_size), _any_few(self.net))
+        table = amx_table(needed_parts(self.net, data.by_class, self.batch_size), _any_few(self.net), octets)
         state1, state2 = two_states(self.optimizer.state, np.float32)
         memory = self._memory._replace(packed=self.net.theta, state1=state1, state2=state2)
 
@@ -100,14 +104,14 @@ class AmxPredictor:
         self._numbers = (ROWS + amx.SIDE) * sum(steps)
         self._side = amx.left_pieces(ROWS, max(_pieces(n) for n in sizes)) * amx.PIECE // 4
         self._zeros = aligned(((ROWS + amx.SIDE) * max(steps),), np.float32, np.zeros)
-        self._table, self._registers = amx_table({ACTIVATE}, _any_few(net)), amx.REGISTERS
+        self._few, self._registers = _any_few(net), amx.REGISTERS
         self._pack: Any = amx_packing(np.float32)
         self._predict: Any = amx_prediction(np.float32)
 
     def packed(self, net: Network) -> Array:
         """The parameters as they are now."""
         memory = aligned((int(self._begin[-1]),), np.float32, np.zeros)
-        self._pack(self._table, read_only(net.theta), self._shape, self._begin, memory)
+        self._pack(amx_table({ACTIVATE}, self._few), read_only(net.theta), self._shape, self._begin, memory)
         return memory
 
     def cuts(self, rows: int, team: int) -> list[int]:
@@ -115,11 +119,35 @@ class AmxPredictor:
         part = ROWS * -(-rows // (ROWS * 2 * team)) if team > 1 else rows
         return [*range(0, rows, part), rows]
 
-    def predict(self, packed: Array, x: Array, h: Array) -> bool:
-        """Overwrites h (m, s_L) with a^(L) of x (m, s_1), both C-contiguous; False if x holds NaN or infinity. Several threads may call it."""
+    def predict(self, packed: Array, x: Array, h: Array, scale: float = 1.0) -> bool:
+        """Overwrites h (m, s_L) with a^(L) of x (m, s_1), both C-contiguous; False if x holds NaN or infinity. Several threads may call it.
+
+        x may be uint8, and then `scale` of it counts, if it has more than FEW columns.
+        """
+        octets = x.dtype in OCTETS
+        table = amx_table({ACTIVATE}, self._few, octets)
         a, side = aligned((self._numbers,), np.float32, np.zeros), aligned((self._side,), np.float32)
         first, errand = np.empty(ROWS + ROOM_AHEAD, np.int64), np.zeros(16, np.int64)
-        return bool(self._predict(x, self._table, self._registers, self._shape, self._begin, packed, a, side, self._zeros, self._places, first, errand, h))
+        return bool(
+            self._predict(
+                x.ctypes.data,
+                len(x),
+                octets,
+                packed.dtype.type(scale),
+                table,
+                self._registers,
+                self._shape,
+                self._begin,
+                packed,
+                a,
+                side,
+                self._zeros,
+                self._places,
+                first,
+                errand,
+                h,
+            )
+        )
 
 
 def _shape(net: Network) -> Shape:

@@ -40,11 +40,11 @@ from ..kernels.cpu.team import new_barrier
 from .cpu_blas import Blas, blas_of_process
 from .cpu_crew import run_parts, run_team
 from .cpu_explain import explain_plan
-from .cpu_plan import Plan, Problem, Wishes, choose_plan
+from .cpu_plan import AMX_FEW, Plan, Problem, Wishes, choose_plan
 from .cpu_program import TeamProgram, targets_of, two_states
 from .cpu_row import SharedRow
 from .cpu_threads import blas_on_one_thread, sharing, usable_threads
-from .numba_amx import AmxPredictor, AmxProgram
+from .numba_amx import OCTETS, AmxPredictor, AmxProgram
 from .numba_panels import PanelPredictor, PanelProgram
 
 if TYPE_CHECKING:
@@ -160,10 +160,10 @@ class NumbaBackend(HostBackend):
             layerwise.prepare(optimizer.code, hyper, t, w, d, first, second, 1.0, 0.0, decay > 0, squares[0])
             layerwise.move(optimizer.code, hyper, w, d, first, decay > 0, squares)
 
-    def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None, training_rows: int | None = None) -> Program:
-        plan = self.choose(net, optimizer, positive_integer("batch_size", batch_size), training_rows)
+    def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None, training_rows: int | None = None, data_dtype: Any = None) -> Program:
+        plan = self.choose(net, optimizer, positive_integer("batch_size", batch_size), training_rows, data_dtype)
         if self._wishes.amx and not plan.amx:
-            reason = self._problem(net, batch_size, optimizer, training_rows).no_amx or "there are fewer rows at a time than threads"
+            reason = self._problem(net, batch_size, optimizer, training_rows, data_dtype).no_amx or "there are fewer rows at a time than threads"
             warnings.warn(f"amx=True is not followed, products are computed {plan.products}: {reason}", RuntimeWarning, stacklevel=5)
         if plan.amx:
             return AmxProgram(net, optimizer, batch_size, micro_batch, training_rows, plan)
@@ -173,9 +173,7 @@ class NumbaBackend(HostBackend):
 
     def outputs(self, net: Network, x: Array) -> Array | None:
         """One compiled call; a team of threads for many rows. One row touches neither threads nor limits, unless its weights are more than a cache holds (cpu_row.py)."""
-        known = net.prepared
-        if known is None:
-            known = net.prepared = _Predictor(net, self._most_threads, self._wishes.threads)
+        known = net.prepared or self._known(net)
         m = len(x)
         if m == 1:  # every step in Python between the caller and the compiled code would be noticed here
             h = np.empty(known.shape, known.dtype)
@@ -183,12 +181,22 @@ class NumbaBackend(HostBackend):
         h = np.empty((m, known.shape[1]), known.dtype)
         return h if self._many_rows(known, net, x, h) else None
 
+    def _known(self, net: Network) -> _Predictor:
+        if net.prepared is None:
+            net.prepared = _Predictor(net, self._most_threads, self._wishes.threads)
+        known: _Predictor = net.prepared
+        return known
+
+    def takes(self, net: Network, x: Array) -> bool:
+        return x.dtype in OCTETS and net.sizes[0] > AMX_FEW and isinstance(self._packing(self._known(net), net, len(x)), AmxPredictor)
+
     def _many_rows(self, known: _Predictor, net: Network, x: Array, h: Array) -> bool:
         flops = 2 * net.layout.size * x.shape[0]
         if (predictor := self._packing(known, net, x.shape[0])) is not None:
             packed = predictor.packed(net)
             cuts = predictor.cuts(x.shape[0], team := self._team_for(x.shape[0], flops))
-            return all(run_parts(lambda i: predictor.predict(packed, x[cuts[i] : cuts[i + 1]], h[cuts[i] : cuts[i + 1]]), len(cuts) - 1, team))
+            scale = () if x.dtype == net.dtype else (1.0 if net.scale is None or x.dtype.kind == "b" else net.scale,)
+            return all(run_parts(lambda i: predictor.predict(packed, x[cuts[i] : cuts[i + 1]], h[cuts[i] : cuts[i + 1]], *scale), len(cuts) - 1, team))
 
         def work(first: int, last: int) -> bool:
             scratch = np.empty(min(last - first, PREDICTION_ROWS) * known.width, known.dtype)
@@ -223,27 +231,35 @@ class NumbaBackend(HostBackend):
     def _team_for(self, total: int, flops: int) -> int:
         return min(self._most_threads(), total) if flops > TEAM_FLOPS else 1
 
-    def choose(self, net: Network, optimizer: Optimizer, batch_size: int, training_rows: int | None) -> Plan:
+    def choose(self, net: Network, optimizer: Optimizer, batch_size: int, training_rows: int | None, data_dtype: Any = None) -> Plan:
         """The plan of a program made now."""
-        problem = self._problem(net, batch_size, optimizer, training_rows)
+        problem = self._problem(net, batch_size, optimizer, training_rows, data_dtype)
         plan = choose_plan(problem, self._most_threads(), self._wishes)
         return plan if problem.fits_panels else replace(plan, panels=False)
 
-    def _problem(self, net: Network, batch_size: int, optimizer: Optimizer | None, training_rows: int | None) -> Problem:
+    def _problem(self, net: Network, batch_size: int, optimizer: Optimizer | None, training_rows: int | None, data_dtype: Any) -> Problem:
         """LARS and LAMB want norms of whole layers, which panels are cut across."""
         vectors = 1 if optimizer is None else 1 + len(optimizer.slots)
         steps = None if training_rows is None else -(-training_rows // batch_size)
         fits_panels, mkl = not isinstance(optimizer, LayerWise), self.blas.library is not None
-        return Problem(net.sizes, batch_size, net.dtype.itemsize, fits_panels=fits_panels, mkl=mkl, vectors=vectors, steps=steps, amx=self.no_matrix_unit is None)
+        octets = data_dtype is not None and np.dtype(data_dtype) in OCTETS
+        return Problem(net.sizes, batch_size, net.dtype.itemsize, fits_panels, mkl, vectors, steps, amx=self.no_matrix_unit is None, octets=octets)
 
     def _most_threads(self) -> int:
         """As wished, else as many as this process may use now."""
         return self._wishes.threads or (usable_threads() if JIT else 1)
 
     def plan(
-        self, net: Network, batch_size: int, explain: bool = False, micro_batch: int | None = None, optimizer: Optimizer | None = None, training_rows: int | None = None
+        self,
+        net: Network,
+        batch_size: int,
+        explain: bool = False,
+        micro_batch: int | None = None,
+        optimizer: Optimizer | None = None,
+        training_rows: int | None = None,
+        data_dtype: Any = None,
     ) -> str:
-        given = self._problem(net, batch_size, optimizer, training_rows), self._most_threads(), self._wishes
+        given = self._problem(net, batch_size, optimizer, training_rows, data_dtype), self._most_threads(), self._wishes
         plan = choose_plan(*given).with_rows_at_most(batch_size if micro_batch is None else micro_batch)
         if not explain:
             return str(plan)

@@ -5,7 +5,7 @@ Symbols as on the board (spec: Symbols): a^(l) (m, s_l), z^(l), delta^(l), Delta
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -55,11 +55,18 @@ class NumpyBackend(HostBackend):
     def _update(self, optimizer: Optimizer, theta: Array, grad: Array, t: int) -> None:
         optimizer.step(theta, grad, optimizer.state, t)
 
-    def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None, training_rows: int | None = None) -> Program:
+    def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None, training_rows: int | None = None, data_dtype: Any = None) -> Program:
         return NumpyProgram(net, optimizer, batch_size, micro_batch, training_rows)
 
     def plan(
-        self, net: Network, batch_size: int, explain: bool = False, micro_batch: int | None = None, optimizer: Optimizer | None = None, training_rows: int | None = None
+        self,
+        net: Network,
+        batch_size: int,
+        explain: bool = False,
+        micro_batch: int | None = None,
+        optimizer: Optimizer | None = None,
+        training_rows: int | None = None,
+        data_dtype: Any = None,
     ) -> str:
         parts = "" if micro_batch is None or micro_batch >= batch_size else f", {micro_batch} rows at a time"
         return f"the operations one after another{parts}; BLAS decides on its threads"

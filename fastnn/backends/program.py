@@ -52,7 +52,7 @@ class Program(ABC):
         self.micro_batch = self.batch_size if micro_batch is None else min(self.batch_size, positive_integer("micro_batch", micro_batch))
         optimizer.bind(net, lambda: net.backend.zeros(net.theta.shape, net.dtype))
 
-    def serves(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None, training_rows: int | None) -> bool:
+    def serves(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None, training_rows: int | None, data_dtype: Any = None) -> bool:
         """Whether this program, made for this network, is what `compile` would make of these arguments now, so that it can be used again."""
         return False
 

@@ -5,24 +5,28 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import nearest
 
 __all__ = ["BATCHES", "NETS", "Case", "Net", "PredictCase", "Target", "net_named", "predict_cases", "predict_target", "select", "target", "training_cases"]
 
 
+PIXELS = ":uint8"
+
+
 @dataclass(frozen=True)
 class Net:
-    """Layers and functions of one network; the name is the sizes."""
+    """Layers and functions of one network, and whether its data are pixels; the name is the sizes, with ":uint8" behind them if so."""
 
     sizes: tuple[int, ...]
     hidden: str = "relu"
     classes: bool = True  # softmax and cross-entropy, else identity and squared error
+    pixels: bool = False  # bytes times 1/255: as they are to who trains on them so, else as float32
 
     @property
     def name(self) -> str:
-        return "-".join(map(str, self.sizes))
+        return "-".join(map(str, self.sizes)) + (PIXELS if self.pixels else "")
 
     @property
     def parameters(self) -> int:
@@ -68,6 +72,8 @@ def net_named(name: str) -> Net:
     """The net of this name; of sizes that no table has, ReLU with softmax, or with one output a number with squared error."""
     if name in NETS:
         return NETS[name]
+    if (of_sizes := name.removesuffix(PIXELS)) != name:
+        return replace(net_named(of_sizes), pixels=True)
     sizes = tuple(int(size) for size in name.split("-"))
     return Net(sizes, classes=sizes[-1] > 1)
 
@@ -87,6 +93,8 @@ class Case:
 
     @property
     def learning_rate(self) -> float:
+        if self.net.pixels and self.optimizer == "sgd":  # whose squares are four times those of the other rows, around 0
+            return (ONE_ROW_RATE if self.batch == 1 else LEARNING_RATES["sgd"]) / 4
         if self.optimizer == "adam":  # whose steps do not shrink with the gradient: a wide layer's sums would run away
             return LEARNING_RATES["adam"] * min(1.0, 1024 / self.net.width)
         return ONE_ROW_RATE if self.batch == 1 else LEARNING_RATES["sgd"]
@@ -102,8 +110,8 @@ class Case:
 
     @property
     def bytes(self) -> int:
-        """Least traffic of one step in float32: rows read once, Theta read and written once."""
-        return 4 * (self.batch * (self.net.sizes[0] + 1) + 2 * self.net.parameters)
+        """Least traffic of one step: rows read once, as float32 or as bytes, Theta read and written once."""
+        return self.batch * (self.net.sizes[0] * (1 if self.net.pixels else 4) + 4) + 8 * self.net.parameters
 
 
 @dataclass(frozen=True)
@@ -155,7 +163,7 @@ def predict_target(case: PredictCase) -> Target | None:
 
 
 def training_cases(mode: str) -> list[Case]:
-    """The cells of "quick", "default" (every cell that has a target, and Adam where it differs) or "all"."""
+    """The cells of "quick", "default" (every cell that has a target, Adam where it differs, and some of pixels) or "all"."""
     if mode == "all":
         return [Case(net, batch, optimizer) for optimizer in LEARNING_RATES for net in NETS.values() for batch in BATCHES]
     if mode == "quick":
@@ -163,7 +171,8 @@ def training_cases(mode: str) -> list[Case]:
         return [Case(NETS[name], batch) for name, batch in cells]
     table = [Case(net, batch) for net in NETS.values() for batch in BATCHES]
     adam = [Case(NETS[name], batch, "adam") for name, batch in (("784-16-16-10", 32), ("784-300-100-10", 128), ("784-1024-1024-10", 512))]
-    return [case for case in table if target(case)] + adam
+    pixels = [("784-30-10", 512), ("784-100-100-10", 512), ("784-100-100-10", 2048), ("784-300-100-10", 512)]
+    return [case for case in table if target(case)] + adam + [Case(net_named(name + PIXELS), batch) for name, batch in pixels]
 
 
 def predict_cases(mode: str) -> list[PredictCase]:
@@ -175,7 +184,7 @@ def predict_cases(mode: str) -> list[PredictCase]:
 
 
 def select(cases: Sequence[Case], wanted: Iterable[str]) -> list[Case]:
-    """The cases named by "NET", "NET@BATCH" or "NET@BATCH@OPTIMIZER"; a named net, batch or optimizer need not be in the list.
+    """The cases named by "NET", "NET@BATCH" or "NET@BATCH@OPTIMIZER", where a net may be "SIZES:uint8"; a named net, batch or optimizer need not be in the list.
 
     Raises
     ------
@@ -186,8 +195,8 @@ def select(cases: Sequence[Case], wanted: Iterable[str]) -> list[Case]:
     for text in wanted:
         name, _, rest = text.partition("@")
         batch, _, optimizer = rest.partition("@")
-        if not re.fullmatch(r"[1-9][0-9]*(-[1-9][0-9]*)+", name, re.ASCII):
-            raise ValueError(f"--case {text!r}: a net is the sizes of its layers, inputs first, as 784-300-100-10; got {name!r}")
+        if not re.fullmatch(rf"[1-9][0-9]*(-[1-9][0-9]*)+({PIXELS})?", name, re.ASCII):
+            raise ValueError(f"--case {text!r}: a net is the sizes of its layers, inputs first, as 784-300-100-10, or 784-300-100-10{PIXELS} for data of pixels; got {name!r}")
         if batch and (not batch.isdecimal() or int(batch) < 1):
             raise ValueError(f"--case {text!r}: the batch must be an integer >= 1, got {batch!r}")
         if optimizer and optimizer not in LEARNING_RATES:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from .cases import Case, Net, net_named
 
-__all__ = ["Problem", "initial_theta", "learning_rate", "make", "orders", "split"]
+__all__ = ["PIXEL", "Problem", "initial_theta", "learning_rate", "make", "orders", "split"]
 
 Array = NDArray[Any]
+PIXEL = np.float32(1 / 255)
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Problem:
     Attributes
     ----------
     X : (rows, s_1) float32
+    pixels : (rows, s_1) uint8, or None; X is PIXEL times them, as float32, for who has no use for bytes
     y : (rows,) int64 classes, or (rows, 1) float32
     theta : (P,) float32
         Initial parameters: for each layer its weights (n_out, n_in) row by row, then its biases.
@@ -41,6 +43,7 @@ class Problem:
     optimizer: str
     learning_rate: float
     precision: str = "fp32"
+    pixels: Array | None = None
 
     @property
     def steps(self) -> int:
@@ -82,17 +85,22 @@ def initial_theta(net: Net, seed: int = 0) -> Array:
 
 
 @functools.lru_cache(maxsize=2)
-def _rows(inputs: int, classes: int, rows: int, seed: int) -> tuple[Array, Array]:
-    """Uniform inputs, and targets that can be learned from them: a random linear rule or a smooth curve."""
+def _rows(inputs: int, classes: int, rows: int, seed: int, pixels: bool) -> tuple[Array, Array]:
+    """Uniform inputs around 0, or those pixels, and targets that can be learned from them: a random linear rule or a smooth curve."""
     rng = np.random.default_rng([seed, 2])
-    X = rng.random((rows, inputs), np.float32)
-    X -= np.float32(0.5)
+    centred = (_pixels(inputs, rows, seed) * PIXEL if pixels else rng.random((rows, inputs), np.float32)) - np.float32(0.5)
+    X = _pixels(inputs, rows, seed) * PIXEL if pixels else centred
     rule = rng.normal(size=(inputs, max(classes, 1))).astype(np.float32)
     if classes:
-        return X, np.argmax(X @ rule, axis=1).astype(np.int64)
+        return X, np.argmax(centred @ rule, axis=1).astype(np.int64)
     rule /= np.linalg.norm(rule)
     noise = rng.normal(0, 0.1, (rows, 1)).astype(np.float32)  # keeps the cost away from zero, where only rounding would be compared
-    return X, np.sin(2 * np.float32(np.pi) * (X @ rule)) + noise
+    return X, np.sin(2 * np.float32(np.pi) * (centred @ rule)) + noise
+
+
+@functools.lru_cache(maxsize=2)
+def _pixels(inputs: int, rows: int, seed: int) -> Array:
+    return np.random.default_rng([seed, 4]).integers(0, 256, (rows, inputs)).astype(np.uint8)
 
 
 def orders(rows: int, count: int, seed: int = 0) -> Array:
@@ -117,9 +125,10 @@ def learning_rate(case: Case, steps: int) -> float:
 def make(case: Case, rows: int, steps: int, seed: int = 0) -> Problem:
     """The problem of a cell: `steps` steps over shuffled rows."""
     net = case.net
-    X, y = _rows(net.sizes[0], net.sizes[-1] if net.classes else 0, rows, seed)
+    pixels = _pixels(net.sizes[0], rows, seed) if net.pixels else None
+    X, y = _rows(net.sizes[0], net.sizes[-1] if net.classes else 0, rows, seed, net.pixels)
     order = orders(rows, steps * case.batch, seed)
-    return Problem(net, X, y, initial_theta(net, seed), order, case.batch, case.optimizer, learning_rate(case, steps), case.precision)
+    return Problem(net, X, y, initial_theta(net, seed), order, case.batch, case.optimizer, learning_rate(case, steps), case.precision, pixels)
 
 
 def case_from(request: dict[str, Any]) -> Case:

@@ -20,7 +20,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from . import oracle, problem
-from .cases import NETS
+from .cases import net_named
 from .load import Stopwatch
 from .peers.base import Peer
 
@@ -155,7 +155,7 @@ class Worker:
 
     def predict(self, net: str, rows: int, seconds: float, seed: int = 0) -> Reply:
         """Load a network and call it for about this long; the outputs are compared with float64."""
-        shape = NETS[net]
+        shape = net_named(net)
         theta = problem.initial_theta(shape, seed)
         x = np.random.default_rng([seed, 3]).random((rows, shape.sizes[0]), np.float32) - np.float32(0.5)
         start = time.perf_counter()

@@ -44,7 +44,7 @@ def before(options: TrainOptions, data: DataSet, parts: Parts, net: Network, exp
     line("", f"{net.layout.size:,} parameters")
     decay = f", L2 {net.l2:g}" if net.l2 else ""
     line("training", f"{options.optimizer}, {_rate(options)}, batches of {options.batch_size}, {options.epochs} epochs{decay}")
-    plan = net.plan(int(options.batch_size or 1), explain=explain, micro_batch=options.micro_batch, optimizer=str(options.optimizer), training_rows=train)
+    plan = net.plan(int(options.batch_size or 1), explain=explain, micro_batch=options.micro_batch, optimizer=str(options.optimizer), training_rows=train, data_dtype=data.X.dtype)
     for i, text in enumerate(plan.splitlines()):
         line("" if i else "plan", text)
     if (wait := net.backend.first_use()) is not None:

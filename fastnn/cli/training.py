@@ -196,7 +196,12 @@ def _object(options: TrainOptions, data: DataSet, parts: Parts, net: Network, ou
     }  # fmt: skip
     if explain:
         result["engine"]["plan"] = net.plan(
-            int(options.batch_size or 1), explain=True, micro_batch=options.micro_batch, optimizer=str(options.optimizer), training_rows=len(parts.train[1])
+            int(options.batch_size or 1),
+            explain=True,
+            micro_batch=options.micro_batch,
+            optimizer=str(options.optimizer),
+            training_rows=len(parts.train[1]),
+            data_dtype=parts.train[0].dtype,
         ).splitlines()
     if outcome.confusion is not None:
         result |= {"test_accuracy": outcome.test_score, "confusion": outcome.confusion.tolist()}

@@ -10,6 +10,8 @@ transposed (`pack_turned`), rows of data or activations by the products themselv
     forward   z_i = bias + sum_k x_ik W_jk, and the ReLU or its derivative if asked for
     add_up    Delta_jk = keep Delta_jk + share sum_i delta_ij x_ik
 
+Where x is uint8 (kernels/cpu/amx_bytes.py), it lies in one part, three products of parts are all, and a quarter of the bytes is read.
+
 Sums run in an order that does not depend on the other rows. Without JIT, NumPy does the same on the same memory.
 """
 
@@ -29,7 +31,7 @@ from . import JIT, exported, inner
 from .amx_code import MOST, PACE, PRODUCTS, block_of_sums, block_to_weights, finish_row
 from .amx_code import configure as _configure
 from .amx_code import release as _release
-from .amx_layout import ERRAND, PIECE, SIDE, TILE, finish_errand, left_row, right_pair, turn_tiles
+from .amx_layout import ERRAND, LEFT_BYTES, NUMBERS, PIECE, RIGHT_BYTES, SIDE, TILE, finish_errand, left_row, right_pair, turn_tiles
 from .panels import RECTIFY, called, rows_at, vector_at
 from .plain import finished, rows_apart, rows_at_places
 
@@ -41,9 +43,11 @@ __all__ = [
     "ROOM",
     "SIDE",
     "add_up",
+    "add_up_of",
     "addresses",
     "configure",
     "forward",
+    "forward_of",
     "groups_of",
     "left_pieces",
     "missing",
@@ -88,9 +92,9 @@ def _steps_of(depth):
     return (depth + INPUTS - 1) // INPUTS
 
 
-def _groups_at_once(steps, columns):
+def _groups_at_once(steps, columns, piece):
     """Groups of 16 rows, of so many pieces of inputs, that become left factors at a time, or one more; where the right factor has so many groups of columns."""
-    return NEAR_GROUPS if steps * columns * PIECE <= WEIGHTS_NEAR else max(NEAR_GROUPS, FAR_BYTES // (steps * PIECE))
+    return NEAR_GROUPS if steps * columns * PIECE <= WEIGHTS_NEAR else max(NEAR_GROUPS, FAR_BYTES // (steps * piece))
 
 
 def left_pieces(rows, steps):
@@ -131,22 +135,23 @@ if JIT:
 
     _pace = inner(_pace)
 
-    def _forward(x, places, m, depth, left, W, width, bias, out, out_step, gate, ahead, errand):
+    def _forward_of(form, x, places, m, depth, left, W, width, bias, scale, out, out_step, gate, ahead, errand):
+        octets, piece, products = (True, TILE, 3) if form == LEFT_BYTES else (False, PIECE, 6)
         steps, columns, groups = (depth + INPUTS - 1) // INPUTS, width // SIDE, groups_of(m)
-        of_group, most = steps * PIECE, groups_at_once(steps, columns)
-        twice = np.int64(1 if most == NEAR_GROUPS else 0)
+        of_group, most, units = steps * piece, groups_at_once(steps, columns, piece), (steps + 1) // 2 if octets else steps
+        twice, weights_group = np.int64(1 if most == NEAR_GROUPS else 0), steps * PIECE
         side, first, n = np.int64(0), np.int64(0), groups if groups <= most + 1 else most  # groups
-        _errand(errand, min(m, n * SIDE) * steps, 0, min(m, n * SIDE), x, depth, left, places, of_group, ahead)
+        _errand(errand, min(m, n * SIDE) * units, 0, min(m, n * SIDE), x, depth, left, places, of_group, ahead)
         while n > 0:
-            finish_errand(errand)
+            finish_errand(form, errand)
             begin, now, end = out + first * SIDE * out_step, left + side * (NEAR_GROUPS + 1) * of_group, min(m, (first + n) * SIDE)
             left_over = groups - first - n
             n_next = left_over if left_over <= most + 1 else most
             rows = min(m - end, n_next * SIDE)
             side, pace = twice - side, np.int64(0)
             if twice == 1 and n_next > 0:
-                _errand(errand, rows * steps, 0, rows, x, depth, left + side * (NEAR_GROUPS + 1) * of_group, places + 8 * end, of_group, ahead)
-                pace = _pace(rows, 6 * n * columns)
+                _errand(errand, rows * units, 0, rows, x, depth, left + side * (NEAR_GROUPS + 1) * of_group, places + 8 * end, of_group, ahead)
+                pace = _pace(rows * units, products * n * columns * steps)
             j = 0
             while j < columns:
                 c = _next(columns - j, min(n, 2))
@@ -154,35 +159,44 @@ if JIT:
                 while i < n:
                     r = _next(n - i, c)
                     to = begin + i * SIDE * out_step + 64 * j
-                    block_of_sums(r, c, now + i * of_group, of_group, W + j * of_group, of_group, steps, np.int64(1), to, out_step, SIDE * out_step, errand, pace)
+                    block_of_sums(form, r, c, now + i * of_group, of_group, W + j * weights_group, weights_group, steps, np.int64(1), to, out_step, SIDE * out_step, errand, pace)
                     i += r
                 j += c
             if twice == 0 and n_next > 0:
-                _errand(errand, rows * steps, 0, rows, x, depth, left, places + 8 * end, of_group, ahead)
+                _errand(errand, rows * units, 0, rows, x, depth, left, places + 8 * end, of_group, ahead)
             for i in range(first * SIDE, end if bias != 0 else first * SIDE):
-                finish_row(out + i * out_step, width, bias, gate + i * out_step if gate > RECTIFY else gate)
+                finish_row(out + i * out_step, width, scale, bias, gate + i * out_step if gate > RECTIFY else gate)
             first, n = first + n, n_next
 
-    def _add_up(left, n_out, x, places, m, n_in, right, room, out, step, share, keep, ahead, errand):
+    def _add_up_of(form, left, n_out, x, places, m, n_in, right, room, out, step, share, keep, ahead, errand):
+        size, piece, products = (1, TILE, 3) if form == RIGHT_BYTES else (4, PIECE, 6)
         steps = (m + INPUTS - 1) // INPUTS
-        rows, of_group, fresh, none, units = groups_of(n_out), steps * PIECE, np.int64(keep == 0), np.int64(0), steps * SIDE
-        _errand(errand, units, 1, m, x, n_in, right, places, of_group, ahead)
+        rows, of_group, of_columns, fresh, none, units = groups_of(n_out), steps * PIECE, steps * piece, np.int64(keep == 0), np.int64(0), steps * SIDE
+        _errand(errand, units, 1, m, x, n_in, right, places, of_columns, ahead)
         for j in range(0, n_in, 2 * SIDE):
-            finish_errand(errand)
-            c, now, pace = 2 if n_in - j > SIDE else 1, right + (j // (2 * SIDE) % 2) * 2 * of_group, none
+            finish_errand(form, errand)
+            c, now, pace = 2 if n_in - j > SIDE else 1, right + (j // (2 * SIDE) % 2) * 2 * of_columns, none
             if n_in - j > 2 * SIDE:
-                _errand(errand, units, 1, m, x + 8 * SIDE + 4 * j, n_in - j - 2 * SIDE, right + (1 - j // (2 * SIDE) % 2) * 2 * of_group, places, of_group, ahead)
-                pace = _pace(SIDE, 6 * rows * c)
+                _errand(errand, units, 1, m, x + size * (2 * SIDE + j), n_in - j - 2 * SIDE, right + (1 - j // (2 * SIDE) % 2) * 2 * of_columns, places, of_columns, ahead)
+                pace = _pace(units, products * rows * c * steps)
             i = 0
             while i < rows:
                 r = _next(rows - i, c)
                 a, to = left + i * of_group, out + i * SIDE * step + 4 * j
                 if share == 1 and (fresh or keep == 1) and (i + r) * SIDE <= n_out and j + c * SIDE <= n_in:
-                    block_of_sums(r, c, a, of_group, now, of_group, steps, fresh, to, step, SIDE * step, errand, pace)
+                    block_of_sums(form, r, c, a, of_group, now, of_columns, steps, fresh, to, step, SIDE * step, errand, pace)
                 else:
-                    block_of_sums(r, c, a, of_group, now, of_group, steps, np.int64(1), room, np.int64(64), c * TILE, errand, pace)
+                    block_of_sums(form, r, c, a, of_group, now, of_columns, steps, np.int64(1), room, np.int64(64), c * TILE, errand, pace)
                     block_to_weights(room, min(r * SIDE, n_out - i * SIDE), min(c * SIDE, n_in - j), to, step, share, keep)
                 i += r
+
+    forward_of, add_up_of = inner(_forward_of), inner(_add_up_of)  # the first argument is a literal: what the factors are
+
+    def _forward(x, places, m, depth, left, W, width, bias, scale, out, out_step, gate, ahead, errand):
+        forward_of(NUMBERS, x, places, m, depth, left, W, width, bias, scale, out, out_step, gate, ahead, errand)
+
+    def _add_up(left, n_out, x, places, m, n_in, right, room, out, step, share, keep, ahead, errand):
+        add_up_of(NUMBERS, left, n_out, x, places, m, n_in, right, room, out, step, share, keep, ahead, errand)
 
     def _pack_turned(d, step, m, width, left, first, steps):
         for j in range(0, width, SIDE):
@@ -249,24 +263,35 @@ else:
     def _floats(pieces):
         return (pieces.astype(np.uint32) << 16).view(np.float32)
 
-    def _product(left, right, rows, columns, steps):
+    def _product(left, right, rows, columns, steps, products):
         """(16 * groups of rows, 16 * groups of columns), of the parts in memory."""
         g, h = groups_of(rows), groups_of(columns)
         a = _floats(_pieces(left, g, steps)).transpose(2, 0, 3, 1, 5, 4).reshape(3, g * SIDE, steps * INPUTS)
         b = _floats(_pieces(right, h, steps)).transpose(2, 1, 5, 3, 0, 4).reshape(3, steps * INPUTS, h * SIDE)
-        return sum(a[p] @ b[q] for p, q in PRODUCTS)
+        return sum(a[p] @ b[q] for p, q in products)
 
-    def forward(table, x, places, m, depth, left, W, width, bias, out, out_step, gate, ahead, errand):
+    def forward_of(form, x, W, width, bias, scale, out, out_step, gate):
+        """The same in NumPy, of rows x (m, depth)."""
+        m, depth = x.shape
+        pieces = np.ascontiguousarray(_as_left(x))
+        z = _product(pieces.ctypes.data, W, m, width, steps_of(depth), PRODUCTS[form])[:m]
+        rows_apart(out, m, out_step, width)[...] = finished(scale * z + vector_at(bias, np.float32(0), width) if bias else z, gate, out_step)
+
+    def add_up_of(form, left, n_out, x, out, step, share, keep):
+        """The same in NumPy, of rows x (m, n_in)."""
+        m, n_in = x.shape
+        pieces = np.ascontiguousarray(_as_right(x))
+        total = share * _product(left, pieces.ctypes.data, n_out, n_in, steps_of(m), PRODUCTS[form])[:n_out, :n_in]
+        Delta = rows_apart(out, n_out, step, n_in)
+        Delta[...] = keep * Delta + total if keep else total
+
+    def forward(table, x, places, m, depth, left, W, width, bias, scale, out, out_step, gate, ahead, errand):
         """The same in NumPy."""
-        pieces = np.ascontiguousarray(_as_left(rows_at_places(x, places, m, depth)))
-        z = _product(pieces.ctypes.data, W, m, width, steps_of(depth))[:m] + (vector_at(bias, np.float32(0), width) if bias else 0)
-        rows_apart(out, m, out_step, width)[...] = finished(z, gate, out_step)
+        forward_of(NUMBERS, rows_at_places(x, places, m, depth), W, width, bias, scale, out, out_step, gate)
 
     def add_up(table, left, n_out, x, places, m, n_in, right, room, out, step, share, keep, ahead, errand):
         """The same in NumPy."""
-        pieces = np.ascontiguousarray(_as_right(rows_at_places(x, places, m, n_in)))
-        Delta, total = rows_apart(out, n_out, step, n_in), share * _product(left, pieces.ctypes.data, n_out, n_in, steps_of(m))[:n_out, :n_in]
-        Delta[...] = keep * Delta + total if keep else total
+        add_up_of(NUMBERS, left, n_out, rows_at_places(x, places, m, n_in), out, step, share, keep)
 
     def pack_turned(table, d, step, m, width, left, first, steps):
         """The same in NumPy."""
@@ -283,7 +308,7 @@ else:
 
 # By address; numbers are float32, strides in bytes. `table`: from `addresses`. left, right, forth, back: pieces, 64-byte aligned.
 #
-# forward:      out[i] = bias + sum_k x_ik W_jk for i < m, where row i lies at x + 4 places[i], its `depth` numbers side by side; no bias where that is 0; width a multiple of 16;
+# forward:      out[i] = bias + scale sum_k x_ik W_jk for i < m, where row i lies at x + 4 places[i], its `depth` numbers side by side; no bias or scale where bias is 0; width a multiple of 16;
 #               rows of out to the next multiple of 16 may be overwritten. left: room for `left_pieces`
 #               gate: 0; or, with a bias, RECTIFY for the ReLU, or the address of rows like out's, outputs of a ReLU, whose derivative multiplies out
 # add_up:       out (n_out, n_in), rows `step` bytes apart, = keep out + share left x, rows of x (m, n_in) as above; out is not read where keep is 0. right: room for `right_pieces`; room: ROOM bytes
@@ -295,9 +320,9 @@ if JIT:
     _float, _integer = types.float32, types.int64
 
     @intrinsic
-    def forward(typingctx, table, x, places, m, depth, left, W, width, bias, out, out_step, gate, ahead, errand):
+    def forward(typingctx, table, x, places, m, depth, left, W, width, bias, scale, out, out_step, gate, ahead, errand):
         """See above."""
-        return types.void(table, *[_integer] * 13), called(_FORWARD)
+        return types.void(table, *[_integer] * 8, _float, *[_integer] * 5), called(_FORWARD)
 
     @intrinsic
     def add_up(typingctx, table, left, n_out, x, places, m, n_in, right, room, out, step, share, keep, ahead, errand):
@@ -320,7 +345,7 @@ def _compiled():
     """[(place in the table, function)], once per process: their code must not be freed."""
     whole = types.int64
     return [
-        (_FORWARD, exported(_forward, types.void(*[whole] * 13))),
+        (_FORWARD, exported(_forward, types.void(*[whole] * 8, types.float32, *[whole] * 5))),
         (_ADD_UP, exported(_add_up, types.void(*[whole] * 10, types.float32, types.float32, *[whole] * 2))),
         (_PACK_TURNED, exported(_pack_turned, types.void(*[whole] * 7))),
         (_PACK_WEIGHTS, exported(_pack_weights, types.void(*[whole] * 8))),

@@ -1,6 +1,6 @@
 """LLVM instructions for the products of kernels/cpu/amx.py: blocks of sums in the registers of Intel's matrix unit (AMX), of factors laid out by kernels/cpu/amx_layout.py.
 
-Of the nine products of parts the three smallest are below the last bit of the whole and are left out; six are added.
+Of the nine products of parts the three smallest are below the last bit of the whole and are left out; six are added. Where one factor is uint8, in one part, three are all.
 
 References: G. Henry, P. T. P. Tang, A. Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations", ARITH 2019,
 section IV (BF16x3, six products); Intel, "Intel 64 and IA-32 Architectures Software Developer's Manual", volume 1, chapter 18 (AMX).
@@ -15,13 +15,34 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from .amx_layout import FLOATS, I8, I32, I64, PIECE, ROW, SIDE, TILE, WORDS, errand_unit, first_lanes, load, load_first, pointer, spread, store, store_first
+from .amx_layout import (
+    FLOATS,
+    I8,
+    I32,
+    I64,
+    LEFT_BYTES,
+    NUMBERS,
+    PIECE,
+    RIGHT_BYTES,
+    ROW,
+    SIDE,
+    TILE,
+    WORDS,
+    errand_unit,
+    first_lanes,
+    load,
+    load_first,
+    pointer,
+    spread,
+    store,
+    store_first,
+)
 from .panel_code import RECTIFY, one_of
 
 __all__ = ["PACE", "PRODUCTS", "block_of_sums", "block_to_weights", "configure", "finish_row", "release"]
 
-# Of both sides, smallest products first. Each differs from the one before in one part, so that five of the six ask for one side's tiles alone.
-PRODUCTS = ((2, 0), (1, 0), (1, 1), (0, 1), (0, 2), (0, 0))
+# Parts of both sides, by what the factors are; smallest products first. Each of the six differs from the one before in one part, so that five of them ask for one side's tiles alone.
+PRODUCTS = {NUMBERS: ((2, 0), (1, 0), (1, 1), (0, 1), (0, 2), (0, 0)), LEFT_BYTES: ((0, 2), (0, 1), (0, 0)), RIGHT_BYTES: ((2, 0), (1, 0), (0, 0))}
 PACE = 1 << 16  # of an errand: so much is a unit for each product of tiles
 
 
@@ -58,13 +79,13 @@ MOST = 4  # sums of a block, which leave four registers for the factors: with si
 SHAPES = [(rows, columns) for rows, columns in itertools.product(range(1, 4), repeat=2) if rows * columns <= MOST]  # groups of 16 rows, and of columns, of a block
 
 
-def loads_and_products(rows, columns):
+def loads_and_products(rows, columns, form):
     """What is done with a piece, in order: (register, (factor, part)) loads a tile, factors counted from the left ones on; ((sum, left, right), (-1, -1)) multiplies and adds, registers all three.
 
     Where none of the registers beside the sums is free, the tile that is wanted again last, or never, makes room.
     """
     each = [(i, j) for i in range(rows) for j in (range(columns) if i % 2 == 0 else reversed(range(columns)))]  # each shares a factor with the one before
-    uses = [(tile, (i, of_left), (rows + j, of_right)) for of_left, of_right in PRODUCTS for tile, (i, j) in enumerate(each)]
+    uses = [(tile, (i, of_left), (rows + j, of_right)) for of_left, of_right in PRODUCTS[form] for tile, (i, j) in enumerate(each)]
     there, done = {}, []  # register: content
     for at, (tile, *factors) in enumerate(uses):
         for wanted in factors:
@@ -82,16 +103,19 @@ def loads_and_products(rows, columns):
     return done
 
 
-@intrinsic
-def block_of_sums(typingctx, rows, columns, left, left_group, right, right_group, steps, fresh, out, out_step, out_group, errand, pace):
+@intrinsic(prefer_literal=True)
+def block_of_sums(typingctx, form, rows, columns, left, left_group, right, right_group, steps, fresh, out, out_step, out_group, errand, pace):
     """The products of groups of 16 rows, `left_group` bytes apart, and of 16 columns, added up over `steps` pieces, in float32: alone if fresh, or to what is there.
 
-    rows, columns: one of SHAPES. A row of out lies `out_step` bytes behind the last, a group of rows `out_group`, one of columns a line, or a tile where rows are side by side.
+    form: a literal; rows, columns: one of SHAPES. A row of out lies `out_step` bytes behind the last, a group of rows `out_group`, one of columns a line, or a tile where rows are side by side.
     With every product, pace / PACE units of the errand are done.
     """
 
+    of = form.literal_value
+    left_piece, right_piece = TILE if of == LEFT_BYTES else PIECE, TILE if of == RIGHT_BYTES else PIECE
+
     def codegen(context, builder, signature, args):
-        rows, columns, left, left_group, right, right_group, steps, fresh, out, out_step, out_group, errand, pace = args
+        rows, columns, left, left_group, right, right_group, steps, fresh, out, out_step, out_group, errand, pace = args[1:]
         owed = cgutils.alloca_once_value(builder, I64(0))
         out_column = builder.select(builder.icmp_signed("==", out_step, I64(ROW)), I64(TILE), I64(ROW))
 
@@ -106,10 +130,11 @@ def block_of_sums(typingctx, rows, columns, left, left_group, right, right_group
                     for tile, place in enumerate(places):
                         _unit(builder, "tileloadd64", tile, pointer(builder, place, I8), out_step)
             with cgutils.for_range(builder, steps) as loop:
-                shift = builder.mul(loop.index, I64(PIECE))
+                shift = builder.mul(loop.index, I64(left_piece))
                 begins = [builder.add(left, builder.add(shift, builder.mul(left_group, I64(i)))) for i in range(rows)]
+                shift = builder.mul(loop.index, I64(right_piece))
                 begins += [builder.add(right, builder.add(shift, builder.mul(right_group, I64(j)))) for j in range(columns)]
-                for register, (factor, part) in loads_and_products(rows, columns):
+                for register, (factor, part) in loads_and_products(rows, columns, of):
                     if factor >= 0:
                         _unit(builder, "tileloadd64", register, pointer(builder, builder.add(begins[factor], I64(part * TILE)), I8), I64(ROW))
                     else:
@@ -117,7 +142,7 @@ def block_of_sums(typingctx, rows, columns, left, left_group, right, right_group
                         due = builder.add(builder.load(owed), pace)
                         builder.store(builder.and_(due, I64(PACE - 1)), owed)
                         with builder.if_then(builder.icmp_signed(">=", due, I64(PACE))):
-                            errand_unit(builder, errand)
+                            errand_unit(builder, errand, of)
             for tile, place in enumerate(places):
                 _unit(builder, "tilestored64", tile, pointer(builder, place, I8), out_step)
 
@@ -133,7 +158,7 @@ def block_of_sums(typingctx, rows, columns, left, left_group, right, right_group
         builder.position_at_end(end)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 13), codegen
+    return types.void(form, *[types.int64] * 13), codegen
 
 
 def _each_vector(builder, room, rows, columns, finish):
@@ -155,18 +180,26 @@ def _each_vector(builder, room, rows, columns, finish):
             finish(load(builder, builder.add(tile, builder.mul(down.index, I64(ROW)))), builder.add(first, down.index), vector)
 
 
+def _everywhere(builder, number):
+    """A vector of this float32 alone."""
+    one = builder.insert_element(ir.Constant(FLOATS, ir.Undefined), number, I32(0))
+    return builder.shuffle_vector(one, one, spread(WORDS, 0))
+
+
 @intrinsic
-def finish_row(typingctx, out, width, bias, gate):
-    """`width` numbers at out, a multiple of 16, become themselves with bias. gate: 0; or RECTIFY, for the ReLU of each; or the address of as many outputs of a ReLU, whose derivative multiplies each."""
+def finish_row(typingctx, out, width, scale, bias, gate):
+    """`width` numbers at out, a multiple of 16, become `scale` of themselves with bias. gate: 0; or RECTIFY, for the ReLU of each; or the address of as many outputs of a ReLU, whose derivative multiplies each."""
 
     def codegen(context, builder, signature, args):
-        out, width, bias, gate = args
+        out, width, scale, bias, gate = args
+        scales = _everywhere(builder, scale)
 
         def every(last):
             with cgutils.for_range(builder, builder.sdiv(width, I64(SIDE))) as loop:
                 vector = builder.mul(loop.index, I64(ROW))
                 place = builder.add(out, vector)
-                store(builder, last(builder.fadd(load(builder, place), load(builder, builder.add(bias, vector))), vector), place, align=4)
+                total = builder.fadd(builder.fmul(scales, load(builder, place)), load(builder, builder.add(bias, vector)))
+                store(builder, last(total, vector), place, align=4)
 
         def rectified(total, vector):
             return builder.select(builder.fcmp_ordered("<", total, spread(FLOATS, 0.0)), spread(FLOATS, 0.0), total)  # so that NaN stays NaN
@@ -180,7 +213,7 @@ def finish_row(typingctx, out, width, bias, gate):
         one_of(builder, which, [functools.partial(every, last) for last in (lambda total, vector: total, rectified, gated)])
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 4), codegen
+    return types.void(types.int64, types.int64, types.float32, types.int64, types.int64), codegen
 
 
 @intrinsic
@@ -189,13 +222,8 @@ def block_to_weights(typingctx, room, rows, width, out, out_step, share, keep):
 
     def codegen(context, builder, signature, args):
         room, rows, width, out, out_step, share, keep = args
-
-        def everywhere(number):
-            one = builder.insert_element(ir.Constant(FLOATS, ir.Undefined), number, I32(0))
-            return builder.shuffle_vector(one, one, spread(WORDS, 0))
-
         columns = builder.sdiv(builder.add(width, I64(SIDE - 1)), I64(SIDE))
-        shares, keeps = everywhere(share), everywhere(keep)
+        shares, keeps = _everywhere(builder, share), _everywhere(builder, keep)
 
         def every(kept):
             def finish(total, row, vector):

@@ -8,6 +8,7 @@ import numpy as np
 
 from . import inner, part
 from .amx import PIECE, add_up, forward, groups_of, pack_turned, pack_weights, steps_of
+from .amx_bytes import add_up_bytes, forward_bytes
 from .amx_thin import FEW, few_to_many, lay_out_few, many_to_few, sums_over_rows
 from .on_demand import activate_at, derivative_at
 from .panel_output import cost_and_delta
@@ -18,6 +19,7 @@ __all__ = ["AHEAD", "RELU", "ROOM_AHEAD", "Factors", "few_at", "gradient", "lay_
 RELU = 3  # its code
 # Rows of data that are asked for before they are laid out, which happens that long before they are used; and most of them beyond a tile.
 AHEAD, ROOM_AHEAD = 32, 48
+ONE = np.float32(1)
 
 
 class Factors(NamedTuple):
@@ -95,8 +97,8 @@ def take(zero, out, step, count, sums, share, keep):
 take = inner(take)
 
 
-def gradient(table, zero, layer, few, inputs, where, m, delta, deltas, shape, factors, grads, share, keep, biases_keep, ahead):
-    """A layer's Delta, as `through` says, of m rows of inputs and of deltas; deltas: where the rows of the latter begin."""
+def gradient(table, zero, layer, few, inputs, where, octets, scale, m, delta, deltas, shape, factors, grads, share, keep, biases_keep, ahead):
+    """A layer's Delta, as `through` says, of m rows of inputs and of deltas; deltas: where the rows of the latter begin. Those of the first layer are multiplied by `scale` if its inputs are bytes."""
     n_in, n_out, step, nothing = shape.sizes[layer], shape.sizes[layer + 1], step_at(shape, layer), np.int64(0)
     Delta, width, sums = grads + shape.blocks[layer] * 4, shape.widths[layer], factors.rows
     biases = Delta + n_out * n_in * 4
@@ -111,20 +113,28 @@ def gradient(table, zero, layer, few, inputs, where, m, delta, deltas, shape, fa
         sums_over_rows(table, delta, deltas, m, n_out, inputs, step_at(shape, layer - 1) * 4, below, sums)
         for j in range(n_out):
             take(zero, Delta + 4 * n_in * j, 1, n_in, sums + 4 * below * j, share, keep)
-    else:
-        pack_turned(table, delta, step * 4, m, n_out, factors.turned, nothing, steps_of(m))
-        add_up(table, factors.turned, n_out, inputs, where, m, n_in, factors.right, factors.room, Delta, n_in * 4, share, keep, ahead, factors.errand)
     sums_over_rows(table, nothing, nothing, m, nothing, delta, step * 4, width, sums)
     take(zero, biases, 1, n_out, sums, share, biases_keep)
+    if few:
+        return
+    if octets and scale != 1:
+        rows = vector_at(delta, zero, m * step)
+        for i in range(m * step):
+            rows[i] *= scale
+    pack_turned(table, delta, step * 4, m, n_out, factors.turned, nothing, steps_of(m))
+    if octets:
+        add_up_bytes(table, factors.turned, n_out, inputs, where, m, n_in, factors.right, factors.room, Delta, n_in * 4, share, keep, ahead, factors.errand)
+    else:
+        add_up(table, factors.turned, n_out, inputs, where, m, n_in, factors.right, factors.room, Delta, n_in * 4, share, keep, ahead, factors.errand)
 
 
 gradient = inner(gradient)
 
 
-def through(mine, bottom, table, zero, x, ahead, block, shape, by_class, own, factors, grads, share, keep, biases_keep):
+def through(mine, bottom, table, zero, x, octets, scale, ahead, block, shape, by_class, own, factors, grads, share, keep, biases_keep):
     """Takes the rows `mine` through the layers from `bottom` on, and back. Returns (cost sum, rows that are right).
 
-    Inputs begin at x + 4 first[i], unless `bottom` is more than 0: the activations of the layer below are there then. Its deltas are made too.
+    Inputs begin at x + 4 first[i], or are `scale` of the uint8 at x + first[i] if they are `octets`, unless `bottom` is more than 0: the activations of the layer below are there then. Its deltas are made too.
     grads (an address, where theta's begins) become keep of themselves, or biases_keep, and share of the rows' Delta.
     ahead: as in kernels/cpu/amx.py, of x.
     """
@@ -136,7 +146,10 @@ def through(mine, bottom, table, zero, x, ahead, block, shape, by_class, own, fa
         forth, gate = factors.weights + factors.begin[layer] * PIECE, np.int64(RECTIFY if rectified else 0)
         if not few_at(shape, layer):
             padded_biases(zero, own.theta, shape, layer, factors.rows)
-            forward(table, inputs, where, m, sizes[layer], own.side, forth, widths[layer], factors.rows, z, step * 4, gate, soon, factors.errand)
+            if layer == 0 and octets:
+                forward_bytes(table, inputs, where, m, sizes[layer], own.side, forth, widths[layer], factors.rows, scale, z, step * 4, gate, soon, factors.errand)
+            else:
+                forward(table, inputs, where, m, sizes[layer], own.side, forth, widths[layer], factors.rows, ONE, z, step * 4, gate, soon, factors.errand)
         elif layer == 0:
             few_to_many(table, inputs, where, m, sizes[0], forth, widths[0], z, step * 4, gate, np.int64(1))
         else:
@@ -157,10 +170,10 @@ def through(mine, bottom, table, zero, x, ahead, block, shape, by_class, own, fa
                 few_to_many(table, delta, deltas, m, n_out, forth, widths[layer - 1], lower, lower_step * 4, gate, nothing)
             else:
                 back = forth + groups_of(n_out) * steps_of(sizes[layer]) * PIECE
-                forward(table, delta, deltas, m, n_out, own.side, back, widths[layer - 1], own.nothing, lower, lower_step * 4, gate, nothing, factors.errand)
+                forward(table, delta, deltas, m, n_out, own.side, back, widths[layer - 1], own.nothing, ONE, lower, lower_step * 4, gate, nothing, factors.errand)
             if not rectified:
                 derivative_at(table, zero, codes[layer - 1], slopes[layer - 1], lower, inputs, m * lower_step)
-        gradient(table, zero, layer, few, inputs, where, m, delta, deltas, shape, factors, grads, share, keep, biases_keep, soon)
+        gradient(table, zero, layer, few, inputs, where, layer == 0 and octets, scale, m, delta, deltas, shape, factors, grads, share, keep, biases_keep, soon)
     return cost, right
 
 

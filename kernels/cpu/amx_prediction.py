@@ -1,7 +1,7 @@
 """The outputs of a network for many rows, with the products of kernels/cpu/amx.py: one compiled call on weights that are laid out as factors.
 
 Memory, C-contiguous float32 unless said, given by the caller; P_l, B: as in kernels/cpu/amx_program.py, with C = ROWS:
-  X (m, s_1), read where it lies; out (m, s_L); packed: from `amx_packing`, for each layer its weights as factors, then P_l biases
+  x : the address of X (total, s_1), float32, or uint8 if they are `octets`, of which `scale` counts, read where it lies; out (total, s_L); packed: from `amx_packing`, for each layer its weights as factors, then P_l biases
   places (L + 1, B) int64, zeros (B * the widest P,) as there; a (B * (P_2 + ... + P_L),), side (any,), first (ROWS + ROOM_AHEAD,) int64, errand (16,) int64 : scratch
 """
 
@@ -12,6 +12,7 @@ from numba.core import types
 
 from . import per_dtype
 from .amx import SIDE, configure, forward, pack_weights, release
+from .amx_bytes import forward_bytes
 from .amx_parts import AHEAD, RELU, ROOM_AHEAD, few_at, padded_biases, step_at
 from .amx_thin import few_to_many, lay_out_few, many_to_few
 from .on_demand import activate_at
@@ -36,11 +37,11 @@ def _pack(table, theta, shape, begin, packed):
         padded_biases(zero, address(theta), shape, layer, address(packed) + begin[layer + 1] * 4 - shape.widths[layer] * 4)
 
 
-def _predict(X, table, registers, shape, begin, packed, a, side, zeros, places, first, errand, out):
-    """Overwrites out (m, s_L) with a^(L). Returns False, with out unfinished, if X holds NaN or infinity."""
+def _predict(x, total, octets, scale, table, registers, shape, begin, packed, a, side, zeros, places, first, errand, out):
+    """Overwrites out (total, s_L) with a^(L). Returns False, with out unfinished, if X holds NaN or infinity."""
     sizes, widths, codes = shape.sizes, shape.widths, shape.codes
     layers, n_in, K, block = codes.size, sizes[0], sizes[codes.size], ROWS + SIDE
-    zero, total = packed.dtype.type(0), X.shape[0]
+    zero, one = packed.dtype.type(0), packed.dtype.type(1)
     fine = True
     configure(address(registers))
     for start in range(0, total, ROWS):
@@ -50,17 +51,19 @@ def _predict(X, table, registers, shape, begin, packed, a, side, zeros, places, 
         for layer in range(layers):
             n_out, P, step = sizes[layer + 1], widths[layer], step_at(shape, layer) * 4
             z, M, b = address(a) + block * shape.starts[layer] * 4, address(packed) + begin[layer] * 4, address(packed) + (begin[layer + 1] - P) * 4
-            x = address(X) if layer == 0 else address(a) + block * shape.starts[layer - 1] * 4
+            inputs = x if layer == 0 else address(a) + block * shape.starts[layer - 1] * 4
             where = address(first) if layer == 0 else address(places) + layer * 8 * block
             rectified = 0 < layer < layers - 1 and codes[layer] == RELU  # not of the first: infinity in X must be seen in z
             gate = np.int64(RECTIFY if rectified else 0)
-            if not few_at(shape, layer):
-                forward(table, x, where, m, sizes[layer], address(side), M, P, b, z, step, gate, np.int64(AHEAD if layer == 0 else 0), address(errand))
+            if layer == 0 and octets:
+                forward_bytes(table, x, where, m, n_in, address(side), M, P, b, scale, z, step, gate, np.int64(AHEAD), address(errand))
+            elif not few_at(shape, layer):
+                forward(table, inputs, where, m, sizes[layer], address(side), M, P, b, one, z, step, gate, np.int64(AHEAD if layer == 0 else 0), address(errand))
             elif layer == 0:
-                few_to_many(table, x, where, m, n_in, M, P, z, step, gate, np.int64(1))
+                few_to_many(table, inputs, where, m, n_in, M, P, z, step, gate, np.int64(1))
             else:
-                many_to_few(table, x, step_at(shape, layer - 1) * 4, m, M, widths[layer - 1], n_out, b, z, step, address(side))
-            if layer == 0 and not first_finite(rows_at(z, zero, m, step // 4)) and not finite(X[start : start + m]):
+                many_to_few(table, inputs, step_at(shape, layer - 1) * 4, m, M, widths[layer - 1], n_out, b, z, step, address(side))
+            if layer == 0 and not octets and not first_finite(rows_at(z, zero, m, step // 4)) and not finite(rows_at(x + start * n_in * 4, zero, m, n_in)):
                 fine = False
                 break
             if layer < layers - 1 and not rectified:
@@ -83,19 +86,35 @@ def _of(name):
         types.Array(integer, 2, "C"),
         types.Array(real, 1, "C"),
         types.Array(real, 2, "C"),
-        types.Array(real, 2, "C", readonly=True),
         kinds(name)[Shape],
     )
 
 
 def _packing_signature(name):
-    indices, _, vector, _, _, shape = _of(name)
+    indices, _, vector, _, shape = _of(name)
     return types.void(indices, types.Array(getattr(types, name), 1, "C", readonly=True), shape, indices, vector)
 
 
 def _signature(name):
-    indices, numbers, vector, table, rows, shape = _of(name)
-    return types.boolean(rows, indices, types.Array(types.uint8, 1, "C"), shape, indices, vector, vector, vector, vector, numbers, indices, indices, table)
+    indices, numbers, vector, table, shape = _of(name)
+    return types.boolean(
+        types.int64,
+        types.int64,
+        types.boolean,
+        getattr(types, name),
+        indices,
+        types.Array(types.uint8, 1, "C"),
+        shape,
+        indices,
+        vector,
+        vector,
+        vector,
+        vector,
+        numbers,
+        indices,
+        indices,
+        table,
+    )
 
 
 amx_packing, amx_prediction = per_dtype(_pack, _packing_signature), per_dtype(_predict, _signature)

@@ -4,7 +4,7 @@ The same steps as kernels/cpu/program.py, on theta as it lies. Each thread takes
 and adds up its own Delta; a barrier; each adds the Deltas of all for its share of the units, updates these and lays their weights out as factors for the next
 step; a barrier. (Sharing the first layer's weights as kernels/cpu/split_program.py does was tried twice and was within 5 % at its best: the rows' way from memory takes the time, and is no shorter.)
 
-Rows of float32 data are read where they lie, in shuffled order, and asked for some rows ahead.
+Rows of float32 and uint8 data are read where they lie, in shuffled order, and asked for some rows ahead.
 
 Symbols as in the lecture; for one number of threads results are the same bit for bit.
 """
@@ -86,7 +86,8 @@ def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
     factors = Factors(
         address(memory.weights), begin_of, address(memory.right[me]), address(memory.rooms[me]), address(memory.rows[me]), address(memory.turned[me]), address(memory.errands[me])
     )
-    row_step = data.source[1] // 4 if data.native else n_in
+    octets = data.native and data.source[3] == 1
+    row_step = data.source[1] // data.source[3] if data.native else n_in
     order, first = vector_at(mine.order, nought, run.order.size), vector_at(mine.firsts, nought, memory.firsts.shape[1])
     cost, right, t, few = 0.0, 0, rule.t, few_at(shape, 0)
     configure(address(memory.registers))
@@ -124,7 +125,7 @@ def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
                 gather_rows(data.source, data.read, data.scale, rows, rows_at(mine.x, zero, count, n_in))
                 for i in range(count):
                     first[i] = i * row_step
-            tile_cost, tile_right = through(rows, 0, table, zero, x, ahead, block, shape, data.by_class, mine, factors, into, share, keep, biases_keep)
+            tile_cost, tile_right = through(rows, 0, table, zero, x, octets, data.scale, ahead, block, shape, data.by_class, mine, factors, into, share, keep, biases_keep)
             cost += tile_cost
             right += tile_right
             if not direct:

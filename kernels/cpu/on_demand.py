@@ -14,6 +14,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from . import JIT, amx, exported
+from .amx_bytes import bytes_addresses
 from .amx_thin import few_addresses
 from .elementary import wide_vectors
 from .operations import activate, cost_of_rows, hits_of_rows, output_delta, times_derivative
@@ -108,11 +109,11 @@ def _addresses(name, needed):
     return np.array([_compiled(name, which).address if which in needed else 0 for which in (ACTIVATE, DERIVATIVE, OUTPUTS)], np.int64)
 
 
-def amx_table(needed, few=False):
-    """The same with the products of kernels/cpu/amx.py in place of those on panels, and behind all those of kernels/cpu/amx_thin.py; few: whether a layer is so narrow."""
-    return _amx_table(frozenset(needed) if JIT else frozenset(), bool(few))
+def amx_table(needed, few=False, octets=False):
+    """The same with the products of kernels/cpu/amx.py in place of those on panels, and behind all those of kernels/cpu/amx_thin.py and amx_bytes.py; few: whether a layer is so narrow; octets: whether data are uint8."""
+    return _amx_table(frozenset(needed) if JIT else frozenset(), bool(few), bool(octets))
 
 
 @functools.cache
-def _amx_table(needed, few):
-    return np.concatenate([amx.addresses(), _addresses("float32", needed), few_addresses(few)])
+def _amx_table(needed, few, octets):
+    return np.concatenate([amx.addresses(), _addresses("float32", needed), few_addresses(few), bytes_addresses(octets)])

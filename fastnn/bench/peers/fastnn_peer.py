@@ -8,7 +8,7 @@ from ... import __version__, optimizers
 from ...backends import get_backend
 from ...network import Network
 from ..cases import Net
-from ..problem import Problem
+from ..problem import PIXEL, Problem
 from .base import Array, Peer, blas_threads
 
 __all__ = ["Numba", "Numpy"]
@@ -35,7 +35,9 @@ class Numpy(Peer):
         self.net = self._network(problem.net, problem.theta)
         self.y = np.ascontiguousarray(problem.y)
         self.optimizer = optimizers.get(problem.optimizer, problem.learning_rate)
-        self.program = self.net.backend.compile(self.net, self.optimizer, problem.batch)
+        self.X = problem.pixels if problem.pixels is not None and "uint8" in self.net.backend.reads else problem.X
+        self.program = self.net.backend.compile(self.net, self.optimizer, problem.batch, data_dtype=self.X.dtype)
+        self.program.scale = float(PIXEL)  # of integers
 
     def reset(self, theta: Array) -> None:
         self.net.theta[...] = theta
@@ -44,7 +46,7 @@ class Numpy(Peer):
         self.optimizer.t = 0
 
     def run(self, start: int, stop: int) -> float:
-        cost_sum, rows = self.program.run(self.problem.X, self.y, self.problem.order, start, stop)
+        cost_sum, rows = self.program.run(self.X, self.y, self.problem.order, start, stop)
         return cost_sum / rows
 
     def theta(self) -> Array:
