@@ -30,7 +30,7 @@ PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 # Compiled code cannot be measured for coverage: the Numba tests run once more as plain Python and
 # assert the same values; the suite proper then adds its own coverage and asks for 95 %.
 suite-without-jit: $(VENV)/.dev
-	NUMBA_DISABLE_JIT=1 $(PYTEST) -q -m "not slow and not gpu" -k "numba" --cov --cov-report= tests/test_operations.py tests/test_activations.py tests/test_costs.py tests/test_programs.py tests/test_layerwise.py tests/test_elementary.py tests/test_prediction.py tests/test_inputs_as_they_come.py tests/test_panels.py tests/test_split_program.py tests/test_numba_amx.py
+	NUMBA_DISABLE_JIT=1 $(PYTEST) -q -m "not slow and not gpu" -k "numba" --cov --cov-report= tests/test_operations.py tests/test_activations.py tests/test_costs.py tests/test_programs.py tests/test_layerwise.py tests/test_elementary.py tests/test_prediction.py tests/test_inputs_as_they_come.py tests/test_panels.py tests/test_split_program.py tests/test_numba_amx.py tests/test_numba_octets.py
 
 # The code that writes instructions for the compiler runs, and counts, only where nothing compiled is on disk yet: hence a cache of the suite's own, empty at first.
 TEST_CACHE := $(CURDIR)/build/test-cache

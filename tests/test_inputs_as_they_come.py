@@ -7,6 +7,7 @@ import pytest
 
 import fastnn
 from fastnn import checks
+from fastnn.kernels.cpu import amx
 from fastnn.kernels.cpu.gather import READABLE
 from fastnn.training_data import prepare
 
@@ -21,20 +22,28 @@ def train(X, backend, *, scale=None, dtype="float32", validation=None):
     return net.backend.to_numpy(net.theta), history
 
 
+def assert_same(ours, theirs, kind):
+    """Bit for bit, unless bytes may go to a matrix unit that the plan does not choose for floats: to rounding, of nine steps."""
+    if kind == "uint8" and amx.missing() is None:
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    else:
+        np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.parametrize("kind", ["uint8", "int16", "uint16", "int32", "int64", "uint32", "uint64", "int8"])
 def test_integers_equal_their_scaled_float_copy(backend, dtype, kind):
     pixels = PIXELS // 2 if kind == "int8" else PIXELS
     theta, history = train(pixels.astype(kind), backend, scale=1 / 255, dtype=dtype, validation=0.2)
     scaled = pixels.astype(dtype) * np.dtype(dtype).type(1 / 255)
     expected, other = train(scaled, backend, dtype=dtype, validation=0.2)
-    np.testing.assert_array_equal(theta, expected)
-    assert history.val_cost == other.val_cost
+    assert_same(theta, expected, kind)
+    assert_same(history.val_cost, other.val_cost, kind)
 
 
 def test_without_a_scale_numbers_are_taken_as_they_are(backend, dtype):
     theta, _ = train(PIXELS.astype(np.uint8), backend, dtype=dtype)
     expected, _ = train(PIXELS.astype(dtype), backend, dtype=dtype)
-    np.testing.assert_array_equal(theta, expected)
+    assert_same(theta, expected, "uint8")
 
 
 @pytest.mark.parametrize("make", [np.asfortranarray, lambda X: np.repeat(X, 2, axis=1)[:, ::2], lambda X: X.astype(">f8"), lambda X: X > 0.5, lambda X: X.tolist()])
