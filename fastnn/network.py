@@ -314,8 +314,7 @@ class Network(FitMethod):
         training_rows : of an epoch; many if not given. Few steps an epoch may be planned differently.
         data_dtype : of the X to train with, as NumPy takes it; the network's if not given. Data of uint8 may be planned differently.
         """
-        part = None if micro_batch is None else positive_integer("micro_batch", micro_batch)
-        rows = None if training_rows is None else positive_integer("training_rows", training_rows)
+        part, rows = (None if given is None else positive_integer(name, given) for name, given in (("micro_batch", micro_batch), ("training_rows", training_rows)))
         return self.backend.plan(self, positive_integer("batch_size", batch_size), explain, part, optimizers.get(optimizer), rows, options.check_data_dtype(data_dtype))
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -342,11 +341,12 @@ class Network(FitMethod):
         """Mean cost with L2 and the number of hits over prepared rows, in blocks."""
         cost_sum, hits = 0.0, 0
         for rows in self._blocks(x.shape[0]):
-            z, a = self._forward(x[rows])
-            cost_sum += self.backend.cost_sum(self.output, self.cost, z[-1], a[-1], y[rows])
-            hits += self.count_hits(a[-1], y[rows]) or 0
-        cost = cost_sum / x.shape[0] + l2_per_row / 2 * self.sum_of_squared_weights()
-        return cost, hits if self.counts_hits(y) else None
+            z = self.backend.outputs(self, x[rows], activated=False)
+            assert z is not None, "prepared rows are finite"
+            a = self.backend.activate(self.output, z)
+            cost_sum += self.backend.cost_sum(self.output, self.cost, z, a, y[rows])
+            hits += self.count_hits(a, y[rows]) or 0
+        return cost_sum / x.shape[0] + l2_per_row / 2 * self.sum_of_squared_weights(), hits if self.counts_hits(y) else None
 
     def _outputs(self, X: Any) -> Array:
         if type(X) is np.ndarray and X.ndim == 2 and X.flags.c_contiguous and (backend := self.backend).checks_outputs:

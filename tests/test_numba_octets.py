@@ -157,7 +157,7 @@ def test_fits_of_one_network_are_planned_for_their_data(tables):
 
 @needs_unit
 @pytest.mark.parametrize("rows", [1024, 1300] if JIT else [1024])
-@pytest.mark.parametrize(("sizes", "scale", "kind"), [((40, 70, 33, 3), 1 / 255, "uint8"), ((33, 64, 1), None, "uint8"), ((100, 64, 2), 0.5, "bool")])
+@pytest.mark.parametrize(("sizes", "scale", "kind"), [((40, 70, 33, 3), 1 / 255, "uint8"), ((33, 30, 1), None, "uint8"), ((100, 64, 2), 0.5, "bool")])
 def test_predictions_of_bytes(monkeypatch, tables, sizes, scale, kind, rows):
     monkeypatch.setattr(numba_backend, "TEAM_FLOPS", 0)
     monkeypatch.setattr(numba_backend, "ONE_THREAD_FLOPS", 0)

@@ -33,6 +33,20 @@ def test_outputs_equal_the_composition_of_operations(backend, dtype, sizes, rows
     np.testing.assert_allclose(h, expected, rtol=0, atol=4 * sum(sizes) * np.finfo(dtype).eps * max(1, np.abs(expected).max()))
 
 
+@pytest.mark.parametrize("rows", [1, 70, 600, 1100])
+@pytest.mark.parametrize("output", ["softmax", "identity"])
+def test_outputs_before_their_activation(backend, dtype, output, rows):
+    """What validation takes its cost from: z of the last layer, by whatever predicts so many rows, whose activation the outputs are."""
+    net = fastnn.Network([13, 70, 4], hidden="relu", output=output, cost="cross_entropy" if output == "softmax" else "squared_error", dtype=dtype, backend=backend, seed=3)
+    x = backend.asarray(np.random.default_rng(rows).standard_normal((rows, 13)).astype(dtype))
+    z, h = backend.outputs(net, x, activated=False), backend.outputs(net, x)
+    _, expected = net._forward(x)
+    before = backend.dense_forward(expected[-2], net.weights[-1], net.biases[-1])
+    near = {"rtol": 0, "atol": 400 * np.finfo(dtype).eps}  # sums of 70 products of order one, in another order
+    np.testing.assert_allclose(backend.to_numpy(z), backend.to_numpy(before), **near)
+    np.testing.assert_allclose(backend.to_numpy(backend.activate(output, z)), backend.to_numpy(h), **near)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_numba_threads_share_the_rows(monkeypatch, threads):
     monkeypatch.setattr("fastnn.backends.numba_backend.usable_threads", lambda: threads)

@@ -135,16 +135,16 @@ class Backend(ABC):
         Data of other dtypes are taken all the same.
         """
 
-    def outputs(self, net: Network, x: Array) -> Array | None:
-        """a^(L) (m, K), a fresh array, of rows x (m, s_1): C-contiguous, of the network's dtype, on this engine.
+    def outputs(self, net: Network, x: Array, activated: bool = True) -> Array | None:
+        """a^(L) (m, K), or z^(L) if not `activated`, a fresh array, of rows x (m, s_1): C-contiguous, of the network's dtype, on this engine.
 
         None if x holds NaN or infinity and the engine notices; else what the operations give. Nothing is validated,
         so an engine with something better than their composition overrides this method itself.
         """
         a = x
-        for W, b, g in zip(net.weights, net.biases, net.activations, strict=True):
+        for layer, (W, b, g) in enumerate(zip(net.weights, net.biases, net.activations, strict=True), 1):
             z = self.dense_forward(a, W, b)
-            a = self.activate(g, z, out=z)
+            a = self.activate(g, z, out=z) if activated or layer < len(net.activations) else z
         return a
 
     def takes(self, net: Network, x: Array) -> bool:

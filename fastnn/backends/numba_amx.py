@@ -21,7 +21,7 @@ from .cpu_crew import run_team
 from .cpu_plan import Plan
 from .cpu_program import TeamProgram, two_states
 from .host import aligned
-from .numba_panels import needed_parts
+from .numba_panels import needed_parts, without_last
 
 if TYPE_CHECKING:
     from ..network import Network
@@ -100,6 +100,7 @@ class AmxPredictor:
         steps, sizes = _steps(net), net.sizes
         pieces = [max(_groups(n_out) * _pieces(n_in), _few_pieces(n_in, n_out)) for n_in, n_out in itertools.pairwise(sizes)]
         self._shape, self._places = _shape(net), _places(steps, ROWS + amx.SIDE)
+        self._shapes = self._shape._replace(codes=without_last(self._shape.codes)), self._shape  # for outputs that are not activated, and that are
         self._begin = _cumulative([count * (amx.PIECE // 4) + _to(n_out, amx.SIDE) for count, n_out in zip(pieces, sizes[1:], strict=True)])
         self._numbers = (ROWS + amx.SIDE) * sum(steps)
         self._side = amx.left_pieces(ROWS, max(_pieces(n) for n in sizes)) * amx.PIECE // 4
@@ -119,8 +120,8 @@ class AmxPredictor:
         part = ROWS * -(-rows // (ROWS * 2 * team)) if team > 1 else rows
         return [*range(0, rows, part), rows]
 
-    def predict(self, packed: Array, x: Array, h: Array, scale: float = 1.0) -> bool:
-        """Overwrites h (m, s_L) with a^(L) of x (m, s_1), both C-contiguous; False if x holds NaN or infinity. Several threads may call it.
+    def predict(self, packed: Array, x: Array, h: Array, activated: bool, scale: float = 1.0) -> bool:
+        """Overwrites h (m, s_L) with a^(L) of x (m, s_1), or z^(L), both C-contiguous; False if x holds NaN or infinity. Several threads may call it.
 
         x may be uint8, and then `scale` of it counts, if it has more than FEW columns.
         """
@@ -136,7 +137,7 @@ class AmxPredictor:
                 packed.dtype.type(scale),
                 table,
                 self._registers,
-                self._shape,
+                self._shapes[activated],
                 self._begin,
                 packed,
                 a,

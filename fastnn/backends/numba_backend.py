@@ -45,7 +45,7 @@ from .cpu_program import TeamProgram, targets_of, two_states
 from .cpu_row import SharedRow
 from .cpu_threads import blas_on_one_thread, sharing, usable_threads
 from .numba_amx import OCTETS, AmxPredictor, AmxProgram
-from .numba_panels import PanelPredictor, PanelProgram
+from .numba_panels import PanelPredictor, PanelProgram, without_last
 
 if TYPE_CHECKING:
     from ..network import Network
@@ -59,7 +59,7 @@ ONE_THREAD_FLOPS, TEAM_FLOPS = 1_000_000, 20_000_000
 MOST = 2**31 - 1  # rows or columns of a matrix that BLAS of 32-bit integers can take
 # A prediction pays for packing the parameters from so many rows on, and a row for each so many parameters.
 PACKING_ROWS, PACKED_PER_ROW = 512, 128
-UNIT_ROWS, UNIT_WIDTH = 1024, 64  # from which the matrix unit predicts faster, and of the widest hidden layer
+UNIT_ROWS, UNIT_WIDTH = 1024, 64  # from which the matrix unit predicts faster, and of the widest hidden layer, unless data are bytes, which would have to be converted elsewhere
 SHARED_ROW_BYTES = 3 << 19  # of parameters, above which one row is shared with helpers
 PREDICTION_ROWS = 512  # a tile: its activations stay in the cache
 
@@ -171,15 +171,15 @@ class NumbaBackend(HostBackend):
             return PanelProgram(net, optimizer, batch_size, micro_batch, training_rows, plan)
         return NumbaProgram(net, optimizer, batch_size, micro_batch, training_rows, plan, self.blas)
 
-    def outputs(self, net: Network, x: Array) -> Array | None:
+    def outputs(self, net: Network, x: Array, activated: bool = True) -> Array | None:
         """One compiled call; a team of threads for many rows. One row touches neither threads nor limits, unless its weights are more than a cache holds (cpu_row.py)."""
         known = net.prepared or self._known(net)
         m = len(x)
-        if m == 1:  # every step in Python between the caller and the compiled code would be noticed here
+        if m == 1 and activated:  # every step in Python between the caller and the compiled code would be noticed here
             h = np.empty(known.shape, known.dtype)
             return h if (known.one_row or known.make_one_row())(x, known.layers, h) else None
         h = np.empty((m, known.shape[1]), known.dtype)
-        return h if self._many_rows(known, net, x, h) else None
+        return h if self._many_rows(known, net, x, h, activated) else None
 
     def _known(self, net: Network) -> _Predictor:
         if net.prepared is None:
@@ -188,25 +188,29 @@ class NumbaBackend(HostBackend):
         return known
 
     def takes(self, net: Network, x: Array) -> bool:
-        return x.dtype in OCTETS and net.sizes[0] > AMX_FEW and isinstance(self._packing(self._known(net), net, len(x)), AmxPredictor)
+        return x.dtype in OCTETS and net.sizes[0] > AMX_FEW and self._fits_unit(net, len(x))
 
-    def _many_rows(self, known: _Predictor, net: Network, x: Array, h: Array) -> bool:
+    def _many_rows(self, known: _Predictor, net: Network, x: Array, h: Array, activated: bool) -> bool:
         flops = 2 * net.layout.size * x.shape[0]
-        if (predictor := self._packing(known, net, x.shape[0])) is not None:
+        if (predictor := self._packing(known, net, x)) is not None:
             packed = predictor.packed(net)
             cuts = predictor.cuts(x.shape[0], team := self._team_for(x.shape[0], flops))
             scale = () if x.dtype == net.dtype else (1.0 if net.scale is None or x.dtype.kind == "b" else net.scale,)
-            return all(run_parts(lambda i: predictor.predict(packed, x[cuts[i] : cuts[i + 1]], h[cuts[i] : cuts[i + 1]], *scale), len(cuts) - 1, team))
+            return all(run_parts(lambda i: predictor.predict(packed, x[cuts[i] : cuts[i + 1]], h[cuts[i] : cuts[i + 1]], activated, *scale), len(cuts) - 1, team))
 
         def work(first: int, last: int) -> bool:
             scratch = np.empty(min(last - first, PREDICTION_ROWS) * known.width, known.dtype)
-            return bool(known.predict(x[first:last], *known.shapes, net.theta, scratch, h[first:last]))
+            return bool(known.predict(x[first:last], *known.shapes[activated], net.theta, scratch, h[first:last]))
 
         return all(self._in_parts(work, x.shape[0], flops))
 
-    def _packing(self, known: _Predictor, net: Network, rows: int) -> AmxPredictor | PanelPredictor | None:
-        """What predicts so many rows on parameters that are packed or laid out first, if that pays."""
-        if rows >= UNIT_ROWS and known.fits_unit and self.no_matrix_unit is None and self._wishes.panels is None:
+    def _fits_unit(self, net: Network, rows: int) -> bool:
+        return rows >= UNIT_ROWS and net.dtype == np.float32 and self.no_matrix_unit is None and self._wishes.panels is None
+
+    def _packing(self, known: _Predictor, net: Network, x: Array) -> AmxPredictor | PanelPredictor | None:
+        """What predicts these rows on parameters that are packed or laid out first, if that pays; bytes in any case."""
+        rows = x.shape[0]
+        if x.dtype != net.dtype or (known.wide and self._fits_unit(net, rows)):
             known.unit = known.unit or AmxPredictor(net)
             return known.unit
         if rows >= max(PACKING_ROWS, net.layout.size // PACKED_PER_ROW) and known.fits_panels and self._wishes.panels is not False:
@@ -279,7 +283,8 @@ class _Predictor:
     """What a prediction needs of a network, made once: for one row it would take longer than the prediction."""
 
     def __init__(self, net: Network, threads: Callable[[], int], most: int | None) -> None:
-        self.shapes = sizes, offsets, starts, codes, slopes = _shapes(net)
+        sizes, offsets, starts, codes, slopes = shapes = _shapes(net)
+        self.shapes = (sizes, offsets, starts, without_last(codes), slopes), shapes  # for outputs that are not activated, and that are
         self.dtype = net.dtype
         self.width = int(starts[-1])
         self.shape = (1, net.sizes[-1])
@@ -291,7 +296,7 @@ class _Predictor:
         shared = net.theta.nbytes > SHARED_ROW_BYTES and most != 1 and JIT
         self._making = functools.partial(SharedRow, net.theta, threads, most) if shared else functools.partial(one_row, net.dtype)
         self.one_row: Any = None
-        self.fits_unit = net.dtype == np.float32 and max(net.sizes[1:-1], default=0) >= UNIT_WIDTH
+        self.wide = max(net.sizes[1:-1], default=0) >= UNIT_WIDTH
         self.panels: PanelPredictor | None = None
         self.unit: AmxPredictor | None = None
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..network import Network
     from ..optimizers import Optimizer
 
-__all__ = ["PanelPredictor", "PanelProgram", "needed_parts"]
+__all__ = ["PanelPredictor", "PanelProgram", "needed_parts", "without_last"]
 
 IDENTITY, RELU, CROSS_ENTROPY, SQUARED_ERROR = 0, 3, 0, 2  # codes of activations, and of pairs: softmax with cross-entropy, an elementwise function with squared error
 UNPACKED = 128  # rows of a panel that leave it at a time: with more, the lines that one output's weights lie on drive each other out of the first-level cache
@@ -105,6 +105,11 @@ def needed_parts(net: Network, by_class: bool, batch_size: int) -> set[int]:
     return needed
 
 
+def without_last(codes: Array) -> Array:
+    """The codes of activations with that of the identity for the output, so that a prediction gives z^(L)."""
+    return np.append(codes[:-1], IDENTITY)
+
+
 class PanelPredictor:
     """Outputs of a network for many rows; what does not change between calls is made once."""
 
@@ -113,7 +118,8 @@ class PanelPredictor:
         rows = ROWS + AHEAD
         codes = np.array([g.code for g in net.activations], np.int64)
         slopes = np.array([g.parameter for g in net.activations], net.dtype)
-        self._shapes = (table(net.dtype, {ACTIVATE}), layout.sizes, layout.widths, layout.blocks, layout.starts, codes, slopes)
+        shapes = table(net.dtype, {ACTIVATE}), layout.sizes, layout.widths, layout.blocks, layout.starts
+        self._shapes = (*shapes, without_last(codes), slopes), (*shapes, codes, slopes)  # for outputs that are not activated, and that are
         self._zeros = aligned((rows * max(layout.steps),), net.dtype, np.zeros)
         self._places = layout.places(rows)
         self._predict: Any = panel_prediction(net.dtype)
@@ -129,10 +135,10 @@ class PanelPredictor:
         part = ROWS * -(-rows // (ROWS * 2 * team)) if team > 1 else rows
         return [*range(0, rows, part), rows]
 
-    def predict(self, packed: Array, x: Array, h: Array) -> bool:
-        """Overwrites h (m, s_L) with a^(L) of x (m, s_1), both C-contiguous; False if x holds NaN or infinity. Several threads may call it."""
+    def predict(self, packed: Array, x: Array, h: Array, activated: bool) -> bool:
+        """Overwrites h (m, s_L) with a^(L) of x (m, s_1), or z^(L), both C-contiguous; False if x holds NaN or infinity. Several threads may call it."""
         scratch = aligned(((ROWS + AHEAD) * int(self._layout.starts[-1]),), packed.dtype, np.zeros)
-        return bool(self._predict(x, *self._shapes, packed, scratch, np.empty(2 * ROWS + AHEAD, np.int64), self._places, self._zeros, h))
+        return bool(self._predict(x, *self._shapes[activated], packed, scratch, np.empty(2 * ROWS + AHEAD, np.int64), self._places, self._zeros, h))
 
 
 class _Panels:
