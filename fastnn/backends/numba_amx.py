@@ -17,6 +17,7 @@ from ..kernels.cpu.panels import spaced
 from ..kernels.cpu.team import new_barrier
 from ..kernels.cpu.workspace import Shape, read_only
 from .base import Array
+from .cpu_beside import wait_for_products
 from .cpu_crew import run_team
 from .cpu_plan import Plan
 from .cpu_program import TeamProgram, two_states
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from ..network import Network
     from ..optimizers import Optimizer
 
-__all__ = ["OCTETS", "AmxPredictor", "AmxProgram"]
+__all__ = ["OCTETS", "AmxPredictor", "AmxProgram", "any_few"]
 
 OCTETS = (np.dtype(np.uint8), np.dtype(np.bool_))  # of data that the unit takes in one part
 
@@ -82,7 +83,8 @@ class AmxProgram(TeamProgram):
         native = octets or (JIT and X.dtype == np.float32 and side_by_side)
         data, run = self._arguments(X, y, order, start, stop, bool(native))
         rule, meeting = self._rule(X, rates), new_barrier(team)
-        table = amx_table(needed_parts(self.net, data.by_class, self.batch_size), _any_few(self.net), octets)
+        wait_for_products()
+        table = amx_table(needed_parts(self.net, data.by_class, self.batch_size), any_few(self.net), octets)
         state1, state2 = two_states(self.optimizer.state, np.float32)
         memory = self._memory._replace(packed=self.net.theta, state1=state1, state2=state2)
 
@@ -105,7 +107,7 @@ class AmxPredictor:
         self._numbers = (ROWS + amx.SIDE) * sum(steps)
         self._side = amx.left_pieces(ROWS, max(_pieces(n) for n in sizes)) * amx.PIECE // 4
         self._zeros = aligned(((ROWS + amx.SIDE) * max(steps),), np.float32, np.zeros)
-        self._few, self._registers = _any_few(net), amx.REGISTERS
+        self._few, self._registers = any_few(net), amx.REGISTERS
         self._pack: Any = amx_packing(np.float32)
         self._predict: Any = amx_prediction(np.float32)
 
@@ -171,7 +173,7 @@ def _places(steps: list[int], rows: int) -> Array:
     return np.stack([0 * numbers, *(numbers * step for step in steps)]).astype(np.int64)
 
 
-def _any_few(net: Network) -> bool:
+def any_few(net: Network) -> bool:
     """Whether vectors multiply a layer."""
     return bool(min(net.sizes[0], net.sizes[-1]) <= FEW)
 

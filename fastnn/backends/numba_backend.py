@@ -37,6 +37,7 @@ from ..kernels.cpu.one_row import one_row
 from ..kernels.cpu.prediction import prediction
 from ..kernels.cpu.program import FlatMemory, FlatShape, training_program
 from ..kernels.cpu.team import new_barrier
+from .cpu_beside import compile_beside
 from .cpu_blas import Blas, blas_of_process
 from .cpu_crew import run_parts, run_team
 from .cpu_explain import explain_plan
@@ -44,8 +45,8 @@ from .cpu_plan import AMX_FEW, Plan, Problem, Wishes, choose_plan
 from .cpu_program import TeamProgram, targets_of, two_states
 from .cpu_row import SharedRow
 from .cpu_threads import blas_on_one_thread, sharing, usable_threads
-from .numba_amx import OCTETS, AmxPredictor, AmxProgram
-from .numba_panels import PanelPredictor, PanelProgram, without_last
+from .numba_amx import OCTETS, AmxPredictor, AmxProgram, any_few
+from .numba_panels import PanelPredictor, PanelProgram, likely_parts, without_last
 
 if TYPE_CHECKING:
     from ..network import Network
@@ -166,8 +167,10 @@ class NumbaBackend(HostBackend):
             reason = self._problem(net, batch_size, optimizer, training_rows, data_dtype).no_amx or "there are fewer rows at a time than threads"
             warnings.warn(f"amx=True is not followed, products are computed {plan.products}: {reason}", RuntimeWarning, stacklevel=5)
         if plan.amx:
+            compile_beside("amx._forward", f"amx_table({likely_parts(net, batch_size)}, {any_few(net)}, {data_dtype is not None and np.dtype(data_dtype) in OCTETS})")
             return AmxProgram(net, optimizer, batch_size, micro_batch, training_rows, plan)
         if plan.panels:
+            compile_beside("panels._apply", f"table({net.dtype.name!r}, {likely_parts(net, batch_size)})")
             return PanelProgram(net, optimizer, batch_size, micro_batch, training_rows, plan)
         return NumbaProgram(net, optimizer, batch_size, micro_batch, training_rows, plan, self.blas)
 

@@ -19,6 +19,7 @@ from ..kernels.cpu.split_program import split_program
 from ..kernels.cpu.team import new_barrier
 from ..kernels.cpu.workspace import Memory, Shape
 from .base import Array
+from .cpu_beside import wait_for_products
 from .cpu_crew import run_team
 from .cpu_plan import Plan
 from .cpu_program import TeamProgram, two_states
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from ..network import Network
     from ..optimizers import Optimizer
 
-__all__ = ["PanelPredictor", "PanelProgram", "needed_parts", "without_last"]
+__all__ = ["PanelPredictor", "PanelProgram", "likely_parts", "needed_parts", "without_last"]
 
 IDENTITY, RELU, CROSS_ENTROPY, SQUARED_ERROR = 0, 3, 0, 2  # codes of activations, and of pairs: softmax with cross-entropy, an elementwise function with squared error
 UNPACKED = 128  # rows of a panel that leave it at a time: with more, the lines that one output's weights lie on drive each other out of the first-level cache
@@ -77,6 +78,7 @@ class PanelProgram(TeamProgram):
         net, optimizer, team, memory = self.net, self.optimizer, self._team(), self._memory
         native = JIT and X.dtype == net.dtype and (X.strides[1] == X.itemsize or X.shape[1] == 1) and X.strides[0] % X.itemsize == 0
         data, run = self._arguments(X, y, order, start, stop, bool(native))
+        wait_for_products()
         rule, meeting, panels = self._rule(X, rates), new_barrier(team), table(net.dtype, needed_parts(net, data.by_class, self.batch_size))
         vectors = [(net.theta, memory.packed), *zip(optimizer.state, (memory.state1, memory.state2), strict=False)]
         for vector, packed in vectors:
@@ -103,6 +105,11 @@ def needed_parts(net: Network, by_class: bool, batch_size: int) -> set[int]:
     if not within:
         needed.add(OUTPUTS)
     return needed
+
+
+def likely_parts(net: Network, batch_size: int) -> set[int]:
+    """The same before the targets are known: classes with cross-entropy, values with squared error."""
+    return needed_parts(net, net.pair.code == CROSS_ENTROPY, batch_size)
 
 
 def without_last(codes: Array) -> Array:

@@ -1,0 +1,159 @@
+"""Products compiled in a process of its own, where nothing is on disk yet (fastnn/backends/cpu_beside.py)."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+import fastnn
+from fastnn.backends import cpu_beside
+from fastnn.kernels.cpu import JIT
+
+needs_jit = pytest.mark.skipif(not JIT, reason="about code that is compiled")
+
+# Trains a little; tells how many processes were started, and how many of the six products and parts this one found on disk.
+TRAIN = textwrap.dedent("""
+    import subprocess, sys
+    import numpy as np
+    import fastnn
+    from fastnn.backends import cpu_beside
+    from fastnn.kernels.cpu import on_demand, panels
+
+    started, popen = [], subprocess.Popen
+    cpu_beside.subprocess.Popen = lambda *args, **options: started.append(args) or popen(*args, **options)
+    cpu_beside.usable_threads = lambda: 2
+    {before}
+    net = fastnn.Network([3, 4, 2], hidden="tanh", backend=fastnn.get_backend("numba", threads=1, panels=True), seed=0)
+    net.fit(np.ones((8, 3)), np.arange(8) % 2, batch_size=4, epochs=1, shuffle=False)
+    used = [*panels._kept["float32"], *(on_demand._compiled("float32", which) for which in (on_demand.ACTIVATE, on_demand.DERIVATIVE))]
+    print(len(started), sum(function.cache_hits for function in used), float(net.theta.sum()).hex())
+""")
+
+
+def _train(tmp_path, before=""):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", TRAIN.format(before=before)],
+        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.split()
+
+
+@needs_jit
+@pytest.mark.slow
+def test_the_first_fit_compiles_its_program_alone(tmp_path):
+    first = _train(tmp_path)
+    assert first[:2] == ["1", "6"]
+    again = _train(tmp_path)
+    assert again[:2] == ["0", "6"]
+    broken = tmp_path / "python-broken"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    alone = _train(tmp_path / "anew", f"sys.executable = {str(broken)!r}")
+    assert alone[:2] == ["1", "0"]
+    assert first[2] == again[2] == alone[2]
+
+
+class Process:
+    """One that takes as long as it likes."""
+
+    def __init__(self, hangs):
+        self.hangs, self.calls = hangs, []
+
+    def wait(self, timeout=None):
+        self.calls.append("wait")
+        if self.hangs and timeout is not None:
+            raise subprocess.TimeoutExpired("python", timeout)
+
+    def poll(self):
+        return None
+
+    def kill(self):
+        self.calls.append("kill")
+
+
+@pytest.fixture
+def started(monkeypatch, tmp_path):
+    """The command lines of what would be started, where nothing is compiled yet."""
+    lines = []
+    monkeypatch.setattr(cpu_beside, "JIT", True)
+    monkeypatch.setattr(cpu_beside, "CACHE_FOLDER", tmp_path)
+    monkeypatch.setattr(cpu_beside, "_process", None)
+    monkeypatch.setattr(cpu_beside, "usable_threads", lambda: 2)
+    monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
+    monkeypatch.setattr(subprocess, "Popen", lambda line, **options: lines.append(line) or Process(hangs=False))
+    return lines
+
+
+def test_one_process_is_started_and_waited_for(started):
+    cpu_beside.compile_beside("panels._apply", "table('float32', set())")
+    cpu_beside.compile_beside("amx._forward", "amx_table(set())")  # one is enough
+    ((python, flag, command, code),) = started
+    assert (python, flag, command) == ("/usr/bin/python3", "-P", "-c")
+    assert code.endswith("from fastnn.kernels.cpu.on_demand import amx_table, table; table('float32', set())")
+    assert repr(sys.path) in code
+    process = cpu_beside._process
+    cpu_beside.wait_for_products()
+    cpu_beside.wait_for_products()
+    assert process.calls == ["wait"]
+
+
+def test_none_is_started_where_it_would_not_help(started, monkeypatch, tmp_path):
+    (tmp_path / "deeper").mkdir()
+    kept = tmp_path / "deeper" / "panels._apply-116.py311.nbi"
+    kept.touch()
+    cpu_beside.compile_beside("panels._apply", "table('float32', set())")
+    kept.unlink()
+    for name, value in (("JIT", False), ("CACHE_FOLDER", None), ("usable_threads", lambda: 1)):
+        with monkeypatch.context() as changed:
+            changed.setattr(cpu_beside, name, value)
+            cpu_beside.compile_beside("panels._apply", "table('float32', set())")
+    for name, value in (("executable", ""), ("executable", "/usr/bin/gimp"), ("frozen", True)):
+        with monkeypatch.context() as changed:
+            changed.setattr(sys, name, value, raising=False)
+            cpu_beside.compile_beside("panels._apply", "table('float32', set())")
+    assert started == []
+    cpu_beside.wait_for_products()
+
+
+def test_one_that_cannot_be_started_or_hangs_is_done_without(started, monkeypatch):
+    def refused(*args, **options):
+        raise PermissionError("no process here")
+
+    with monkeypatch.context() as changed:
+        changed.setattr(subprocess, "Popen", refused)
+        cpu_beside.compile_beside("panels._apply", "table('float32', set())")
+    assert cpu_beside._process is None
+    hanging = Process(hangs=True)
+    monkeypatch.setattr(cpu_beside, "_process", hanging)
+    cpu_beside.wait_for_products()
+    assert hanging.calls == ["wait", "kill", "wait"]
+    assert cpu_beside._process is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_leaves_it_to_its_parent(monkeypatch):
+    process = Process(hangs=False)
+    monkeypatch.setattr(cpu_beside, "_process", process)
+    monkeypatch.setattr(cpu_beside, "_lock", cpu_beside._lock)
+    cpu_beside._forget()
+    cpu_beside._stop()
+    assert process.calls == []
+
+
+@needs_jit
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
+def test_the_parts_are_those_that_training_needs(monkeypatch, loss):
+    asked = []
+    monkeypatch.setattr("fastnn.backends.numba_backend.compile_beside", lambda first, call: asked.append((first, call)))
+    options = {"output": "identity", "cost": loss} if loss == "squared_error" else {}
+    net = fastnn.Network([3, 4, 2], hidden="sigmoid", backend=fastnn.get_backend("numba", threads=1, panels=True), **options)
+    net.fit(np.ones((8, 3)), np.ones((8, 2)) if options else np.arange(8) % 2, batch_size=4, epochs=1)
+    assert asked == [("panels._apply", "table('float32', {4, 5})")]
