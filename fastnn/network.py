@@ -351,7 +351,7 @@ class Network(FitMethod):
     def _outputs(self, X: Any) -> Array:
         if type(X) is np.ndarray and X.ndim == 2 and X.flags.c_contiguous and (backend := self.backend).checks_outputs:
             m, n = X.shape
-            if m and n == self.sizes[0] and (X.dtype == self.dtype or backend.takes(self, X)) and (h := backend.outputs(self, X)) is not None:
+            if m and n == self.sizes[0] and (X.dtype == self.dtype or backend.predicts_kind(X)) and (h := backend.outputs(self, X)) is not None:
                 if self.scale is not None:
                     checks.warn_if_unscaled(X, self.scale, stacklevel=3)
                 return h  # what follows would only look at X once more, which one row would notice

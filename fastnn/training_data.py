@@ -30,11 +30,11 @@ class TrainingData:
     validation: tuple[Array, Array] | None
     scale: float | None
 
-    def rows(self, net: Network, index: Array) -> Array:
-        """Those rows of x in the network's dtype, scaled."""
+    def rows(self, net: Network, index: Array, keep: frozenset[str] = frozenset()) -> Array:
+        """Those rows of x in the network's dtype, scaled, or as they are if their dtype is one to keep."""
         on_host = isinstance(self.x, np.ndarray)
         chosen = np.asarray(self.x[net.backend.to_numpy(index)]) if on_host else self.x[index]
-        return chosen if chosen.dtype == net.dtype and net.backend.is_array(chosen) else checks.inputs(chosen, net.sizes[0], net.dtype, net.backend, scale=self.scale)
+        return chosen if chosen.dtype == net.dtype and net.backend.is_array(chosen) else checks.inputs(chosen, net.sizes[0], net.dtype, net.backend, scale=self.scale, keep=keep)
 
     def largest(self) -> float:
         """max |x| as the network sees it."""
@@ -67,7 +67,7 @@ def prepare(net: Network, X: Any, y: Any, validation: Any, seed: Any, scale: flo
     data = TrainingData(x, targets, np.arange(x.shape[0]), None, scale)
     if isinstance(validation, tuple) and len(validation) == 2:
         checks.warn_if_unscaled(validation[0], scale, stacklevel=4, argument="validation X")
-        val_x = checks.inputs(validation[0], net.sizes[0], net.dtype, net.backend, scale=scale, argument="validation X")
+        val_x = checks.inputs(validation[0], net.sizes[0], net.dtype, net.backend, scale=scale, argument="validation X", keep=net.backend.predicts)
         data.validation = val_x, net._targets(validation[1], val_x.shape[0], argument="validation y")
     elif validation is not None:
         if isinstance(validation, (tuple, list)):
@@ -75,7 +75,7 @@ def prepare(net: Network, X: Any, y: Any, validation: Any, seed: Any, scale: flo
         chosen = _validation_rows(x.shape[0], finite_number("validation", validation, above=0, below=1), int(seed))
         data.train_rows = np.setdiff1d(data.train_rows, chosen)
         index = net.backend.asarray(chosen)
-        data.validation = data.rows(net, index), targets[index]
+        data.validation = data.rows(net, index, keep=net.backend.predicts), targets[index]
     return data
 
 

@@ -137,6 +137,18 @@ def test_rare_layouts_are_converted(backend, make):
     np.testing.assert_array_equal(theta, expected)
 
 
+def test_numba_keeps_validation_rows_as_they_come():
+    net, V = fastnn.Network([20, 9, 3], backend="numba"), PIXELS.astype(np.uint8)
+    data = prepare(net, PIXELS.astype(np.uint8), y, (V, y), 0, 1 / 255)
+    assert np.shares_memory(data.validation[0], V)
+    assert prepare(net, V, y, 0.2, 0, 1 / 255).validation[0].dtype == np.uint8
+    for bad, message in ((np.nan, "validation X must be finite, got nan at row 7, column 3"), (1e39, r"validation X holds .* at row 7, column 3, which overflows float32")):
+        W = np.ones((150, 20))
+        W[7, 3] = bad
+        with pytest.raises(ValueError, match=message):
+            prepare(net, PIXELS, y, (W, y), 0, None)
+
+
 def test_small_data_in_f_order_is_converted_once():
     """Where the copy is no larger than a block, reading columns apart in every epoch would only cost time."""
     net = fastnn.Network([20, 9, 3], backend="numba")

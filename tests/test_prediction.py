@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastnn
+from fastnn import checks
 from fastnn.backends import numba_backend
-from fastnn.kernels.cpu import JIT
+from fastnn.kernels.cpu import JIT, amx
+from fastnn.kernels.cpu.gather import READABLE
 
 SIZES = [(7, 5), (1, 1), (13, 9, 4), (784, 30, 17, 10), (3, 64, 64, 2)]
 
@@ -33,7 +35,7 @@ def test_outputs_equal_the_composition_of_operations(backend, dtype, sizes, rows
     np.testing.assert_allclose(h, expected, rtol=0, atol=4 * sum(sizes) * np.finfo(dtype).eps * max(1, np.abs(expected).max()))
 
 
-@pytest.mark.parametrize("rows", [1, 70, 600, 1100])
+@pytest.mark.parametrize("rows", [1, 70, 600, 1100] if JIT else [1, 70])
 @pytest.mark.parametrize("output", ["softmax", "identity"])
 def test_outputs_before_their_activation(backend, dtype, output, rows):
     """What validation takes its cost from: z of the last layer, by whatever predicts so many rows, whose activation the outputs are."""
@@ -45,6 +47,41 @@ def test_outputs_before_their_activation(backend, dtype, output, rows):
     near = {"rtol": 0, "atol": 400 * np.finfo(dtype).eps}  # sums of 70 products of order one, in another order
     np.testing.assert_allclose(backend.to_numpy(z), backend.to_numpy(before), **near)
     np.testing.assert_allclose(backend.to_numpy(backend.activate(output, z)), backend.to_numpy(h), **near)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 700, 1100] if JIT else [1, 3])
+@pytest.mark.parametrize("kind", READABLE)
+def test_rows_of_other_dtypes(monkeypatch, backend, dtype, kind, rows):
+    """As their converted copy, without that copy where the engine reads them; uint8 to rounding where a matrix unit may take them."""
+    monkeypatch.setattr(numba_backend, "TEAM_FLOPS", 0)
+    net = network((13, 70, 4), dtype, backend)
+    net.scale = 1 / 64
+    X = np.random.default_rng(rows).uniform(0, 100, (rows, 13)).astype(kind)
+    copy = X.astype(dtype)
+    if X.dtype.kind in "iu":
+        copy *= np.dtype(dtype).type(1 / 64)
+    expected = net.predict(copy)
+    if backend.name == "numba":
+        monkeypatch.setattr(checks, "inputs", None)
+    if kind in ("uint8", "bool") and rows == 1100 and amx.missing() is None:
+        np.testing.assert_allclose(net.predict(X), expected, rtol=0, atol=1e-5)
+    else:
+        np.testing.assert_array_equal(net.predict(X), expected)
+
+
+@pytest.mark.parametrize("rows", [1, 700, 1100] if JIT else [1])
+def test_rows_of_other_dtypes_that_cannot_be_converted_are_named(backend, rows):
+    net = network((13, 70, 4), "float32", backend)
+    X = np.ones((rows, 13))
+    for value, message in ((np.nan, "X must be finite, got nan"), (1e39, r"X holds .*1e\+39.* at row \d+, column 7, which overflows float32")):
+        X[-1, 7] = value
+        with pytest.raises(ValueError, match=message):
+            net.predict(X)
+    net.scale = 1e37
+    with pytest.raises(ValueError, match="which overflows float32"):
+        net.predict(np.full((rows, 13), 200, np.uint8))
+    big_endian = np.ones((rows, 13), ">f4")
+    np.testing.assert_array_equal(net.predict(big_endian), net.predict(big_endian.astype(np.float32)))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

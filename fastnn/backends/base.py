@@ -45,6 +45,7 @@ class Backend(ABC):
     products: str = ""  # which library multiplies matrices and why that one, for people
     loses_arrays: ClassVar[bool] = False  # they lie on a device that can be lost while the process lives on
     reads: ClassVar[frozenset[str]] = frozenset()  # dtypes of X, beside the network's, that its programs read as they are
+    predicts: ClassVar[frozenset[str]] = frozenset()  # the same of x that `outputs` takes as it is, integers times `net.scale`
     options: ClassVar[tuple[str, ...]] = ()  # what `get_backend` passes to the engine's constructor
     under_way: ClassVar[staticmethod[[], AbstractContextManager[Any]]] = staticmethod(nullcontext)  # `fit` is inside while it plans and runs
     given: Mapping[str, Any] = {}  # those options, where this engine was made with some
@@ -136,7 +137,7 @@ class Backend(ABC):
         """
 
     def outputs(self, net: Network, x: Array, activated: bool = True) -> Array | None:
-        """a^(L) (m, K), or z^(L) if not `activated`, a fresh array, of rows x (m, s_1): C-contiguous, of the network's dtype, on this engine.
+        """a^(L) (m, K), or z^(L) if not `activated`, a fresh array, of rows x (m, s_1): C-contiguous, of the network's dtype or one that it `predicts`, on this engine.
 
         None if x holds NaN or infinity and the engine notices; else what the operations give. Nothing is validated,
         so an engine with something better than their composition overrides this method itself.
@@ -147,9 +148,10 @@ class Backend(ABC):
             a = self.activate(g, z, out=z) if activated or layer < len(net.activations) else z
         return a
 
-    def takes(self, net: Network, x: Array) -> bool:
-        """Whether `outputs` takes these rows, C-contiguous (m, s_1) of another dtype than the network's, as they are, integers times `net.scale`."""
-        return False
+    @classmethod
+    def predicts_kind(cls, x: Any) -> bool:
+        """Whether `outputs` takes the numbers of this array of NumPy as they are."""
+        return x.dtype.name in cls.predicts and bool(x.dtype.isnative) and bool(x.flags.aligned)
 
     @abstractmethod
     def plan(

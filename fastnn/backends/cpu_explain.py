@@ -23,6 +23,7 @@ from .cpu_plan import (
     PANELS_FLOPS,
     SHARED_BYTES,
     SLICE_SECONDS,
+    SPLIT_NARROW_ROW_SECONDS,
     SPLIT_NUMBER_SECONDS,
     SPLIT_ROW_SECONDS,
     SPLIT_SECONDS,
@@ -66,7 +67,7 @@ def explain_plan(problem: Problem, threads: int, wishes: Wishes | None = None) -
         rows = f"about {problem.amx_tile} per thread, for which parameters and gradients are read once"
     elif chosen.panels:
         why_so = "the deltas of a panel stay in the first-level cache" if problem.stays_in_cache else "parameters from beyond the cache are read seldom"
-        rows = f"about {problem.tile(True)} per thread, with which {why_so}"
+        rows = f"about {problem.tile(True, shared=bool(chosen.split))} per thread, with which {why_so}"
     else:
         rows = f"about {tile} of rows, activations and deltas per thread, for a {kind} net (up to {NARROW_PARAMETERS:,} parameters)"
     lines = [str(chosen), f"form: {why}", f"rows at a time: {rows}"]
@@ -105,7 +106,7 @@ def explain_plan(problem: Problem, threads: int, wishes: Wishes | None = None) -
     lines.append(
         f"model: products at {PANELS_FLOPS / 1e9:g} (panels) and {problem.blas_flops / 1e9:g} GFLOP/s (BLAS) on one thread, {CALL_SECONDS * 1e6:g} us per call of BLAS, "
         f"{TURN_SECONDS * 1e9:g} ns per transposed weight, {MEETING_SECONDS * 1e6 / 2:g} us per thread to meet in a step of slices, "
-        f"{SPLIT_SECONDS * 1e6 / 2:g} us per thread, layer and tile of shared weights, {SPLIT_NUMBER_SECONDS * 1e9:g} ns for each sum or delta that crosses, {SPLIT_ROW_SECONDS * 1e9:g} ns for each of their rows, "
+        f"{SPLIT_SECONDS * 1e6 / 2:g} us per thread, layer and tile of shared weights, {SPLIT_NUMBER_SECONDS * 1e9:g} ns for each sum or delta that crosses, {(SPLIT_NARROW_ROW_SECONDS if problem.narrow else SPLIT_ROW_SECONDS) * 1e9:g} ns for each of their rows, "
         f"parameters between cores, and from beyond the cache, at {BYTES_PER_SECOND / 1e9:g} GB/s; {run}; {amx}fitted to one two-core server, not measured on this machine"
     )
     return "\n".join(lines)

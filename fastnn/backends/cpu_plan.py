@@ -23,7 +23,7 @@ CALL_SECONDS, TURN_SECONDS = 0.5e-6, 0.35e-9
 MEETING_SECONDS = 4.5e-6
 BYTES_PER_SECOND = 1.4e10
 # Where weights are shared: two meetings for each layer and tile of rows, each sum or delta that crosses, written, read and added up, and each row, of which every thread reads a part.
-SPLIT_SECONDS, SPLIT_NUMBER_SECONDS, SPLIT_ROW_SECONDS = 4e-6, 1e-9, 0.06e-6
+SPLIT_SECONDS, SPLIT_NUMBER_SECONDS, SPLIT_ROW_SECONDS, SPLIT_NARROW_ROW_SECONDS = 4e-6, 1e-9, 0.06e-6, 0.02e-6  # the last where a row's outputs fill one vector
 SPLIT_INPUTS = 32  # of the widest lower layer, for each thread: with fewer, its sums cost more to begin and to add up than to make
 # Over parameters that do not stay in a core's cache, at that speed; by BLAS as well for rules with a state, fitted apart.
 PANELS_PASSES, BLAS_PASSES, BLAS_STATE_PASSES = 1.3, 5.0, 3.0
@@ -211,11 +211,11 @@ class Problem:
         sizes, moving = self.sizes, self.itemsize / BYTES_PER_SECOND
         below = sum(sizes[1 : lower + 1])  # sums, and deltas, of a row that cross
         above = sum(n_out * (n_in + 1) for n_in, n_out in itertools.pairwise(sizes[lower:]))
-        tiles = -(-self.batch // (team * self.tile(True)))
+        tiles, of_row = -(-self.batch // (team * self.tile(True, shared=True))), SPLIT_NARROW_ROW_SECONDS if self.narrow else SPLIT_ROW_SECONDS
         of_tile = sum(n_out * n_in for n_in, n_out in itertools.pairwise(sizes[1 : lower + 1])) / team  # own weights, turned for every tile in one place
         turned = tiles * of_tile + sum(n_out * n_in for n_in, n_out in itertools.pairwise(sizes[lower:]))
         crossing = 2 * (team - 1) / team * (self.batch * below * SPLIT_NUMBER_SECONDS * self.itemsize / 4 + 2 * above * moving)
-        return TURN_SECONDS * turned + SPLIT_SECONDS * lower * tiles * team / 2 + SPLIT_ROW_SECONDS * self.batch + crossing
+        return TURN_SECONDS * turned + SPLIT_SECONDS * lower * tiles * team / 2 + of_row * self.batch + crossing
 
     def split(self, team: int) -> int:
         """Lower layers whose weights a team shares best: 0 where there is no layer above any, or one row."""
@@ -231,15 +231,19 @@ class Problem:
             return [wished or not lower]
         return [True, False] if lower and max(self.sizes[:lower]) >= SPLIT_INPUTS * team else [True]
 
-    def tile(self, panels: bool) -> int:
-        """Rows that a thread takes at a time."""
+    @property
+    def narrow(self) -> bool:
+        """Whether no layer's outputs are more than one vector, of long rows."""
+        return max(self.sizes[1:]) * self.itemsize <= VECTOR_BYTES and self.sizes[0] * self.itemsize >= LONG_ROW_BYTES
+
+    def tile(self, panels: bool, shared: bool = False) -> int:
+        """Rows that a thread takes at a time, alone or sharing the weights."""
         if panels:
             if not self.stays_in_cache:
                 return PANELS_FAR_ROWS
-            row_bytes, narrow = self.sizes[0] * self.itemsize, max(self.sizes[1:]) * self.itemsize <= VECTOR_BYTES
-            if narrow and row_bytes >= LONG_ROW_BYTES:
+            if self.narrow and not shared:
                 return PANELS_NARROW_ROWS
-            return PANELS_SHORT_ROWS if row_bytes <= SHORT_ROW_BYTES else PANELS_ROWS
+            return PANELS_SHORT_ROWS if self.sizes[0] * self.itemsize <= SHORT_ROW_BYTES else PANELS_ROWS
         least, tile_bytes, multiple = (32, NARROW_BYTES, 16) if self.parameters <= NARROW_PARAMETERS else (256, WIDE_BYTES, 64)
         return max(least, tile_bytes // (self.per_row * self.itemsize) // multiple * multiple)
 
@@ -329,7 +333,7 @@ class Problem:
                 most = -(-share // max(1, round(share / most)) // TILE_MULTIPLE) * TILE_MULTIPLE
             rows = team * min(share, most)
         else:
-            rows = min(self.batch, team * self.tile(panels) if chunk is None else chunk)
+            rows = min(self.batch, team * self.tile(panels, shared=True) if chunk is None else chunk)
         return Plan(team, rows, sliced, panels, self.split(team) if panels and team > 1 and not sliced else 0)
 
 

@@ -22,7 +22,7 @@ from .cpu_crew import run_team
 from .cpu_plan import Plan
 from .cpu_program import TeamProgram, two_states
 from .host import aligned
-from .numba_panels import needed_parts, without_last
+from .numba_panels import cuts_for_team, needed_parts, without_last
 
 if TYPE_CHECKING:
     from ..network import Network
@@ -118,9 +118,8 @@ class AmxPredictor:
         return memory
 
     def cuts(self, rows: int, team: int) -> list[int]:
-        """Where the parts begin that a team takes one after another, and the end: two for each thread, as of panels."""
-        part = ROWS * -(-rows // (ROWS * 2 * team)) if team > 1 else rows
-        return [*range(0, rows, part), rows]
+        """Where the parts begin that a team takes one after another, and the end."""
+        return cuts_for_team(rows, team, ROWS)
 
     def predict(self, packed: Array, x: Array, h: Array, activated: bool, scale: float = 1.0) -> bool:
         """Overwrites h (m, s_L) with a^(L) of x (m, s_1), or z^(L), both C-contiguous; False if x holds NaN or infinity. Several threads may call it.
@@ -131,26 +130,8 @@ class AmxPredictor:
         table = amx_table({ACTIVATE}, self._few, octets)
         a, side = aligned((self._numbers,), np.float32, np.zeros), aligned((self._side,), np.float32)
         first, errand = np.empty(ROWS + ROOM_AHEAD, np.int64), np.zeros(16, np.int64)
-        return bool(
-            self._predict(
-                x.ctypes.data,
-                len(x),
-                octets,
-                packed.dtype.type(scale),
-                table,
-                self._registers,
-                self._shapes[activated],
-                self._begin,
-                packed,
-                a,
-                side,
-                self._zeros,
-                self._places,
-                first,
-                errand,
-                h,
-            )
-        )
+        rows = x.ctypes.data, len(x), octets, packed.dtype.type(scale)
+        return bool(self._predict(*rows, table, self._registers, self._shapes[activated], self._begin, packed, a, side, self._zeros, self._places, first, errand, h))
 
 
 def _shape(net: Network) -> Shape:

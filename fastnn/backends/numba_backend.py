@@ -32,7 +32,7 @@ except ImportError as error:
 
 from ..kernels.cpu import CACHE_FOLDER, JIT, gemm, layerwise, operations
 from ..kernels.cpu.amx import missing
-from ..kernels.cpu.gather import READABLE
+from ..kernels.cpu.gather import READABLE, convert_rows
 from ..kernels.cpu.one_row import one_row
 from ..kernels.cpu.prediction import prediction
 from ..kernels.cpu.program import FlatMemory, FlatShape, training_program
@@ -83,7 +83,7 @@ class NumbaBackend(HostBackend):
 
     name = "numba"
     checks_outputs = True
-    reads = frozenset(READABLE)
+    reads = predicts = frozenset(READABLE)
     reads_strides = True
     options = ("threads", "chunk", "sliced", "panels", "amx")
     under_way = staticmethod(sharing)
@@ -179,6 +179,8 @@ class NumbaBackend(HostBackend):
         known = net.prepared or self._known(net)
         m = len(x)
         if m == 1 and activated:  # every step in Python between the caller and the compiled code would be noticed here
+            if x.dtype != known.dtype:
+                x = _converted(x, known.dtype, _factor(net, x))
             h = np.empty(known.shape, known.dtype)
             return h if (known.one_row or known.make_one_row())(x, known.layers, h) else None
         h = np.empty((m, known.shape[1]), known.dtype)
@@ -190,30 +192,34 @@ class NumbaBackend(HostBackend):
         known: _Predictor = net.prepared
         return known
 
-    def takes(self, net: Network, x: Array) -> bool:
-        return x.dtype in OCTETS and net.sizes[0] > AMX_FEW and self._fits_unit(net, len(x))
-
     def _many_rows(self, known: _Predictor, net: Network, x: Array, h: Array, activated: bool) -> bool:
-        flops = 2 * net.layout.size * x.shape[0]
+        flops, scale, dtype = 2 * net.layout.size * x.shape[0], _factor(net, x), known.dtype
         if (predictor := self._packing(known, net, x)) is not None:
-            packed = predictor.packed(net)
+            packed, octets = predictor.packed(net), predictor is known.unit and self._takes_bytes(net, x)
             cuts = predictor.cuts(x.shape[0], team := self._team_for(x.shape[0], flops))
-            scale = () if x.dtype == net.dtype else (1.0 if net.scale is None or x.dtype.kind == "b" else net.scale,)
-            return all(run_parts(lambda i: predictor.predict(packed, x[cuts[i] : cuts[i + 1]], h[cuts[i] : cuts[i + 1]], activated, *scale), len(cuts) - 1, team))
+
+            def predict(x: Array, h: Array) -> bool:
+                return predictor.predict(packed, x, h, activated, *([scale] if octets else []))
+
+            return all(run_parts(lambda i: _by_part(predict, x[cuts[i] : cuts[i + 1]], h[cuts[i] : cuts[i + 1]], x.dtype if octets else dtype, scale), len(cuts) - 1, team))
 
         def work(first: int, last: int) -> bool:
-            scratch = np.empty(min(last - first, PREDICTION_ROWS) * known.width, known.dtype)
-            return bool(known.predict(x[first:last], *known.shapes[activated], net.theta, scratch, h[first:last]))
+            scratch = np.empty(min(last - first, PREDICTION_ROWS) * known.width, dtype)
+            return _by_part(lambda x, h: bool(known.predict(x, *known.shapes[activated], net.theta, scratch, h)), x[first:last], h[first:last], dtype, scale)
 
         return all(self._in_parts(work, x.shape[0], flops))
+
+    def _takes_bytes(self, net: Network, x: Array) -> bool:
+        """Whether the matrix unit takes these as they are; where scaled bytes may overflow, they are converted, which shows."""
+        return x.dtype in OCTETS and net.sizes[0] > AMX_FEW and 255 * _factor(net, x) <= float(np.finfo(net.dtype).max)
 
     def _fits_unit(self, net: Network, rows: int) -> bool:
         return rows >= UNIT_ROWS and net.dtype == np.float32 and self.no_matrix_unit is None and self._wishes.panels is None
 
     def _packing(self, known: _Predictor, net: Network, x: Array) -> AmxPredictor | PanelPredictor | None:
-        """What predicts these rows on parameters that are packed or laid out first, if that pays; bytes in any case."""
+        """What predicts these rows on parameters that are packed or laid out first, if that pays."""
         rows = x.shape[0]
-        if x.dtype != net.dtype or (known.wide and self._fits_unit(net, rows)):
+        if self._fits_unit(net, rows) and (known.wide or self._takes_bytes(net, x)):
             known.unit = known.unit or AmxPredictor(net)
             return known.unit
         if rows >= max(PACKING_ROWS, net.layout.size // PACKED_PER_ROW) and known.fits_panels and self._wishes.panels is not False:
@@ -350,6 +356,25 @@ class NumbaProgram(TeamProgram):
         with blas_on_one_thread():
             run_team(work, team)
         return self._finish(y, order, start, stop)
+
+
+def _factor(net: Network, x: Array) -> float:
+    """Of rows as they come: the network's scale of integers."""
+    return net.scale if net.scale is not None and x.dtype.kind in "iu" else 1.0
+
+
+def _converted(x: Array, dtype: Any, scale: float) -> Array:
+    rows = aligned(x.shape, dtype)
+    convert_rows(x, scale, rows)
+    return rows
+
+
+def _by_part(predict: Callable[[Array, Array], bool], x: Array, h: Array, dtype: Any, scale: float) -> bool:
+    """predict(x, h), or of rows that are converted to this dtype and scaled first, a tile at a time."""
+    if x.dtype == dtype:
+        return predict(x, h)
+    tiles = [slice(first, first + PREDICTION_ROWS) for first in range(0, len(x), PREDICTION_ROWS)]
+    return all(predict(_converted(x[rows], dtype, scale), h[rows]) for rows in tiles)
 
 
 def _shapes(net: Network) -> tuple[Array, Array, Array, Array, Array]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..network import Network
     from ..optimizers import Optimizer
 
-__all__ = ["PanelPredictor", "PanelProgram", "likely_parts", "needed_parts", "without_last"]
+__all__ = ["PanelPredictor", "PanelProgram", "cuts_for_team", "likely_parts", "needed_parts", "without_last"]
 
 IDENTITY, RELU, CROSS_ENTROPY, SQUARED_ERROR = 0, 3, 0, 2  # codes of activations, and of pairs: softmax with cross-entropy, an elementwise function with squared error
 UNPACKED = 128  # rows of a panel that leave it at a time: with more, the lines that one output's weights lie on drive each other out of the first-level cache
@@ -112,6 +112,12 @@ def likely_parts(net: Network, batch_size: int) -> set[int]:
     return needed_parts(net, net.pair.code == CROSS_ENTROPY, batch_size)
 
 
+def cuts_for_team(rows: int, team: int, tile: int) -> list[int]:
+    """Where parts of whole tiles begin, and the end: two for each thread, because they begin at different times, and no more, because nobody fetches a part's first rows."""
+    part = tile * -(-rows // (tile * 2 * team)) if team > 1 else rows
+    return [*range(0, rows, part), rows]
+
+
 def without_last(codes: Array) -> Array:
     """The codes of activations with that of the identity for the output, so that a prediction gives z^(L)."""
     return np.append(codes[:-1], IDENTITY)
@@ -138,9 +144,8 @@ class PanelPredictor:
         return memory
 
     def cuts(self, rows: int, team: int) -> list[int]:
-        """Where the parts begin that a team takes one after another, and the end: two for each thread, because they begin at different times, and no more, because nobody fetches a part's first rows."""
-        part = ROWS * -(-rows // (ROWS * 2 * team)) if team > 1 else rows
-        return [*range(0, rows, part), rows]
+        """Where the parts begin that a team takes one after another, and the end."""
+        return cuts_for_team(rows, team, ROWS)
 
     def predict(self, packed: Array, x: Array, h: Array, activated: bool) -> bool:
         """Overwrites h (m, s_L) with a^(L) of x (m, s_1), or z^(L), both C-contiguous; False if x holds NaN or infinity. Several threads may call it."""

@@ -9,6 +9,9 @@ gives the processor nothing to guess from.
 
 from __future__ import annotations
 
+import ctypes
+import functools
+
 import numba
 import numpy as np
 from llvmlite import ir
@@ -18,7 +21,7 @@ from numba.extending import intrinsic
 from . import JIT, compiled, exported, part
 from .team import prefetch_at
 
-__all__ = ["READABLE", "gather", "gather_rows", "reader", "source_of"]
+__all__ = ["READABLE", "convert_rows", "gather", "gather_rows", "reader", "source_of"]
 
 # Not float16, longdouble or foreign byte order: those are rare, and converted by the caller.
 READABLE = ("float32", "float64", "bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
@@ -95,6 +98,24 @@ def reader(data_dtype, dtype):
         else:
             _readers[key] = READABLE.index(key[0])
     return _readers[key]
+
+
+def convert_rows(X, scale, x):
+    """Overwrites x (m, n), C-contiguous, with scale times X (m, n), whose dtype is one of READABLE; any strides. Other threads run meanwhile."""
+    if not JIT:
+        with np.errstate(over="ignore"):
+            x[...] = X
+            x *= x.dtype.type(scale)
+        return
+    rows = np.arange(len(X))
+    _from_python(X.dtype.name, x.dtype.name)(X.ctypes.data, *X.strides, X.itemsize, scale, rows.ctypes.data, *X.shape, x.ctypes.data)
+
+
+@functools.cache
+def _from_python(data_dtype, dtype):
+    pointer, step = ctypes.c_void_p, ctypes.c_ssize_t
+    kind = ctypes.CFUNCTYPE(None, pointer, step, step, step, ctypes.c_float if dtype == "float32" else ctypes.c_double, pointer, step, step, pointer)
+    return kind(reader(data_dtype, dtype))
 
 
 @intrinsic
