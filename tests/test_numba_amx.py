@@ -249,6 +249,7 @@ def test_predictions_of_many_rows(monkeypatch, sizes, hidden, rows):
     """Against float64, in parts; those that are no numbers are found wherever they are."""
     asked = []
     monkeypatch.setattr(numba_backend, "AmxPredictor", lambda net, real=numba_backend.AmxPredictor: asked.append(net) or real(net))
+    monkeypatch.setattr(numba_backend, "UNIT_OUTPUTS", 0)
     monkeypatch.setattr(numba_backend, "TEAM_FLOPS", 0)
     monkeypatch.setattr(numba_backend, "ONE_THREAD_FLOPS", 0)
     options = {} if sizes[-1] > 1 else {"output": "identity", "cost": "squared_error"}
@@ -276,7 +277,8 @@ def test_predictions_of_many_rows(monkeypatch, sizes, hidden, rows):
 @needs_unit
 @pytest.mark.parametrize(
     ("options", "dtype", "rows", "width", "used"),
-    [({}, "float32", 1024, 64, JIT), ({"amx": False}, "float32", 1024, 64, False), ({"panels": True}, "float32", 1024, 64, False), ({"panels": False}, "float32", 1024, 64, False), ({"amx": True}, "float64", 1024, 64, False), ({"amx": True}, "float32", 1023, 64, False), ({"amx": True}, "float32", 1024, 63, False)],
+    [({}, "float32", 1024, 256, JIT), ({"amx": False}, "float32", 1024, 256, False), ({"panels": True}, "float32", 1024, 256, False), ({"panels": False}, "float32", 1024, 256, False), ({"amx": True}, "float64", 1024, 256, False), ({"amx": True}, "float32", 1023, 300, False), ({"amx": True}, "float32", 1024, 255, False),
+     *([({}, "float32", 4096, 64, True), ({"amx": True}, "float32", 4500, 63, False)] if JIT else [])],
 )  # fmt: skip
 def test_which_predictions_use_the_unit(monkeypatch, options, dtype, rows, width, used):
     asked = []

@@ -205,6 +205,15 @@ def test_fewer_rows_at_a_time_where_they_are_long_and_outputs_fill_one_vector(si
     assert choose_plan(Problem(sizes, 8192, itemsize), 2) == Plan(2, 2 * rows, True, True)
 
 
+def test_narrow_weights_are_shared_up_to_a_batch_of_128_and_in_tiles_of_as_many():
+    """As measured side by side (bench/results): slices from 256 rows on, in tiles of 32 each."""
+    for sizes in ((784, 16, 16, 10), (784, 16, 10)):
+        plans = [choose_plan(Problem(sizes, batch, 4, amx=True), 2) for batch in (32, 64, 128, 256)]
+        assert plans == [Plan(2, batch, False, True, 1) for batch in (32, 64, 128)] + [Plan(2, 64, True, True)]
+    assert "20 ns for each of their rows" in explain_plan(Problem((784, 16, 16, 10), 128, 4), 2)
+    assert "60 ns for each of their rows" in explain_plan(Problem((784, 30, 10), 128, 4), 2)
+
+
 @pytest.mark.parametrize(("inputs", "batch", "rows"), [(28, 512, 256), (28, 600, 160), (28, 8192, 208), (784, 300, 80), (784, 190, 95), (784, 512, 64), (784, 130, 65)])
 def test_the_tiles_of_a_slice_are_about_equally_high(inputs, batch, rows):
     assert choose_plan(Problem((inputs, 30, 10), batch, 4), 2, Wishes(threads=2, sliced=True)).chunk == 2 * rows

@@ -60,7 +60,8 @@ ONE_THREAD_FLOPS, TEAM_FLOPS = 1_000_000, 20_000_000
 MOST = 2**31 - 1  # rows or columns of a matrix that BLAS of 32-bit integers can take
 # A prediction pays for packing the parameters from so many rows on, and a row for each so many parameters.
 PACKING_ROWS, PACKED_PER_ROW = 512, 128
-UNIT_ROWS, UNIT_WIDTH = 1024, 64  # from which the matrix unit predicts faster, and of the widest hidden layer, unless data are bytes, which would have to be converted elsewhere
+# Rows, and rows times units of the widest hidden layer, from which the matrix unit predicts faster; bytes, which would have to be converted elsewhere, at any width.
+UNIT_ROWS, UNIT_WIDTH, UNIT_OUTPUTS = 1024, 64, 1 << 18
 SHARED_ROW_BYTES = 3 << 19  # of parameters, above which one row is shared with helpers
 PREDICTION_ROWS = 512  # a tile: its activations stay in the cache
 
@@ -219,7 +220,7 @@ class NumbaBackend(HostBackend):
     def _packing(self, known: _Predictor, net: Network, x: Array) -> AmxPredictor | PanelPredictor | None:
         """What predicts these rows on parameters that are packed or laid out first, if that pays."""
         rows = x.shape[0]
-        if self._fits_unit(net, rows) and (known.wide or self._takes_bytes(net, x)):
+        if self._fits_unit(net, rows) and ((known.widest >= UNIT_WIDTH and rows * known.widest >= UNIT_OUTPUTS) or self._takes_bytes(net, x)):
             known.unit = known.unit or AmxPredictor(net)
             return known.unit
         if rows >= max(PACKING_ROWS, net.layout.size // PACKED_PER_ROW) and known.fits_panels and self._wishes.panels is not False:
@@ -305,7 +306,7 @@ class _Predictor:
         shared = net.theta.nbytes > SHARED_ROW_BYTES and most != 1 and JIT
         self._making = functools.partial(SharedRow, net.theta, threads, most) if shared else functools.partial(one_row, net.dtype)
         self.one_row: Any = None
-        self.wide = max(net.sizes[1:-1], default=0) >= UNIT_WIDTH
+        self.widest = max(net.sizes[1:-1], default=0)
         self.panels: PanelPredictor | None = None
         self.unit: AmxPredictor | None = None
 
