@@ -28,6 +28,7 @@ from fastnn.backends.cpu_plan import Problem, Wishes, choose_plan
 from fastnn.backends.cpu_threads import usable_threads
 from fastnn.bench.cases import Case, select, training_cases
 from fastnn.bench.environment import describe
+from fastnn.bench.problem import PIXEL
 from fastnn.kernels.cpu.amx import missing
 
 AGREES = 0.02  # of the way that the parameters went, as in fastnn bench for gradient descent
@@ -38,7 +39,7 @@ ROWS = 16_384
 
 def options_of(case: Case, threads: int) -> list[dict[str, int | bool]]:
     """What is worth trying: all programs, each team, both forms, and half and twice the rows that would be taken."""
-    problem = Problem(case.net.sizes, case.batch, 4, amx=missing() is None)
+    problem = Problem(case.net.sizes, case.batch, 4, amx=missing() is None, octets=case.net.pixels)
     found: dict[str, dict[str, int | bool]] = {}
     for team in sorted({1, threads, *(1 << k for k in range(1, threads.bit_length()))}):
         for sliced, panels in itertools.product((False, True), (False, True)):
@@ -63,8 +64,9 @@ class Entrant:
         self.case, self.options, self.data = case, options, (X, y, order)
         engine = fastnn.get_backend("numba", **(options or {}))
         self.net = network(case, engine, "float32")
-        self.plan = self.net.plan(case.batch, optimizer="sgd")
-        self.program = engine.compile(self.net, fastnn.optimizers.SGD(case.learning_rate), case.batch)
+        self.plan = self.net.plan(case.batch, optimizer="sgd", data_dtype=X.dtype)
+        self.program = engine.compile(self.net, fastnn.optimizers.SGD(case.learning_rate), case.batch, data_dtype=X.dtype)
+        self.program.scale = float(PIXEL)  # of integers
         self.start = self.net.theta.copy()
         self.times: list[float] = []
 
@@ -89,7 +91,8 @@ def problem_data(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows, targets and an order that mean nothing but are the same for all; at least two batches."""
     rng = np.random.default_rng(0)
     rows = max(ROWS, 2 * case.batch)
-    X = rng.random((rows, case.net.sizes[0]), np.float32) - np.float32(0.5)
+    shape = rows, case.net.sizes[0]
+    X = rng.integers(0, 256, shape).astype(np.uint8) if case.net.pixels else rng.random(shape, np.float32) - np.float32(0.5)
     y = rng.integers(0, case.net.sizes[-1], rows) if case.net.classes else np.sin(3 * X[:, :1])
     return X, y, rng.permutation(rows)
 
@@ -99,7 +102,8 @@ def reference(case: Case, X: np.ndarray, y: np.ndarray, order: np.ndarray, steps
     net = network(case, "numpy", "float64")
     start = net.theta.copy()
     y = y if y.ndim == 1 else y.astype(np.float64)
-    net.backend.compile(net, fastnn.optimizers.SGD(case.learning_rate), case.batch).run(X.astype(np.float64), y, order, 0, steps)
+    rows = X.astype(np.float64) * (float(PIXEL) if case.net.pixels else 1.0)
+    net.backend.compile(net, fastnn.optimizers.SGD(case.learning_rate), case.batch).run(rows, y, order, 0, steps)
     return net.theta, float(np.linalg.norm(net.theta - start))
 
 
