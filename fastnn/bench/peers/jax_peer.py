@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..cases import Net
-from ..problem import Problem, split
+from ..problem import PIXEL, Problem, split
 from .base import Array, Peer
 
 __all__ = ["Jax"]
@@ -51,7 +51,7 @@ class Jax(Peer):
     def load(self, problem: Problem) -> None:
         jax, jnp, net, batch = self.jax, self.jax.numpy, problem.net, problem.batch
         self.problem = problem
-        self.X, self.y = jnp.array(problem.X), jnp.array(problem.y.astype(np.int32) if net.classes else problem.y)
+        self.X, self.y = jnp.array(problem.X if problem.pixels is None else problem.pixels), jnp.array(problem.y.astype(np.int32) if net.classes else problem.y)
         self.order = jnp.array(problem.order.reshape(-1, batch).astype(np.int32))
         forward, alpha, adam = self._forward(net), problem.learning_rate, problem.optimizer == "adam"
         tree = jax.tree_util.tree_map
@@ -66,10 +66,14 @@ class Jax(Peer):
         def take(array: Any, rows: Any) -> Any:
             return array.at[rows].get(mode="promise_in_bounds")
 
+        def inputs(X: Any, rows: Any) -> Any:
+            x = take(X, rows)
+            return x if x.dtype == jnp.float32 else x.astype(jnp.float32) * PIXEL
+
         def epoch(parameters: Any, state: Any, X: Any, y: Any, order: Any) -> Any:
             def step(carry: Any, rows: Any) -> Any:
                 parameters, state = carry
-                cost, grads = jax.value_and_grad(loss)(parameters, take(X, rows), take(y, rows))
+                cost, grads = jax.value_and_grad(loss)(parameters, inputs(X, rows), take(y, rows))
                 if not adam:
                     return (tree(lambda p, g: p - alpha * g, parameters, grads), state), cost
                 m, v, t = state
