@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OCTETS", "AmxPredictor", "AmxProgram", "any_few"]
 
+# Bytes of all weights as factors up to which each thread lays out its own, if it has so many rows of a batch: what another core has written is long on its way.
+COPIED, COPIED_FOR = 5 << 18, 64
 OCTETS = (np.dtype(np.uint8), np.dtype(np.bool_))  # of data that the unit takes in one part
 
 
@@ -57,9 +59,10 @@ class AmxProgram(TeamProgram):
         ]
         begin, piece = _cumulative(pieces), amx.PIECE // 4  # float32 in a piece's place
         self._shape = _shape(net)
+        copied = begin[-1] * amx.PIECE <= COPIED and C >= COPIED_FOR
         others = aligned((0,), np.float32)  # theta and the optimizer's state, which are not the program's: their place is taken in each run
         self._memory = AmxMemory(
-            packed=others, state1=others, state2=others, grads=_rows(team, net.layout.size), weights=_rows(1, int(begin[-1]) * piece)[0], layers=begin,
+            packed=others, state1=others, state2=others, grads=_rows(team, net.layout.size), weights=_rows(team if copied else 1, int(begin[-1]) * piece), layers=begin,
             x=_rows(team, C * sizes[0]), a=_rows(team, rows * int(starts[-1])), d=_rows(team, rows * int(starts[-1])),
             side=_rows(team, amx.left_pieces(C, deepest) * piece), right=_rows(team, amx.right_pieces(C) * piece), rooms=_rows(team, amx.ROOM // 4),
             turned=_rows(team, max(_groups(n) for n in sizes[1:]) * _pieces(C) * piece), rows=_rows(team, (FEW + 1) * max(steps)),

@@ -19,6 +19,9 @@ __all__ = ["AHEAD", "RELU", "ROOM_AHEAD", "Factors", "few_at", "gradient", "lay_
 RELU = 3  # its code
 # Rows of data that are asked for before they are laid out, which happens that long before they are used; and most of them beyond a tile.
 AHEAD, ROOM_AHEAD = 32, 48
+# The first layer's gradient takes so many rows of float32 data at a time, those first that the way forth read last: they are near still, the others are not. Its Delta is
+# read again for each time, so only if it has at most so many units.
+LAST_ROWS, LAST_UNITS = 64, 128
 ONE = np.float32(1)
 
 
@@ -121,11 +124,16 @@ def gradient(table, zero, layer, few, inputs, where, octets, scale, m, delta, de
         rows = vector_at(delta, zero, m * step)
         for i in range(m * step):
             rows[i] *= scale
-    pack_turned(table, delta, step * 4, m, n_out, factors.turned, nothing, steps_of(m))
-    if octets:
-        add_up_bytes(table, factors.turned, n_out, inputs, where, m, n_in, factors.right, factors.room, Delta, n_in * 4, share, keep, ahead, factors.errand)
-    else:
-        add_up(table, factors.turned, n_out, inputs, where, m, n_in, factors.right, factors.room, Delta, n_in * 4, share, keep, ahead, factors.errand)
+    at_once, end = np.int64(LAST_ROWS if layer == 0 and not octets and n_out <= LAST_UNITS else m), m
+    while end > 0:
+        begin = (end - 1) // at_once * at_once
+        rows, rows_at_places = end - begin, where + 8 * begin
+        pack_turned(table, delta + begin * step * 4, step * 4, rows, n_out, factors.turned, nothing, steps_of(rows))
+        if octets:
+            add_up_bytes(table, factors.turned, n_out, inputs, rows_at_places, rows, n_in, factors.right, factors.room, Delta, n_in * 4, share, keep, ahead, factors.errand)
+        else:
+            add_up(table, factors.turned, n_out, inputs, rows_at_places, rows, n_in, factors.right, factors.room, Delta, n_in * 4, share, keep, ahead, factors.errand)
+        end, keep = begin, type(zero)(1)
 
 
 gradient = inner(gradient)

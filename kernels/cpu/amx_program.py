@@ -2,7 +2,7 @@
 
 The same steps as kernels/cpu/program.py, on theta as it lies. Each thread takes its slice of the batch, in tiles of at most C rows, through the network and back,
 and adds up its own Delta; a barrier; each adds the Deltas of all for its share of the units, updates these and lays their weights out as factors for the next
-step; a barrier. (Sharing the first layer's weights as kernels/cpu/split_program.py does was tried twice and was within 5 % at its best: the rows' way from memory takes the time, and is no shorter.)
+step; a barrier. Where the factors are few, each thread lays out all of them for itself, behind the barrier: what it has written itself is near. (Sharing the first layer's weights as kernels/cpu/split_program.py does was tried twice and was within 5 % at its best: the rows' way from memory takes the time, and is no shorter.)
 
 Rows of float32 and uint8 data are read where they lie, in shuffled order, and asked for some rows ahead.
 
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.core import types
 
-from . import per_dtype
+from . import inner, per_dtype
 from .amx import INPUTS, SIDE, configure, release
 from .amx_parts import AHEAD, ROOM_AHEAD, Factors, few_at, lay_out, share_of, through
 from .gather import gather_rows
@@ -33,7 +33,7 @@ class AmxMemory(NamedTuple):
     """Of all threads, float32 unless said, C-contiguous. C: rows of a thread's tile; B = C + 16; P_l: a layer's size to whole groups of 16, a little more where `spaced` says so; "any": as amx.py says.
 
     packed, state1, state2 (P,) : theta and the rule's state; grads (team, P at least)
-    weights (any,) : of all layers as factors, for the way forth, and back from the second on; layers (L,) int64 : where each begins there, in pieces, then the end
+    weights (1 or team, any) : of all layers as factors, for the way forth, and back from the second on, for all threads or for each; layers (L,) int64 : where each begins there, in pieces, then the end
     x (team, C * s_1) : rows that had to be converted; a, d (team, B * (P_2 + ... + P_L)) : activations and deltas of layers 2..L; d begins as zeros
     side, right, rooms (team, any) : rows as left factor, columns as right factor, sums of a block; turned (team, any) : deltas, transposed
     rows (team, (FEW + 1) * the widest P, of any layer) : biases of a layer, then zeros; sums of deltas
@@ -71,6 +71,14 @@ class AmxMemory(NamedTuple):
     hits: Any
 
 
+def own_units(layer, shape, me, team):
+    """The units (first, last + 1) of a layer that thread `me` moves, and lays out if it does not lay out all."""
+    return share_of(shape.sizes[layer + 1], INPUTS if layer > 0 else SIDE, me, team)  # pairs of units are not divided where both factors are wanted
+
+
+own_units = inner(own_units)
+
+
 def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
     """Thread `me` of `team` through the steps of the run. Packed, state, costs and hits move.
 
@@ -83,8 +91,15 @@ def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
     mine = own(me, False, nought, data, run, memory)
     all_grads, grad_step = address(memory.grads), memory.grads.shape[1] * 4
     begin_of = vector_at(address(memory.layers), nought, layers + 1)
+    each = memory.weights.shape[0] == team  # lays out all factors for itself
     factors = Factors(
-        address(memory.weights), begin_of, address(memory.right[me]), address(memory.rooms[me]), address(memory.rows[me]), address(memory.turned[me]), address(memory.errands[me])
+        address(memory.weights[me if each else 0]),
+        begin_of,
+        address(memory.right[me]),
+        address(memory.rooms[me]),
+        address(memory.rows[me]),
+        address(memory.turned[me]),
+        address(memory.errands[me]),
     )
     octets = data.native and data.source[3] == 1
     row_step = data.source[1] // data.source[3] if data.native else n_in
@@ -92,7 +107,7 @@ def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
     cost, right, t, few = 0.0, 0, rule.t, few_at(shape, 0)
     configure(address(memory.registers))
     for layer in range(layers):
-        unit, end = share_of(shape.sizes[layer + 1], INPUTS if layer > 0 else SIDE, me, team)
+        unit, end = (nought, shape.sizes[layer + 1]) if each else own_units(layer, shape, me, team)
         lay_out(table, zero, layer, unit, end, few_at(shape, layer), shape, mine, factors)
     barrier(meeting, me, team)
     for step in range(run.start, run.stop):
@@ -133,14 +148,17 @@ def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
         barrier(meeting, me, team)  # all Deltas are there, and all have read the weights
         for layer in range(layers):
             n_below, n_out = shape.sizes[layer], shape.sizes[layer + 1]
-            unit, end = share_of(n_out, INPUTS if layer > 0 else SIDE, me, team)  # pairs of units are not divided where both factors are wanted
+            unit, end = own_units(layer, shape, me, team)
             weights, biases = (shape.blocks[layer] + unit * n_below) * 4, (shape.blocks[layer] + n_out * n_below + unit) * 4
             if not direct:
                 cost += move_numbers(zero, team, m, rule, hyper, t, weights, (end - unit) * n_below, rule.l2, mine, all_grads, grad_step)
                 move_numbers(zero, team, m, rule, hyper, t, biases, end - unit, 0.0, mine, all_grads, grad_step)
-            if step + 1 < run.stop:
+            if not each and step + 1 < run.stop:
                 lay_out(table, zero, layer, unit, end, few_at(shape, layer), shape, mine, factors)
-        barrier(meeting, me, team)  # theta has moved, and all weights are laid out
+        barrier(meeting, me, team)  # theta has moved, and all weights that are laid out for all
+        if each and step + 1 < run.stop:
+            for layer in range(layers):
+                lay_out(table, zero, layer, nought, shape.sizes[layer + 1], few_at(shape, layer), shape, mine, factors)
     release()
     memory.costs[16 * me] = cost
     memory.hits[16 * me] = right
@@ -150,7 +168,7 @@ def _signature(name):
     of, integer, real = kinds(name), types.int64, getattr(types, name)
     indices, vector, table, numbers = types.Array(integer, 1, "C"), types.Array(real, 1, "C"), types.Array(real, 2, "C"), types.Array(integer, 2, "C")
     fields = (
-        vector, table, vector, vector, vector, indices, *[table] * 11, *[numbers] * 4, vector, vector, types.Array(types.uint8, 1, "C"), types.Array(types.float64, 1, "C"), indices,
+        vector, table, vector, vector, table, indices, *[table] * 11, *[numbers] * 4, vector, vector, types.Array(types.uint8, 1, "C"), types.Array(types.float64, 1, "C"), indices,
     )  # fmt: skip
     memory = types.BaseTuple.from_types(fields, AmxMemory)
     return types.void(integer, integer, integer, indices, indices, of[Data], of[Run], of[Shape], of[Rule], memory)
