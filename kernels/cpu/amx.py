@@ -31,7 +31,7 @@ from . import JIT, exported, inner
 from .amx_code import MOST, PACE, PRODUCTS, block_of_sums, block_to_weights, finish_row
 from .amx_code import configure as _configure
 from .amx_code import release as _release
-from .amx_layout import ERRAND, LEFT_BYTES, NUMBERS, PIECE, RIGHT_BYTES, SIDE, TILE, finish_errand, left_row, right_pair, turn_tiles
+from .amx_layout import ERRAND, LEFT_BYTES, NUMBERS, PIECE, RIGHT_BYTES, SIDE, TILE, finish_errand, right_pair, turn_pairs
 from .panels import RECTIFY, called, rows_at, vector_at
 from .plain import finished, rows_apart, rows_at_places
 
@@ -201,21 +201,16 @@ if JIT:
     def _pack_turned(d, step, m, width, left, first, steps):
         for j in range(0, width, SIDE):
             for s in range((m + INPUTS - 1) // INPUTS):
-                to = left + (j // SIDE * steps + first + s) * PIECE
-                for p in range(SIDE):
-                    i = s * INPUTS + p
-                    row = d + i * step + 4 * j
-                    right_pair(row, width - j if i < m else np.int64(0), row + SIDE * step, width - j if i + SIDE < m else np.int64(0), to + 64 * p)
-                turn_tiles(to, np.int64(3))
+                i, count = s * INPUTS, width - j
+                rows = d + i * step + 4 * j
+                turn_pairs(rows, m - i, count, rows + SIDE * step, m - i - SIDE, count, step, left + (j // SIDE * steps + first + s) * PIECE)
 
     def _pack_weights(W, step, first, last, n_out, n_in, forth, back):
         steps = (n_in + INPUTS - 1) // INPUTS
         for j in range(first, last, SIDE):
             for s in range(steps):
-                to = forth + (j // SIDE * steps + s) * PIECE
-                for k in range(j, j + SIDE):  # units that are not there are zeros: the step before left its transposed tile here
-                    left_row(W + k * step + 4 * s * INPUTS, n_in - s * INPUTS if k < last else np.int64(0), to + (k - j) * 64)
-                turn_tiles(to, np.int64(3))
+                rows, count = W + j * step + 4 * s * INPUTS, n_in - s * INPUTS
+                turn_pairs(rows, last - j, count, rows + 4 * SIDE, last - j, count - SIDE, step, forth + (j // SIDE * steps + s) * PIECE)
         if back != 0:
             steps = (n_out + INPUTS - 1) // INPUTS
             for k in range(0, n_in, SIDE):

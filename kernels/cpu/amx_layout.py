@@ -6,7 +6,7 @@ bfloat16 exactly and adds in float32 (kernels/cpu/amx_code.py).
 A *tile* is a kibibyte, 16 rows of 64 bytes, one register of the unit; the three parts of a piece of a matrix, 32 inputs of 16 rows or columns, are three tiles, one after another:
   left   16 rows: row r holds inputs 0 and 16, then 1 and 17, ...
   right  16 columns: row p holds inputs p and p + 16 of column 0, then of column 1, ...
-As numbers of 32 bits the one is the other's transpose (`turn_tiles`). Two vectors of inputs so become pairs without a shuffle.
+As numbers of 32 bits the one is the other's transpose. Two vectors of inputs so become pairs without a shuffle.
 
 Data of uint8 need one part alone, because a bfloat16 holds 8 significant bits: a piece of them is one tile.
 
@@ -35,7 +35,6 @@ __all__ = [
     "errand_unit",
     "finish_errand",
     "first_lanes",
-    "left_row",
     "load",
     "load_first",
     "pointer",
@@ -43,7 +42,7 @@ __all__ = [
     "spread",
     "store",
     "store_first",
-    "turn_tiles",
+    "turn_pairs",
 ]
 
 SIDE, TILE = 16, 1024  # rows of a tile, and columns of float32; bytes of a tile
@@ -153,17 +152,6 @@ def _pairs_of_bytes(builder, x, x_count, y, y_count, to):
 
 
 @intrinsic
-def left_row(typingctx, x, count, to):
-    """The first 32 of `count` float32 side by side, and zeros where there are fewer, as a row of the three left tiles; to: the row in the first of them."""
-
-    def codegen(context, builder, signature, args):
-        _left_row(builder, *args)
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 3), codegen
-
-
-@intrinsic
 def right_pair(typingctx, x, x_count, y, y_count, to):
     """The first 16 of so many columns of two inputs, float32 at x and y, and zeros where there are fewer, as a row of the three right tiles."""
 
@@ -174,29 +162,46 @@ def right_pair(typingctx, x, x_count, y, y_count, to):
     return types.void(*[types.int64] * 5), codegen
 
 
+def _turned(builder, x, rows, count, step, room):
+    """The 16 columns of a square of float32, whose rows lie `step` bytes apart from x on, as vectors; where there are fewer rows or numbers, zeros. room: 16 vectors."""
+    whole = builder.and_(*(builder.icmp_signed(">=", number, I64(SIDE)) for number in (rows, count)))
+    here = builder.block
+    with builder.if_then(builder.not_(whole)):
+        with cgutils.for_range(builder, I64(SIDE)) as loop:
+            there = builder.select(builder.icmp_signed("<", loop.index, rows), count, I64(0))
+            store(builder, load_first(builder, builder.add(x, builder.mul(loop.index, step)), there), builder.add(room, builder.mul(loop.index, I64(ROW))))
+        cut = builder.block
+    place, apart = builder.phi(I64), builder.phi(I64)
+    for phi, of_whole, of_cut in ((place, x, room), (apart, step, I64(ROW))):
+        phi.add_incoming(of_whole, here)
+        phi.add_incoming(of_cut, cut)
+    lines = [load(builder, builder.add(place, builder.mul(apart, I64(i)))) for i in range(SIDE)]
+    side = 1
+    while side < SIDE:  # swaps the off-diagonal blocks of side 1, 2, 4, ...
+        low = ir.Constant(WORDS, [j if not j & side else SIDE + j - side for j in range(SIDE)])
+        high = ir.Constant(WORDS, [j + side if not j & side else SIDE + j for j in range(SIDE)])
+        for i in range(SIDE):
+            if not i & side:
+                a, b = lines[i], lines[i + side]
+                lines[i], lines[i + side] = builder.shuffle_vector(a, b, low), builder.shuffle_vector(a, b, high)
+        side *= 2
+    return lines
+
+
 @intrinsic
-def turn_tiles(typingctx, at, count):
-    """`count` tiles, one after another, become their transposes as numbers of 32 bits: left tiles of a matrix right tiles of its transpose, and back."""
+def turn_pairs(typingctx, x, x_rows, x_count, y, y_rows, y_count, step, to):
+    """Of two squares of float32, x and y, which have so many rows of 16 there and so many numbers in each, `step` bytes apart, the transposes, as three tiles of pairs:
+    right tiles of a matrix whose rows go across two squares, left tiles of the transpose of one whose columns do."""
 
     def codegen(context, builder, signature, args):
-        at, count = args
-        with cgutils.for_range(builder, count) as loop:
-            tile = builder.add(at, builder.mul(loop.index, I64(TILE)))
-            rows = [load(builder, builder.add(tile, I64(ROW * i)), WORDS) for i in range(SIDE)]
-            side = 1
-            while side < SIDE:  # swaps the off-diagonal blocks of side 1, 2, 4, ...
-                low = ir.Constant(WORDS, [j if not j & side else SIDE + j - side for j in range(SIDE)])
-                high = ir.Constant(WORDS, [j + side if not j & side else SIDE + j for j in range(SIDE)])
-                for i in range(SIDE):
-                    if not i & side:
-                        a, b = rows[i], rows[i + side]
-                        rows[i], rows[i + side] = builder.shuffle_vector(a, b, low), builder.shuffle_vector(a, b, high)
-                side *= 2
-            for i in range(SIDE):
-                store(builder, rows[i], builder.add(tile, I64(ROW * i)))
+        x, x_rows, x_count, y, y_rows, y_count, step, to = args
+        room = builder.ptrtoint(cgutils.alloca_once(builder, ir.ArrayType(FLOATS, SIDE)), I64)
+        first = _turned(builder, x, x_rows, x_count, step, room)
+        for p, pair in enumerate(zip(first, _turned(builder, y, y_rows, y_count, step, room), strict=True)):
+            _store_pairs(builder, *pair, builder.add(to, I64(p * ROW)))
         return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64), codegen
+    return types.void(*[types.int64] * 8), codegen
 
 
 # Of an errand, int64: units to do, then what the next unit is. A tile's row of 32 float32 are two lines, of 32 uint8 half a line.
