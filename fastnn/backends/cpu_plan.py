@@ -39,7 +39,7 @@ SLICE_SECONDS = 0.2  # as in fastnn.training, which is not imported for a number
 AMX_FLOPS, AMX_DATA_SECONDS, AMX_NUMBER_SECONDS, AMX_PARAMETER_SECONDS, AMX_UPPER_SECONDS, AMX_STEP_SECONDS = 2.84e11, 0.38e-9, 0.27e-9, 2.2e-9, 1.2e-9, 5.4e-6
 AMX_OCTET_SECONDS, OCTET_SECONDS = 0.15e-9, 0.14e-9  # per number of data of uint8: on the unit, and what it costs more than a float32 elsewhere, where it is converted
 AMX_FEW = 4  # inputs of the first layer, or outputs of the last, which vectors multiply (kernels/cpu/amx_thin.py)
-AMX_ROWS, AMX_MULTIPLE, AMX_NARROW_PARAMETERS, PAIR_OF_VECTORS = 256, 32, 130_000, 32
+AMX_ROWS, AMX_MULTIPLE, AMX_NARROW_PARAMETERS, PAIR_OF_VECTORS = 256, 32, 70_000, 32
 # Panels are fastest while the parameters stay in a core's cache, and are weighed against BLAS further away too: up to the second limit beside MKL,
 # up to the third beside SciPy's BLAS, or for one row; and up to the last where each thread has its share of the weights.
 PANELS_BYTES, PANELS_BYTES_MKL, PANELS_BYTES_FAR, SHARED_BYTES = 3 << 20, 10 << 20, 16 << 20, 64 << 20
