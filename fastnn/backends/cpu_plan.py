@@ -35,11 +35,13 @@ TEAM_SECONDS, VECTOR_SECONDS, NUMBER_SECONDS, FAR_NUMBER_SECONDS = 150e-6, 25e-6
 SLICE_SECONDS = 0.2  # as in fastnn.training, which is not imported for a number
 # Of products on the matrix unit (kernels/cpu/amx.py), fitted likewise, to steps alone: operations a second of one core, in whole tiles; per number laid out, of rows of
 # data, and of activations and deltas; per parameter, laid out by the thread that moves it, and upper weights once more; and per step, where threads meet.
-# Tiles have so many rows, or half as many where rows are long and all factors stay near, or the parameters do not, unless rows are of uint8.
-AMX_FLOPS, AMX_DATA_SECONDS, AMX_NUMBER_SECONDS, AMX_PARAMETER_SECONDS, AMX_UPPER_SECONDS, AMX_STEP_SECONDS = 2.84e11, 0.38e-9, 0.27e-9, 2.2e-9, 1.2e-9, 5.4e-6
+# Tiles have so many rows; half as many where products are too small to wait for rows behind, or the parameters do not stay near; twice as many where they are not so
+# small, rows are long and the gradient takes the last of them first (kernels/cpu/amx_parts.py).
+AMX_FLOPS, AMX_DATA_SECONDS, AMX_NUMBER_SECONDS, AMX_PARAMETER_SECONDS, AMX_UPPER_SECONDS, AMX_STEP_SECONDS = 2.7e11, 0.32e-9, 0.215e-9, 2.35e-9, 1.25e-9, 1e-6
+AMX_ROWS_TO_COPY, AMX_SHARED_SECONDS = 64, 8e-6  # with fewer rows a thread uses weights that others have laid out, and the step waits for them
 AMX_OCTET_SECONDS, OCTET_SECONDS = 0.15e-9, 0.14e-9  # per number of data of uint8: on the unit, and what it costs more than a float32 elsewhere, where it is converted
 AMX_FEW = 4  # inputs of the first layer, or outputs of the last, which vectors multiply (kernels/cpu/amx_thin.py)
-AMX_ROWS, AMX_MULTIPLE, AMX_NARROW_PARAMETERS, PAIR_OF_VECTORS = 256, 32, 70_000, 32
+AMX_ROWS, AMX_MULTIPLE, AMX_NARROW_PARAMETERS, AMX_LAST_UNITS, PAIR_OF_VECTORS = 256, 32, 70_000, 128, 32
 # Panels are fastest while the parameters stay in a core's cache, and are weighed against BLAS further away too: up to the second limit beside MKL,
 # up to the third beside SciPy's BLAS, or for one row; and up to the last where each thread has its share of the weights.
 PANELS_BYTES, PANELS_BYTES_MKL, PANELS_BYTES_FAR, SHARED_BYTES = 3 << 20, 10 << 20, 16 << 20, 64 << 20
@@ -277,8 +279,11 @@ class Problem:
     @property
     def amx_tile(self) -> int:
         """Rows that a thread takes at a time on the matrix unit."""
-        narrow = self.parameters <= AMX_NARROW_PARAMETERS and self.sizes[0] * self.itemsize >= LONG_ROW_BYTES
-        return AMX_ROWS // 2 if (narrow or not self.stays_in_cache) and not self.octets else AMX_ROWS
+        if self.octets:
+            return AMX_ROWS
+        if self.parameters <= AMX_NARROW_PARAMETERS or not self.stays_in_cache:
+            return AMX_ROWS // 2
+        return 2 * AMX_ROWS if self.sizes[1] <= AMX_LAST_UNITS and self.sizes[0] * self.itemsize >= LONG_ROW_BYTES else AMX_ROWS
 
     def amx_seconds(self, team: int) -> float:
         """Of one step on the matrix unit, by the model."""
@@ -291,7 +296,8 @@ class Problem:
         of_row = 2 * products / AMX_FLOPS + 4 * sum(self.sizes[1:]) * AMX_NUMBER_SECONDS + (2 * self.sizes[0] * data if self.sizes[0] > AMX_FEW else 0.0)
         # A state's numbers are moved, not laid out: a tenth of the work each, by five cells of Adam.
         moved = AMX_PARAMETER_SECONDS * (9 + self.vectors) / 10 * self.parameters + AMX_UPPER_SECONDS * sum(n_in * n_out for layer, n_in, n_out in tiled if layer)
-        return (self.batch * of_row + moved) / team + (AMX_STEP_SECONDS if team > 1 else 0.0)
+        waits = AMX_STEP_SECONDS + (AMX_SHARED_SECONDS if self.batch < AMX_ROWS_TO_COPY * team else 0.0)
+        return (self.batch * of_row + moved) / team + (waits if team > 1 else 0.0)
 
     @property
     def done_to_counted(self) -> float:

@@ -19,7 +19,7 @@ from ..kernels.cpu.workspace import Shape, read_only
 from .base import Array
 from .cpu_beside import wait_for_products
 from .cpu_crew import run_team
-from .cpu_plan import Plan
+from .cpu_plan import AMX_ROWS_TO_COPY, Plan
 from .cpu_program import TeamProgram, two_states
 from .host import aligned
 from .numba_panels import cuts_for_team, needed_parts, without_last
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OCTETS", "AmxPredictor", "AmxProgram", "any_few"]
 
-# Bytes of all weights as factors up to which each thread lays out its own, if it has so many rows of a batch: what another core has written is long on its way.
-COPIED, COPIED_FOR = 5 << 18, 64
+COPIED = 5 << 18  # bytes of all weights as factors up to which each thread lays out its own, if it has enough rows: what another core has written is long on its way
 OCTETS = (np.dtype(np.uint8), np.dtype(np.bool_))  # of data that the unit takes in one part
 
 
@@ -59,7 +58,7 @@ class AmxProgram(TeamProgram):
         ]
         begin, piece = _cumulative(pieces), amx.PIECE // 4  # float32 in a piece's place
         self._shape = _shape(net)
-        copied = begin[-1] * amx.PIECE <= COPIED and C >= COPIED_FOR
+        copied = begin[-1] * amx.PIECE <= COPIED and C >= AMX_ROWS_TO_COPY
         others = aligned((0,), np.float32)  # theta and the optimizer's state, which are not the program's: their place is taken in each run
         self._memory = AmxMemory(
             packed=others, state1=others, state2=others, grads=_rows(team, net.layout.size), weights=_rows(team if copied else 1, int(begin[-1]) * piece), layers=begin,
