@@ -14,6 +14,7 @@ import numpy as np
 from . import activations, checks, costs, optimizers, options
 from .activations import Activation
 from .backends import Backend, choose_backend
+from .backends.base import Job
 from .errors import finite_number, positive_integer
 from .fit_lock import FitLock
 from .fit_method import FitMethod
@@ -314,8 +315,7 @@ class Network(FitMethod):
         training_rows : of an epoch; many if not given. Few steps an epoch may be planned differently.
         data_dtype : of the X to train with, as NumPy takes it; the network's if not given. Data of uint8 may be planned differently.
         """
-        part, rows = (None if given is None else positive_integer(name, given) for name, given in (("micro_batch", micro_batch), ("training_rows", training_rows)))
-        return self.backend.plan(self, positive_integer("batch_size", batch_size), explain, part, optimizers.get(optimizer), rows, options.check_data_dtype(data_dtype))
+        return self.backend.plan(Job(self, optimizers.get(optimizer), batch_size, micro_batch, training_rows, options.check_data_dtype(data_dtype)), explain)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one safetensors file, NAME.safetensors or a name without an ending; see `fastnn.model_file`."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from .backends.base import Program
+    from .backends.base import Job, Program
     from .network import Network
     from .optimizers import Optimizer
 
@@ -40,11 +40,12 @@ class Snapshot:
         self.optimizer.t = self.t
 
 
-def kept_or_made(net: Network, rule: Optimizer, batch_size: int, micro_batch: int | None, rows: int, data_dtype: Any) -> tuple[Program, Snapshot]:
+def kept_or_made(job: Job) -> tuple[Program, Snapshot]:
     """The program and the snapshot of the fit before, if they are what this one needs: to make them anew takes longer than a step. The network has neither until it is done."""
+    net, rule = job.net, job.optimizer
     kept, net.kept = net.kept, None
-    if kept is None or not kept[0].serves(net, rule, batch_size, micro_batch, rows, data_dtype):
-        kept = net.backend.compile(net, rule, batch_size, micro_batch, rows, data_dtype), None
+    if kept is None or not kept[0].serves(job):
+        kept = net.backend.program_for(job), None
     program, snapshot = kept
     program.net = net
     rule.bind(net, lambda: net.backend.zeros(net.theta.shape, net.dtype))  # its state may have been reset

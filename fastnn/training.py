@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from . import optimizers
-from .backends.base import Array, Program
+from .backends.base import Array, Job, Program
 from .errors import Diverged, TrainingInterrupted, positive_integer
 from .fit_method import DEFAULT_LEARNING_RATE
 from .lost_device import HostCopy
@@ -118,7 +118,7 @@ def fit(
         _refuse_spent(rule.learning_rate, net.epochs_trained, epochs, -(-rows // batch_size))
         orders = Orders(data.train_rows, bool(shuffle), order, seed)
         with net.backend.under_way():
-            program, snapshot = kept_or_made(net, rule, int(batch_size), micro_batch, rows, data.x.dtype)
+            program, snapshot = kept_or_made(Job(net, rule, int(batch_size), micro_batch, rows, data.x.dtype))
             program.scale = 1.0 if data.scale is None else data.scale
             if net.epochs_trained == 0:
                 warn_if_symmetric(net)

@@ -24,13 +24,13 @@ def data(rows=24, seed=0):
 @pytest.fixture
 def made(monkeypatch):
     """Counts the programs made."""
-    compiled, count = NumbaBackend.compile, []
+    made, count = NumbaBackend.program_for, []
 
-    def counted(self, *arguments):
-        count.append(arguments)
-        return compiled(self, *arguments)
+    def counted(self, job):
+        count.append(job)
+        return made(self, job)
 
-    monkeypatch.setattr(NumbaBackend, "compile", counted)
+    monkeypatch.setattr(NumbaBackend, "program_for", counted)
     return count
 
 

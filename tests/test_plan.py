@@ -123,8 +123,8 @@ def test_fit_tells_the_plan_its_rows(engine_that_notes_its_programs):
 @pytest.fixture
 def engine_that_notes_its_programs(monkeypatch):
     engine, programs = fastnn.get_backend("numba"), []
-    made = engine.compile
-    monkeypatch.setattr(engine, "compile", lambda *given: programs.append(made(*given)) or programs[-1])
+    made = engine.program_for
+    monkeypatch.setattr(engine, "program_for", lambda job: programs.append(made(job)) or programs[-1])
     return engine, programs
 
 

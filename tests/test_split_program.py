@@ -8,6 +8,7 @@ from panel_tools import EXAMPLES, EXTRA, SIZES, UNTOUCHED, bound, call, packed, 
 from tolerances import assert_close
 
 import fastnn
+from fastnn.backends.base import Job
 from fastnn.backends.cpu_plan import Plan
 from fastnn.backends.numba_panels import PanelProgram
 from fastnn.kernels.cpu import JIT, panels
@@ -59,9 +60,7 @@ def test_numba_shared_weights_train_as_numpy_does(inner, n_in, n_out, hidden, ru
         net = network(sizes, hidden, "float64", engine, l2)
         optimizer = fastnn.optimizers.get(rule)
         optimizer.learning_rate = 0.01
-        program = (
-            PanelProgram(net, optimizer, batch, None, None, Plan(team, min(chunk, batch), False, True, split)) if engine == "numba" else net.backend.compile(net, optimizer, batch)
-        )
+        program = PanelProgram(Job(net, optimizer, batch), Plan(team, min(chunk, batch), False, True, split)) if engine == "numba" else net.backend.compile(net, optimizer, batch)
         results.append(trained(program, net, X, y, order))
     (theta, cost, hits), (theta_split, cost_split, hits_split) = results
     # Parameters near 1 after three steps: sums are cut elsewhere, a few hundred eps at most; Adam divides small gradients, and their rounding, by their size.
@@ -86,7 +85,7 @@ def test_numba_shared_weights_with_data_as_it_comes(layout):
     }[layout]
     plain = np.ascontiguousarray(X, np.float64) * (1 / 256 if layout == "uint8" else 1)
     net, exact = network(sizes, "relu", "float32", "numba"), network(sizes, "relu", "float64", "numpy")
-    program = PanelProgram(net, fastnn.optimizers.SGD(0.1), 40, None, None, Plan(min(2, MOST), 40, False, True, 2))
+    program = PanelProgram(Job(net, fastnn.optimizers.SGD(0.1), 40), Plan(min(2, MOST), 40, False, True, 2))
     program.scale = 1 / 256
     theta, cost, _ = trained(program, net, X, y, order)
     expected, exact_cost, _ = trained(exact.backend.compile(exact, fastnn.optimizers.SGD(0.1), 40), exact, plain, y, order)
@@ -103,7 +102,7 @@ def test_numba_shared_weights_give_the_same_bits_every_time(rule):
     results = set()
     for _ in range(10):
         net = network(sizes, "tanh", "float32", "numba")
-        theta, cost, _ = trained(PanelProgram(net, fastnn.optimizers.get(rule), 20, None, None, Plan(3, 20, False, True, 2)), net, X, y, order)
+        theta, cost, _ = trained(PanelProgram(Job(net, fastnn.optimizers.get(rule), 20), Plan(3, 20, False, True, 2)), net, X, y, order)
         results.add((theta.tobytes(), cost))
     assert len(results) == 1
 
@@ -113,7 +112,7 @@ def test_numba_shared_weights_carry_nan_to_the_cost():
     X, y, order = problem(sizes, 64, "float32")
     X[5, 7] = np.nan
     net = network(sizes, "relu", "float32", "numba")
-    theta, cost, _ = trained(PanelProgram(net, fastnn.optimizers.SGD(0.1), 32, None, None, Plan(min(2, MOST), 32, False, True, 2)), net, X, y, order)
+    theta, cost, _ = trained(PanelProgram(Job(net, fastnn.optimizers.SGD(0.1), 32), Plan(min(2, MOST), 32, False, True, 2)), net, X, y, order)
     assert np.isnan(cost)
     assert np.isnan(theta).any()
 

@@ -40,7 +40,7 @@ def test_engines_write_the_underscored_operations_and_leave_the_public_ones_alon
         if cls is not Backend and issubclass(cls, Backend):
             assert [name for name in public if name in vars(cls)] == []
     assert not type(backend).__abstractmethods__
-    operations = {"_dense_forward", "_activate", "_output_delta", "_cost_sum", "_propagate_delta", "_accumulate", "_update", "compile"}
+    operations = {"_dense_forward", "_activate", "_output_delta", "_cost_sum", "_propagate_delta", "_accumulate", "_update", "program_for"}
     others = [cls for engine in ("numpy_backend.NumpyBackend", "numba_backend.NumbaBackend", "cupy_backend.CupyBackend") if (cls := engine_class(engine))]
     for name in operations:
         owner = next(cls for cls in type(backend).__mro__ if name in vars(cls))

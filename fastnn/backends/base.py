@@ -26,13 +26,13 @@ from .. import activations, costs
 from ..activations import Activation
 from ..costs import Pair
 from ..optimizers import LayerWise
-from .program import Array, Program
+from .program import Array, Job, Program
 
 if TYPE_CHECKING:
     from ..network import Network
     from ..optimizers import Optimizer
 
-__all__ = ["FLOATS", "Array", "Backend", "Program"]
+__all__ = ["FLOATS", "Array", "Backend", "Job", "Program"]
 
 FLOATS = ("float32", "float64")
 
@@ -129,12 +129,13 @@ class Backend(ABC):
         optimizer.t += 1
         self._update(optimizer, theta, grad, optimizer.t)
 
-    @abstractmethod
     def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None, training_rows: int | None = None, data_dtype: Any = None) -> Program:
-        """A training program for this network, optimizer, batch size, rows at a time (None: the batch), rows of an epoch (None: many) and dtype of the data (None: the network's); binds the optimizer to the network.
+        """A training program for this `Job`; binds the optimizer to the network."""
+        return self.program_for(Job(net, optimizer, batch_size, micro_batch, training_rows, data_dtype))
 
-        Data of other dtypes are taken all the same.
-        """
+    @abstractmethod
+    def program_for(self, job: Job) -> Program:
+        """The same."""
 
     def outputs(self, net: Network, x: Array, activated: bool = True) -> Array | None:
         """a^(L) (m, K), or z^(L) if not `activated`, a fresh array, of rows x (m, s_1): C-contiguous, of the network's dtype or one that it `predicts`, on this engine.
@@ -154,18 +155,8 @@ class Backend(ABC):
         return x.dtype.name in cls.predicts and bool(x.dtype.isnative) and bool(x.flags.aligned)
 
     @abstractmethod
-    def plan(
-        self,
-        net: Network,
-        batch_size: int,
-        explain: bool = False,
-        micro_batch: int | None = None,
-        optimizer: Optimizer | None = None,
-        training_rows: int | None = None,
-        data_dtype: Any = None,
-    ) -> str:
-        """One sentence: how a program of this engine would run steps of batch_size rows, micro_batch at a time (None: its choice), of this network under this rule
-        (None: SGD), on so many training rows (None: many) of this dtype (None: the network's); with `explain` several lines: why."""
+    def plan(self, job: Job, explain: bool = False) -> str:
+        """One sentence: how a program of this engine would run the steps; with `explain` several lines: why."""
 
     @abstractmethod
     def first_use(self) -> str | None:

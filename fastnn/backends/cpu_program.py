@@ -10,12 +10,11 @@ import numpy as np
 
 from ..kernels.cpu.gather import reader, source_of
 from ..kernels.cpu.workspace import Data, Rule, Run, read_only
-from .base import Array, Program
+from .base import Array, Job, Program
 from .cpu_plan import Plan
 from .cpu_threads import usable_threads
 
 if TYPE_CHECKING:
-    from ..network import Network
     from ..optimizers import Optimizer
     from .numba_backend import NumbaBackend
 
@@ -59,23 +58,23 @@ def two_states(states: list[Array], dtype: Any) -> tuple[Array, Array]:
 class TeamProgram(Program):
     """A program that a team of threads runs as planned. Member i adds cost and hits up in elements 16 i of `_costs` and `_hits`."""
 
-    def __init__(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None, training_rows: int | None, plan: Plan) -> None:
-        super().__init__(net, optimizer, batch_size, micro_batch, training_rows)
+    def __init__(self, job: Job, plan: Plan) -> None:
+        super().__init__(job)
         self.plan = plan.with_rows_at_most(self.micro_batch)
-        self._made_for = self._needs(net, batch_size, micro_batch, training_rows, plan)
-        self._fixed = "threads" in net.backend.given
+        self._made_for = self._needs(job, plan)
+        self._fixed = "threads" in job.net.backend.given
         self._costs, self._hits = np.zeros(16 * plan.threads), np.zeros(16 * plan.threads, np.int64)
 
     @staticmethod
-    def _needs(net: Network, batch_size: int, micro_batch: int | None, training_rows: int | None, plan: Plan) -> tuple[Any, ...]:
+    def _needs(job: Job, plan: Plan) -> tuple[Any, ...]:
         """All that the workspace and the kernels' constant arguments were made from, but the optimizer."""
-        return id(net.backend), id(net.theta), tuple(net.activations), net.pair, batch_size, micro_batch, training_rows, plan
+        net = job.net
+        return id(net.backend), id(net.theta), tuple(net.activations), net.pair, job.batch_size, job.micro_batch, job.training_rows, plan
 
-    def serves(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None, training_rows: int | None, data_dtype: Any = None) -> bool:
-        if optimizer is not self.optimizer:
+    def serves(self, job: Job) -> bool:
+        if job.optimizer is not self.optimizer:
             return False
-        plan = cast("NumbaBackend", net.backend).choose(net, optimizer, batch_size, training_rows, data_dtype)
-        return self._made_for == self._needs(net, batch_size, micro_batch, training_rows, plan)
+        return self._made_for == self._needs(job, cast("NumbaBackend", job.net.backend).choose(job))
 
     @functools.cached_property
     def nbytes(self) -> int:  # type: ignore[override]

@@ -18,7 +18,7 @@ from ..arrays import device_of
 from ..costs import Pair
 from ..kernels.cuda.launchers import Kernels, partials_shape, scratch_size
 from ..optimizers import LayerWise
-from .base import Array, Backend, Program
+from .base import Array, Backend, Job, Program
 from .cupy_arena import Arena
 from .cupy_contract import Device
 from .cupy_device import open_device
@@ -30,7 +30,6 @@ from .cupy_tuner import Tuner, default_file
 from .cupy_update import Update, spans_of_theta, update_constants, update_pieces
 
 if TYPE_CHECKING:
-    from ..network import Network
     from ..optimizers import Optimizer
 
 __all__ = ["CupyBackend"]
@@ -125,8 +124,8 @@ class CupyBackend(Backend):
         self.device.upload(memory["constants"], update_constants(optimizer, t, 1, 0.0, dtype))
         Update(self.device, dtype.name, optimizer, theta, theta, grad, memory)(1)
 
-    def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None, training_rows: int | None = None, data_dtype: Any = None) -> Program:
-        return CupyProgram(self, net, optimizer, batch_size, micro_batch, training_rows)
+    def program_for(self, job: Job) -> Program:
+        return CupyProgram(self, job)
 
     # ---- the products, on C-contiguous arrays -------------------------------------------------------
 
@@ -145,24 +144,15 @@ class CupyBackend(Backend):
         (m, n_out), n_in = delta.shape, a.shape[1]
         self.device.gemm("N", "T", n_in, n_out, m, a, n_in, delta, n_out, Delta_W, n_in, beta=1.0)
 
-    def plan(
-        self,
-        net: Network,
-        batch_size: int,
-        explain: bool = False,
-        micro_batch: int | None = None,
-        optimizer: Optimizer | None = None,
-        training_rows: int | None = None,
-        data_dtype: Any = None,
-    ) -> str:
+    def plan(self, job: Job, explain: bool = False) -> str:
+        net, batch_size, rule = job.net, job.batch_size, job.optimizer.name
         arithmetic(net, self.device)
         try:
-            rows = rows_that_fit(net, self.device, batch_size, min(batch_size, micro_batch or batch_size), None)
+            rows = rows_that_fit(net, self.device, batch_size, job.rows, None)
         except MemoryError as error:
             return f"not enough device memory at present: {error}"
         size = Arena.size(footprint(net, self.device, batch_size, rows, None))
         memory = f"{size / 1e6:,.1f} MB of device memory beside the data and the parameters; one wait per slice of steps"
-        rule = "adam" if optimizer is None else optimizer.name
         for_rule = self.plans.get(plan_key(net, batch_size, rows, rule))
         chosen = for_rule or self.plans.get(plan_key(net, batch_size, rows))
         may_fuse = not why_not(net, self.device, batch_size, rule)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import positive_integer
-from .base import Array, Program
+from .base import Array, Job, Program
 from .cupy_arena import Arena, Pieces, pieces_of_program, steps_per_upload
 from .cupy_buffers import Buffers
 from .cupy_contract import Device
@@ -56,18 +56,15 @@ class CupyProgram(Program):
         Device memory of this program.
     """
 
-    def __init__(self, backend: CupyBackend, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None, training_rows: int | None = None) -> None:
-        device = backend.device
+    def __init__(self, backend: CupyBackend, job: Job) -> None:
+        device, net, optimizer = backend.device, job.net, job.optimizer
         update_constants(optimizer, 1, 1, 0.0, net.dtype)  # refuses a rule without a kernel before any work
         kind, compute = arithmetic(net, device)
-        most = positive_integer("batch_size", batch_size)
-        if micro_batch is not None:
-            most = min(most, positive_integer("micro_batch", micro_batch))
-        self.why_not_fused = "fused=False was given" if backend.fused is False else why_not(net, device, batch_size, optimizer.name)
+        self.why_not_fused = "fused=False was given" if backend.fused is False else why_not(net, device, job.batch_size, optimizer.name)
         if backend.fused and self.why_not_fused:
             raise ValueError(f"fused=True, but the fused kernel cannot train this network: {self.why_not_fused}")
-        rows = rows_that_fit(net, device, batch_size, most, optimizer)
-        super().__init__(net, optimizer, batch_size, rows, training_rows)
+        rows = rows_that_fit(net, device, job.batch_size, job.rows, optimizer)
+        super().__init__(replace(job, micro_batch=rows))
         self._backend, self._device = backend, device
         pieces, arena = self._take_memory(optimizer)
         rows, self._arena, self.nbytes = self.micro_batch, arena, Arena.size(pieces)
@@ -86,7 +83,7 @@ class CupyProgram(Program):
         with device.work():
             self._choices = choose(self._buffers, rows, in_parts=rows < self.batch_size)
             if not self.why_not_fused:
-                self._fused = Fused(net, device, arena, optimizer, self.batch_size, micro_batch or batch_size)
+                self._fused = Fused(net, device, arena, optimizer, self.batch_size, job.micro_batch or self.batch_size)
                 self._trials = Trials(net, device, arena, optimizer, self.batch_size, rows, self._fused, self._bound, functools.partial(self._repeat, 0, self.batch_size))
                 self._fusing = self._trials.fused_is_faster(backend.tuner, forced=bool(backend.fused))
                 self.why_not_fused = "" if self._fusing else f"{CAPTURED} were timed to be faster than fused ones"

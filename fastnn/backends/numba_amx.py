@@ -16,7 +16,7 @@ from ..kernels.cpu.on_demand import ACTIVATE, amx_table
 from ..kernels.cpu.panels import spaced
 from ..kernels.cpu.team import new_barrier
 from ..kernels.cpu.workspace import Shape, read_only
-from .base import Array
+from .base import Array, Job
 from .cpu_beside import wait_for_products
 from .cpu_crew import run_team
 from .cpu_plan import AMX_ROWS_TO_COPY, Plan
@@ -26,7 +26,6 @@ from .numba_panels import cuts_for_team, needed_parts, without_last
 
 if TYPE_CHECKING:
     from ..network import Network
-    from ..optimizers import Optimizer
 
 __all__ = ["OCTETS", "AmxPredictor", "AmxProgram", "any_few"]
 
@@ -46,8 +45,9 @@ def _rows(team: int, count: int) -> Array:
 class AmxProgram(TeamProgram):
     """One compiled call per thread for a whole slice of steps; the workspace is allocated here, once."""
 
-    def __init__(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None, training_rows: int | None, plan: Plan) -> None:
-        super().__init__(net, optimizer, batch_size, micro_batch, training_rows, plan)
+    def __init__(self, job: Job, plan: Plan) -> None:
+        super().__init__(job, plan)
+        net = job.net
         team, C, sizes = self.plan.threads, self._capacity(), net.sizes
         K, rows, deepest = sizes[-1], C + amx.SIDE, max(_pieces(n) for n in sizes)
         steps = _steps(net)

@@ -16,9 +16,9 @@ import numpy as np
 
 from ..activations import Activation
 from ..costs import Pair
-from ..errors import BackendUnavailable, positive_integer
+from ..errors import BackendUnavailable
 from ..optimizers import LayerWise
-from .base import Array, Program
+from .base import Array, Job, Program
 from .host import HostBackend, aligned
 
 try:
@@ -162,18 +162,18 @@ class NumbaBackend(HostBackend):
             layerwise.prepare(optimizer.code, hyper, t, w, d, first, second, 1.0, 0.0, decay > 0, squares[0])
             layerwise.move(optimizer.code, hyper, w, d, first, decay > 0, squares)
 
-    def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None, training_rows: int | None = None, data_dtype: Any = None) -> Program:
-        plan = self.choose(net, optimizer, positive_integer("batch_size", batch_size), training_rows, data_dtype)
+    def program_for(self, job: Job) -> Program:
+        plan, net = self.choose(job), job.net
         if self._wishes.amx and not plan.amx:
-            reason = self._problem(net, batch_size, optimizer, training_rows, data_dtype).no_amx or "there are fewer rows at a time than threads"
+            reason = self._problem(job).no_amx or "there are fewer rows at a time than threads"
             warnings.warn(f"amx=True is not followed, products are computed {plan.products}: {reason}", RuntimeWarning, stacklevel=5)
         if plan.amx:
-            compile_beside("amx._forward", f"amx_table({likely_parts(net, batch_size)}, {any_few(net)}, {data_dtype is not None and np.dtype(data_dtype) in OCTETS})")
-            return AmxProgram(net, optimizer, batch_size, micro_batch, training_rows, plan)
+            compile_beside("amx._forward", f"amx_table({likely_parts(net, job.batch_size)}, {any_few(net)}, {_octets(job)})")
+            return AmxProgram(job, plan)
         if plan.panels:
-            compile_beside("panels._apply", f"table({net.dtype.name!r}, {likely_parts(net, batch_size)})")
-            return PanelProgram(net, optimizer, batch_size, micro_batch, training_rows, plan)
-        return NumbaProgram(net, optimizer, batch_size, micro_batch, training_rows, plan, self.blas)
+            compile_beside("panels._apply", f"table({net.dtype.name!r}, {likely_parts(net, job.batch_size)})")
+            return PanelProgram(job, plan)
+        return NumbaProgram(job, plan, self.blas)
 
     def outputs(self, net: Network, x: Array, activated: bool = True) -> Array | None:
         """One compiled call; a team of threads for many rows. One row touches neither threads nor limits, unless its weights are more than a cache holds (cpu_row.py)."""
@@ -245,40 +245,30 @@ class NumbaBackend(HostBackend):
     def _team_for(self, total: int, flops: int) -> int:
         return min(self._most_threads(), total) if flops > TEAM_FLOPS else 1
 
-    def choose(self, net: Network, optimizer: Optimizer, batch_size: int, training_rows: int | None, data_dtype: Any = None) -> Plan:
+    def choose(self, job: Job) -> Plan:
         """The plan of a program made now."""
-        problem = self._problem(net, batch_size, optimizer, training_rows, data_dtype)
+        problem = self._problem(job)
         plan = choose_plan(problem, self._most_threads(), self._wishes)
         return plan if problem.fits_panels else replace(plan, panels=False)
 
-    def _problem(self, net: Network, batch_size: int, optimizer: Optimizer | None, training_rows: int | None, data_dtype: Any) -> Problem:
-        """LARS and LAMB want norms of whole layers, which panels are cut across."""
-        vectors = 1 if optimizer is None else 1 + len(optimizer.slots)
-        steps = None if training_rows is None else -(-training_rows // batch_size)
-        fits_panels, mkl = not isinstance(optimizer, LayerWise), self.blas.library is not None
-        octets = data_dtype is not None and np.dtype(data_dtype) in OCTETS
-        return Problem(net.sizes, batch_size, net.dtype.itemsize, fits_panels, mkl, vectors, steps, amx=self.no_matrix_unit is None, octets=octets)
+    def _problem(self, job: Job) -> Problem:
+        net, optimizer, batch = job.net, job.optimizer, job.batch_size
+        steps = None if job.training_rows is None else -(-job.training_rows // batch)
+        fits_panels = not isinstance(optimizer, LayerWise)  # LARS and LAMB want norms of whole layers, which panels are cut across
+        mkl, vectors = self.blas.library is not None, 1 + len(optimizer.slots)
+        return Problem(net.sizes, batch, net.dtype.itemsize, fits_panels, mkl, vectors, steps, amx=self.no_matrix_unit is None, octets=_octets(job))
 
     def _most_threads(self) -> int:
         """As wished, else as many as this process may use now."""
         return self._wishes.threads or (usable_threads() if JIT else 1)
 
-    def plan(
-        self,
-        net: Network,
-        batch_size: int,
-        explain: bool = False,
-        micro_batch: int | None = None,
-        optimizer: Optimizer | None = None,
-        training_rows: int | None = None,
-        data_dtype: Any = None,
-    ) -> str:
-        given = self._problem(net, batch_size, optimizer, training_rows, data_dtype), self._most_threads(), self._wishes
-        plan = choose_plan(*given).with_rows_at_most(batch_size if micro_batch is None else micro_batch)
+    def plan(self, job: Job, explain: bool = False) -> str:
+        given = self._problem(job), self._most_threads(), self._wishes
+        plan = choose_plan(*given).with_rows_at_most(job.rows)
         if not explain:
             return str(plan)
         first, *why = explain_plan(*given).splitlines()
-        limited = [] if str(plan) == first else [str(plan), f"micro_batch={micro_batch}: fewer rows than the engine's own choice, which is explained below"]
+        limited = [] if str(plan) == first else [str(plan), f"micro_batch={job.micro_batch}: fewer rows than the engine's own choice, which is explained below"]
         return "\n".join([*limited, first, *why, f"matrix unit (AMX): {self.matrix_unit}", f"BLAS: {self.products}"])
 
     def first_use(self) -> str | None:
@@ -287,6 +277,11 @@ class NumbaBackend(HostBackend):
         if not any(CACHE_FOLDER.rglob("*program._worker-*.nbc")):
             return "the CPU kernels are compiled now, about ten seconds; the next run reads them from disk"
         return None
+
+
+def _octets(job: Job) -> bool:
+    """Whether the data to come are bytes, of which the matrix unit has kernels of their own."""
+    return job.data_dtype is not None and np.dtype(job.data_dtype) in OCTETS
 
 
 class _Predictor:
@@ -319,9 +314,9 @@ class _Predictor:
 class NumbaProgram(TeamProgram):
     """One compiled call per thread for a whole slice of steps; the workspace is allocated here, once."""
 
-    def __init__(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None, training_rows: int | None, plan: Plan, blas: Blas) -> None:
-        super().__init__(net, optimizer, batch_size, micro_batch, training_rows, plan)
-        self._blas = blas
+    def __init__(self, job: Job, plan: Plan, blas: Blas) -> None:
+        super().__init__(job, plan)
+        self._blas, net = blas, job.net
         dtype, team, C = net.dtype, self.plan.threads, self.plan.chunk
         K, widest = net.sizes[-1], max(net.sizes[1:])
         shapes = _shapes(net)

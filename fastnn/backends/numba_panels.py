@@ -18,7 +18,7 @@ from ..kernels.cpu.row_program import row_program
 from ..kernels.cpu.split_program import split_program
 from ..kernels.cpu.team import new_barrier
 from ..kernels.cpu.workspace import Memory, Shape
-from .base import Array
+from .base import Array, Job
 from .cpu_beside import wait_for_products
 from .cpu_crew import run_team
 from .cpu_plan import Plan
@@ -27,7 +27,6 @@ from .host import aligned
 
 if TYPE_CHECKING:
     from ..network import Network
-    from ..optimizers import Optimizer
 
 __all__ = ["PanelPredictor", "PanelProgram", "cuts_for_team", "likely_parts", "needed_parts", "without_last"]
 
@@ -38,8 +37,9 @@ UNPACKED = 128  # rows of a panel that leave it at a time: with more, the lines 
 class PanelProgram(TeamProgram):
     """One compiled call per thread for a whole slice of steps, on parameters packed for it; the workspace is allocated here, once."""
 
-    def __init__(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None, training_rows: int | None, plan: Plan) -> None:
-        super().__init__(net, optimizer, batch_size, micro_batch, training_rows, plan)
+    def __init__(self, job: Job, plan: Plan) -> None:
+        super().__init__(job, plan)
+        net = job.net
         self._layout = _Panels(net)
         dtype, team = net.dtype, self.plan.threads
         split, C = self.plan.split, self._capacity()
@@ -48,12 +48,12 @@ class PanelProgram(TeamProgram):
         codes = np.array([g.code for g in net.activations], np.int64)
         slopes = np.array([g.parameter for g in net.activations], dtype)
         self._shape = Shape(layout.sizes, layout.widths, layout.blocks, layout.starts, layout.turns, codes, slopes, net.pair.code)
-        self._by_row = team == batch_size == 1 and optimizer.code == 0  # plain gradient descent: kernels/cpu/row_program.py, which needs no Delta
+        self._by_row = team == job.batch_size == 1 and self.optimizer.code == 0  # plain gradient descent: kernels/cpu/row_program.py, which needs no Delta
         lower_N = int(layout.blocks[split])  # whose gradients are in no two threads' hands
         widest = max((int(P) for P in layout.widths if P * dtype.itemsize > PANEL), default=0)
         upper = int(layout.starts[-1] - (layout.starts[split - 1] if split else 0))  # numbers of a row that a thread has to itself
         lower, sums = (int(layout.starts[split - 1]), max(layout.steps[:split])) if split else (0, 0)
-        state1, state2 = two_states([aligned((N,), dtype, np.zeros) for _ in optimizer.state], dtype)
+        state1, state2 = two_states([aligned((N,), dtype, np.zeros) for _ in self.optimizer.state], dtype)
         self._memory = Memory(
             packed=aligned((N,), dtype, np.zeros), state1=state1, state2=state2,
             grads=_rows(1, lower_N + team * padded(N - lower_N, dtype), dtype) if split else _rows(team, 0 if self._by_row else N, dtype),

@@ -5,17 +5,16 @@ Symbols as on the board (spec: Symbols): a^(l) (m, s_l), z^(l), delta^(l), Delta
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..activations import Activation
 from ..costs import Pair
-from .base import Array, Program
+from .base import Array, Job, Program
 from .host import HostBackend
 
 if TYPE_CHECKING:
-    from ..network import Network
     from ..optimizers import Optimizer
 
 __all__ = ["NumpyBackend"]
@@ -55,20 +54,11 @@ class NumpyBackend(HostBackend):
     def _update(self, optimizer: Optimizer, theta: Array, grad: Array, t: int) -> None:
         optimizer.step(theta, grad, optimizer.state, t)
 
-    def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None, training_rows: int | None = None, data_dtype: Any = None) -> Program:
-        return NumpyProgram(net, optimizer, batch_size, micro_batch, training_rows)
+    def program_for(self, job: Job) -> Program:
+        return NumpyProgram(job)
 
-    def plan(
-        self,
-        net: Network,
-        batch_size: int,
-        explain: bool = False,
-        micro_batch: int | None = None,
-        optimizer: Optimizer | None = None,
-        training_rows: int | None = None,
-        data_dtype: Any = None,
-    ) -> str:
-        parts = "" if micro_batch is None or micro_batch >= batch_size else f", {micro_batch} rows at a time"
+    def plan(self, job: Job, explain: bool = False) -> str:
+        parts = "" if job.rows >= job.batch_size else f", {job.rows} rows at a time"
         return f"the operations one after another{parts}; BLAS decides on its threads"
 
     def first_use(self) -> str | None:

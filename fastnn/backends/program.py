@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,11 +15,51 @@ if TYPE_CHECKING:
     from ..network import Network
     from ..optimizers import Optimizer
 
-__all__ = ["Array", "Program"]
+__all__ = ["Array", "Job", "Program"]
 
 # An array of the engine: numpy.ndarray, or cupy.ndarray on the device. CuPy cannot be named in an
 # annotation here, because nothing of it may be imported by the core.
 Array = Any
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What a program is made for.
+
+    Attributes
+    ----------
+    net, optimizer : what is trained, and by which rule
+    batch_size : int
+        Rows per step.
+    micro_batch : int, optional
+        Rows at a time, at most; the engine's choice if not given.
+    training_rows : int, optional
+        Rows of an epoch, n of the L2 term; if not given, those of the X of each run, and for the plan many.
+    data_dtype : numpy dtype, optional
+        Of the X to come; the network's if not given. Data of other dtypes are taken all the same.
+
+    Raises
+    ------
+    ValueError, TypeError
+        batch_size, micro_batch or training_rows is no positive integer.
+    """
+
+    net: Network
+    optimizer: Optimizer
+    batch_size: int
+    micro_batch: int | None = None
+    training_rows: int | None = None
+    data_dtype: Any = None
+
+    def __post_init__(self) -> None:
+        for name, given in (("batch_size", self.batch_size), ("micro_batch", self.micro_batch), ("training_rows", self.training_rows)):
+            if given is not None or name == "batch_size":
+                positive_integer(name, given)
+
+    @property
+    def rows(self) -> int:
+        """Most rows at a time that are allowed."""
+        return self.batch_size if self.micro_batch is None else min(self.batch_size, self.micro_batch)
 
 
 class Program(ABC):
@@ -46,14 +87,13 @@ class Program(ABC):
     scale: float = 1.0
     nbytes: int | None = None
 
-    def __init__(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None, training_rows: int | None = None) -> None:
-        self.training_rows = training_rows
-        self.net, self.optimizer, self.batch_size = net, optimizer, positive_integer("batch_size", batch_size)
-        self.micro_batch = self.batch_size if micro_batch is None else min(self.batch_size, positive_integer("micro_batch", micro_batch))
-        optimizer.bind(net, lambda: net.backend.zeros(net.theta.shape, net.dtype))
+    def __init__(self, job: Job) -> None:
+        net = self.net = job.net
+        self.optimizer, self.batch_size, self.micro_batch, self.training_rows = job.optimizer, job.batch_size, job.rows, job.training_rows
+        self.optimizer.bind(net, lambda: net.backend.zeros(net.theta.shape, net.dtype))
 
-    def serves(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None, training_rows: int | None, data_dtype: Any = None) -> bool:
-        """Whether this program, made for this network, is what `compile` would make of these arguments now, so that it can be used again."""
+    def serves(self, job: Job) -> bool:
+        """Whether this program, made for this network, is what would be made for the job now, so that it can be used again."""
         return False
 
     def clear(self) -> None:  # noqa: B027 - most engines write all that they read
