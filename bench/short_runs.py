@@ -1,11 +1,12 @@
-"""Times what is over soon on the CPU engine: a fit of a single batch, planned apart from long epochs, and one row that helpers share.
+"""Times what is over soon on the CPU engine: a fit of a single batch, planned apart from long epochs, one row that helpers share, and validation after an epoch.
 
     python bench/short_runs.py
     python bench/short_runs.py --rounds 5
 
 Rounds alternate between the two sides, medians of all calls are shown. A fit of one batch is planned for its rows, beside the plan for long epochs
 (the engine's `panels` fixed to what that plan says), and beside the same with its workspace made anew. Single rows follow one another without a pause: with helpers, and with threads=1. Parameters
-after the same fits, and outputs, are compared; the largest difference is shown.
+after the same fits, and outputs, are compared; the largest difference is shown. Validation is what an epoch with 10,000 rows to validate on takes longer
+than one without, beside the prediction of as many rows.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import fastnn
 from fastnn.bench.environment import describe
 
 FITS = [((784, 16, 16, 10), 32), ((784, 30, 10), 128), ((784, 300, 100, 10), 8), ((784, 300, 100, 10), 128), ((784, 1024, 1024, 10), 128)]
+VALIDATED = [(784, 30, 10), (784, 100, 100, 10), (784, 300, 100, 10), (784, 1024, 1024, 10)]
 ROWS = [(784, 300, 100, 10), (784, 500, 400, 10), (784, 700, 500, 10), (784, 1024, 10), (784, 1024, 1024, 10), (784, 2048, 2048, 10)]
 
 
@@ -91,6 +93,24 @@ def rows(rounds: int, calls: int) -> None:
         print(f"{'-'.join(map(str, sizes)):32}{first:11,.1f} us{second:13,.1f} us{second / first:8.2f}{off:12.1e}")
 
 
+def validation(rounds: int) -> None:
+    rng = np.random.default_rng(0)
+    pixels, y, epochs = rng.integers(0, 256, (20_000, 784)).astype(np.uint8), rng.integers(0, 10, 20_000), 3
+    print(f"\nvalidation on 10,000 rows after an epoch of 20,000\n{'':32}{'epoch alone':>14}{'validation':>13}{'prediction':>13}")
+    for sizes in VALIDATED:
+        for kind, X in (("float32", pixels / np.float32(255)), ("uint8", pixels)):
+            net, options = network(sizes), {"epochs": epochs, "batch_size": 128, "scale": 1 / 255 if X is pixels else None}
+
+            def fit(rows: tuple[np.ndarray, np.ndarray] | None, net=net, options=options, X=X) -> None:
+                net.fit(X, y, validation=rows, **options)
+
+            sides = [functools.partial(fit, None), functools.partial(fit, (X[:10_000], y[:10_000])), functools.partial(net.predict_proba, X[:10_000])]
+            for side in sides:
+                side()
+            alone, watched, predicted = (time / 1e3 for time in medians(sides, rounds, 3))
+            print(f"{'-'.join(map(str, sizes)) + ', ' + kind:32}{alone / epochs:11.1f} ms{(watched - alone) / epochs:10.2f} ms{predicted:10.2f} ms")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
@@ -100,6 +120,7 @@ def main() -> None:
     fits(arguments.rounds, 40)
     kept(arguments.rounds, 40)
     rows(arguments.rounds, 1000)
+    validation(arguments.rounds)
 
 
 if __name__ == "__main__":

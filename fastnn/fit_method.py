@@ -41,6 +41,7 @@ class FitMethod:
         seed: int = 0,
         scale: float | None = None,
         micro_batch: int | None = None,
+        patience: int | None = None,
     ) -> History:
         """Train on the rows of X.
 
@@ -80,6 +81,9 @@ class FitMethod:
         micro_batch : int, optional
             Rows of a batch taken through the network at a time, at most: the Delta of the parts add up, so the
             step is that of the whole batch (to rounding) in the memory of a part. Without it the engine decides.
+        patience : int, optional
+            Stop early: the fit is over after so many epochs in a row whose cost of the validation rows is no lower than the lowest before, at the latest
+            after `epochs`. However it ends, but by an error, parameters and optimizer go back to the epoch of the lowest (`history.best`). Wants `validation`.
 
         Returns
         -------
@@ -99,7 +103,7 @@ class FitMethod:
         Warns
         -----
         TrainingInterrupted
-            Ctrl-C: the last completed step is kept and the history so far returned.
+            Ctrl-C: the last completed step is kept, with `patience` the best epoch, and the history so far returned.
         SymmetricStart
             Hidden units start identical and will stay identical.
         UnscaledInput
@@ -109,5 +113,5 @@ class FitMethod:
 
         return fit(
             cast("Network", self), X, y, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size, epochs=epochs, shuffle=shuffle,
-            order=order, validation=validation, callbacks=callbacks, progress=progress, seed=seed, scale=scale, micro_batch=micro_batch,
+            order=order, validation=validation, callbacks=callbacks, progress=progress, seed=seed, scale=scale, micro_batch=micro_batch, patience=patience,
         )  # fmt: skip

@@ -52,6 +52,9 @@ def learning_curve(history: History, path: str | os.PathLike[str], *, title: str
     FigureCanvasAgg(figure)
     for axes, (name, training, validation) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _panel(axes, name, training, validation)
+        if history.best is not None:
+            axes.axvline(history.best + 1, color="0.5", linewidth=1, linestyle=":", label="best epoch")
+            axes.legend(frameon=False)
     if title:
         figure.suptitle(title.replace("$", r"\$"), fontsize=11)
     figure.savefig(path, dpi=130)

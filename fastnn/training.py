@@ -21,6 +21,7 @@ import numpy as np
 
 from . import optimizers
 from .backends.base import Array, Job, Program
+from .early_stopping import BestEpoch
 from .errors import Diverged, TrainingInterrupted, positive_integer
 from .fit_method import DEFAULT_LEARNING_RATE
 from .lost_device import HostCopy
@@ -56,6 +57,8 @@ class History:
         alpha of the epoch's last step.
     interrupted : bool
         Ctrl-C ended the fit early.
+    best : int or None
+        With `patience`: the place in these lists of the epoch with the lowest `val_cost`, to which the network has gone back.
     """
 
     cost: list[float] = field(default_factory=list)
@@ -65,6 +68,7 @@ class History:
     seconds: list[float] = field(default_factory=list)
     learning_rate: list[float] = field(default_factory=list)
     interrupted: bool = False
+    best: int | None = None
 
 
 def fit(
@@ -84,6 +88,7 @@ def fit(
     seed: int,
     scale: float | None,
     micro_batch: int | None,
+    patience: int | None,
 ) -> History:
     """What `Network.fit` does; the arguments, their defaults, what is returned, raised and warned of are documented there."""
     under_way = net._training.of_this_process()
@@ -115,6 +120,9 @@ def fit(
         shown = _progress(progress)
         if micro_batch is not None and positive_integer("micro_batch", micro_batch) > batch_size:
             raise ValueError(f"micro_batch={micro_batch} is larger than batch_size={batch_size}; it is the part of a batch that is taken at a time")
+        if patience is not None and data.validation is None:
+            raise ValueError(f"patience={positive_integer('patience', patience)} waits for a lower cost of the validation rows, and there are none; give validation=0.1, or (X, y)")
+        most = None if patience is None else positive_integer("patience", patience)
         _refuse_spent(rule.learning_rate, net.epochs_trained, epochs, -(-rows // batch_size))
         orders = Orders(data.train_rows, bool(shuffle), order, seed)
         with net.backend.under_way():
@@ -122,7 +130,8 @@ def fit(
             program.scale = 1.0 if data.scale is None else data.scale
             if net.epochs_trained == 0:
                 warn_if_symmetric(net)
-            history = _Fit(net, program, snapshot, data, orders, callbacks, shown).run(epochs)
+            best = None if most is None else BestEpoch(net, rule, most)
+            history = _Fit(net, program, snapshot, data, orders, callbacks, shown, best).run(epochs)
             if rule is optimizer:  # of a name, the next fit makes a rule anew
                 keep(net, program, snapshot)
             return history
@@ -137,9 +146,11 @@ def fit(
 class _Fit:
     """One fit: the epochs, their slices, and what is done between them."""
 
-    def __init__(self, net: Network, program: Program, snapshot: Snapshot, data: TrainingData, orders: Orders, callbacks: Sequence[Any], progress: Any) -> None:
+    def __init__(
+        self, net: Network, program: Program, snapshot: Snapshot, data: TrainingData, orders: Orders, callbacks: Sequence[Any], progress: Any, best: BestEpoch | None
+    ) -> None:
         self.net, self.program, self.data, self.orders = net, program, data, orders
-        self.callbacks, self.progress = callbacks, progress
+        self.callbacks, self.progress, self.best = callbacks, progress, best
         self.history = History()
         self.snapshot, self.host = snapshot, HostCopy(net, program.optimizer)
         # Nothing is known of the speed yet, and the first slice may capture or compile: so many steps that they are soon over anywhere. A fit of few steps has no other slice.
@@ -157,14 +168,16 @@ class _Fit:
                 self._epoch(epoch)
                 self.net.epochs_trained = epoch + 1
                 self.progress.epoch(epoch, self.history)
-                if any([_is_true(callback(epoch, self.history, self.net)) for callback in self.callbacks]):  # noqa: C419 - every callback sees every epoch
+                over = self.best is not None and self.best.is_over(self.history)
+                if any([_is_true(callback(epoch, self.history, self.net)) for callback in self.callbacks]) or over:  # noqa: C419 - every callback sees every epoch
                     break
                 if self.interrupted:
                     raise KeyboardInterrupt
         except KeyboardInterrupt:
             self.history.interrupted = True
+            kept = "the last completed step is kept" if self.history.best is None else "the parameters go back to those of the best epoch"
             warnings.warn(
-                f"interrupted in epoch {self.net.epochs_trained} after {self.done} steps of it (epochs count from 0); the last completed step is kept",
+                f"interrupted in epoch {self.net.epochs_trained} after {self.done} steps of it (epochs count from 0); {kept}",
                 TrainingInterrupted,
                 stacklevel=4,
             )
@@ -174,6 +187,8 @@ class _Fit:
             raise
         finally:
             self.progress.stop()
+        if self.best is not None:
+            self.best.restore(self.history)
         return self.history
 
     def _epoch(self, epoch: int) -> None:

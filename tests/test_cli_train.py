@@ -108,6 +108,20 @@ def test_json_is_one_object_and_agrees_with_the_model(cli, tmp_path):
     assert n != m
 
 
+def test_patience_ends_early_and_saves_the_best_epoch(cli, simple):
+    words = ("train", simple, "--target", "kind", "--backend", "numpy", "--learning-rate", 0.05, "--l2", 0, "--validation", 0.2)
+    found = one_object(cli(*words, "--epochs", 400, "--patience", 5, "--json").stdout)
+    costs, best = found["history"]["val_cost"], found["history"]["best"]
+    assert best == int(np.argmin(costs))
+    assert len(costs) == best + 6 < 400
+    until = one_object(cli(*words, "--epochs", best + 1, "--json").stdout)  # the same without patience, which ends there
+    assert until["history"]["val_cost"] == costs[: best + 1]
+    assert (until["test_cost"], until["confusion"], until["history"]["best"]) == (found["test_cost"], found["confusion"], None)
+    assert f"{best + 1} of {best + 6}, validation cost " in cli(*words, "--epochs", 400, "--patience", 5).stdout
+    refused(cli(*words, "--patience", 0), "--patience")
+    refused(cli(*words[:-1], 0, "--patience", 3), "--patience 3", "--validation 0")
+
+
 def test_same_seed_same_result(cli):
     words = ("train", "digits", "--backend", "numpy", "--epochs", 1, "--json", "--no-plot")
     first, second = (one_object(cli(*words).stdout) for _ in range(2))

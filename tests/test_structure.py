@@ -86,7 +86,8 @@ RANK = {
     "training_data": 11,
     "lost_device": 11,
     "snapshot": 11,
-    "training": 12,
+    "early_stopping": 12,
+    "training": 13,
     "model_file": 11,
     "gradient_check": 11,
 }

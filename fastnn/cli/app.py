@@ -54,7 +54,10 @@ def train(
     ] = None,
     micro_batch: Annotated[str | None, typer.Option(metavar="INTEGER", help="Rows of a batch taken at a time; the step is that of the whole batch.")] = None,
     l2: Annotated[str | None, typer.Option(metavar="NUMBER", help="Lambda: lambda / (2 rows) times the sum of squared weights is added to the cost.")] = None,
-    validation: Annotated[str | None, typer.Option(metavar="FRACTION", help="Of the training rows, only watched; 0 for none.")] = None,
+    validation: Annotated[str | None, typer.Option(metavar="FRACTION", help="Of the training rows, watched and not trained on; 0 for none.")] = None,
+    patience: Annotated[
+        str | None, typer.Option(metavar="INTEGER", help="End after so many epochs without a lower cost of the validation rows, and go back to the best epoch.")
+    ] = None,
     dtype: Annotated[str, typer.Option(metavar="NAME", help="float32 or float64.")] = "float32",
     precision: Annotated[str, typer.Option(metavar="NAME", help="Products on a GPU: fp32, tf32 or bf16.")] = "fp32",
     seed: Annotated[str, typer.Option(metavar="INTEGER", help="Of the split, the weights and the order of rows.")] = "0",
@@ -80,7 +83,7 @@ def train(
     chosen = TrainOptions(
         source, data, target, task, backend, hidden, activation, integer("--epochs", epochs), integer("--batch-size", batch_size), number("--learning-rate", learning_rate),
         optimizer, number("--l2", l2), number("--validation", validation), dtype, integer("--seed", seed) or 0,
-        decay, number("--warmup-epochs", warmup_epochs), integer("--base-batch", base_batch), integer("--micro-batch", micro_batch), precision,
+        decay, number("--warmup-epochs", warmup_epochs), integer("--base-batch", base_batch), integer("--micro-batch", micro_batch), precision, integer("--patience", patience),
     )  # fmt: skip
     return run(chosen, save=save, plot=plot, no_plot=no_plot, explain=explain, as_json=json)
 

@@ -67,6 +67,8 @@ def after(data: DataSet, parts: Parts, net: Network, outcome: Outcome) -> None:
     done = len(outcome.history.cost)
     if outcome.history.interrupted:
         line("stopped", f"by Ctrl-C after {done} complete epoch{'s' * (done != 1)}; what was learned until then is kept")
+    if outcome.history.best is not None:
+        line("best epoch", f"{outcome.history.best + 1} of {done}, validation cost {outcome.history.val_cost[outcome.history.best]:.4g}; the model is that epoch's")
     rows = len(parts.test[1])
     line("time", f"{outcome.seconds:.2f} s")
     if outcome.confusion is None:

@@ -77,6 +77,7 @@ class TrainOptions:
     base_batch: int | None = None
     micro_batch: int | None = None
     precision: str = "fp32"
+    patience: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for the JSON object."""
@@ -129,6 +130,8 @@ def check(options: TrainOptions) -> Callable[[], DataSet]:
     finite_number("--learning-rate", options.learning_rate, above=0)
     finite_number("--l2", options.l2, least=0)
     finite_number("--validation", options.validation, least=0, below=1)
+    if options.patience is not None and positive_integer("--patience", options.patience) and not options.validation:
+        raise ValueError(f"--patience {options.patience} waits for a lower cost of the validation rows, and there are none with --validation 0")
     _check_course(options)
     if options.seed < 0:
         raise ValueError(f"--seed must be an integer >= 0, got {options.seed}")

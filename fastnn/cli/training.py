@@ -29,7 +29,7 @@ __all__ = ["Outcome", "train"]
 
 @dataclass
 class Outcome:
-    """What a training run came to; the test figures are of the network as the last epoch left it."""
+    """What a training run came to; the test figures are of the network as the last epoch left it, or with --patience the best."""
 
     history: History
     seconds: float
@@ -83,6 +83,7 @@ def train(options: TrainOptions, *, save: Path | None, plot: Path | None, no_plo
             history = net.fit(
                 *parts.train, optimizer=str(options.optimizer), learning_rate=course(options), batch_size=options.batch_size, micro_batch=options.micro_batch,
                 epochs=int(options.epochs or 0), validation=parts.validation, scale=data.scale, seed=options.seed, progress=True,
+                patience=options.patience,
             )  # fmt: skip
         except DeviceLost:  # the network is on the host now, and is gone with this process
             net.save(model)
