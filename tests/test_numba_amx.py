@@ -134,6 +134,23 @@ def test_training_gives_what_numpy_gives_in_float64(sizes, batch_size, threads, 
 
 
 @needs_unit
+@pytest.mark.skipif(not JIT, reason="without JIT a team has one thread")
+@pytest.mark.parametrize("present", [1, 2, 4])
+@pytest.mark.parametrize("batch_size", [128, 300])  # weights laid out for all, and by each thread for itself
+def test_members_of_the_plan_may_stay_away(present, batch_size):
+    X, y, sizes = np.random.default_rng(0).random((700, 40), np.float32), np.arange(700) % 3, (40, 33, 20, 3)
+    thetas = []
+    for backend, dtype in ((fastnn.get_backend("numba", amx=True, threads=4), "float32"), ("numpy", "float64")):
+        net = fastnn.Network(sizes, backend=backend, dtype=dtype, seed=0)
+        program = net.backend.compile(net, fastnn.optimizers.SGD(0.1), batch_size)
+        if dtype == "float32":
+            assert (program.plan.threads, program._memory.weights.shape[0]) == (4, 4 if batch_size == 300 else 1)
+            program._team = lambda: present
+        program.run(X.astype(dtype), y, np.arange(700), 0, 2)
+        thetas.append(net.theta)
+    np.testing.assert_allclose(*thetas, atol=1e-6)
+
+
 @pytest.mark.parametrize("threads", [1, 2] if JIT else [1])
 @pytest.mark.parametrize("sizes", [(1, 64, 64, 1), (4, 33, 50, 3), (2, 5, 1), (3, 4), (1, 100, 2, 70, 4), (5, 20, 5)])
 @pytest.mark.parametrize(("hidden", "optimizer", "l2"), [("relu", "sgd", 0.5), ("tanh", "adam", 0.0), ("leaky_relu", "momentum", 0.1)])
@@ -189,7 +206,7 @@ def test_the_plan_takes_the_unit_where_it_pays_or_is_asked_for_and_can():
     problem = Problem((784, 300, 100, 10), 512, 4, amx=True)
     assert choose_plan(problem, 2) == choose_plan(problem, 2, Wishes(amx=True)) == Plan(2, 512, True, amx=True)
     assert choose_plan(Problem((784, 100, 100, 10), 8192, 4, amx=True), 2) == Plan(2, 1024, True, amx=True)
-    assert choose_plan(Problem((1, 64, 64, 1), 2048, 4, amx=True), 2) == Plan(2, 256, True, amx=True)
+    assert choose_plan(Problem((1, 64, 64, 1), 2048, 4, amx=True), 2) == Plan(2, 128, True, amx=True)
     assert (AMX_FEW, AMX_LAST_UNITS) == (amx_thin.FEW, amx_parts.LAST_UNITS)
     assert choose_plan(Problem((2, 128, 128, 128, 1), 1024, 4, amx=True), 2).amx  # a function of two coordinates
     wide = (28, 300, 300, 300, 300, 1)

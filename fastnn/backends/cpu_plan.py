@@ -35,13 +35,13 @@ TEAM_SECONDS, VECTOR_SECONDS, NUMBER_SECONDS, FAR_NUMBER_SECONDS = 150e-6, 25e-6
 SLICE_SECONDS = 0.2  # as in fastnn.training, which is not imported for a number
 # Of products on the matrix unit (kernels/cpu/amx.py), fitted likewise, to steps alone: operations a second of one core, in whole tiles; per number laid out, of rows of
 # data, and of activations and deltas; per parameter, laid out by the thread that moves it, and upper weights once more; and per step, where threads meet.
-# Tiles have so many rows; half as many where products are too small to wait for rows behind, or the parameters do not stay near; twice as many where they are not so
+# Tiles have so many rows; half as many where products are too small to wait for rows behind, a quarter where they are tiny, half where the parameters do not stay near; twice as many where they are not so
 # small, rows are long and the gradient takes the last of them first (kernels/cpu/amx_parts.py).
 AMX_FLOPS, AMX_DATA_SECONDS, AMX_NUMBER_SECONDS, AMX_PARAMETER_SECONDS, AMX_UPPER_SECONDS, AMX_STEP_SECONDS = 2.7e11, 0.32e-9, 0.215e-9, 2.35e-9, 1.25e-9, 1e-6
 AMX_ROWS_TO_COPY, AMX_SHARED_SECONDS = 64, 8e-6  # with fewer rows a thread uses weights that others have laid out, and the step waits for them
 AMX_OCTET_SECONDS, OCTET_SECONDS = 0.15e-9, 0.14e-9  # per number of data of uint8: on the unit, and what it costs more than a float32 elsewhere, where it is converted
 AMX_FEW = 4  # inputs of the first layer, or outputs of the last, which vectors multiply (kernels/cpu/amx_thin.py)
-AMX_ROWS, AMX_MULTIPLE, AMX_NARROW_PARAMETERS, AMX_LAST_UNITS, PAIR_OF_VECTORS = 256, 32, 70_000, 128, 32
+AMX_ROWS, AMX_MULTIPLE, AMX_TINY_PARAMETERS, AMX_NARROW_PARAMETERS, AMX_LAST_UNITS, PAIR_OF_VECTORS = 256, 32, 10_000, 70_000, 128, 32
 # Panels are fastest while the parameters stay in a core's cache, and are weighed against BLAS further away too: up to the second limit beside MKL,
 # up to the third beside SciPy's BLAS, or for one row; and up to the last where each thread has its share of the weights.
 PANELS_BYTES, PANELS_BYTES_MKL, PANELS_BYTES_FAR, SHARED_BYTES = 3 << 20, 10 << 20, 16 << 20, 64 << 20
@@ -282,7 +282,7 @@ class Problem:
         if self.octets:
             return AMX_ROWS
         if self.parameters <= AMX_NARROW_PARAMETERS or not self.stays_in_cache:
-            return AMX_ROWS // 2
+            return AMX_ROWS // 4 if self.parameters <= AMX_TINY_PARAMETERS else AMX_ROWS // 2
         return 2 * AMX_ROWS if self.sizes[1] <= AMX_LAST_UNITS and self.sizes[0] * self.itemsize >= LONG_ROW_BYTES else AMX_ROWS
 
     def amx_seconds(self, team: int) -> float:
