@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastnn
-from fastnn.backends import cpu_program, cpu_threads, numba_backend, numba_panels
+from fastnn.backends import cpu_program, cpu_threads, numba_amx, numba_backend, numba_panels
 from fastnn.kernels.cpu import JIT
 
 pytestmark = pytest.mark.skipif(not JIT, reason="without JIT a team has one thread")
@@ -42,7 +42,7 @@ class Count:
                 self.teams.append(team)
             return run_team(member, team)
 
-        for module in (numba_backend, numba_panels):
+        for module in (numba_amx, numba_backend, numba_panels):
             monkeypatch.setattr(module, "run_team", counted)
 
 

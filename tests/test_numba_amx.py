@@ -151,6 +151,7 @@ def test_members_of_the_plan_may_stay_away(present, batch_size):
     np.testing.assert_allclose(*thetas, atol=1e-6)
 
 
+@needs_unit
 @pytest.mark.parametrize("threads", [1, 2] if JIT else [1])
 @pytest.mark.parametrize("sizes", [(1, 64, 64, 1), (4, 33, 50, 3), (2, 5, 1), (3, 4), (1, 100, 2, 70, 4), (5, 20, 5)])
 @pytest.mark.parametrize(("hidden", "optimizer", "l2"), [("relu", "sgd", 0.5), ("tanh", "adam", 0.0), ("leaky_relu", "momentum", 0.1)])
