@@ -120,9 +120,8 @@ def fit(
         shown = _progress(progress)
         if micro_batch is not None and positive_integer("micro_batch", micro_batch) > batch_size:
             raise ValueError(f"micro_batch={micro_batch} is larger than batch_size={batch_size}; it is the part of a batch that is taken at a time")
-        if patience is not None and data.validation is None:
-            raise ValueError(f"patience={positive_integer('patience', patience)} waits for a lower cost of the validation rows, and there are none; give validation=0.1, or (X, y)")
-        most = None if patience is None else positive_integer("patience", patience)
+        if patience is not None and positive_integer("patience", patience) and data.validation is None:
+            raise ValueError(f"patience={patience} waits for a lower cost of the validation rows, and there are none; give validation=0.1, or (X, y)")
         _refuse_spent(rule.learning_rate, net.epochs_trained, epochs, -(-rows // batch_size))
         orders = Orders(data.train_rows, bool(shuffle), order, seed)
         with net.backend.under_way():
@@ -130,7 +129,7 @@ def fit(
             program.scale = 1.0 if data.scale is None else data.scale
             if net.epochs_trained == 0:
                 warn_if_symmetric(net)
-            best = None if most is None else BestEpoch(net, rule, most)
+            best = None if patience is None else BestEpoch(net, rule, patience)
             history = _Fit(net, program, snapshot, data, orders, callbacks, shown, best).run(epochs)
             if rule is optimizer:  # of a name, the next fit makes a rule anew
                 keep(net, program, snapshot)
@@ -168,7 +167,8 @@ class _Fit:
                 self._epoch(epoch)
                 self.net.epochs_trained = epoch + 1
                 self.progress.epoch(epoch, self.history)
-                over = self.best is not None and self.best.is_over(self.history)
+                with _interrupt_after():  # a copy that is torn would be gone back to
+                    over = self.best is not None and self.best.is_over(self.history)
                 if any([_is_true(callback(epoch, self.history, self.net)) for callback in self.callbacks]) or over:  # noqa: C419 - every callback sees every epoch
                     break
                 if self.interrupted:
@@ -188,7 +188,8 @@ class _Fit:
         finally:
             self.progress.stop()
         if self.best is not None:
-            self.best.restore(self.history)
+            with _interrupt_after():
+                self.best.restore(self.history)
         return self.history
 
     def _epoch(self, epoch: int) -> None:

@@ -187,6 +187,7 @@ def test_confusion_matrix():
 @pytest.mark.parametrize("history", [
     History(cost=[2.0, 0.05], accuracy=[0.1, 0.9], val_cost=[2.1, 0.2], val_accuracy=[0.1, 0.8], seconds=[1, 1]),
     History(cost=[2.0], seconds=[1]),
+    History(cost=[2.0, 1.0, 0.5], val_cost=[2.1, 1.5, 1.8], seconds=[1] * 3, best=1),
     History(cost=[1.0] * 100, val_cost=[0.0] * 100, seconds=[1] * 100),
 ])  # fmt: skip
 def test_learning_curve_is_a_picture(tmp_path, history):

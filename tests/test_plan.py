@@ -118,6 +118,8 @@ def test_fit_tells_the_plan_its_rows(engine_that_notes_its_programs):
     assert "(at most 0.2 s, and steps of an epoch: 1)" in net.plan(32, training_rows=32, explain=True)
     with pytest.raises(ValueError, match="training_rows"):
         net.plan(32, training_rows=0)
+    with pytest.raises(TypeError, match=r"optimizer must be an Optimizer, such as .*, got 'sgd'"):
+        net.backend.compile(net, "sgd", 32)
 
 
 @pytest.fixture

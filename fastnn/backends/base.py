@@ -130,12 +130,12 @@ class Backend(ABC):
         self._update(optimizer, theta, grad, optimizer.t)
 
     def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None, training_rows: int | None = None, data_dtype: Any = None) -> Program:
-        """A training program for this `Job`; binds the optimizer to the network."""
+        """`program_for` a `Job` of these, where the arguments and their errors are documented."""
         return self.program_for(Job(net, optimizer, batch_size, micro_batch, training_rows, data_dtype))
 
     @abstractmethod
     def program_for(self, job: Job) -> Program:
-        """The same."""
+        """This engine's program for the job; binds the optimizer to the network. ValueError or TypeError where the engine cannot do it, MemoryError where it has not the room."""
 
     def outputs(self, net: Network, x: Array, activated: bool = True) -> Array | None:
         """a^(L) (m, K), or z^(L) if not `activated`, a fresh array, of rows x (m, s_1): C-contiguous, of the network's dtype or one that it `predicts`, on this engine.

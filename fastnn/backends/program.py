@@ -10,10 +10,10 @@ import numpy as np
 
 from ..arrays import check_rates
 from ..errors import positive_integer
+from ..optimizers import Optimizer
 
 if TYPE_CHECKING:
     from ..network import Network
-    from ..optimizers import Optimizer
 
 __all__ = ["Array", "Job", "Program"]
 
@@ -41,7 +41,7 @@ class Job:
     Raises
     ------
     ValueError, TypeError
-        batch_size, micro_batch or training_rows is no positive integer.
+        optimizer is no Optimizer; batch_size, micro_batch or training_rows no positive integer.
     """
 
     net: Network
@@ -52,6 +52,8 @@ class Job:
     data_dtype: Any = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.optimizer, Optimizer):
+            raise TypeError(f"optimizer must be an Optimizer, such as fastnn.optimizers.SGD(0.1), got {self.optimizer!r}")
         for name, given in (("batch_size", self.batch_size), ("micro_batch", self.micro_batch), ("training_rows", self.training_rows)):
             if given is not None or name == "batch_size":
                 positive_integer(name, given)

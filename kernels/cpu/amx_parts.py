@@ -127,12 +127,12 @@ def gradient(table, zero, layer, few, inputs, where, octets, scale, m, delta, de
     at_once, end = np.int64(LAST_ROWS if layer == 0 and not octets and n_out <= LAST_UNITS else m), m
     while end > 0:
         begin = (end - 1) // at_once * at_once
-        rows, rows_at_places = end - begin, where + 8 * begin
+        rows, begins = end - begin, where + 8 * begin
         pack_turned(table, delta + begin * step * 4, step * 4, rows, n_out, factors.turned, nothing, steps_of(rows))
         if octets:
-            add_up_bytes(table, factors.turned, n_out, inputs, rows_at_places, rows, n_in, factors.right, factors.room, Delta, n_in * 4, share, keep, ahead, factors.errand)
+            add_up_bytes(table, factors.turned, n_out, inputs, begins, rows, n_in, factors.right, factors.room, Delta, n_in * 4, share, keep, ahead, factors.errand)
         else:
-            add_up(table, factors.turned, n_out, inputs, rows_at_places, rows, n_in, factors.right, factors.room, Delta, n_in * 4, share, keep, ahead, factors.errand)
+            add_up(table, factors.turned, n_out, inputs, begins, rows, n_in, factors.right, factors.room, Delta, n_in * 4, share, keep, ahead, factors.errand)
         end, keep = begin, type(zero)(1)
 
 
