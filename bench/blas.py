@@ -3,7 +3,7 @@
     python bench/blas.py                             # those nets and batches of the comparison that a BLAS computes; two minutes
     python bench/blas.py --case 784-1024-1024-10@32 --json blas.json
 
-Needs MKL (pip install "fastnn-backends[mkl]"). Rows are shuffled. Times are the shortest of the rounds, which other
+Needs MKL (pip install ".[mkl]"). Rows are shuffled. Times are the shortest of the rounds, which other
 processes disturb least, and `ratio` is SciPy's over MKL's; beside it the median of the ratios within the rounds. Beside SciPy's BLAS the plan
 may be fastnn's own products, in panels. Both end within a tolerance of the same steps in float64, or are marked.
 """

@@ -21,6 +21,12 @@ ELSEWHERE = {
 }
 
 
+def pip_install(extra: str = "") -> str:
+    """The command that installs fastnn with an extra. There is no release: it is installed from a clone, and another project may take any name on PyPI."""
+    wanted = f".[{extra}]" if extra else "."
+    return f'pip install "{wanted}" in the folder of a clone of fastnn'
+
+
 class BackendUnavailable(RuntimeError):
     """The engine asked for by name cannot run here. The message gives the reason and the install command."""
 

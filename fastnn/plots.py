@@ -6,12 +6,14 @@ import importlib.util
 import os
 from typing import TYPE_CHECKING, Any
 
+from .errors import pip_install
+
 if TYPE_CHECKING:
     from .training import History
 
 __all__ = ["INSTALL", "available", "learning_curve"]
 
-INSTALL = 'pip install "fastnn-backends[plot]"'
+INSTALL = pip_install("plot")
 TRAINING, VALIDATION = "#1f6fb4", "#d1601f"  # apart for colour-blind eyes, and in grey
 
 

@@ -343,7 +343,7 @@ def test_an_unavailable_engine_says_why_and_what_to_install(monkeypatch):
     monkeypatch.setattr(backends, "_instances", {"numpy": fastnn.get_backend("numpy")})
     monkeypatch.setattr(backends, "_reasons", {"cupy": "CuPy is not installed", "numba": "numba cannot be imported"})
     for name, package in (("cupy", "cuda1[23]"), ("numba", "cpu")):
-        with pytest.raises(BackendUnavailable, match=rf"backend='{name}' cannot be used: .*pip install \"fastnn-backends\[{package}\]\""):
+        with pytest.raises(BackendUnavailable, match=rf"backend='{name}' cannot be used: .*pip install \"\.\[{package}\]\""):
             fastnn.Network(SIZES, backend=name)
     net = fastnn.Network(SIZES)
     assert net.backend.name == "numpy"

@@ -159,7 +159,7 @@ def _machine(monkeypatch, *, intel=True, folders=(), variable=None):
         (True, True, None, "MKL 9.1", "Intel CPU, and MKL is installed"),
         (True, True, "", "MKL 9.1", "Intel CPU"),
         (False, True, None, "SciPy's BLAS", "not an Intel CPU"),
-        (True, False, None, "SciPy's BLAS", 'MKL is not installed: pip install "fastnn-backends[mkl]"'),
+        (True, False, None, "SciPy's BLAS", 'MKL is not installed: pip install ".[mkl]" in the folder of a clone of fastnn'),
         (True, True, "scipy", "SciPy's BLAS", "FASTNN_BLAS=scipy"),
         (False, True, " MKL ", "MKL 9.1", "FASTNN_BLAS=mkl"),
     ],
@@ -174,7 +174,7 @@ def test_the_choice_follows_machine_installation_and_variable(monkeypatch, stand
 
 @pytest.mark.parametrize(
     ("variable", "words"),
-    [("openblas", "FASTNN_BLAS='openblas' is not known. Known: mkl, scipy."), ("mkl", 'not installed here. To install it: pip install "fastnn-backends\\[mkl]"')],
+    [("openblas", "FASTNN_BLAS='openblas' is not known. Known: mkl, scipy."), ("mkl", 'not installed here. To install it: pip install "\\.\\[mkl]"')],
 )
 def test_a_variable_that_cannot_be_followed_is_refused(monkeypatch, variable, words):
     _machine(monkeypatch, variable=variable)

@@ -330,5 +330,5 @@ def test_digits():
 
 def test_digits_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
-    with pytest.raises(DataFileError, match=r"pip install \"fastnn-backends\[sklearn\]\""):
+    with pytest.raises(DataFileError, match=r"pip install \"\.\[sklearn\]\""):
         digits.load()

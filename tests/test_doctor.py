@@ -120,7 +120,7 @@ def test_unusable_engines_show_reason_and_command(monkeypatch):
     report = doctor.examine()
     page = doctor.text(report)
     assert "not usable: Numba cannot be imported" in page
-    assert 'pip install "fastnn-backends[cpu]"' in page
+    assert 'pip install ".[cpu]"' in page
     assert report.engines[1].faults is None
     assert report.ok
 

@@ -79,7 +79,7 @@ def test_by_name_it_is_refused_with_the_command_that_installs_it(tmp_path, packa
     last = result.stderr.strip().splitlines()[-1]
     assert "BackendUnavailable: backend='numba' cannot be used: " in last
     assert reason in last
-    assert last.endswith('To install it: pip install "fastnn-backends[cpu]"')
+    assert last.endswith('To install it: pip install ".[cpu]" in the folder of a clone of fastnn')
 
 
 @MISSING

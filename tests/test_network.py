@@ -15,6 +15,7 @@ import tolerances
 import fastnn
 from fastnn import initializers
 from fastnn.checks import BLOCK
+from fastnn.kernels.cpu import JIT, compiled
 
 SIZES = (4, 5, 3)
 
@@ -360,13 +361,22 @@ def test_the_plan_is_one_sentence_on_every_engine(backend):
         net.plan(0)
 
 
-def test_a_wait_that_happens_once_is_announced(monkeypatch, tmp_path):
+def test_a_wait_that_happens_once_is_announced(monkeypatch):
     engine = fastnn.get_backend("numba")
-    net = fastnn.Network([2, 3, 2], backend=engine)
-    net.fit(np.ones((4, 2)), np.array([0, 1, 0, 1]), epochs=1)
-    module = "fastnn.backends.numba_backend.CACHE_FOLDER"
-    monkeypatch.setattr(module, tmp_path)
-    assert "compiled now" in engine.first_use()
-    monkeypatch.setattr(module, None)
-    assert "for this process alone" in engine.first_use()
-    assert fastnn.get_backend("numpy").first_use() is None
+    said = []
+    with engine.announcing(said.append) as waiting:
+        compiled(lambda x: x + 1, "float32(float32)")
+    if not JIT:
+        assert said == []
+        assert waiting.seconds == 0
+        return
+    assert said == ["the CPU kernels for this are compiled now, about ten seconds, once; later runs read them from disk"]
+    assert 0 < waiting.seconds < 60
+    monkeypatch.setattr("fastnn.backends.cpu_compiling.CACHE_FOLDER", None)
+    with engine.announcing(said.append) as waiting:
+        compiled(lambda x: x + 2, "float32(float32)")
+    assert said[1:] == ["the CPU kernels for this are compiled now, about ten seconds, for this process alone"]
+    with engine.announcing(said.append) as waiting:  # nothing is to be compiled
+        pass
+    assert len(said) == 2
+    assert waiting.seconds == 0

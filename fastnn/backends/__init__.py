@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import BackendUnavailable, nearest, unknown_name
+from ..errors import BackendUnavailable, nearest, pip_install, unknown_name
 from .base import Backend, Program
 
 __all__ = ["AUTO_GPU_PARAMETERS", "Backend", "Program", "available_backends", "choose_backend", "get_backend"]
@@ -32,9 +32,9 @@ class _Entry:
 
 # In order of preference of "auto".
 _ENGINES = {
-    "cupy": _Entry(".cupy_backend", "CupyBackend", 'pip install "fastnn-backends[cuda13]" (driver for CUDA 13) or "fastnn-backends[cuda12]"'),
-    "numba": _Entry(".numba_backend", "NumbaBackend", 'pip install "fastnn-backends[cpu]"'),
-    "numpy": _Entry(".numpy_backend", "NumpyBackend", "pip install fastnn-backends"),
+    "cupy": _Entry(".cupy_backend", "CupyBackend", f'{pip_install("cuda13")} (driver for CUDA 13), or ".[cuda12]"'),
+    "numba": _Entry(".numba_backend", "NumbaBackend", pip_install("cpu")),
+    "numpy": _Entry(".numpy_backend", "NumpyBackend", pip_install()),
 }
 # A checkout's kernels lie beside its package, and only an installation puts them inside.
 _UNINSTALLED = "this fastnn is a checkout that is not installed: run pip install -e . in it, or leave its folder if fastnn is installed elsewhere"

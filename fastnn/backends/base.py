@@ -16,8 +16,9 @@ and may not overlap an input, except in `activate`, where it may be z itself.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -32,9 +33,16 @@ if TYPE_CHECKING:
     from ..network import Network
     from ..optimizers import Optimizer
 
-__all__ = ["FLOATS", "Array", "Backend", "Job", "Program"]
+__all__ = ["FLOATS", "Array", "Backend", "Job", "Program", "Waiting"]
 
 FLOATS = ("float32", "float64")
+
+
+@dataclass
+class Waiting:
+    """Seconds spent on what later runs are spared."""
+
+    seconds: float = 0.0
 
 
 class Backend(ABC):
@@ -158,9 +166,9 @@ class Backend(ABC):
     def plan(self, job: Job, explain: bool = False) -> str:
         """One sentence: how a program of this engine would run the steps; with `explain` several lines: why."""
 
-    @abstractmethod
-    def first_use(self) -> str | None:
-        """What the user should know before a wait that happens once, such as a compilation; None if there is none."""
+    def announcing(self, say: Callable[[str], None]) -> AbstractContextManager[Waiting]:
+        """Inside, `say` is told of a wait that happens once, such as a compilation, when it begins; its seconds are counted in what is yielded."""
+        return nullcontext(Waiting())
 
     # ---- arrays ---------------------------------------------------------------------------------
 

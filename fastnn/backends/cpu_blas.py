@@ -24,14 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import unknown_name
+from ..errors import pip_install, unknown_name
 from ..kernels.cpu import gemm
 from .cpu_bundle import load_together
 
 __all__ = ["INSTALL", "VARIABLE", "Blas", "blas_of_process", "choose_blas"]
 
 VARIABLE = "FASTNN_BLAS"
-INSTALL = 'pip install "fastnn-backends[mkl]"'
+INSTALL = pip_install("mkl")
 # In the order in which a symbol is looked up: the interface with 32-bit integers, one thread, the rest.
 PARTS = ("intel_lp64", "sequential", "core")
 

@@ -167,9 +167,6 @@ class CupyBackend(Backend):
             text += "; or many steps in one launch of a fused kernel, if that is timed to be faster then"
         return text
 
-    def first_use(self) -> str | None:
-        return None  # NVRTC takes a second or two at most, and CuPy keeps what it made
-
     # ---- arrays -------------------------------------------------------------------------------------
 
     def is_array(self, x: object) -> bool:

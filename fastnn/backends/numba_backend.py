@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from ..activations import Activation
 from ..costs import Pair
 from ..errors import BackendUnavailable
 from ..optimizers import LayerWise
-from .base import Array, Job, Program
+from .base import Array, Job, Program, Waiting
 from .host import HostBackend, aligned
 
 try:
@@ -30,7 +31,7 @@ try:
 except ImportError as error:
     raise BackendUnavailable(f"SciPy, whose BLAS Numba calls, cannot be imported ({error})") from error
 
-from ..kernels.cpu import CACHE_FOLDER, JIT, gemm, layerwise, operations
+from ..kernels.cpu import JIT, gemm, layerwise, operations
 from ..kernels.cpu.amx import missing
 from ..kernels.cpu.gather import READABLE, convert_rows
 from ..kernels.cpu.one_row import one_row
@@ -39,6 +40,7 @@ from ..kernels.cpu.program import FlatMemory, FlatShape, training_program
 from ..kernels.cpu.team import new_barrier
 from .cpu_beside import compile_beside
 from .cpu_blas import Blas, blas_of_process
+from .cpu_compiling import announced
 from .cpu_crew import run_parts, run_team
 from .cpu_explain import explain_plan
 from .cpu_plan import AMX_FEW, Plan, Problem, Wishes, choose_plan
@@ -271,12 +273,8 @@ class NumbaBackend(HostBackend):
         limited = [] if str(plan) == first else [str(plan), f"micro_batch={job.micro_batch}: fewer rows than the engine's own choice, which is explained below"]
         return "\n".join([*limited, first, *why, f"matrix unit (AMX): {self.matrix_unit}", f"BLAS: {self.products}"])
 
-    def first_use(self) -> str | None:
-        if CACHE_FOLDER is None:
-            return "the CPU kernels are compiled now, about ten seconds, for this process alone"  # why was said when they were imported
-        if not any(CACHE_FOLDER.rglob("*program._worker-*.nbc")):
-            return "the CPU kernels are compiled now, about ten seconds; the next run reads them from disk"
-        return None
+    def announcing(self, say: Callable[[str], None]) -> AbstractContextManager[Waiting]:
+        return announced(say)
 
 
 def _octets(job: Job) -> bool:

@@ -61,9 +61,6 @@ class NumpyBackend(HostBackend):
         parts = "" if job.rows >= job.batch_size else f", {job.rows} rows at a time"
         return f"the operations one after another{parts}; BLAS decides on its threads"
 
-    def first_use(self) -> str | None:
-        return None
-
 
 class NumpyProgram(Program):
     """The composition of the operations, step by step."""

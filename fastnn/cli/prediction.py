@@ -22,7 +22,8 @@ def predict(model: Path, file: Path, *, output: Path | None, backend: str, as_js
     """Run the command: CSV (prediction, probability), or one JSON object, to stdout or to a file."""
     with warnings_as_remarks():
         net = load(model, backend=known("--backend", backend, BACKENDS))
-    result = predict_file(net, file)
+    with net.backend.announcing(remark):
+        result = predict_file(net, file)
     for note in result.notes:
         remark(note)
     text = _json(model, file, result, net.backend.name) if as_json else _csv(result)

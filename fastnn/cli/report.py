@@ -10,7 +10,6 @@ from ..confusion import worst_pairs
 from ..data.dataset import DataSet, Parts
 from ..network import Network
 from ..schedules import Schedule
-from .errors import remark
 from .settings import TrainOptions, course
 
 if TYPE_CHECKING:
@@ -47,8 +46,6 @@ def before(options: TrainOptions, data: DataSet, parts: Parts, net: Network, exp
     plan = net.plan(int(options.batch_size or 1), explain=explain, micro_batch=options.micro_batch, optimizer=str(options.optimizer), training_rows=train, data_dtype=data.X.dtype)
     for i, text in enumerate(plan.splitlines()):
         line("" if i else "plan", text)
-    if (wait := net.backend.first_use()) is not None:
-        remark(wait)
 
 
 def _rate(options: TrainOptions) -> str:
@@ -70,7 +67,7 @@ def after(data: DataSet, parts: Parts, net: Network, outcome: Outcome) -> None:
     if outcome.history.best is not None:
         line("best epoch", f"{outcome.history.best + 1} of {done}, validation cost {outcome.history.val_cost[outcome.history.best]:.4g}; the model is that epoch's")
     rows = len(parts.test[1])
-    line("time", f"{outcome.seconds:.2f} s")
+    line("time", f"{outcome.seconds:.2f} s" + (f", {outcome.compiling:.2f} s of them to compile kernels, which later runs are spared" if outcome.compiling else ""))
     if outcome.confusion is None:
         line("test", f"R2 {outcome.test_score:.4f}, root mean square error {outcome.test_rmse:.4g}, cost {outcome.test_cost:.4g}, on {rows:,} rows not seen in training")
     else:

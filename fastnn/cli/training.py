@@ -33,6 +33,7 @@ class Outcome:
 
     history: History
     seconds: float
+    compiling: float  # seconds of these
     test_cost: float
     test_score: float
     test_rmse: float | None
@@ -78,7 +79,7 @@ def train(options: TrainOptions, *, save: Path | None, plot: Path | None, no_plo
     if not as_json:
         report.before(options, data, parts, net, explain)
     began = time.perf_counter()
-    with warnings_as_remarks():
+    with warnings_as_remarks(), net.backend.announcing(remark) as waiting:
         try:
             history = net.fit(
                 *parts.train, optimizer=str(options.optimizer), learning_rate=course(options), batch_size=options.batch_size, micro_batch=options.micro_batch,
@@ -89,7 +90,7 @@ def train(options: TrainOptions, *, save: Path | None, plot: Path | None, no_plo
             net.save(model)
             remark(f"the network as it was before is saved to {model}")
             raise
-    outcome = _test(net, data, parts, history, time.perf_counter() - began)
+    outcome = _test(net, data, parts, history, time.perf_counter() - began, waiting.seconds)
     code = _write(net, data, outcome, model, picture)
     if as_json:
         print(json.dumps(_plain(_object(options, data, parts, net, outcome, explain)), allow_nan=False))
@@ -141,16 +142,16 @@ def _try_to_write(option: str, path: Path) -> None:
         raise ValueError(f"{option} {path}: cannot be written ({error.strerror or error})") from None
 
 
-def _test(net: Network, data: DataSet, parts: Parts, history: History, seconds: float) -> Outcome:
+def _test(net: Network, data: DataSet, parts: Parts, history: History, seconds: float, compiling: float) -> Outcome:
     X, y = parts.test
     # `mean_cost` spreads lambda over the rows it is given; here it is spread over the training rows, as in `val_cost`.
     weight_decay = net.l2 / 2 * net.sum_of_squared_weights()
     cost = net.mean_cost(X, y) - weight_decay / len(y) + weight_decay / len(parts.train[1])
     if data.classes is not None:
         matrix = confusion_matrix(y, net.predict(X), len(data.classes))
-        return Outcome(history, seconds, cost, float(matrix.trace() / matrix.sum()), None, matrix)
+        return Outcome(history, seconds, compiling, cost, float(matrix.trace() / matrix.sum()), None, matrix)
     error = unscale_target(parts.preprocessing, net.predict(X)) - unscale_target(parts.preprocessing, y)
-    return Outcome(history, seconds, cost, net.score(X, y), float(np.sqrt(np.mean(error**2))), None)
+    return Outcome(history, seconds, compiling, cost, net.score(X, y), float(np.sqrt(np.mean(error**2))), None)
 
 
 def _write(net: Network, data: DataSet, outcome: Outcome, model: Path, picture: Path | None) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import DataFileError
+from ..errors import DataFileError, pip_install
 from .dataset import DataSet
 
 __all__ = ["load"]
@@ -27,7 +27,7 @@ def load() -> DataSet:
     try:
         from sklearn.datasets import load_digits  # heavy, and an extra
     except ImportError as error:
-        raise DataFileError(f'the digits come with scikit-learn, which cannot be imported ({error}); pip install "fastnn-backends[sklearn]"') from None
+        raise DataFileError(f"the digits come with scikit-learn, which cannot be imported ({error}): {pip_install('sklearn')}") from None
     X, y = load_digits(return_X_y=True)
     return DataSet(
         name="digits", title="scikit-learn's handwritten digits, 8 x 8 pixels", X=X.astype(np.uint8), y=y.astype(np.int64),
