@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from cuda_on_cpu import ShimDevice
 from cuda_on_cpu.cublaslt import StandInLt, without_nvmath
-from fake_cupy import DeviceArray, FakeCublas, FakeCupy, Tensor, WorkingCupy, runtime
+from fake_cupy import DeviceArray, FakeCublas, FakeCupy, WorkingCupy, runtime
 from tolerances import assert_close, training
 
 import fastnn
@@ -263,11 +263,30 @@ def test_work_is_ordered_with_the_callers_stream(working):
     mark.synchronize()
     assert working.log == [("record", "own True"), ("wait", "the caller's"), ("wait for event",)]
     calls = []
-    assert device.seconds(lambda: calls.append(1)) == 40e-3  # 40 ms by the fake clock: once to load, once to see, once to time
+    assert device.seconds(lambda: calls.append(1), recorded=False) == 40e-3  # 40 ms by the fake clock: once to load, once to see, once to time
     assert len(calls) == 3
     working.cuda.get_elapsed_time = lambda begin, end: 0.1
-    assert device.seconds(lambda: calls.append(1)) == 0.1e-3 / 20
+    assert device.seconds(lambda: calls.append(1), recorded=False) == 0.1e-3 / 20
     assert len(calls) == 3 + 22
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_what_is_timed_is_recorded_and_repeated_as_a_graph_where_that_is_possible(working, refuses):
+    """So that the time between two events is the device's, and not that of the host, which asks for one launch after another."""
+    device = CupyBackend().device
+    working.refuses = refuses
+    working.cuda.get_elapsed_time = lambda begin, end: 0.1
+    x, ones = device.empty((4,), np.float32), device.asarray(np.ones(4, np.float32))
+    done = []
+
+    def work():
+        recording = working.recording is not None
+        (working.recording if recording else done).append(1 if not recording else (lambda: done.append(20)))
+
+    with device.work():
+        device.copy(x, ones)
+        assert device.seconds(work) == 0.1e-3 / 20
+    assert done == ([1] * 22 if refuses else [1, 1] + [20] * 40)  # as a graph: once to warm up, once to time
 
 
 def test_a_fused_program_asks_for_its_shared_memory(working):
@@ -345,56 +364,3 @@ def test_another_device_is_refused(working):
 def test_waiting_waits_for_the_current_stream(working):
     CupyBackend().synchronize()
     assert working.waits == 1
-
-
-# ---- arrays of other libraries ------------------------------------------------------------------------------------------
-
-
-def test_arrays_of_other_libraries_are_used_where_they_lie(working):
-    backend = CupyBackend()
-    net, X = net_on(backend), np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
-    y = np.arange(6) % 3
-    adopted = backend.adopt("X", Tensor(X))
-    assert isinstance(adopted, DeviceArray)
-    assert np.may_share_memory(adopted, X)
-    h = net.predict_proba(Tensor(X))
-    assert isinstance(h, DeviceArray)  # results stay where the input was
-    assert isinstance(net.forward(Tensor(X))[-1], DeviceArray)
-    np.testing.assert_array_equal(np.asarray(h), net.predict_proba(X))
-    assert type(net.predict_proba(X)) is np.ndarray
-    assert type(net.predict_proba(Tensor(X, place=(1, 0)))) is np.ndarray  # a tensor on the host is an array like any other
-    other = net_on(backend)
-    net.fit(Tensor(X), Tensor(y), epochs=2, batch_size=3)
-    other.fit(X, y, epochs=2, batch_size=3)
-    np.testing.assert_array_equal(np.asarray(net.theta), np.asarray(other.theta))
-
-
-def test_the_cuda_array_interface_alone_is_enough(working):
-    class Old:
-        __cuda_array_interface__ = {"version": 2}  # noqa: RUF012
-
-    backend, x = CupyBackend(), np.ones((2, 4), np.float32).view(DeviceArray)
-    working.asarray = lambda given, dtype=None: x
-    assert backend.adopt("X", Old()) is x
-
-
-def test_device_arrays_that_cannot_be_used(working):
-    backend = CupyBackend()
-    net, X = net_on(backend), np.ones((6, 4), np.float32)
-    with pytest.raises(ValueError, match=r"X: the array lies on CUDA device 3, the cupy engine works on device 0; copy it there first"):
-        net.predict(Tensor(X, place=(2, 3)))
-    with pytest.raises(ValueError, match=r"X must be C-contiguous on the GPU, got shape \(6, 4\) with strides \(4, 24\); pass cupy\.ascontiguousarray\(X\)"):
-        net.predict(Tensor(np.asfortranarray(X)))
-    with pytest.raises(ValueError, match="y must be C-contiguous on the GPU"):
-        net.fit(X, Tensor((np.arange(12) % 3)[::2]), batch_size=2)
-    with pytest.raises(TypeError, match=r"X lies on a GPU but cannot be used from there \(BufferError: bfloat16 is not known\); copy it to the host"):
-        net.predict(Tensor("bfloat16 is not known"))
-    working.current = 1
-    with pytest.raises(RuntimeError, match="works on CUDA device 0, but device 1 is current here"):
-        net.predict(Tensor(X))
-
-
-@pytest.mark.parametrize("engine", ["numpy", "numba"])
-def test_the_cpu_engines_refuse_device_arrays(engine):
-    with pytest.raises(TypeError, match=rf"X lies on a GPU \(fake_cupy\.Tensor\), the {engine} engine computes in the host's memory; pass a host array, or use backend='cupy'"):
-        net_on(engine).predict(Tensor(np.ones((6, 4), np.float32)))

@@ -37,7 +37,7 @@ class Device(ShimDevice):
         super().__init__(**{"shared_bytes": SHARED, **kw})
         self.seconds_of, self.timed = seconds, 0
 
-    def seconds(self, work):
+    def seconds(self, work, *, recorded=True):
         self.timed += 1
         return self.seconds_of(work)
 
@@ -199,6 +199,8 @@ def test_the_fastest_way_is_taken_and_trials_leave_no_trace(fastest, rule):
     for x, old in zip((net.theta, *optimizer.state), before, strict=True):
         np.testing.assert_array_equal(x, old)
     assert optimizer.t == 0
+    X, order = program._arena["trial_X"], program._arena["order"]
+    assert len({X[row].tobytes() for row in order[:512]}) == 512  # rows of their own, as in training
     assert program._arena["step"][0] == cupy_narrow.TRIAL_STEPS  # each trial begins at the first: beyond the last are no row numbers
     assert {"narrow_steps", f"update_{rule}"} <= set(net.backend.device.launches)  # tried
     net.backend.device.reset_counters()

@@ -12,6 +12,7 @@ from tolerances import assert_close, training
 
 import fastnn
 from fastnn import optimizers
+from fastnn.backends import cupy_program
 from fastnn.backends.cupy_backend import CupyBackend
 from fastnn.backends.cupy_plan import Choice
 from fastnn.backends.cupy_products import EPILOGUES, Candidate, NotOffered, aux_ld, back, forward, outer
@@ -231,6 +232,45 @@ def test_what_is_proposed_but_does_not_run_is_passed_over():
     assert tuner.best("work", [broken, *candidates(None, "good")])[0].name == "good"
     with pytest.raises(NotOffered, match="none of the 2 algorithms that cuBLASLt proposes for other work runs"):
         tuner.best("other work", [broken, broken])
+
+
+def test_what_is_not_timed_is_tried_once_where_there_are_several():
+    calls = []
+
+    def second():
+        calls.append(1)
+
+    tuner, found = Tuner(ShimDevice()), [Candidate("broken", not_offered), Candidate("second", second)]
+    for _ in range(2):
+        assert tuner.best("work", found, measure=False) == (found[1], 0.0)
+    assert calls == [1]
+    assert tuner.best("other", found[1:], measure=False) == (found[1], 0.0)
+    assert calls == [1]
+    for measure in (True, False):
+        with pytest.raises(NotOffered, match="cuBLASLt proposes no algorithm for nothing"):
+            tuner.best("nothing", [], measure=measure)
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [("float32", "fp32"), ("float64", "fp32"), ("float32", "bf16")])
+def test_products_are_timed_on_numbers_like_those_of_training(dtype, precision, monkeypatch):
+    """Products of zeros are faster on a device that draws less power for them."""
+    seen, pieces = [], ("a0", "a1", "delta0", "delta1", "mask1", *(["low"] if precision == "bf16" else []))
+
+    def watched(of):
+        def call(buffers, *rest, **options):
+            seen.append([bool(np.any(buffers.arena[piece])) for piece in pieces])
+            return of(buffers, *rest, **options)
+
+        return call
+
+    for name in ("choose", "timings"):
+        monkeypatch.setattr(cupy_program, name, watched(getattr(cupy_program, name)))
+    net = fastnn.Network([6, 20, 12, 4], backend=CupyBackend(ShimDevice()), dtype=dtype, precision=precision)
+    program = net.backend.compile(net, optimizers.SGD(0.01), 40)
+    program.timings()
+    assert np.all(seen)
+    assert len(seen) == 2
+    assert not any(np.any(program._arena[piece]) for piece in ("a0", "a1", "a2", "delta0", "delta1", "mask1", "mask2"))
 
 
 @pytest.mark.parametrize("missing", ["RELU_AUX_BIAS", "DEFAULT"])

@@ -99,6 +99,22 @@ def test_the_feeder_waits_for_both_sides():
     assert device.waits == 5 + 3 + 3
 
 
+def test_an_interrupted_step_leaves_no_copy_under_way(monkeypatch):
+    """The memory that it reads and writes might be given to somebody else."""
+    net = fastnn.Network(SIZES, backend=CupyBackend(ShimDevice()))
+    X, y = problem("float32")
+    program = net.backend.compile(net, optimizers.SGD(), 4)
+    program.run(X.view(HostRows), y, np.arange(8), 0, 2)
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Feeder, "ready", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        program.run(X.view(HostRows), y, np.arange(8, 16), 0, 2)
+    assert net.backend.device._copies == []
+
+
 def test_a_row_that_is_not_there_is_refused():
     net = fastnn.Network(SIZES, backend=CupyBackend(ShimDevice()))
     X, y = problem("float32")

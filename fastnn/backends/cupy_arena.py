@@ -75,6 +75,11 @@ class Arena:
             self._views[name] = device.view(memory, offset, shape, dtype)
             offset += _padded(shape, dtype)
 
+    @property
+    def names(self) -> list[str]:
+        """Of the pieces."""
+        return list(self._views)
+
     def __getitem__(self, name: str) -> Array:
         return self._views[name]
 

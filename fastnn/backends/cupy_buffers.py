@@ -5,11 +5,14 @@ Layers are counted as in `net.weights`: weights l lead from a^(l) to a^(l+1), wi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..kernels.cuda import sources
 from ..kernels.cuda.launchers import MAX_CHUNKS, in_chunks, leading
 from ..kernels.cuda.step import StepKernels
 from .cupy_arena import Arena
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Buffers", "Prepared"]
 
 Array = Any
+FILL = 1 << 18  # numbers that are made on the host
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,24 @@ class Buffers:
     def chunk_begin(self, layer: int) -> int:
         return int(self._chunk_begins[layer])
 
+    @contextmanager
+    def filled(self) -> Iterator[None]:
+        """Inside, activations, deltas, masks and the copy of theta hold numbers like those of training, because products of zeros are faster; afterwards zeros. Inside `work()`."""
+        arena, device, rng = self.arena, self.device, np.random.default_rng(0)
+        block = rng.standard_normal(FILL).astype(sources.real(self.kind))
+        if self.kind == "bfloat16":
+            block = (block.view(np.uint32) >> 16).astype(sources.store(self.kind))
+        names = [name for name in arena.names if name.rstrip("0123456789") in ("a", "delta", "mask")]
+        for name in names:
+            _fill(device, arena[name], rng.integers(0, 256, FILL).astype(np.uint8) if name.startswith("mask") else block)
+        if self.low is not self.net.theta:
+            self.kernels.round_theta(self.net.theta, self.low, arena["spans"])
+        try:
+            yield
+        finally:
+            for name in names:
+                device.clear(arena[name])
+
     # ---- products, prepared once for each number of rows -------------------------------------------------
 
     def forward(self, layer: int, m: int, epilogue: str) -> Prepared:
@@ -141,6 +163,17 @@ class Buffers:
     def fastest(self, work: Prepared, *, measure: bool) -> tuple[Candidate, float]:
         """As `Tuner.best`."""
         return self._tuner.best(work.work, work.candidates, measure=measure)
+
+
+def _fill(device: Device, x: Array, block: Array) -> None:
+    """x, along its first axis, with numbers of the block, again and again."""
+    across = int(np.prod(x.shape[1:]))
+    done = max(1, min(x.shape[0], len(block) // across))
+    device.upload(x[:done], np.resize(block, (done, *x.shape[1:])))
+    while done < x.shape[0]:
+        more = min(done, x.shape[0] - done)
+        device.copy(x[done : done + more], x[:more])
+        done += more
 
 
 def lds(arrays: tuple[Array, Array, Array]) -> tuple[int, int, int]:

@@ -238,8 +238,12 @@ class Device(ABC):
             self._here.capturing = False
 
     @abstractmethod
-    def seconds(self, work: Callable[[], None]) -> float:
-        """How long the device takes for `work`, asked for several times in a row; waits."""
+    def seconds(self, work: Callable[[], None], *, recorded: bool = True) -> float:
+        """How long the device takes for `work`, done several times in a row; inside `work()`, waits.
+
+        recorded: as one graph, as in training, for a kernel may end before the host has asked for the next one; where a graph is refused, and where
+        `work` launches graphs itself and is long, it is asked for each time.
+        """
 
     # ---- work ---------------------------------------------------------------------------------------
 

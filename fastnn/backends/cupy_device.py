@@ -217,21 +217,32 @@ class CupyDevice(Device):
         except Exception:  # the error that broke the capture is the one to show
             return
 
-    def seconds(self, work: Callable[[], None]) -> float:
+    def seconds(self, work: Callable[[], None], *, recorded: bool = True) -> float:
         self._outside_capture("be timed")
         work()  # loads what there is to load
-        once = self._seconds(work, 1)
-        return self._seconds(work, max(1, min(MOST_REPEATS, int(TIMING_SECONDS / max(once, 1e-9)))))
+        times = max(1, min(MOST_REPEATS, int(TIMING_SECONDS / max(self._between_events(work), 1e-9))))
 
-    def _seconds(self, work: Callable[[], None], times: int) -> float:
-        """Mean of so many in a row."""
+        def repeated() -> None:
+            for _ in range(times):
+                work()
+
+        launch = repeated
+        if recorded:
+            try:
+                launch = self.capture(repeated).launch
+            except CaptureRefused:
+                pass  # then steps are not recorded either
+            else:
+                launch()
+        return self._between_events(launch) / times
+
+    def _between_events(self, work: Callable[[], None]) -> float:
         begin, end = self._cupy.cuda.Event(), self._cupy.cuda.Event()
         begin.record()
-        for _ in range(times):
-            work()
+        work()
         end.record()
         end.synchronize()
-        return float(self._cupy.cuda.get_elapsed_time(begin, end)) / 1e3 / times
+        return float(self._cupy.cuda.get_elapsed_time(begin, end)) / 1e3
 
     # ---- work -----------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ MOST_PRODUCTS = 8_000_000
 WAYS = ((512, 1), (256, 2), (512, 2), (256, 4))
 STEPS_PER_LAUNCH = 256  # a launch should take milliseconds, not seconds: what shares the device waits for it
 TRIAL_STEPS = 16  # of each way that is timed
+TRIAL_ROWS = 512  # that these are taken from: as many as steps of 32 rows see, for to fetch one row again and again would flatter the kernel
 
 
 def why_not(net: Network, device: Device, batch: int, rule: str) -> str:
@@ -64,8 +65,8 @@ def pieces_of_narrow(net: Network, device: Device, batch: int, optimizer: Optimi
     return {
         "narrow_table": ((layers, 9), np.dtype(np.int64)),
         "narrow_slopes": ((layers,), net.dtype),
-        "trial_X": ((1, net.sizes[0]), net.dtype),  # one row of zeros, taken again and again
-        "trial_y": ((1,), np.dtype(np.int64)) if classes else ((1, net.sizes[-1]), net.dtype),
+        "trial_X": ((TRIAL_ROWS, net.sizes[0]), net.dtype),
+        "trial_y": ((TRIAL_ROWS,), np.dtype(np.int64)) if classes else ((TRIAL_ROWS, net.sizes[-1]), net.dtype),
         "trial_kept": ((vectors, net.layout.size), net.dtype),  # theta and the rule's state, which trials move
     }
 

@@ -81,7 +81,8 @@ class CupyProgram(Program):
         if device.products is not None:
             self._capture.mode, self._capture.why_eager = "eager", device.products
         with device.work():
-            self._choices = choose(self._buffers, rows, in_parts=rows < self.batch_size)
+            with self._buffers.filled():
+                self._choices = choose(self._buffers, rows, in_parts=rows < self.batch_size)
             if not self.why_not_fused:
                 self._fused = Fused(net, device, arena, optimizer, self.batch_size, job.micro_batch or self.batch_size)
                 self._trials = Trials(net, device, arena, optimizer, self.batch_size, rows, self._fused, self._bound, functools.partial(self._repeat, 0, self.batch_size))
@@ -129,7 +130,7 @@ class CupyProgram(Program):
 
     def timings(self) -> list[dict[str, float | None]]:
         """Seconds of every way to compute each hidden layer, of which `describe` names those that were chosen."""
-        with self._device.work():
+        with self._device.work(), self._buffers.filled():
             return timings(self._buffers, self.micro_batch)
 
     def _run(self, X: Array, y: Array, order: Array, start: int, stop: int, rates: np.ndarray[Any, Any] | None) -> tuple[float, int]:
@@ -180,15 +181,18 @@ class CupyProgram(Program):
         """Steps on these rows (any,) of the host: while one computes, the rows of the next are on their way."""
         feeder, batch = self._feeder, self.batch_size
         assert feeder is not None
-        steps = self.steps(len(chosen))
-        feeder.fetch(0, chosen[:batch])
-        for step in range(steps):
-            buffer, following = step % 2, chosen[(step + 1) * batch : (step + 2) * batch]
-            feeder.ready(buffer)
-            self._repeat(buffer, min(batch, len(chosen) - step * batch), 1)
-            feeder.done(buffer)
-            if len(following):
-                feeder.fetch(1 - buffer, following)
+        try:
+            feeder.fetch(0, chosen[:batch])
+            for step in range(self.steps(len(chosen))):
+                buffer, following = step % 2, chosen[(step + 1) * batch : (step + 2) * batch]
+                feeder.ready(buffer)
+                self._repeat(buffer, min(batch, len(chosen) - step * batch), 1)
+                feeder.done(buffer)
+                if len(following):
+                    feeder.fetch(1 - buffer, following)
+        except BaseException:  # a Ctrl-C: whoever drops this program gives memory back into which a copy may be under way
+            feeder.settle()
+            raise
 
     def _repeat(self, buffer: int, m: int, times: int) -> None:
         if m not in (0, self.batch_size, self._short):

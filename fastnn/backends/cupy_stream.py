@@ -59,6 +59,12 @@ class Feeder:
             self._device.upload(self.rows[buffer][: len(chosen)], source)
             self._copied[buffer] = self._device.mark()
 
+    def settle(self) -> None:
+        """Waits until no copy is under way; then the memory may be given back."""
+        for copied in self._copied:
+            if copied is not None:
+                copied.synchronize()
+
     def ready(self, buffer: int) -> None:
         """What is asked of the current stream from here on finds the rows in the buffer."""
         copied = self._copied[buffer]

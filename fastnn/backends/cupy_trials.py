@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .cupy_arena import Arena, steps_per_upload
 from .cupy_contract import Device
-from .cupy_narrow import TRIAL_STEPS, WAYS, Fused
+from .cupy_narrow import TRIAL_ROWS, TRIAL_STEPS, WAYS, Fused
 from .cupy_products import Candidate
 from .cupy_tuner import Tuner
 from .cupy_update import update_constants
@@ -25,7 +27,7 @@ CAPTURED = "captured steps"  # as they are named beside fused ones
 
 
 class Trials:
-    """Steps of one program on a row of zeros, taken again and again; inside `Device.work`.
+    """Steps of one program on some rows of random numbers; inside `Device.work`.
 
     Parameters
     ----------
@@ -59,7 +61,7 @@ class Trials:
         work = f"steps of {net.sizes} {' '.join(map(str, g))} {net.pair.code} {self._optimizer.name} {net.dtype} batch {self._batch} parts {self._parts}, {self._fused.part}"
         with self._prepared():
             candidates = [Candidate(name, call) for name, call in self._ways().items() if not (forced and name == CAPTURED)]
-            winner, _ = tuner.best(f"{work}{', fused alone' if forced else ''}", candidates)
+            winner, _ = tuner.best(f"{work}{', fused alone' if forced else ''}", candidates, recorded=False)  # captured steps are graphs already, and each call takes sixteen steps
         if winner.name == CAPTURED:
             return False
         self._fused.way = next(way for way in WAYS if _name(way) == winner.name)
@@ -69,7 +71,7 @@ class Trials:
         """Of a step in every way."""
         way = self._fused.way
         with self._prepared():
-            found = {name: self._device.seconds(call) / self._steps for name, call in self._ways().items()}
+            found = {name: self._device.seconds(call, recorded=False) / self._steps for name, call in self._ways().items()}
         self._fused.way = way
         return found
 
@@ -95,7 +97,9 @@ class Trials:
         vectors = [net.theta, *rule.state]
         for kept, vector in zip(arena["trial_kept"], vectors, strict=True):
             device.copy(kept, vector)
-        device.clear(arena["order"])
+        device.upload(arena["order"], np.arange(arena["order"].shape[0]) % TRIAL_ROWS)
+        numbers = np.random.default_rng(0).standard_normal(arena["trial_X"].shape)
+        device.upload(arena["trial_X"], numbers.astype(arena["trial_X"].dtype))
         device.upload(arena["constants"][: self._steps], update_constants(rule, rule.t + 1, self._steps, net.l2, net.dtype))
         try:
             with self._bound(arena["trial_X"], arena["trial_y"]):

@@ -15,7 +15,7 @@ from .cupy_products import Candidate, NotOffered
 
 __all__ = ["Tuner", "default_file"]
 
-FORMAT = 1  # of the file
+FORMAT = 2  # of the file: 1 held times that were the host's
 
 
 def default_file() -> Path | None:
@@ -41,11 +41,12 @@ class Tuner:
         self._device, self._file = device, file if device.identity is not None else None
         self._known: dict[str, tuple[str, float]] = self._read().get(device.identity or "", {})
         self._news = False
+        self._runs: dict[tuple[str, str], bool] = {}  # what was not timed, but tried
 
-    def best(self, work: str, candidates: Sequence[Candidate], *, measure: bool = True) -> tuple[Candidate, float]:
-        """The fastest of one or more candidates for `work`, and its seconds. Without `measure` an unknown one is the first, of 0 s.
+    def best(self, work: str, candidates: Sequence[Candidate], *, measure: bool = True, recorded: bool = True) -> tuple[Candidate, float]:
+        """The fastest of one or more candidates for `work`, and its seconds. Without `measure` where none is known the first that runs, of 0 s.
 
-        `work` names what is computed, with everything that its time depends on. Synchronises when it times.
+        `work` names what is computed, with everything that its time depends on. Synchronises when it times; recorded: as in `Device.seconds`.
 
         Raises
         ------
@@ -56,9 +57,11 @@ class Tuner:
         known = next((candidate for candidate in candidates if candidate.name == name), None)
         if known is not None:
             return known, seconds
+        if not candidates:
+            raise NotOffered(f"cuBLASLt proposes no algorithm for {work}")
         if not measure:
-            return candidates[0], 0.0
-        times = [self._time(candidate) for candidate in candidates]
+            return self._first_that_runs(work, candidates), 0.0
+        times = [self._time(candidate, recorded) for candidate in candidates]
         seconds = min(times)
         if seconds == math.inf:
             raise NotOffered(f"none of the {len(candidates)} algorithms that cuBLASLt proposes for {work} runs")
@@ -67,9 +70,23 @@ class Tuner:
         self._news = True
         return winner, seconds
 
-    def _time(self, candidate: Candidate) -> float:
+    def _first_that_runs(self, work: str, candidates: Sequence[Candidate]) -> Candidate:
+        """For what is not worth timing; what is proposed need not run."""
+        for candidate in candidates if len(candidates) > 1 else ():
+            if self._runs.get((work, candidate.name)) is None:
+                try:
+                    candidate.call()
+                except NotOffered:
+                    self._runs[work, candidate.name] = False
+                else:
+                    self._runs[work, candidate.name] = True
+            if self._runs[work, candidate.name]:
+                return candidate
+        return candidates[0]
+
+    def _time(self, candidate: Candidate, recorded: bool) -> float:
         try:
-            return self._device.seconds(candidate.call)
+            return self._device.seconds(candidate.call, recorded=recorded)
         except NotOffered:  # what was proposed need not run
             return math.inf
 

@@ -33,6 +33,7 @@ except ImportError as error:
 
 from ..kernels.cpu import JIT, gemm, layerwise, operations
 from ..kernels.cpu.amx import missing
+from ..kernels.cpu.compiling import announced
 from ..kernels.cpu.gather import READABLE, convert_rows
 from ..kernels.cpu.one_row import one_row
 from ..kernels.cpu.prediction import prediction
@@ -40,7 +41,6 @@ from ..kernels.cpu.program import FlatMemory, FlatShape, training_program
 from ..kernels.cpu.team import new_barrier
 from .cpu_beside import compile_beside
 from .cpu_blas import Blas, blas_of_process
-from .cpu_compiling import announced
 from .cpu_crew import run_parts, run_team
 from .cpu_explain import explain_plan
 from .cpu_plan import AMX_FEW, Plan, Problem, Wishes, choose_plan
@@ -274,7 +274,8 @@ class NumbaBackend(HostBackend):
         return "\n".join([*limited, first, *why, f"matrix unit (AMX): {self.matrix_unit}", f"BLAS: {self.products}"])
 
     def announcing(self, say: Callable[[str], None]) -> AbstractContextManager[Waiting]:
-        return announced(say)
+        waits: AbstractContextManager[Waiting] = announced(say, Waiting())
+        return waits
 
 
 def _octets(job: Job) -> bool:

@@ -171,7 +171,7 @@ class ShimDevice(Device):
         calls = getattr(self._recording, "calls", None)
         call() if calls is None else calls.append(call)
 
-    def seconds(self, work):
+    def seconds(self, work, *, recorded=True):
         """`work` is a Candidate's call; what it is called is what `duration` is asked."""
         self._outside_capture("be timed")
         self.timings += 1

@@ -45,8 +45,8 @@ def training_cases(mode: str) -> list[Case]:
     if mode == "quick":
         return [_case(MIDDLE, 512), _case(WIDEST, 8192, "sgd", "bf16")]
     if mode == "default":
-        widest = [_case(WIDEST, 8192, optimizer, precision) for optimizer in ("sgd", "adam") for precision in ("bf16", "tf32")]
-        return [_case(NARROW, 32), _case(MIDDLE, 512), _case(WIDE, 8192, "sgd", "bf16"), *widest, _case(NARROW, 32, "adam"), _case(MIDDLE, 512, "adam")]
+        bf16, tf32 = ([_case(WIDEST, 8192, optimizer, precision) for optimizer in ("sgd", "adam")] for precision in ("bf16", "tf32"))
+        return [_case(NARROW, 32), bf16[0], _case(MIDDLE, 512), _case(WIDE, 8192, "sgd", "bf16"), bf16[1], *tf32, _case(NARROW, 32, "adam"), _case(MIDDLE, 512, "adam")]
     return [_case(net, batch, optimizer, precision) for net in NETS for batch in BATCHES for optimizer in ("sgd", "adam") for precision in PRECISIONS]
 
 

@@ -69,11 +69,14 @@ def run(request: Request, write: Write) -> Result:
     tool = find()
     if tool is None:
         raise Absent("compute-sanitizer is not installed here; it comes with the CUDA toolkit")
-    found: Result = {}
+    earlier = (request.results.get("sanitizer") or {}).get("checks") or {}
+    found: Result = {name: entry for name, entry in earlier.items() if entry["status"] == "ok"}
     left_out: list[str] = []
     for check in TOOLS:
         for planted in (True, False):
             name = f"{check}, planted fault" if planted else check
+            if name in found:  # of an earlier run that is gone on with
+                continue
             if request.left < 5:
                 left_out.append(name)
                 continue

@@ -19,7 +19,7 @@ __all__ = ["SETTINGS", "ceilings", "measure", "run"]
 # `compared`: the float64 run of a wide net is 300 MB, which is read and compared once and not in every round.
 SETTINGS = {
     "quick": Settings(seconds=0.1, rounds=3, timeout=40, oracle="cupy", compared=1),
-    "default": Settings(seconds=0.15, rounds=5, timeout=120, oracle="cupy", compared=1),
+    "default": Settings(seconds=0.15, rounds=5, timeout=150, oracle="cupy", compared=1),
     "all": Settings(seconds=0.3, rounds=9, timeout=600, oracle="cupy", compared=1),
 }
 SMALL_STEP = 5e7  # operations
@@ -43,7 +43,7 @@ def measure(cases: Sequence[Case], peers: dict[str, Spec], settings: Settings, l
         if not any(name not in entrants.absent for name in entrants.own()):
             raise Absent(entrants.absent[entrants.own()[0]])
         known = {name: {"label": spec.label, "own": spec.own, "absent": entrants.absent.get(name), "versions": entrants.versions.get(name, {})} for name, spec in peers.items()}
-        waiting = [case for case in cases if case.key not in cells]
+        waiting = [case for case in cases if case.key not in cells or _ended_early(cells[case.key])]
         for number, case in enumerate(waiting):
             if left() < enough:  # in less, libraries would count as hung that are only compiling, and the cell as done
                 left_out.append(case.key)
@@ -56,9 +56,16 @@ def measure(cases: Sequence[Case], peers: dict[str, Spec], settings: Settings, l
                 case, entrants, settings, limits.get(case.precision), left() / (len(waiting) - number), lambda text: print(f"    {text}", flush=True), wanted=lambda case: None
             )
             judge(cell, case)
+            if case.key in cells:
+                cell["repeated"] = True
             cells[case.key] = cell
             write({"peers": known, "cells": cells})
     return {"peers": known, "cells": cells, "left_out": left_out, "ceilings": limits}
+
+
+def _ended_early(cell: Result) -> bool:
+    """Whether a library of the cell hung or crashed, and this is the first time: what it has compiled by then, it finds again."""
+    return not cell.get("repeated") and any(entry["status"] in ("hung", "crashed") for entry in cell["entrants"].values())
 
 
 def run(request: Request, write: Write) -> Result:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
 
 from numba.core import event
 
-from ..kernels.cpu import CACHE_FOLDER
-from .base import Waiting
+from . import CACHE_FOLDER
 
 __all__ = ["announced"]
 
 
-class _Listener(event.Listener):  # type: ignore[misc]
-    """Of compilations, which come one in another: what one kernel calls is compiled while it is."""
+class _Listener(event.Listener):
+    """Of compilations, which come one in another: what a kernel calls is compiled while it is."""
 
-    def __init__(self, say: Callable[[str], None], waiting: Waiting) -> None:
+    def __init__(self, say, waiting):
         self._say, self._waiting, self._depth, self._began = say, waiting, 0, 0.0
 
-    def on_start(self, event: event.Event) -> None:
+    def on_start(self, event):
         if self._depth == 0:
             self._began = time.perf_counter()
             if self._waiting.seconds == 0:
@@ -28,15 +26,17 @@ class _Listener(event.Listener):  # type: ignore[misc]
                 self._say(f"the CPU kernels for this are compiled now, about ten seconds, {later}")
         self._depth += 1
 
-    def on_end(self, event: event.Event) -> None:
+    def on_end(self, event):
         self._depth -= 1
         if self._depth == 0:
             self._waiting.seconds += time.perf_counter() - self._began
 
 
 @contextlib.contextmanager
-def announced(say: Callable[[str], None]) -> Iterator[Waiting]:
-    """`Backend.announcing` of the Numba engine. Numba compiles under one lock, so what other threads compile meanwhile is waited for, and counted, too."""
-    waiting = Waiting()
+def announced(say, waiting):
+    """Inside, say(text) is called when a compilation begins, the first time, and the seconds of all are added to waiting.seconds; yields `waiting`.
+
+    Numba compiles under one lock, so what other threads compile meanwhile is waited for, and counted, too.
+    """
     with event.install_listener("numba:compile", _Listener(say, waiting)):
         yield waiting
