@@ -72,7 +72,7 @@ def test_the_page_is_well_formed_and_loads_nothing():
     assert doctype == "<!DOCTYPE html>"
     tree = ET.fromstring(document)
     assert [section.text for section in tree.iter("h2")] == [
-        "What is asked", "Ratio to the best peer", "Time per row", "Roofline", "Time to accuracy", "Inference", "Besides steps", "Everyone, every cell",
+        "Targets", "Ratio to the best peer", "Time per row", "Roofline", "Time to accuracy", "Inference", "Start-up, memory, size", "Everyone, every cell",
         "What went wrong, and what is missing", "Measured on",
     ]  # fmt: skip
     loads = _Loads()

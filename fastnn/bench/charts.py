@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-__all__ = ["Mark", "bars", "curves", "dots", "lines", "roofline"]
+__all__ = ["Bar", "Mark", "bars", "curves", "dots", "lines", "roofline"]
 
 
 def _n(value: float) -> str:
@@ -131,7 +131,7 @@ def roofline(ours: Sequence[Mark], theirs: Sequence[Mark], ceiling: float, bandw
     parts = [*frame, _line(x(max(knee, x.low)), y(ceiling), x.end, y(ceiling), "roof")]
     if knee > x.low:
         parts.append(_line(x(start), y(bandwidth * start), x(knee), y(ceiling), "roof"))
-    parts.append(_text(x.end, y(ceiling) - 7, f"sgemm, measured in this run: {ceiling:.0f} GFLOP/s", "label", "end"))
+    parts.append(_text(x.start + 8, y(ceiling) - 7, f"sgemm, measured in this run: {ceiling:.0f} GFLOP/s", "label"))
     parts += [_line(x(a[0]), y(a[1]), x(b[0]), y(b[1]), "tie") for a, b in zip(ours, theirs, strict=True)]
     for css, marks in (("best", theirs), ("numba", ours)):
         parts += [f'<circle cx="{_n(x(a))}" cy="{_n(y(b))}" r="5" class="dot {css}"><title>{escape(tip)}</title></circle>' for a, b, tip in marks]
@@ -148,7 +148,7 @@ def dots(cases: Sequence[tuple[str, Mapping[str, tuple[float, str]]]]) -> str:
         y = 42 + 26 * row
         ends = [x(value) for value, _ in found.values()]
         parts.append(_text(258, y + 4, label, "label", "end") + (_line(min(ends), y, max(ends), y, "tie") if ends else ""))
-        ordered = sorted(found.items(), key=lambda item: item[0] == "numba")  # ours on top
+        ordered = sorted(found.items(), key=lambda item: -item[1][0])  # the fastest on top
         parts += [f'<circle cx="{_n(x(value))}" cy="{_n(y)}" r="5.5" class="dot {name}"><title>{escape(tip)}</title></circle>' for name, (value, tip) in ordered]
     return _svg(900, height, "Time per call of every library", parts)
 

@@ -48,7 +48,7 @@ def _head(results: Result) -> str:
     total, session = score(results), results["sessions"][-1]
     environment, ceiling = session["environment"], session.get("ceiling") or {}
     peers = [peer["label"] for peer in results["peers"].values() if not peer["own"] and not peer["absent"]]
-    ratios = [row for row in rows(results, "train") if row.ratio is not None]
+    ratios = [row for row in [*rows(results, "train"), *rows(results, "predict")] if row.ratio is not None]
     tiles = [(f"{total['passed']} / {total['judged']}", "cells reach what is asked"), (f"{total['lost']} / {total['cells']}", "cells slower than the best peer")]
     if ratios:
         worst, best = min(ratios, key=lambda row: row.ratio or 0), max(ratios, key=lambda row: row.ratio or 0)
@@ -84,7 +84,9 @@ def _asked(results: Result) -> str:
                 f"{worst.ratio or 0:.2f}×{share}<small>{escape(worst.title)}</small>",
             ]
         )
-    return _section("What is asked", "Every cell has to meet its row; there is no averaging.", _table(("row", "at least", "cells that pass", "worst cell"), body))
+    return _section(
+        "Targets", "What the project asks of itself. Every cell has to meet its row; there is no averaging.", _table(("row", "at least", "cells that pass", "worst cell"), body)
+    )
 
 
 def _ratios(results: Result) -> str:
@@ -95,24 +97,25 @@ def _ratios(results: Result) -> str:
         return ""
     groups = []
     for net, members in sorted(by_net.items(), key=lambda item: min(row.headroom for row in item[1])):
-        group = []
-        for row in sorted(members, key=lambda row: (row.cell["optimizer"] == "adam", row.cell["batch"])):
-            cell, ratio = row.cell, row.cell["ratio"]
-            label = f"batch {cell['batch']:,}{' Adam' if cell['optimizer'] == 'adam' else ''}"
-            asked = cell["target"]["ratio"] if cell["target"] else None
-            if ratio is None:
-                group.append((label, None, 1.0, 1.0, asked, "no result to compare", ""))
-                continue
-            rival = _label(results, cell["best_peer"])
-            tip = f"{row.title}: fastnn {row.time(cell['ours'])}, {rival} {row.time(cell['best_peer'])}; quartiles {ratio['q1']:.2f} to {ratio['q3']:.2f}"
-            short = ", short of its share" if row.verdict == "MISS" and asked is not None and ratio["median"] >= asked else ""
-            group.append((label, ratio["median"], ratio["q1"], ratio["q3"], asked, f"{rival}{' *' if row.flags else ''}{short}", tip))
-        groups.append((net, group))
+        ordered = sorted(members, key=lambda row: (row.cell["optimizer"] == "adam", row.cell["batch"]))
+        groups.append((net, [_ratio(results, row, f"batch {row.cell['batch']:,}{' Adam' if row.cell['optimizer'] == 'adam' else ''}") for row in ordered]))
     text = (
         "Median over the rounds of best other library's time / fastnn's time, with quartiles; to the right of 1× fastnn is faster. The thick tick is what is asked, pale bars fall "
         "short of it, red bars are losses. Nets with the worst cell come first. * marks cells during which other processes used the machine."
     )
     return _section("Ratio to the best peer", text, f'<div class="scroll">{charts.bars(groups)}</div>')
+
+
+def _ratio(results: Result, row: Row, label: str) -> charts.Bar:
+    """A bar."""
+    cell, ratio = row.cell, row.cell["ratio"]
+    asked = cell["target"]["ratio"] if cell["target"] else None
+    if ratio is None:
+        return label, None, 1.0, 1.0, asked, "no result to compare", ""
+    rival = _label(results, cell["best_peer"])
+    tip = f"{row.title}: fastnn {row.time(cell['ours'])}, {rival} {row.time(cell['best_peer'])}; quartiles {ratio['q1']:.2f} to {ratio['q3']:.2f}"
+    short = ", short of its share" if row.verdict == "MISS" and asked is not None and ratio["median"] >= asked else ""
+    return label, ratio["median"], ratio["q1"], ratio["q3"], asked, f"{rival}{' *' if row.flags else ''}{short}", tip
 
 
 def _sweeps(results: Result) -> str:
@@ -182,7 +185,9 @@ def _inference(results: Result) -> str:
     found = sorted(rows(results, "predict"), key=lambda row: (row.cell["batch"], row.headroom))
     if not found:
         return ""
-    pictures = []
+    bars = [(net, row) for row in found if (net := row.cell["net"])]
+    groups = [(title, [_ratio(results, row, net) for net, row in bars if (row.cell["batch"] == 1) is single]) for title, single in (("one row", True), ("many rows", False))]
+    pictures = [f'<h3>Ratio to the best other library</h3><div class="scroll">{charts.bars([group for group in groups if group[1]])}</div>']
     for title, members in (("One row: latency", [row for row in found if row.cell["batch"] == 1]), ("Many rows: throughput", [row for row in found if row.cell["batch"] > 1])):
         cases: list[tuple[str, dict[str, tuple[float, str]]]] = []
         for row in members:
@@ -191,7 +196,7 @@ def _inference(results: Result) -> str:
                 cases.append((row.title, marks))
         if cases:
             pictures.append(f'<h3>{title}</h3><div class="scroll">{charts.dots(cases)}</div>')
-    text = "Time per call with rows already in each library's own form; further left is better. fastnn is called through its public, checked predict."
+    text = "Time per call with rows already in each library's own form; bars as above; dots further left are better. fastnn is called through its public, checked predict."
     return _section("Inference", text, _legend(results, _present(results, found)), *pictures)
 
 
@@ -207,7 +212,9 @@ def _besides(results: Result) -> str:
     shown = (duration, duration, duration, size, size)
     body = [[escape(label), *(_bar(value, top, text) for value, top, text in zip(values, most, shown, strict=True))] for label, values in found]
     text = "Import: beyond NumPy's own. First step: from the start of the process, import included; cold with empty caches of compiled code. Memory: peak of a process that trains 784-300-100-10, its rows included. Installed: with everything it needs."
-    return _section("Besides steps", text, _table(("", "import", "first step, cold", "first step, warm", "peak memory", "installed"), body)) if body else ""
+    if any("mkl" in peer["versions"] for peer in results["peers"].values()):
+        text += " fastnn's Numba engine is shown with MKL, an extra that takes most of the room."
+    return _section("Start-up, memory, size", text, _table(("", "import", "first step, cold", "first step, warm", "peak memory", "installed"), body)) if body else ""
 
 
 def _bar(value: float | None, most: float, text: Callable[[float], str]) -> str:
@@ -236,7 +243,7 @@ def _entry(row: Row, name: str, results: Result) -> str:
     notes: list[Any] = [f"{entry['threads']} thread{'s' * (entry['threads'] != 1)}"] if results["peers"][name].get("sweep") else [entry.get("choice") or "auto"]
     if entry.get("theta_error") is not None:
         notes.append(f"{entry['theta_error']:.0e}")
-    return f"{row.time(name)}<small>{escape(', '.join(notes))}</small>"
+    return f'{row.time(name)}<small title="{escape(", ".join(notes))}">{escape(", ".join(notes))}</small>'
 
 
 def _remarks(results: Result) -> str:

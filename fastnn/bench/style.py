@@ -6,7 +6,7 @@ CSS = """
 :root{color-scheme:light dark;--bg:#fbfaf8;--card:#fff;--ink:#1d1f24;--soft:#646974;--rule:#e4e2dd;--good:#1d7a4f;--bad:#c0392b;--warn:#c98a12;
 --numba:#0b66d6;--numpy:#7fb2ee;--sklearn:#e08a1e;--torch:#d9482b;--compile:#9c3f8f;--jax:#2f9d76;--onnx:#6b7280}
 @media (prefers-color-scheme:dark){:root{--bg:#14161a;--card:#1c1f25;--ink:#eceef2;--soft:#9aa1ad;--rule:#2e323a;--good:#4cc38a;--bad:#ff6b5e;--warn:#e5b04a;
---numba:#58a6ff;--numpy:#2f5f9a;--sklearn:#f0a94a;--torch:#ff7a5c;--compile:#d38ac9;--jax:#57c9a0;--onnx:#a3a9b5}}
+--numba:#58a6ff;--numpy:#5f7fb8;--sklearn:#f0a94a;--torch:#ff7a5c;--compile:#d38ac9;--jax:#57c9a0;--onnx:#a3a9b5}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 main{max-width:1000px;margin:0 auto;padding:48px 24px 80px}
@@ -22,7 +22,7 @@ section p{color:var(--soft);font-size:.93rem}
 .tile span{color:var(--soft);font-size:.86rem}
 .scroll{overflow-x:auto}
 svg{display:block;width:100%;height:auto;min-width:420px;font:12px system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
-.multiples{display:grid;grid-template-columns:repeat(auto-fit,minmax(400px,1fr));gap:20px}
+.multiples{display:grid;grid-template-columns:repeat(auto-fit,minmax(400px,1fr));gap:20px}.scroll svg{min-width:760px}
 text{fill:var(--ink)}
 .group{font-weight:600;font-size:13.5px}.value{font-weight:600;font-variant-numeric:tabular-nums}.tick{font-size:11px}.axis{font-size:11.5px}
 .grid{stroke:var(--rule);stroke-width:1}.one{stroke:var(--ink);stroke-width:1.4}.asked{stroke:var(--ink);stroke-width:2.2}
@@ -37,13 +37,13 @@ table{border-collapse:collapse;width:100%;font-size:.86rem;font-variant-numeric:
 th,td{padding:6px 10px;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap}
 th{font-weight:600;color:var(--soft)}th:first-child,td:first-child{text-align:left}
 .PASS{color:var(--good);font-weight:600}.MISS{color:var(--bad);font-weight:600}.bad{color:var(--bad)}
-td small{display:block;color:var(--soft)}
-.bar{padding:1px 6px;border-radius:3px;background:linear-gradient(to left,color-mix(in srgb,var(--numba) 22%,transparent) var(--w),transparent var(--w))}
+td small{display:block;color:var(--soft)}details td small{max-width:15em;margin-left:auto;overflow:hidden;text-overflow:ellipsis}
+.bar{padding:1px 6px 5px;background:linear-gradient(to left,var(--numba) var(--w),transparent var(--w)) bottom/100% 3px no-repeat}
 h3{font-size:.95rem;margin:.6em 0}
 summary{cursor:pointer;font-weight:600}
 ul.notes{padding-left:1.2em;font-size:.9rem;color:var(--soft);overflow-wrap:anywhere}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 18px;font-size:.9rem;margin:0}dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
-@media (max-width:640px){main{padding:28px 12px}section{padding:16px}.multiples{grid-template-columns:1fr}}
+@media (max-width:640px){main{padding:28px 12px}section{padding:16px}.multiples{grid-template-columns:minmax(0,1fr)}.multiples svg{min-width:0}dl{grid-template-columns:1fr}}
 """
 LIBRARIES = ("numba", "numpy", "sklearn", "torch", "compile", "jax", "onnx")
 CSS = CSS.replace("KEYS", "\n".join(f".dot.{name},.key.{name}{{fill:var(--{name});background:var(--{name})}}.line.{name}{{stroke:var(--{name})}}" for name in LIBRARIES))

@@ -130,7 +130,7 @@ def problems(results: Result) -> list[str]:
             lines.append(f"{key}: {unit['status']}: {unit['note']}")
     busy = [key for key, unit in results["units"].items() if unit.get("busy_rounds")]
     if busy:
-        lines.append(f"other processes used more than 10 % of the machine in some rounds of {len(busy)} cells: repeat on a quiet machine")
+        lines.append(f"other processes used more than 10 % of the machine in some rounds of {len(busy)} cell{'s' * (len(busy) != 1)}: repeat on a quiet machine")
     reasons: dict[str, list[str]] = {}
     for key, why in results["skipped"].items():
         reasons.setdefault(why, []).append(key)
