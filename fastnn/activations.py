@@ -1,4 +1,4 @@
-"""Activation functions g and their derivatives g', one row each (spec: Activations).
+"""Activation functions g and their derivatives g', one row each.
 
 Shapes: z, a are (m, n); elementwise except softmax, which is shared over the row. `value` and
 `derivative` are the NumPy reference; the compiled engines select their own code by `code` and

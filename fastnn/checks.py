@@ -176,7 +176,7 @@ def warn_if_unscaled(X: Any, scale: float | None, stacklevel: int, argument: str
 
 
 def targets(y: Any, pair: Pair, m: int, K: int, dtype: np.dtype[Any], backend: Backend, *, argument: str = "y") -> Any:
-    """y as int64 classes (m,) or as (m, K) of the dtype, on the engine's device (architecture: what y is).
+    """y as int64 classes (m,) or as (m, K) of the dtype, on the engine's device (see `Network.fit`).
 
     Raises
     ------

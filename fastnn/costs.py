@@ -1,4 +1,4 @@
-"""Costs J with the delta of the output layer, one row for every pair that makes sense (spec: Costs).
+"""Costs J with the delta of the output layer, one row for every pair that makes sense.
 
 Symbols: z, a (m, K) of the output layer, h = a; y the targets; e = a - y; m the rows of the call.
 delta carries no 1/m and the cost is a *sum* over rows; the caller divides. Costs come from z

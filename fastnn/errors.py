@@ -82,7 +82,7 @@ class TrainingInterrupted(UserWarning):
 
 
 class SymmetricStart(UserWarning):
-    """Some hidden units start identical and will stay identical (spec: symmetry breaking)."""
+    """Some hidden units start identical and will stay identical."""
 
 
 class UnscaledInput(UserWarning):

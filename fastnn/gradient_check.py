@@ -1,4 +1,4 @@
-"""Numerical gradient checking: central differences in float64, reported per layer (spec: Training).
+"""Numerical gradient checking: central differences in float64, reported per layer.
 
 N_i = (J(theta + h e_i) - J(theta - h e_i)) / 2h against the analytic D_i, with h = 6e-6, close to
 the cube root of the float64 epsilon, where truncation and rounding balance (Press et al.,
@@ -19,7 +19,7 @@ __all__ = ["GradientReport", "LayerReport", "gradcheck"]
 
 STEP = 6e-6
 ALL_PARAMETERS = 20_000  # above this a seeded sample of as many
-SMOOTH_BOUND = 1e-6  # spec: expected below this per layer for smooth g
+SMOOTH_BOUND = 1e-6  # expected below this in every layer where g is smooth
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Initial weights, one class each (spec: Initialisation). Biases start at zero.
+"""Initial weights, one class each. Biases start at zero.
 
 A row draws W (n_out, n_in) in float64 from the generator it is given; the network casts it to its
 dtype, so a seed gives the same initial Theta on every engine.

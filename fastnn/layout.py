@@ -1,4 +1,4 @@
-"""The flat vector: where each Theta^(l) lies in theta (architecture: one flat vector).
+"""The flat vector: where each Theta^(l) lies in theta.
 
 For each layer in turn: its weights (n_out, n_in) row by row, then its biases (n_out,). The
 gradient, Delta and every optimizer state have the same layout.

@@ -211,11 +211,11 @@ class Network(FitMethod):
         """Mean cost over the rows, L2 included, and its gradient.
 
         J = cost_sum / m + lambda / (2 m) sum Theta^2 and D = Delta / m + (lambda / m) Theta off the
-        biases, with m the rows passed (spec: Costs).
+        biases, with m the rows passed (see fastnn.costs).
 
         Parameters
         ----------
-        X : (m, s_1), y : targets (architecture: what y is)
+        X : (m, s_1), y : targets (see `fit`)
         micro_batch : int, optional
             Rows processed at a time; Delta accumulates to the same result in less memory.
 

@@ -1,4 +1,4 @@
-"""Update rules, one class each (spec: Training). They work on the flat vector, elementwise or layer by layer.
+"""Update rules, one class each. They work on the flat vector, elementwise or layer by layer.
 
 A rule reads the gradient D of the whole vector, the L2 term of the network included, and moves theta in
 place; every gradient is known before any parameter moves. `step` is the NumPy reference. Compiled engines select their own code

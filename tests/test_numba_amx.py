@@ -7,7 +7,8 @@ from amx_tools import ERRAND, SHAPES, at, needs_unit, pieces, room, trained
 import fastnn
 from fastnn.backends import numba_backend
 from fastnn.backends.cpu_explain import explain_plan
-from fastnn.backends.cpu_plan import AMX_FEW, AMX_LAST_UNITS, Plan, Problem, Wishes, choose_plan
+from fastnn.backends.cpu_machine import AMX_FEW, AMX_LAST_UNITS
+from fastnn.backends.cpu_plan import Plan, Problem, Wishes, choose_plan
 from fastnn.kernels.cpu import JIT, amx, amx_parts, amx_thin, compiled
 from fastnn.kernels.cpu.on_demand import amx_table
 
@@ -223,7 +224,7 @@ def test_the_plan_takes_the_unit_where_it_pays_or_is_asked_for_and_can():
     assert "in panels or on the matrix unit, whichever the model finds faster" in explain_plan(problem, 2)
     text = explain_plan(problem, 2, Wishes(amx=True))
     assert "on the matrix unit, as asked for" in text
-    assert "270 GFLOP/s in whole tiles" in text
+    assert "270 GFLOP/s  products on the matrix unit, in whole tiles" in text
     for other in (Problem((784, 10), 1, 4, amx=True), Problem((784, 10), 8, 8, amx=True), Problem((784, 10), 8, 4, fits_panels=False, amx=True), Problem((784, 10), 8, 4)):
         assert not choose_plan(other, 2, Wishes(amx=True)).amx
     assert "not on the matrix unit, which was asked for, because the matrix unit multiplies float32 alone" in explain_plan(Problem((784, 10), 8, 8, amx=True), 2, Wishes(amx=True))

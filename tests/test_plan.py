@@ -14,7 +14,7 @@ import pytest
 
 import fastnn
 from fastnn import training
-from fastnn.backends import cpu_plan, numba_backend
+from fastnn.backends import cpu_machine, numba_backend
 from fastnn.backends.cpu_explain import explain_plan
 from fastnn.backends.cpu_plan import Plan, Problem, Wishes, choose_plan, possible_plans
 from fastnn.kernels.cpu import JIT
@@ -89,7 +89,7 @@ def test_the_price_of_a_run_by_hand():
     assert problem.run_seconds(1, True) == pytest.approx(packing)
     assert problem.seconds_with_run(2, True, True) == pytest.approx(problem.seconds(2, True, True) + (150e-6 + packing) / 10)
     many = Problem(SIZES, 512, 4, vectors=3)
-    assert training.SLICE_SECONDS == cpu_plan.SLICE_SECONDS == 0.2
+    assert training.SLICE_SECONDS == cpu_machine.SLICE_SECONDS == 0.2
     slow = Problem((784, 1024, 1024, 10), 65536, 4)  # a step fills more than a slice
     assert slow.seconds_with_run(2, True, False) == pytest.approx(slow.seconds(2, True, False) + 150e-6)
     assert many.seconds_with_run(1, True, True) == pytest.approx(many.seconds(1, True, True) * (1 + packing / 0.2))
@@ -115,7 +115,7 @@ def test_fit_tells_the_plan_its_rows(engine_that_notes_its_programs):
     assert [program.plan.panels for program in programs] == [False, False, True]
     assert [program.training_rows for program in programs] == [32, 32, 32 * 400]
     assert [str(program.plan) for program in programs] == [net.plan(32, training_rows=rows) for rows in (32, 32, 32 * 400)]
-    assert "(at most 0.2 s, and steps of an epoch: 1)" in net.plan(32, training_rows=32, explain=True)
+    assert "(at most 0.2 s, or an epoch's 1 steps)" in net.plan(32, training_rows=32, explain=True)
     with pytest.raises(ValueError, match="training_rows"):
         net.plan(32, training_rows=0)
     with pytest.raises(TypeError, match=r"optimizer must be an Optimizer, such as .*, got 'sgd'"):
@@ -212,8 +212,8 @@ def test_narrow_weights_are_shared_up_to_a_batch_of_128_and_in_tiles_of_as_many(
     for sizes in ((784, 16, 16, 10), (784, 16, 10)):
         plans = [choose_plan(Problem(sizes, batch, 4, amx=True), 2) for batch in (32, 64, 128, 256)]
         assert plans == [Plan(2, batch, False, True, 1) for batch in (32, 64, 128)] + [Plan(2, 64, True, True)]
-    assert "20 ns for each of their rows" in explain_plan(Problem((784, 16, 16, 10), 128, 4), 2)
-    assert "60 ns for each of their rows" in explain_plan(Problem((784, 30, 10), 128, 4), 2)
+    assert "20 ns  a row of theirs" in explain_plan(Problem((784, 16, 16, 10), 128, 4), 2)
+    assert "60 ns  a row of theirs" in explain_plan(Problem((784, 30, 10), 128, 4), 2)
 
 
 @pytest.mark.parametrize(("inputs", "batch", "rows"), [(28, 512, 256), (28, 600, 160), (28, 8192, 208), (784, 300, 80), (784, 190, 95), (784, 512, 64), (784, 130, 65)])
@@ -240,7 +240,8 @@ def test_the_explanation_shows_the_choice_among_its_alternatives_with_their_time
     ]
     assert "slices of the batch, whose 266,610 gradients are added up" in text
     assert "12,800 sums of rows and as many deltas cross between cores, instead of 266,610 gradients and parameters" in explain_plan(Problem(SIZES, 32, 4), 2)
-    assert "at 180 (panels) and 110 GFLOP/s (BLAS)" in text
+    assert "180 GFLOP/s  products in panels" in text
+    assert "110 GFLOP/s  products by BLAS" in text
     assert "not measured on this machine" in text
     asked = explain_plan(problem, 2, Wishes(threads=1, chunk=7, sliced=True))
     assert asked.count("as asked for") == 3
@@ -262,7 +263,7 @@ def test_the_engine_tells_the_model_its_blas(monkeypatch, library, panels):
     monkeypatch.setattr(engine, "blas", replace(engine.blas, library=library))
     net = fastnn.Network([784, 2048, 2048, 10], backend=engine, init="zeros")
     assert ("in panels" in net.plan(2048, optimizer="sgd")) is panels
-    assert ("170 GFLOP/s (BLAS)" in net.plan(2048, explain=True, optimizer="sgd")) is not panels
+    assert ("170 GFLOP/s  products by BLAS" in net.plan(2048, explain=True, optimizer="sgd")) is not panels
 
 
 def test_every_engine_explains_itself(backend):

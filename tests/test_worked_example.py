@@ -7,7 +7,7 @@ import pytest
 
 from fastnn import worked_example as example
 
-# Name: digits as the lecture prints them (spec: The step-by-step worked example).
+# Name: digits as the lecture prints them.
 PRINTED = {
     "net_h1": "0.3775", "out_h1": "0.593269992", "out_h2": "0.596884378", "net_o1": "1.105905967",
     "out_o1": "0.75136507", "out_o2": "0.772928465", "E_o1": "0.274811083", "E_o2": "0.023560026", "E_total": "0.298371109",

@@ -1,6 +1,6 @@
 """The contract between a network and an engine.
 
-Two levels (architecture): *operations*, small and stateless, on which trust rests; *programs*,
+Two levels: *operations*, small and stateless, on which trust rests; *programs*,
 many training steps in the engine's own best form, on which speed rests. A program must produce
 what the composition of operations produces.
 

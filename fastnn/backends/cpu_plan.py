@@ -1,4 +1,4 @@
-"""How the CPU engine's program runs a problem: threads and rows per chunk, chosen from sizes alone, or as the user wishes."""
+"""How the CPU engine runs a problem: which program, threads, rows at a time; chosen from the sizes, the dtype, the rule, the steps and the BLAS by a model of the machine (fastnn/backends/cpu_machine.py), or as the user wishes."""
 
 from __future__ import annotations
 
@@ -9,49 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import positive_integer
+from . import cpu_machine as machine
 
 __all__ = ["Plan", "Problem", "Wishes", "choose_plan", "possible_plans"]
-
-# The model of a step, fitted to two cores of one server by running the plans side by side: products at
-# these rates on one core, a price for each call of BLAS and for meeting, transposing the weights of the
-# upper layers for the panels, and parameters crossing between cores. More than two cores are extrapolation.
-PANELS_FLOPS, BLAS_FLOPS = 1.8e11, 1.1e11
-SCIPY_FLOPS, SCIPY_ROWS = 0.6e11, 128  # with fewer rows than these SciPy's BLAS is that slow, and MKL is not
-MKL_FAR_FLOPS, MKL_FAR_STATE_FLOPS = 1.7e11, 1.95e11  # of MKL, with parameters beyond the cache, whose layers are wide; and for rules with a state, which panels pack too
-MKL_WIDE_FLOPS, MKL_WIDTH, MKL_ROWS = 1.5e11, 256, 128  # of MKL in the cache, where no hidden layer is narrower and there are so many rows
-CALL_SECONDS, TURN_SECONDS = 0.5e-6, 0.35e-9
-MEETING_SECONDS = 4.5e-6
-BYTES_PER_SECOND = 1.4e10
-# Where weights are shared: two meetings for each layer and tile of rows, each sum or delta that crosses, written, read and added up, and each row, of which every thread reads a part.
-SPLIT_SECONDS, SPLIT_NUMBER_SECONDS, SPLIT_ROW_SECONDS, SPLIT_NARROW_ROW_SECONDS = 4e-6, 1e-9, 0.06e-6, 0.02e-6  # the last where a row's outputs fill one vector
-SPLIT_INPUTS = 32  # of the widest lower layer, for each thread: with fewer, its sums cost more to begin and to add up than to make
-# Over parameters that do not stay in a core's cache, at that speed; by BLAS as well for rules with a state, fitted apart.
-PANELS_PASSES, BLAS_PASSES, BLAS_STATE_PASSES = 1.3, 5.0, 3.0
-GRADIENT_PASSES = 2.0  # more where shared weights have a gradient, because there are several tiles
-BLAS_SLICES_UP_TO = 0.75  # parameters per number of the batch's rows
-# What a run of steps costs besides them: to call a team, and, for panels, to pack and unpack each vector and each of its numbers,
-# in the cache and beyond. A run takes an epoch, or what fits in a slice of `fit`.
-TEAM_SECONDS, VECTOR_SECONDS, NUMBER_SECONDS, FAR_NUMBER_SECONDS = 150e-6, 25e-6, 1.2e-9, 2.2e-9
-SLICE_SECONDS = 0.2  # as in fastnn.training, which is not imported for a number
-# Of products on the matrix unit (kernels/cpu/amx.py), fitted likewise, to steps alone: operations a second of one core, in whole tiles; per number laid out, of rows of
-# data, and of activations and deltas; per parameter, laid out by the thread that moves it, and upper weights once more; and per step, where threads meet.
-# Tiles have so many rows; half as many where products are too small to wait for rows behind, a quarter where they are tiny, half where the parameters do not stay near; twice as many where they are not so
-# small, rows are long and the gradient takes the last of them first (kernels/cpu/amx_parts.py).
-AMX_FLOPS, AMX_DATA_SECONDS, AMX_NUMBER_SECONDS, AMX_PARAMETER_SECONDS, AMX_UPPER_SECONDS, AMX_STEP_SECONDS = 2.7e11, 0.32e-9, 0.215e-9, 2.35e-9, 1.25e-9, 1e-6
-AMX_ROWS_TO_COPY, AMX_SHARED_SECONDS = 64, 8e-6  # with fewer rows a thread uses weights that others have laid out, and the step waits for them
-AMX_OCTET_SECONDS, OCTET_SECONDS = 0.15e-9, 0.14e-9  # per number of data of uint8: on the unit, and what it costs more than a float32 elsewhere, where it is converted
-AMX_FEW = 4  # inputs of the first layer, or outputs of the last, which vectors multiply (kernels/cpu/amx_thin.py)
-AMX_ROWS, AMX_MULTIPLE, AMX_TINY_PARAMETERS, AMX_NARROW_PARAMETERS, AMX_LAST_UNITS, PAIR_OF_VECTORS = 256, 32, 10_000, 70_000, 128, 32
-# Panels are fastest while the parameters stay in a core's cache, and are weighed against BLAS further away too: up to the second limit beside MKL,
-# up to the third beside SciPy's BLAS, or for one row; and up to the last where each thread has its share of the weights.
-PANELS_BYTES, PANELS_BYTES_MKL, PANELS_BYTES_FAR, SHARED_BYTES = 3 << 20, 10 << 20, 16 << 20, 64 << 20
-# Rows of a tile: with more, the deltas of a panel leave the first-level cache, or the data of the next tile push out what is needed before.
-# Parameters that come from further away are read once a tile, so they want more rows; one vector of outputs does little with a row, which is best used again soon.
-PANELS_ROWS, PANELS_FAR_ROWS, PANELS_SHORT_ROWS, SHORT_ROW_BYTES, TILE_MULTIPLE = 64, 256, 192, 1024, 16
-PANELS_NARROW_ROWS, LONG_ROW_BYTES, VECTOR_BYTES = 32, 2048, 64  # a vector of the machine that this was fitted to
-# Bytes of rows, activations and deltas that BLAS is given at a time. A narrow net's products are small, so
-# its tile stays in the second-level cache; a wide one's want many rows.
-NARROW_PARAMETERS, NARROW_BYTES, WIDE_BYTES = 60_000, 1 << 18, 3 << 20
 
 
 def _to(number: int, multiple: int) -> int:
@@ -185,12 +145,12 @@ class Problem:
     @property
     def stays_in_cache(self) -> bool:
         """Whether a core keeps the parameters from step to step."""
-        return self.parameters * self.itemsize <= PANELS_BYTES
+        return self.parameters * self.itemsize <= machine.PANELS_BYTES
 
     def panels_pay(self, shared: bool) -> bool:
         """Whether panels are weighed against BLAS at all, in slices or with shared weights."""
         far = self.batch == 1 or not self.mkl
-        limit = SHARED_BYTES if shared else PANELS_BYTES_FAR if far else PANELS_BYTES_MKL
+        limit = machine.SHARED_BYTES if shared else machine.PANELS_BYTES_FAR if far else machine.PANELS_BYTES_MKL
         return self.fits_panels and self.parameters * self.itemsize <= limit
 
     @property
@@ -206,18 +166,18 @@ class Problem:
     @property
     def slices_pay(self) -> bool:
         """With BLAS slices move every Delta between cores, sharing moves the rows and what became of them."""
-        return self.parameters <= BLAS_SLICES_UP_TO * self.batch * self.per_row
+        return self.parameters <= machine.BLAS_SLICES_UP_TO * self.batch * self.per_row
 
     def split_seconds(self, team: int, lower: int) -> float:
         """Of what a team does besides its products when it shares the weights of so many lower layers."""
-        sizes, moving = self.sizes, self.itemsize / BYTES_PER_SECOND
+        sizes, moving = self.sizes, self.itemsize / machine.BYTES_PER_SECOND
         below = sum(sizes[1 : lower + 1])  # sums, and deltas, of a row that cross
         above = sum(n_out * (n_in + 1) for n_in, n_out in itertools.pairwise(sizes[lower:]))
-        tiles, of_row = -(-self.batch // (team * self.tile(True, shared=True))), SPLIT_NARROW_ROW_SECONDS if self.narrow else SPLIT_ROW_SECONDS
+        tiles, of_row = -(-self.batch // (team * self.tile(True, shared=True))), machine.SPLIT_NARROW_ROW_SECONDS if self.narrow else machine.SPLIT_ROW_SECONDS
         of_tile = sum(n_out * n_in for n_in, n_out in itertools.pairwise(sizes[1 : lower + 1])) / team  # own weights, turned for every tile in one place
         turned = tiles * of_tile + sum(n_out * n_in for n_in, n_out in itertools.pairwise(sizes[lower:]))
-        crossing = 2 * (team - 1) / team * (self.batch * below * SPLIT_NUMBER_SECONDS * self.itemsize / 4 + 2 * above * moving)
-        return TURN_SECONDS * turned + SPLIT_SECONDS * lower * tiles * team / 2 + of_row * self.batch + crossing
+        crossing = 2 * (team - 1) / team * (self.batch * below * machine.SPLIT_NUMBER_SECONDS * self.itemsize / 4 + 2 * above * moving)
+        return machine.TURN_SECONDS * turned + machine.SPLIT_SECONDS * lower * tiles * team / 2 + of_row * self.batch + crossing
 
     def split(self, team: int) -> int:
         """Lower layers whose weights a team shares best: 0 where there is no layer above any, or one row."""
@@ -231,104 +191,106 @@ class Problem:
             return [False]
         if wished is not None:
             return [wished or not lower]
-        return [True, False] if lower and max(self.sizes[:lower]) >= SPLIT_INPUTS * team else [True]
+        return [True, False] if lower and max(self.sizes[:lower]) >= machine.SPLIT_INPUTS * team else [True]
 
     @property
     def narrow(self) -> bool:
         """Whether no layer's outputs are more than one vector, of long rows."""
-        return max(self.sizes[1:]) * self.itemsize <= VECTOR_BYTES and self.sizes[0] * self.itemsize >= LONG_ROW_BYTES
+        return max(self.sizes[1:]) * self.itemsize <= machine.VECTOR_BYTES and self.sizes[0] * self.itemsize >= machine.LONG_ROW_BYTES
 
     def tile(self, panels: bool, shared: bool = False) -> int:
         """Rows that a thread takes at a time, alone or sharing the weights."""
         if panels:
             if not self.stays_in_cache:
-                return PANELS_FAR_ROWS
+                return machine.PANELS_FAR_ROWS
             if self.narrow and not shared:
-                return PANELS_NARROW_ROWS
-            return PANELS_SHORT_ROWS if self.sizes[0] * self.itemsize <= SHORT_ROW_BYTES else PANELS_ROWS
-        least, tile_bytes, multiple = (32, NARROW_BYTES, 16) if self.parameters <= NARROW_PARAMETERS else (256, WIDE_BYTES, 64)
+                return machine.PANELS_NARROW_ROWS
+            return machine.PANELS_SHORT_ROWS if self.sizes[0] * self.itemsize <= machine.SHORT_ROW_BYTES else machine.PANELS_ROWS
+        least, tile_bytes, multiple = (32, machine.NARROW_BYTES, 16) if self.parameters <= machine.NARROW_PARAMETERS else (256, machine.WIDE_BYTES, 64)
         return max(least, tile_bytes // (self.per_row * self.itemsize) // multiple * multiple)
 
     @property
     def blas_flops(self) -> float:
         """A second, of the BLAS that there is, on one core."""
         if self.mkl:
-            wide = min(self.sizes[1:-1], default=0) >= MKL_WIDTH and self.batch >= MKL_ROWS
-            far = MKL_FAR_FLOPS if self.vectors == 1 else MKL_FAR_STATE_FLOPS
-            return far if not self.stays_in_cache else MKL_WIDE_FLOPS if wide else BLAS_FLOPS
-        return SCIPY_FLOPS if self.batch < SCIPY_ROWS else BLAS_FLOPS
+            wide = min(self.sizes[1:-1], default=0) >= machine.MKL_WIDTH and self.batch >= machine.MKL_ROWS
+            far = machine.MKL_FAR_FLOPS if self.vectors == 1 else machine.MKL_FAR_STATE_FLOPS
+            return far if not self.stays_in_cache else machine.MKL_WIDE_FLOPS if wide else machine.BLAS_FLOPS
+        return machine.SCIPY_FLOPS if self.batch < machine.SCIPY_ROWS else machine.BLAS_FLOPS
 
     def seconds(self, team: int, sliced: bool, panels: bool) -> float:
         """Of one step, by the model."""
         flops = 6 * self.parameters * self.batch * self.itemsize / 4  # twice as many bytes are half as many numbers in a vector
-        alone, always = (flops / PANELS_FLOPS, TURN_SECONDS * self.turned) if panels else (flops / self.blas_flops, 3 * CALL_SECONDS * (len(self.sizes) - 1))
+        alone, always = (
+            (flops / machine.PANELS_FLOPS, machine.TURN_SECONDS * self.turned) if panels else (flops / self.blas_flops, 3 * machine.CALL_SECONDS * (len(self.sizes) - 1))
+        )
         if self.octets:
-            alone += self.batch * self.sizes[0] * OCTET_SECONDS
-        one_pass = 0.0 if self.stays_in_cache else self.parameters * self.itemsize / BYTES_PER_SECOND
-        passes = one_pass * (PANELS_PASSES if panels else BLAS_PASSES if self.vectors == 1 else BLAS_STATE_PASSES)
+            alone += self.batch * self.sizes[0] * machine.OCTET_SECONDS
+        one_pass = 0.0 if self.stays_in_cache else self.parameters * self.itemsize / machine.BYTES_PER_SECOND
+        passes = one_pass * (machine.PANELS_PASSES if panels else machine.BLAS_PASSES if self.vectors == 1 else machine.BLAS_STATE_PASSES)
         if panels and team > 1 and not sliced:
             if self.batch > team * self.tile(True):
-                passes += one_pass * GRADIENT_PASSES
+                passes += one_pass * machine.GRADIENT_PASSES
             return (alone + passes) / team + self.split_seconds(team, self.split(team))
         always += passes
         if team == 1:
             return alone + always
         moved = self.parameters * self.itemsize * (team if sliced else 2 * (team - 1) / team)
-        return alone / team + always + MEETING_SECONDS * team / 2 + moved / BYTES_PER_SECOND
+        return alone / team + always + machine.MEETING_SECONDS * team / 2 + moved / machine.BYTES_PER_SECOND
 
     @property
     def amx_tile(self) -> int:
         """Rows that a thread takes at a time on the matrix unit."""
         if self.octets:
-            return AMX_ROWS
-        if self.parameters <= AMX_NARROW_PARAMETERS or not self.stays_in_cache:
-            return AMX_ROWS // 4 if self.parameters <= AMX_TINY_PARAMETERS else AMX_ROWS // 2
-        return 2 * AMX_ROWS if self.sizes[1] <= AMX_LAST_UNITS and self.sizes[0] * self.itemsize >= LONG_ROW_BYTES else AMX_ROWS
+            return machine.AMX_ROWS
+        if self.parameters <= machine.AMX_NARROW_PARAMETERS or not self.stays_in_cache:
+            return machine.AMX_ROWS // 4 if self.parameters <= machine.AMX_TINY_PARAMETERS else machine.AMX_ROWS // 2
+        return 2 * machine.AMX_ROWS if self.sizes[1] <= machine.AMX_LAST_UNITS and self.sizes[0] * self.itemsize >= machine.LONG_ROW_BYTES else machine.AMX_ROWS
 
     def amx_seconds(self, team: int) -> float:
         """Of one step on the matrix unit, by the model."""
         pairs, last = list(itertools.pairwise(self.sizes)), len(self.sizes) - 2
-        tiled = [(layer, *pair) for layer, pair in enumerate(pairs) if not ((layer == 0 and pair[0] <= AMX_FEW) or (0 < layer == last and pair[1] <= AMX_FEW))]
-        octets = self.octets and self.sizes[0] > AMX_FEW  # half as many products of parts in the first layer
+        tiled = [(layer, *pair) for layer, pair in enumerate(pairs) if not ((layer == 0 and pair[0] <= machine.AMX_FEW) or (0 < layer == last and pair[1] <= machine.AMX_FEW))]
+        octets = self.octets and self.sizes[0] > machine.AMX_FEW  # half as many products of parts in the first layer
         products = sum(_to(n_out, 16) * (_to(n_in, 32) + _to(n_in, 16)) / (2 if octets and not layer else 1) for layer, n_in, n_out in tiled)  # forward and the gradient
         products += sum(_to(n_in, 16) * _to(n_out, 32) for layer, n_in, n_out in tiled if layer)
-        data = AMX_OCTET_SECONDS if octets else AMX_DATA_SECONDS
-        of_row = 2 * products / AMX_FLOPS + 4 * sum(self.sizes[1:]) * AMX_NUMBER_SECONDS + (2 * self.sizes[0] * data if self.sizes[0] > AMX_FEW else 0.0)
+        data = machine.AMX_OCTET_SECONDS if octets else machine.AMX_DATA_SECONDS
+        of_row = 2 * products / machine.AMX_FLOPS + 4 * sum(self.sizes[1:]) * machine.AMX_NUMBER_SECONDS + (2 * self.sizes[0] * data if self.sizes[0] > machine.AMX_FEW else 0.0)
         # A state's numbers are moved, not laid out: a tenth of the work each, by five cells of Adam.
-        moved = AMX_PARAMETER_SECONDS * (9 + self.vectors) / 10 * self.parameters + AMX_UPPER_SECONDS * sum(n_in * n_out for layer, n_in, n_out in tiled if layer)
-        waits = AMX_STEP_SECONDS + (AMX_SHARED_SECONDS if self.batch < AMX_ROWS_TO_COPY * team else 0.0)
+        moved = machine.AMX_PARAMETER_SECONDS * (9 + self.vectors) / 10 * self.parameters + machine.AMX_UPPER_SECONDS * sum(n_in * n_out for layer, n_in, n_out in tiled if layer)
+        waits = machine.AMX_STEP_SECONDS + (machine.AMX_SHARED_SECONDS if self.batch < machine.AMX_ROWS_TO_COPY * team else 0.0)
         return (self.batch * of_row + moved) / team + (waits if team > 1 else 0.0)
 
     @property
     def done_to_counted(self) -> float:
         """What the other rates, which count products of the first layer thrice and no padding, are to be multiplied by beside the matrix unit's; padding to two vectors fits best."""
         weights = [n_out * n_in for n_in, n_out in itertools.pairwise(self.sizes)]
-        padded = [_to(n_out, PAIR_OF_VECTORS) * n_in for n_in, n_out in itertools.pairwise(self.sizes)]
+        padded = [_to(n_out, machine.PAIR_OF_VECTORS) * n_in for n_in, n_out in itertools.pairwise(self.sizes)]
         return (3 * sum(padded) - padded[0]) / (3 * sum(weights))
 
     def amx_seconds_with_run(self, team: int) -> float:
         """Of one step and its share of a run."""
         step = self.amx_seconds(team)
-        return step + (TEAM_SECONDS if team > 1 else 0.0) / max(1.0, min(SLICE_SECONDS / step, self.steps or math.inf))
+        return step + (machine.TEAM_SECONDS if team > 1 else 0.0) / max(1.0, min(machine.SLICE_SECONDS / step, self.steps or math.inf))
 
     def amx_plan(self, team: int, chunk: int | None) -> Plan:
         """Tiles of about one height, in whole pieces of rows, or of `chunk` rows together at most."""
         share = -(-self.batch // team)
-        most = max(1, chunk // team) if chunk is not None else -(-share // -(-share // self.amx_tile) // AMX_MULTIPLE) * AMX_MULTIPLE
+        most = max(1, chunk // team) if chunk is not None else -(-share // -(-share // self.amx_tile) // machine.AMX_MULTIPLE) * machine.AMX_MULTIPLE
         return Plan(team, team * min(share, most), True, amx=True)
 
     def run_seconds(self, team: int, panels: bool) -> float:
         """Of a run besides its steps, by the model."""
-        call = TEAM_SECONDS if team > 1 else 0.0
+        call = machine.TEAM_SECONDS if team > 1 else 0.0
         if not panels:
             return call
-        number = (NUMBER_SECONDS if self.stays_in_cache else FAR_NUMBER_SECONDS) * self.itemsize / 4
-        return call + self.vectors * (VECTOR_SECONDS + number * self.parameters)
+        number = (machine.NUMBER_SECONDS if self.stays_in_cache else machine.FAR_NUMBER_SECONDS) * self.itemsize / 4
+        return call + self.vectors * (machine.VECTOR_SECONDS + number * self.parameters)
 
     def seconds_with_run(self, team: int, sliced: bool, panels: bool) -> float:
         """Of one step and its share of a run."""
         step, run = self.seconds(team, sliced, panels), self.run_seconds(team, panels)
-        return step + run / max(1.0, min(SLICE_SECONDS / step, self.steps or math.inf))
+        return step + run / max(1.0, min(machine.SLICE_SECONDS / step, self.steps or math.inf))
 
     def plan(self, team: int, sliced: bool, panels: bool, chunk: int | None = None) -> Plan:
         """With the rows at a time that suit, or `chunk` of them if that is fewer than there are."""
@@ -336,7 +298,7 @@ class Problem:
             share = -(-self.batch // team)
             most = self.tile(panels) if chunk is None else max(1, chunk // team)
             if panels and chunk is None:  # tiles of about one height: a short one at the end costs as many passes over the parameters as any
-                most = -(-share // max(1, round(share / most)) // TILE_MULTIPLE) * TILE_MULTIPLE
+                most = -(-share // max(1, round(share / most)) // machine.TILE_MULTIPLE) * machine.TILE_MULTIPLE
             rows = team * min(share, most)
         else:
             rows = min(self.batch, team * self.tile(panels, shared=True) if chunk is None else chunk)

@@ -19,7 +19,8 @@ from ..kernels.cpu.workspace import Shape, read_only
 from .base import Array, Job
 from .cpu_beside import wait_for_products
 from .cpu_crew import run_team
-from .cpu_plan import AMX_ROWS_TO_COPY, Plan
+from .cpu_machine import AMX_ROWS_TO_COPY
+from .cpu_plan import Plan
 from .cpu_program import TeamProgram, two_states
 from .host import aligned
 from .numba_panels import cuts_for_team, needed_parts, without_last

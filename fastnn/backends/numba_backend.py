@@ -1,7 +1,8 @@
-"""The Numba engine: compiled kernels around BLAS, the fastest way here to train on a CPU.
+"""The Numba engine: the fastest way here to train on a CPU.
 
-Operations are single compiled calls. The program runs many steps inside one compiled function
-(kernels/cpu/program.py), with no Python between them, on as many threads as the plan says.
+Operations are single compiled calls. A program runs many steps inside one compiled function, with no Python between them, on as many threads as the plan says
+(fastnn/backends/cpu_plan.py). There are five: through BLAS (kernels/cpu/program.py), on panels (panel_program.py), on panels whose lower weights threads share (split_program.py),
+for single rows (row_program.py) and on the matrix unit (amx_program.py).
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ from .cpu_beside import compile_beside
 from .cpu_blas import Blas, blas_of_process
 from .cpu_crew import run_parts, run_team
 from .cpu_explain import explain_plan
-from .cpu_plan import AMX_FEW, Plan, Problem, Wishes, choose_plan
+from .cpu_machine import AMX_FEW
+from .cpu_plan import Plan, Problem, Wishes, choose_plan
 from .cpu_program import TeamProgram, targets_of, two_states
 from .cpu_row import SharedRow
 from .cpu_threads import blas_on_one_thread, sharing, usable_threads

@@ -1,6 +1,6 @@
 """The NumPy engine: the reference. It reads like the lecture, and the fast engines are tested against it.
 
-Symbols as on the board (spec: Symbols): a^(l) (m, s_l), z^(l), delta^(l), Delta^(l), Theta^(l).
+Symbols as on the board: a^(l) (m, s_l), z^(l), delta^(l), Delta^(l), Theta^(l).
 """
 
 from __future__ import annotations
