@@ -14,6 +14,7 @@ import pytest
 import fastnn
 import fastnn.kernels
 from fastnn.backends.base import Backend, Program
+from fastnn.kernels.cpu import codes
 
 FASTNN, KERNELS = Path(fastnn.__file__).parent, Path(fastnn.kernels.__file__).parent
 
@@ -331,3 +332,11 @@ def test_files_stay_readable():
     here = Path(__file__).parent
     files = [*FASTNN.rglob("*.py"), *KERNELS.rglob("*.py"), *KERNELS.rglob("*.cu*"), *here.rglob("*.py")]
     assert {str(path): lines for path in files if (lines := len(path.read_text().splitlines())) > 400} == {}
+
+
+def test_compiled_code_and_the_tables_agree_on_their_numbers():
+    for table in (fastnn.activations.ACTIVATIONS, fastnn.optimizers.OPTIMIZERS):
+        for name, entry in table.items():
+            assert getattr(codes, name.upper()) == entry.code
+    for name in ("SOFTMAX_CROSS_ENTROPY", "SIGMOID_CROSS_ENTROPY", "SQUARED_ERROR", "SOFTMAX_SQUARED_ERROR"):
+        assert getattr(codes, name) == getattr(fastnn.costs, name).code

@@ -80,10 +80,12 @@ def train(
     from .settings import TrainOptions
     from .training import train as run
 
+    # Numbers come as text, so that a bad one is a sentence of ours and not the parser's box.
     chosen = TrainOptions(
-        source, data, target, task, backend, hidden, activation, integer("--epochs", epochs), integer("--batch-size", batch_size), number("--learning-rate", learning_rate),
-        optimizer, number("--l2", l2), number("--validation", validation), dtype, integer("--seed", seed) or 0,
-        decay, number("--warmup-epochs", warmup_epochs), integer("--base-batch", base_batch), integer("--micro-batch", micro_batch), precision, integer("--patience", patience),
+        source=source, data=data, target=target, task=task, backend=backend, hidden=hidden, activation=activation, optimizer=optimizer, dtype=dtype, precision=precision, decay=decay,
+        epochs=integer("--epochs", epochs), batch_size=integer("--batch-size", batch_size), base_batch=integer("--base-batch", base_batch), micro_batch=integer("--micro-batch", micro_batch),
+        learning_rate=number("--learning-rate", learning_rate), warmup_epochs=number("--warmup-epochs", warmup_epochs), l2=number("--l2", l2), validation=number("--validation", validation),
+        patience=integer("--patience", patience), seed=integer("--seed", seed) or 0,
     )  # fmt: skip
     return run(chosen, save=save, plot=plot, no_plot=no_plot, explain=explain, as_json=json)
 

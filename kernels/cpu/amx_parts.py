@@ -10,13 +10,13 @@ from . import inner, part
 from .amx import PIECE, add_up, forward, groups_of, pack_turned, pack_weights, steps_of
 from .amx_bytes import add_up_bytes, forward_bytes
 from .amx_thin import FEW, few_to_many, lay_out_few, many_to_few, sums_over_rows
+from .codes import RELU
 from .on_demand import activate_at, derivative_at
 from .panel_output import cost_and_delta
 from .panels import RECTIFY, rows_at, vector_at
 
-__all__ = ["AHEAD", "RELU", "ROOM_AHEAD", "Factors", "few_at", "gradient", "lay_out", "padded_biases", "share_of", "step_at", "take", "through"]
+__all__ = ["AHEAD", "ROOM_AHEAD", "Factors", "few_at", "gradient", "lay_out", "padded_biases", "share_of", "step_at", "take", "through"]
 
-RELU = 3  # its code
 # Rows of data that are asked for before they are laid out, which happens that long before they are used; and most of them beyond a tile.
 AHEAD, ROOM_AHEAD = 32, 48
 # The first layer's gradient takes so many rows of float32 data at a time, those first that the way forth read last: they are near still, the others are not. Its Delta is

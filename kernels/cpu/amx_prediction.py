@@ -13,8 +13,9 @@ from numba.core import types
 from . import per_dtype
 from .amx import SIDE, configure, forward, pack_weights, release
 from .amx_bytes import forward_bytes
-from .amx_parts import AHEAD, RELU, ROOM_AHEAD, few_at, padded_biases, step_at
+from .amx_parts import AHEAD, ROOM_AHEAD, few_at, padded_biases, step_at
 from .amx_thin import few_to_many, lay_out_few, many_to_few
+from .codes import RELU
 from .on_demand import activate_at
 from .panels import RECTIFY, address, rows_at
 from .prediction import finite, first_finite

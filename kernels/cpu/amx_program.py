@@ -19,6 +19,7 @@ from numba.core import types
 from . import inner, per_dtype
 from .amx import INPUTS, SIDE, configure, release
 from .amx_parts import AHEAD, ROOM_AHEAD, Factors, few_at, lay_out, share_of, through
+from .codes import SGD
 from .gather import gather_rows
 from .operations import sum_of_squares
 from .panel_parts import move_numbers
@@ -118,7 +119,7 @@ def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
         from_row, to_row = share_of(m, INPUTS, me, team)
         # Where one tile holds the batch and nothing is summed over threads, plain gradient descent needs no
         # gradient: the product itself moves theta, (1 - alpha lambda/n) theta - (alpha/m) delta^T a.
-        direct = rule.code == 0 and team == 1 and m <= run.capacity
+        direct = rule.code == SGD and team == 1 and m <= run.capacity
         share, keep, biases_keep = (kind(-hyper[0] / m), kind(1 - hyper[0] * rule.l2), one) if direct else (one, zero, zero)
         if direct and rule.l2 != 0:
             for layer in range(layers):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import compiled
+from .codes import LARS
 
 __all__ = ["LAYERWISE", "move", "prepare"]
 
@@ -27,7 +28,7 @@ def _prepare(rule, hyper, t, theta, grad, state1, state2, share, l2, decays, squ
     kind = theta.dtype.type
     share, l2 = kind(share), kind(l2)
     own = other = 0.0
-    if rule == 3:
+    if rule == LARS:
         beta = kind(hyper[3] if decays else 0)
         for i in range(theta.size):
             w = theta[i]
@@ -66,10 +67,10 @@ def _move(rule, hyper, theta, grad, state1, decays, squares):
         own += squares[member, 0]
         other += squares[member, 1]
     own, other = np.sqrt(own), np.sqrt(other)
-    if rule == 3 and decays:
+    if rule == LARS and decays:
         other += hyper[3] * own
     ratio = own / other if own > 0 and other > 0 else 1.0
-    if rule == 3:
+    if rule == LARS:
         mu, rate = kind(hyper[1]), kind(hyper[0] * hyper[2] * ratio)
         for i in range(theta.size):
             v = mu * state1[i] + rate * grad[i]

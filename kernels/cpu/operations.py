@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import compiled, inner
+from .codes import LEAKY_RELU, MOMENTUM, RELU, SGD, SIGMOID, SIGMOID_CROSS_ENTROPY, SOFTMAX, SOFTMAX_CROSS_ENTROPY, SOFTMAX_SQUARED_ERROR, SQUARED_ERROR, TANH
 from .elementary import exp, largest, sigmoid, tanh, wide_vectors
 
 __all__ = [
@@ -74,21 +75,21 @@ def _activate(code, slope, a, b):
     m, n = a.shape
     zero = a.dtype.type(0)
     flat = a.ravel()
-    if code == 1:
+    if code == SIGMOID:
         add_bias(a, b)
         for i in range(flat.size):
             flat[i] = sigmoid(flat[i])
-    elif code == 2:
+    elif code == TANH:
         add_bias(a, b)
         for i in range(flat.size):
             flat[i] = tanh(flat[i])
-    elif code == 3 or (code == 4 and slope == zero):
+    elif code == RELU or (code == LEAKY_RELU and slope == zero):
         for i in range(m):
             row = a[i]
             for j in range(n):
                 v = row[j] + b[j]
                 row[j] = zero if v < zero else v  # this way round NaN stays NaN
-    elif code == 4:
+    elif code == LEAKY_RELU:
         for i in range(m):
             row = a[i]
             for j in range(n):
@@ -96,7 +97,7 @@ def _activate(code, slope, a, b):
                 row[j] = v if v > zero else v * slope
     else:
         add_bias(a, b)
-        if code == 5:
+        if code == SOFTMAX:
             _softmax(a)
 
 
@@ -118,16 +119,16 @@ def _times_derivative(code, slope, delta, a):
     zero, one = a.dtype.type(0), a.dtype.type(1)
     for i in range(delta.shape[0]):
         d, h = delta[i], a[i]
-        if code == 1:
+        if code == SIGMOID:
             for j in range(d.size):
                 d[j] *= h[j] * (one - h[j])
-        elif code == 2:
+        elif code == TANH:
             for j in range(d.size):
                 d[j] *= one - h[j] * h[j]
-        elif code == 3:
+        elif code == RELU:
             for j in range(d.size):
                 d[j] *= one if h[j] > zero else (zero if h[j] <= zero else h[j])
-        elif code == 4:
+        elif code == LEAKY_RELU:
             for j in range(d.size):
                 d[j] *= one if h[j] > zero else (slope if h[j] <= zero else h[j])
 
@@ -149,9 +150,9 @@ def _output_delta(pair, code, slope, a, classes, values, by_class, delta):
         else:
             for j in range(K):
                 delta[i, j] = a[i, j] - values[i, j]
-    if pair == 2:
+    if pair == SQUARED_ERROR:
         times_derivative(code, slope, delta, a)
-    elif pair == 3:
+    elif pair == SOFTMAX_SQUARED_ERROR:
         for i in range(m):
             dot = zero
             for j in range(K):
@@ -168,7 +169,7 @@ def _cost_of_rows(pair, z, a, classes, values, by_class):
     m, K = z.shape
     zero = z.dtype.type(0)
     cost = 0.0
-    if pair == 0:
+    if pair == SOFTMAX_CROSS_ENTROPY:
         for i in range(m):
             top = z[i, 0]
             for j in range(1, K):
@@ -177,7 +178,7 @@ def _cost_of_rows(pair, z, a, classes, values, by_class):
             for j in range(K):
                 total += exp(z[i, j] - top)
             cost += np.log(np.float64(total)) + (np.float64(top) - np.float64(z[i, classes[i]]))
-    elif pair == 1:
+    elif pair == SIGMOID_CROSS_ENTROPY:
         for i in range(m):
             for j in range(K):
                 v = z[i, j]
@@ -206,7 +207,7 @@ def _hits_of_rows(pair, a, classes, values, by_class):
                 if a[i, j] > a[i, best]:
                     best = j
             hits += int(best == classes[i])
-        elif pair == 1:
+        elif pair == SIGMOID_CROSS_ENTROPY:
             right = True
             for j in range(K):
                 right = right and (a[i, j] >= half) == (values[i, j] >= half)
@@ -264,7 +265,7 @@ sum_of_squares = inner(_sum_of_squares)
 def _update(rule, hyper, t, theta, grad, state1, state2, share, l2):
     """One optimizer step on theta (n,), in place, from D = share * grad + l2 * theta; state likewise.
 
-    rule: 0 SGD, 1 Momentum, 2 Adam, formulas in fastnn.optimizers. share is 1/m where grad is Delta;
+    rule: SGD, MOMENTUM or ADAM, formulas in fastnn.optimizers. share is 1/m where grad is Delta;
     l2 is lambda/n on weights and 0 on biases. hyper (float64) as Optimizer.hyper(); t >= 1. Callers
     pass slices: a loop from a start that is not plainly 0 would not be vectorised, because Numba
     must then allow for negative indices.
@@ -272,10 +273,10 @@ def _update(rule, hyper, t, theta, grad, state1, state2, share, l2):
     kind = theta.dtype.type
     share, l2 = kind(share), kind(l2)
     rate = kind(hyper[0])
-    if rule == 0:
+    if rule == SGD:
         for i in range(theta.size):
             theta[i] -= rate * (share * grad[i] + l2 * theta[i])
-    elif rule == 1:
+    elif rule == MOMENTUM:
         mu = kind(hyper[1])
         for i in range(theta.size):
             v = mu * state1[i] + (share * grad[i] + l2 * theta[i])

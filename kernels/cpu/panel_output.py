@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import inner, part
+from .codes import IDENTITY, SOFTMAX_CROSS_ENTROPY, SQUARED_ERROR
 from .elementary import exp
 from .on_demand import outputs_at
 from .panels import rows_at, vector_at
@@ -71,9 +72,9 @@ def cost_and_delta(panels, mine, by_class, shape, own, z, delta):
     if by_class:
         for i in range(m):
             labels[i] = classes[mine[i]]
-    if pair == 0 and by_class:
+    if pair == SOFTMAX_CROSS_ENTROPY and by_class:
         cost, right = _softmax_cross_entropy(z, K, labels, delta)
-    elif pair == 2 and code == 0 and not by_class:  # squared error of z itself
+    elif pair == SQUARED_ERROR and code == IDENTITY and not by_class:  # squared error of z itself
         for i in range(m):
             for j in range(K):
                 y = values[mine[i], j]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import inner, part
+from .codes import RELU
 from .on_demand import activate_at, derivative_at
 from .operations import add, sum_of_squares, update
 from .panel_output import cost_and_delta
@@ -41,7 +42,7 @@ def through(mine, bottom, thin, panels, zero, x, ahead, block, shape, by_class, 
     for layer in range(bottom, layers):
         n_in, P, step = sizes[layer], widths[layer], step_of(widths[layer], size)
         M, z = own.theta + shape.blocks[layer] * size, a + block * starts[layer] * size
-        rectified = layer < last and codes[layer] == 3
+        rectified = layer < last and codes[layer] == RELU
         gate = RECTIFY if rectified else 0
         if layer == 0:
             apply(panels, zero, x, own.firsts, m, early(m) if ahead else 0, m, M, n_in + 1, P, 0, n_in, 0, z, step, gate)
@@ -62,7 +63,7 @@ def through(mine, bottom, thin, panels, zero, x, ahead, block, shape, by_class, 
         P, Q = widths[layer], widths[layer - 1]
         upper, lower = d + block * starts[layer] * size, d + block * starts[layer - 1] * size
         below = a + block * starts[layer - 1] * size
-        rectified = turned != 0 and codes[layer - 1] == 3
+        rectified = turned != 0 and codes[layer - 1] == RELU
         if turned == 0:
             dots(panels, zero, own.theta + shape.blocks[layer] * size, sizes[layer] + 1, 0, sizes[layer], upper, P, lower)
         else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from numba.core import types
 
 from . import per_dtype
+from .codes import RELU
 from .on_demand import activate_at
 from .panels import AHEAD, RECTIFY, address, apply, itemsize, rows_at, step_of
 from .prediction import finite, first_finite
@@ -35,7 +36,7 @@ def _predict(X, panels, sizes, widths, blocks, starts, codes, slopes, packed, a,
             z = rows + block * starts[layer] * size
             x = address(X) if layer == 0 else rows + block * starts[layer - 1] * size
             where = address(first) if layer == 0 else place + layer * 8 * block
-            rectified = 0 < layer < layers - 1 and codes[layer] == 3  # not of the first: infinity in X must be seen in z
+            rectified = 0 < layer < layers - 1 and codes[layer] == RELU  # not of the first: infinity in X must be seen in z
             apply(panels, zero, x, where, m, ROWS if layer == 0 else 0, listed, theta + blocks[layer] * size, depth + 1, P, 0, depth, 0, z, step, RECTIFY if rectified else 0)
             if layer == 0 and not first_finite(rows_at(z, zero, m, step)) and not finite(X[begin : begin + m]):
                 return False

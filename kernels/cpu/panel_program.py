@@ -35,10 +35,11 @@ import numpy as np
 from numba.core import types
 
 from . import per_dtype
+from .codes import SGD, SIGMOID_CROSS_ENTROPY, SQUARED_ERROR
 from .gather import gather_rows
 from .panel_parts import accumulate, early, move, squares, through, turn
 from .panels import AHEAD, address, itemsize, rows_at, vector_at
-from .program import _share
+from .program import part_of
 from .team import barrier
 from .workspace import Data, Memory, Rule, Run, Shape, hyper_of, kinds, own, uncounted
 
@@ -60,17 +61,17 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
     row_step = data.source[1] // size if data.native else n_in
     order, first = vector_at(mine.order, np.int64(0), run.order.size), vector_at(mine.firsts, np.int64(0), memory.firsts.shape[1])
     cost, right, asked, t = 0.0, 0, 0, rule.t
-    thin = K == 1 and layers > 1 and run.batch > 1 and (shape.pair == 1 or shape.pair == 2)
+    thin = K == 1 and layers > 1 and run.batch > 1 and (shape.pair == SIGMOID_CROSS_ENTROPY or shape.pair == SQUARED_ERROR)
     for step in range(run.start, run.stop):
         turn(panels, zero, 1, thin, shape, mine)
         begin_row = step * run.batch
         m = min(begin_row + run.batch, order.size) - begin_row
         t += 1
         hyper = hyper_of(rule, step - run.start)
-        from_row, to_row = _share(m, me, team)
+        from_row, to_row = part_of(m, me, team)
         # Where one tile holds the batch and nothing is summed over threads, plain gradient descent needs no
         # gradient: the product itself moves the panel, (1 - alpha lambda/n) M - (alpha/m) sum x delta.
-        direct = rule.code == 0 and team == 1 and m <= run.capacity
+        direct = rule.code == SGD and team == 1 and m <= run.capacity
         share, keep, biases_keep = (kind(-hyper[0] / m), kind(1 - hyper[0] * rule.l2), one) if direct else (one, zero, zero)
         if direct and rule.l2 != 0:
             for layer in range(layers):
@@ -104,7 +105,7 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
             barrier(meeting, me, team)
         if not direct:
             for layer in range(layers):
-                k, k_end = _share(shape.sizes[layer], me, team)
+                k, k_end = part_of(shape.sizes[layer], me, team)
                 cost += move(zero, team, True, m, rule, hyper, t, shape, layer, k, k_end, last, mine, all_grads, grad_step)
         if team > 1:
             barrier(meeting, me, team)

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 from numba.core import types
 
 from . import inner, part, per_dtype
+from .codes import SGD
 from .gather import gather, gather_rows
 from .gemm import gemm_nn, gemm_nt, gemm_tn_columns
 from .layerwise import LAYERWISE, move, prepare
@@ -34,7 +35,7 @@ from .operations import activate, add, add_bias, copy, cost_of_rows, hits_of_row
 from .team import AT_ONCE, barrier, call_back
 from .workspace import Data, Rule, Run, kinds
 
-__all__ = ["FlatMemory", "FlatShape", "training_program"]
+__all__ = ["FlatMemory", "FlatShape", "part_of", "training_program"]
 
 
 class FlatShape(NamedTuple):
@@ -74,7 +75,7 @@ class FlatMemory(NamedTuple):
     squares: Any
 
 
-def _share(total, me, team):
+def part_of(total, me, team):
     """The part (first, last + 1) of 0..total that belongs to thread `me`; cut at multiples of 8 where there is enough."""
     step = -(-total // team)
     if step >= 16:
@@ -82,7 +83,7 @@ def _share(total, me, team):
     return min(total, me * step), min(total, (me + 1) * step)
 
 
-_share = inner(_share)
+part_of = inner(part_of)
 
 
 def _weights(vector, offsets, sizes, layer):
@@ -232,13 +233,13 @@ def _worker(me, team, sliced, meeting, data, run, shape, rule, memory):
         # Where one chunk holds the batch and nothing is summed over threads, plain gradient descent
         # needs no gradient vector: the product itself moves theta, in one pass,
         # (1 - alpha lambda/n) theta - (alpha/m) delta^T a.
-        direct = rule.code == 0 and m <= capacity and (team == 1 or not sliced)
-        from_row, to_row = _share(m, me, team) if sliced else (0, m)
+        direct = rule.code == SGD and m <= capacity and (team == 1 or not sliced)
+        from_row, to_row = part_of(m, me, team) if sliced else (0, m)
         if sliced and from_row == to_row:
             grad[:] = 0
         for begin in range(from_row, to_row, tile):
             C = min(tile, to_row - begin)
-            lo, hi = (me * tile, me * tile + C) if sliced else _share(C, me, team)
+            lo, hi = (me * tile, me * tile + C) if sliced else part_of(C, me, team)
             shift = begin - lo if sliced else begin
             if hi > lo:
                 chunk_cost, chunk_right = _through(rows[shift + lo : shift + hi], lo, hi, capacity, data, shape, memory, partial)
@@ -251,7 +252,7 @@ def _worker(me, team, sliced, meeting, data, run, shape, rule, memory):
             if direct:
                 alpha, beta = -hyper[0] / m, 1 - hyper[0] * l2
             for layer in range(layers):
-                first, last = (0, sizes[layer + 1]) if sliced else _share(sizes[layer + 1], me, team)
+                first, last = (0, sizes[layer + 1]) if sliced else part_of(sizes[layer + 1], me, team)
                 if last == first:
                     continue
                 if direct and l2 != 0:
@@ -266,7 +267,7 @@ def _worker(me, team, sliced, meeting, data, run, shape, rule, memory):
         if sliced:
             barrier(meeting, me, team)
         for layer in range(layers):
-            first, last = _share(sizes[layer + 1], me, team)
+            first, last = part_of(sizes[layer + 1], me, team)
             if last == first:
                 continue
             for biases in range(2):  # the weights of its units, then their biases; one call for both compiles faster than two
@@ -292,7 +293,7 @@ def _worker(me, team, sliced, meeting, data, run, shape, rule, memory):
         if rule.code >= LAYERWISE:
             barrier(meeting, me, team)  # the norms of a layer are sums over all threads
             for layer in range(layers):
-                first, last = _share(sizes[layer + 1], me, team)
+                first, last = part_of(sizes[layer + 1], me, team)
                 for biases in range(2):
                     begin, end = _units(shape, layer, first, last, biases)
                     move(rule.code, hyper, theta[begin:end], grads[0][begin:end], memory.state1[begin:end], not biases, memory.squares[layer, biases])

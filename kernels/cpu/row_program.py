@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import JIT, compiled, per_dtype
+from .codes import RELU
 from .gather import gather_rows
 from .on_demand import activate_at, derivative_at
 from .panel_code import MOST
@@ -90,7 +91,7 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
     mine = own(0, True, integer, data, run, memory)
     theta, a_all, d_all, order = mine.theta, mine.a, mine.d, vector_at(mine.order, integer, run.order.size)
     cost, right = 0.0, 0
-    z_first, delta_first, rectified_first = a_all, d_all, 1 if last > 0 and codes[0] == 3 else 0
+    z_first, delta_first, rectified_first = a_all, d_all, 1 if last > 0 and codes[0] == RELU else 0
     row, next_row = integer, integer
     for step in range(start - 1, stop):
         # Before the first step a change by nothing: only the first row's z is wanted.

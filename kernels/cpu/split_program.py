@@ -30,19 +30,18 @@ from __future__ import annotations
 import numpy as np
 
 from . import inner, part, per_dtype
+from .codes import RELU, SGD, SIGMOID_CROSS_ENTROPY, SQUARED_ERROR
 from .gather import gather_rows
 from .on_demand import activate_at, derivative_at
 from .panel_parts import accumulate, early, layer_gradient, move, squares, through, turn
 from .panel_program import signature
 from .panels import AHEAD, PANEL, address, apply, itemsize, rows_at, step_of, transpose, vector_at
-from .program import _share
+from .program import part_of
 from .team import barrier
 from .vectors import FETCH
 from .workspace import hyper_of, own, uncounted
 
 __all__ = ["split_program"]
-
-RELU = 3  # its code
 
 
 def _columns(width, count, me, team):
@@ -57,7 +56,7 @@ _columns = inner(_columns)
 def _own_inputs(sizes, widths, layer, count, me, team):
     """The part (first, last + 1) of a layer's inputs whose weights belong to thread `me`: the columns of the layer below that it makes itself."""
     if layer == 0:
-        return _share(sizes[0], me, team)
+        return part_of(sizes[0], me, team)
     first, end = _columns(widths[layer - 1], count, me, team)
     return min(first, sizes[layer]), min(end, sizes[layer])
 
@@ -149,7 +148,7 @@ def _forward(me, team, split, meeting, panels, zero, x, native, m, block, shape,
             if not rectified:
                 _each_row(panels, zero, codes[layer], slopes[layer], m, step, c_end - c, nought, z + c * size, own.nothing)
         else:
-            row, row_end = _share(m, me, team)
+            row, row_end = part_of(m, me, team)
             z = own.a + block * starts[layer] * size
             _add_parts(zero, team, sums, part_step, step, row, row_end, nought, P, biases, rectified, z - row * step * size)
             if not rectified and row_end > row:
@@ -181,7 +180,7 @@ def _backward(me, team, split, meeting, panels, zero, x, asked, m, block, shape,
         if layer > 0:
             rectified = codes[layer - 1] == RELU
             for group in range(groups):
-                row, row_end = _share(m, group, groups)
+                row, row_end = part_of(m, group, groups)
                 delta = all_d + group * d_step if layer == split - 1 else low_d
                 delta, shift = delta + block * starts[layer] * size, row * Q_step * size
                 gate = low_a + below + shift if rectified else 0
@@ -191,7 +190,7 @@ def _backward(me, team, split, meeting, panels, zero, x, asked, m, block, shape,
                 _each_row(panels, zero, codes[layer - 1], slopes[layer - 1], m, Q_step, Q, low_d + below, low_a + below, own.nothing)
         before, biases_before, one = keep, biases_keep, type(zero)(1)
         for group in range(groups):
-            row, row_end = _share(m, group, groups)
+            row, row_end = part_of(m, group, groups)
             delta = (all_d + group * d_step if layer == split - 1 else low_d) + block * starts[layer] * size
             rows_of_x, where, coming, soon = x, first + 8 * row, first + 8 * (block + row), asked - row
             if layer > 0:
@@ -229,21 +228,21 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
     for layer in range(split):
         widest = max(widest, step_of(shape.widths[layer], size))
     half = block * widest * size  # bytes from the sums of one layer to those of the next
-    own_input, own_end = _share(n_in, me, team)
+    own_input, own_end = part_of(n_in, me, team)
     n_own = own_end - own_input
     row_step = data.source[1] // size if data.native else n_own
     source = data.source.copy()  # of own inputs
     source[0] += own_input * source[2]
     order, first = vector_at(mine.order, np.int64(0), run.order.size), vector_at(mine.firsts, np.int64(0), memory.firsts.shape[1])
     cost, right, asked, t = 0.0, 0, 0, rule.t
-    thin = K == 1 and (shape.pair == 1 or shape.pair == 2)
+    thin = K == 1 and (shape.pair == SIGMOID_CROSS_ENTROPY or shape.pair == SQUARED_ERROR)
     for step in range(run.start, run.stop):
         begin_row = step * run.batch
         m = min(begin_row + run.batch, order.size) - begin_row
         t += 1
         hyper = hyper_of(rule, step - run.start)
         # Where one tile holds the batch, plain gradient descent needs no gradient of the lower layers: the product itself moves the panel.
-        direct = rule.code == 0 and m <= run.capacity
+        direct = rule.code == SGD and m <= run.capacity
         share, keep, biases_keep = (kind(-hyper[0] / m), kind(1 - hyper[0] * rule.l2), one) if direct else (one, zero, zero)
         into, fresh = mine.theta if direct else all_grads, zero
         for begin in range(0, m, run.capacity):
@@ -265,7 +264,7 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
             _forward(me, team, split, meeting, panels, zero, x, data.native, count, block, shape, mine, low_a, all_parts, part_step, half)
             if begin == 0:  # the upper parameters were moved before the barrier of the first sums
                 turn(panels, zero, split, thin, shape, mine)
-            row, row_end = _share(count, me, team)
+            row, row_end = part_of(count, me, team)
             if row_end > row:
                 tile_cost, tile_right = through(rows[row:row_end], split, thin, panels, zero, x, False, block, shape, data.by_class, mine)
                 cost += tile_cost
@@ -281,7 +280,7 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
             if not direct:
                 keep = biases_keep = one
         for layer in range(layers):
-            k, k_end = _own_inputs(shape.sizes, shape.widths, layer, FETCH // size, me, team) if layer < split else _share(shape.sizes[layer], me, team)
+            k, k_end = _own_inputs(shape.sizes, shape.widths, layer, FETCH // size, me, team) if layer < split else part_of(shape.sizes[layer], me, team)
             summed, last = layer >= split, me == team - 1
             if summed or not direct:
                 cost += move(zero, team, summed, m, rule, hyper, t, shape, layer, k, k_end, last, mine, all_grads, grad_step)
