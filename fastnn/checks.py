@@ -117,12 +117,13 @@ def _convert(
         if as_it_is:
             continue
         target = result[start : start + rows] if scratch is None else scratch[: block.shape[0]]
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             target[...] = block
             if factor is not None:
                 target *= dtype.type(factor)
         if not (finite := np.isfinite(target)).all():
-            raise ValueError(f"{argument} holds {block[~finite][0]} at {_locate(~finite, first_row + start)}, which overflows {dtype}; scale the data or use dtype='float64'")
+            times, remedy = ("", "scale the data") if factor is None else (f" times scale={factor:g}", "give a smaller scale")
+            raise ValueError(f"{argument} holds {block[~finite][0]} at {_locate(~finite, first_row + start)}, which{times} overflows {dtype}; {remedy} or use dtype='float64'")
     if beside is not None and result.flags.c_contiguous:
         return backend.as_rows(result, beside)
     return backend.asarray(result) if result.flags.c_contiguous else result  # one of other strides is read where it lies

@@ -231,8 +231,7 @@ class Network(FitMethod):
             X or y is not what the network takes.
         """
         x = self._inputs(X)
-        targets = self._targets(y, x.shape[0])
-        m = x.shape[0]
+        targets, m = self._targets(y, x.shape[0]), x.shape[0]
         step = m if micro_batch is None else positive_integer("micro_batch", micro_batch)
         cost_sum, Delta = 0.0, None
         for start in range(0, m, step):
@@ -315,7 +314,8 @@ class Network(FitMethod):
         training_rows : of an epoch; many if not given. Few steps an epoch may be planned differently.
         data_dtype : of the X to train with, as NumPy takes it; the network's if not given. Data of uint8 may be planned differently.
         """
-        return self.backend.plan(Job(self, optimizers.get(optimizer), batch_size, micro_batch, training_rows, options.check_data_dtype(data_dtype)), explain)
+        parts = options.check_micro_batch(micro_batch, batch_size)
+        return self.backend.plan(Job(self, optimizers.get(optimizer), batch_size, parts, training_rows, options.check_data_dtype(data_dtype)), explain)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one safetensors file, NAME.safetensors or a name without an ending; see `fastnn.model_file`."""

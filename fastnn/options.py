@@ -69,9 +69,19 @@ def check_dtype(dtype: Any) -> np.dtype[Any]:
 def check_data_dtype(dtype: Any) -> np.dtype[Any] | None:
     """That of data; None stays None."""
     try:
-        return None if dtype is None else np.dtype(dtype)
+        found = None if dtype is None else np.dtype(dtype)
     except TypeError:
-        raise TypeError(f"data_dtype must be a dtype of NumPy, such as 'uint8', or None, got {dtype!r}") from None
+        found = np.dtype(object)
+    if found is not None and found.kind not in "biuf":
+        raise TypeError(f"data_dtype must be a dtype of NumPy, of integers, floats or bool, such as 'uint8', or None, got {dtype!r}")
+    return found
+
+
+def check_micro_batch(micro_batch: Any, batch_size: int) -> int | None:
+    """The part of a batch that is taken at a time; None stays None."""
+    if micro_batch is not None and positive_integer("micro_batch", micro_batch) > positive_integer("batch_size", batch_size):
+        raise ValueError(f"micro_batch={micro_batch} is larger than batch_size={batch_size}; it is the part of a batch that is taken at a time")
+    return None if micro_batch is None else int(micro_batch)
 
 
 def check_precision(precision: Any, dtype: np.dtype[Any], backend: Backend) -> None:

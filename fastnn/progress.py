@@ -5,6 +5,7 @@ Any object with the four methods of `RichProgress` can be given as `progress` in
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -34,7 +35,7 @@ class RichProgress:
         self._epochs, self._steps = epochs, steps_per_epoch
         self._done, self._shown = 0, 0
         self._every = -(-epochs // LINES)
-        self._stream = self._file or sys.stderr
+        self._stream = self._file or sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - a program without a terminal may have no stderr
         self._history: History | None = None
         if self._stream.isatty():
             self._bar = _bar(self._stream)

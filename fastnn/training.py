@@ -7,35 +7,34 @@ slice either completes or is undone, so the network never holds half a step.
 from __future__ import annotations
 
 import math
-import os
-import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from . import optimizers
+from . import optimizers, options
 from .backends.base import Array, Job, Program
 from .early_stopping import BestEpoch
 from .errors import Diverged, TrainingInterrupted, positive_integer
 from .fit_method import DEFAULT_LEARNING_RATE
+from .interrupts import interrupt_after
 from .lost_device import HostCopy
 from .network import Network
 from .optimizers import Optimizer
 from .schedules import Schedule
 from .snapshot import Snapshot, keep, kept_or_made
-from .training_data import Orders, TrainingData, prepare, warn_if_symmetric
+from .training_data import Orders, TrainingData, prepare, refuse_spoilt, warn_if_symmetric
 
 __all__ = ["History", "fit"]
 
 SLICE_SECONDS = 0.2
 FIRST_SLICE_FLOPS, STEP_FLOPS = 100_000_000, 100_000  # a step costs time however small it is: a thousand at most
 DEFAULT_BATCH = 128
+MOST_EPOCHS = 1_000_000  # of which a schedule is looked at beforehand, and the last
 LARGE_PARAMETER = 100.0  # initial weights are of the order of 1, and trained ones seldom reach 10
 
 
@@ -101,9 +100,8 @@ def fit(
         rule = optimizers.get(optimizer, None if learning_rate is DEFAULT_LEARNING_RATE else learning_rate)
         data = prepare(net, X, y, validation, seed, scale)
         rows = data.train_rows.shape[0]
-        if batch_size is None:
-            batch_size = min(DEFAULT_BATCH, rows)
-        elif positive_integer("batch_size", batch_size) > rows:
+        batch_size = min(DEFAULT_BATCH, rows) if batch_size is None else positive_integer("batch_size", batch_size)
+        if batch_size > rows:
             raise ValueError(f"batch_size={batch_size} is larger than the {rows} training rows; give at most {rows}, or None for min({DEFAULT_BATCH}, rows)")
         epochs = positive_integer("epochs", epochs)
         if not isinstance(shuffle, (bool, np.bool_)):
@@ -118,14 +116,16 @@ def fit(
             if not callable(callback):
                 raise TypeError(f"callbacks[{i}] must be callable f(epoch, history, net), got {type(callback).__name__}")
         shown = _progress(progress)
-        if micro_batch is not None and positive_integer("micro_batch", micro_batch) > batch_size:
-            raise ValueError(f"micro_batch={micro_batch} is larger than batch_size={batch_size}; it is the part of a batch that is taken at a time")
-        if patience is not None and positive_integer("patience", patience) and data.validation is None:
+        micro_batch = options.check_micro_batch(micro_batch, batch_size)
+        patience = None if patience is None else positive_integer("patience", patience)
+        if patience is not None and data.validation is None:
             raise ValueError(f"patience={patience} waits for a lower cost of the validation rows, and there are none; give validation=0.1, or (X, y)")
         _refuse_spent(rule.learning_rate, net.epochs_trained, epochs, -(-rows // batch_size))
         orders = Orders(data.train_rows, bool(shuffle), order, seed)
+        job = Job(net, rule, batch_size, micro_batch, rows, data.x.dtype)
+        refuse_spoilt(net)
         with net.backend.under_way():
-            program, snapshot = kept_or_made(Job(net, rule, int(batch_size), micro_batch, rows, data.x.dtype))
+            program, snapshot = kept_or_made(job)
             program.scale = 1.0 if data.scale is None else data.scale
             if net.epochs_trained == 0:
                 warn_if_symmetric(net)
@@ -167,7 +167,7 @@ class _Fit:
                 self._epoch(epoch)
                 self.net.epochs_trained = epoch + 1
                 self.progress.epoch(epoch, self.history)
-                with _interrupt_after():  # a copy that is torn would be gone back to
+                with interrupt_after():  # a copy that is torn would be gone back to
                     over = self.best is not None and self.best.is_over(self.history)
                 if any([_is_true(callback(epoch, self.history, self.net)) for callback in self.callbacks]) or over:  # noqa: C419 - every callback sees every epoch
                     break
@@ -188,7 +188,7 @@ class _Fit:
         finally:
             self.progress.stop()
         if self.best is not None:
-            with _interrupt_after():
+            with interrupt_after():
                 self.best.restore(self.history)
         return self.history
 
@@ -220,7 +220,7 @@ class _Fit:
         epoch_ends = stop == self.program.steps(order.shape[0])
         result: tuple[float, int] | None = None
         try:
-            with _interrupt_after():
+            with interrupt_after():
                 rates = _rates(self.program.optimizer, epoch, start, stop, self.program.steps(order.shape[0]))
                 cost_sum, rows = self.program.run(self.data.x, self.data.y, order, start, stop, rates)
                 if not (math.isfinite(cost_sum) and self.net.backend.all_finite(self.net.theta)):
@@ -263,6 +263,8 @@ class _Fit:
         self.snapshot.restore()
         largest, parameter = self.data.largest(), float(abs(net.theta).max())
         causes = [f"the learning rate {rule.rate:g} is too large"]
+        if rule.rate * net.l2 > self.data.train_rows.shape[0]:  # each step throws the weights beyond 0
+            causes.append(f"l2={net.l2:g} is too large for this learning rate")
         if largest > 10:
             causes.append(f"the inputs are not scaled (largest |X| is {largest:g})")
         if net.pair.targets == "values" and self.data.y.ndim == 2 and (top := float(abs(self.data.y).max())) > 10:
@@ -327,53 +329,14 @@ def _rates(optimizer: Optimizer, epoch: int, start: int, stop: int, steps: int) 
 def _refuse_spent(learning_rate: float | Schedule, first: int, epochs: int, steps: int) -> None:
     """A schedule that has reached 0 before the end of the fit would run epochs that change nothing."""
     if isinstance(learning_rate, Schedule):
-        last_steps = np.arange(first, first + epochs) + (steps - 1) / steps
+        looked_at = np.append(np.arange(first, first + min(epochs, MOST_EPOCHS)), first + epochs - 1)  # a fit of 10^9 is one that something else will end
+        last_steps = looked_at + (steps - 1) / steps
         spent = last_steps[~(learning_rate.at(last_steps) > 0)]
         if spent.size:
             raise ValueError(
                 f"learning_rate={learning_rate!r} is down to 0 in epoch {int(spent[0])}, but this fit runs from epoch {first} to {first + epochs - 1} "
                 "(epochs count from 0, over the network's life); give a longer schedule, one with a final rate, or fewer epochs"
             )
-
-
-@contextmanager
-def _interrupt_after() -> Iterator[None]:
-    """Let a Ctrl-C wait for the end of the block, so that no step is torn; a second one does not wait.
-
-    Only where Python's own handler would act: in the main thread, without a handler of the user's.
-    """
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    remember = _Remember()
-    signal.signal(signal.SIGINT, remember)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if remember.pending:
-        raise KeyboardInterrupt
-
-
-class _Remember:
-    """A handler of Ctrl-C that acts on the second one."""
-
-    pending = False
-
-    def __call__(self, signum: int, frame: Any) -> None:
-        if self.pending:
-            signal.default_int_handler(signum, frame)
-        self.pending = True
-
-
-def _after_fork() -> None:
-    """A child forked by another thread meanwhile has no such block to wait for the end of: its Ctrl-C acts at once."""
-    if isinstance(signal.getsignal(signal.SIGINT), _Remember):
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 class _NoProgress:

@@ -14,7 +14,7 @@ from .backends.base import Array
 from .errors import SymmetricStart, finite_number
 from .network import Network
 
-__all__ = ["Orders", "TrainingData", "prepare", "warn_if_symmetric"]
+__all__ = ["Orders", "TrainingData", "prepare", "refuse_spoilt", "warn_if_symmetric"]
 
 
 COPIES_OF_THETA = 8  # Delta, the optimizer's state, the copies of both that fit keeps: left free where X is placed
@@ -99,7 +99,11 @@ class Orders:
     def of(self, epoch: int) -> np.ndarray[Any, Any]:
         rows = self.train_rows
         if self.order is not None:
-            given = np.asarray(self.order(epoch))
+            answer = self.order(epoch)
+            try:
+                given = np.asarray(answer)
+            except ValueError as error:  # lists of different lengths
+                raise ValueError(f"order({epoch}) must give a one-dimensional, non-empty array of row numbers, got what is no array ({error})") from None
             if given.ndim != 1 or given.dtype.kind not in "iu" or given.size == 0:
                 raise ValueError(f"order({epoch}) must give a one-dimensional, non-empty array of row numbers, got shape {given.shape} of {given.dtype}")
             if given.min() < 0 or given.max() >= rows.shape[0]:
@@ -108,6 +112,14 @@ class Orders:
         if self.shuffle:
             return rows[np.random.default_rng([self.seed, epoch]).permutation(rows.shape[0])]
         return rows
+
+
+def refuse_spoilt(net: Network) -> None:
+    """ValueError where parameters are NaN or infinite before the first step: no step would make them finite again."""
+    finite = net.backend.all_finite
+    if not finite(net.theta):
+        layer = next(layer for layer, parameters in enumerate(zip(net.weights, net.biases, strict=True)) if not all(map(finite, parameters)))
+        raise ValueError(f"the parameters of layer {layer + 2} hold NaN or infinity, from which nothing can be learned; write finite numbers into them, or make the network anew")
 
 
 def warn_if_symmetric(net: Network) -> None:

@@ -112,7 +112,7 @@ def test_ctrl_c_in_a_child_of_another_thread_acts_at_once():
     """While a slice runs, the parent's first Ctrl-C only waits for the slice's end; the child has no slice."""
     assert not run(
         """
-        from fastnn import training
+        from fastnn import interrupts
         codes = []
 
         def act():
@@ -123,7 +123,7 @@ def test_ctrl_c_in_a_child_of_another_thread_acts_at_once():
                 return True
 
         def fork():
-            while not isinstance(signal.getsignal(signal.SIGINT), training._Remember):
+            while not isinstance(signal.getsignal(signal.SIGINT), interrupts._Remember):
                 time.sleep(0.001)
             codes.append(in_child(act))
 

@@ -311,7 +311,9 @@ def test_the_plan_tells_of_micro_batches(backend):
     assert plan != parts
     assert re.search(r"parts of 8 rows| [1-8] rows at a time", parts), parts  # of each thread, on the CPU engine
     assert net.plan(64, explain=True, micro_batch=8).splitlines()[0] == parts
-    assert net.plan(64, micro_batch=64) == net.plan(64, micro_batch=100) == plan
+    assert net.plan(64, micro_batch=64) == plan
+    with pytest.raises(ValueError, match="micro_batch=100 is larger than batch_size=64"):  # as `fit` says
+        net.plan(64, micro_batch=100)
     with pytest.raises(ValueError, match="micro_batch must be a positive integer, got 0"):
         net.plan(64, micro_batch=0)
 

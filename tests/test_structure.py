@@ -69,6 +69,7 @@ def test_programs_have_one_signature(backend):
 RANK = {
     "errors": 0,
     "fit_lock": 0,
+    "interrupts": 0,
     "arrays": 0,
     "kernels": 0,
     "layout": 1,

@@ -53,14 +53,16 @@ class _Mate:
                 job.work()
                 with _lock:
                     _waiting.append(self)  # before the caller knows: its next run finds this thread waiting
+                job.finished = True
                 job.done.release()
             del job  # and with it the caller's arrays
 
 
 class _Job:
-    """work(), which may not raise, to be done once, however often it is handed over; then `done` is released. allowed: the cores of the caller, if known."""
+    """work(), which may not raise, to be done once, however often it is handed over; then it is `finished` and `done` is released. allowed: the cores of the caller, if known."""
 
     def __init__(self, work: Callable[[], None], allowed: set[int] | None) -> None:
+        self.finished = False
         self.work, self.allowed, self.done, self._tickets = work, allowed, _thread.allocate_lock(), [None]
         self.done.acquire()
 
@@ -167,9 +169,17 @@ def _run_beside(works: list[Callable[[], None]], own: Callable[[], None]) -> Non
         failed = False
     except BaseException as error:
         raised.append(error)
-    for job in jobs:
-        # Where this one's share failed, others may wait for it forever; otherwise they work on the caller's memory until they are done.
-        _insist(functools.partial(job.done.acquire, timeout=GIVEN_UP if failed else -1), raised)
+    waiting = True
+    while waiting:
+        try:
+            for job in jobs:
+                # Where this one's share failed, others may wait for it forever; otherwise they work on the caller's memory until they are done.
+                # A signal's handler may raise as `acquire` returns, which then has been effective, and would never return again.
+                while not job.finished and job.done.acquire(timeout=GIVEN_UP if failed else -1):
+                    pass
+            waiting = False
+        except BaseException as error:
+            raised.append(error)
     if raised:
         raise raised[0]
 

@@ -87,7 +87,7 @@ class Wishes:
     def __post_init__(self) -> None:
         for name in ("threads", "chunk"):
             if (value := getattr(self, name)) is not None:
-                positive_integer(name, value)
+                object.__setattr__(self, name, positive_integer(name, value))
         for name in ("sliced", "panels", "amx"):
             if (value := getattr(self, name)) is not None and not isinstance(value, bool):
                 raise TypeError(f"{name} must be True, False or None, got {value!r} ({type(value).__name__})")

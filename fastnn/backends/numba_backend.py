@@ -19,6 +19,7 @@ import numpy as np
 from ..activations import Activation
 from ..costs import Pair
 from ..errors import BackendUnavailable
+from ..interrupts import interrupt_after
 from ..optimizers import LayerWise
 from .base import Array, Job, Program, Waiting
 from .host import HostBackend, aligned
@@ -32,7 +33,7 @@ try:
 except ImportError as error:
     raise BackendUnavailable(f"SciPy, whose BLAS Numba calls, cannot be imported ({error})") from error
 
-from ..kernels.cpu import JIT, gemm, layerwise, operations
+from ..kernels.cpu import JIT, gemm, hold_back, layerwise, operations
 from ..kernels.cpu.amx import missing
 from ..kernels.cpu.compiling import announced
 from ..kernels.cpu.gather import READABLE, convert_rows
@@ -68,6 +69,7 @@ PACKING_ROWS, PACKED_PER_ROW = 512, 128
 UNIT_ROWS, UNIT_WIDTH, UNIT_OUTPUTS = 1024, 64, 1 << 18
 SHARED_ROW_BYTES = 3 << 19  # of parameters, above which one row is shared with helpers
 PREDICTION_ROWS = 512  # a tile: its activations stay in the cache
+hold_back(interrupt_after)
 
 
 class NumbaBackend(HostBackend):
@@ -104,7 +106,8 @@ class NumbaBackend(HostBackend):
         self.matrix_unit = f"not used: {self.no_matrix_unit}" if self.no_matrix_unit else "float32 in three parts of bfloat16, as exact as products of float32"
         self.blas = blas_of_process()
         self.products = str(self.blas) if JIT else "NumPy, because NUMBA_DISABLE_JIT is set"
-        reason = gemm.probe()
+        with interrupt_after():  # it is compiled, or loaded
+            reason = gemm.probe()
         if reason is not None:
             raise BackendUnavailable(f"{reason}; they were computed by {self.products}")
 

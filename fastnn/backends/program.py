@@ -56,7 +56,7 @@ class Job:
             raise TypeError(f"optimizer must be an Optimizer, such as fastnn.optimizers.SGD(0.1), got {self.optimizer!r}")
         for name, given in (("batch_size", self.batch_size), ("micro_batch", self.micro_batch), ("training_rows", self.training_rows)):
             if given is not None or name == "batch_size":
-                positive_integer(name, given)
+                object.__setattr__(self, name, positive_integer(name, given))  # of NumPy's integers some would overflow
 
     @property
     def rows(self) -> int:

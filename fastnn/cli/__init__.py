@@ -9,6 +9,12 @@ from __future__ import annotations
 
 def main() -> None:
     """Run the command line of this process and exit."""
+    import os
+    import sys
+
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this, as cron may; what belongs there must not end up in a file, nor stop the work
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process lives
     from .app import app  # typer and rich, which `import fastnn` must not load
 
     app()

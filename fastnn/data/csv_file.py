@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -40,9 +41,10 @@ def read_csv(path: str | os.PathLike[str], want: Want) -> RawTable:
     path = Path(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            first = file.readline()
+            header = next((line for line in file if line.strip()), "")
             file.seek(0)
-            separator = next((mark for mark in SEPARATORS if mark in first), ",")
+            unquoted = re.sub(r'"[^"]*"', "", header)
+            separator = next((mark for mark in SEPARATORS if mark in unquoted), ",")
             return _read(path, csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True), separator, want)
     except FileNotFoundError:
         raise DataFileError(f"{path}: no such file") from None
@@ -55,7 +57,7 @@ def read_csv(path: str | os.PathLike[str], want: Want) -> RawTable:
 
 
 def _read(path: Path, reader: Any, separator: str, want: Want) -> RawTable:
-    names = [name.strip() for name in next((row for row in reader if row), [])]
+    names = [name.strip() for name in next((row for row in reader if not _is_blank(row)), [])]
     _check_header(path, names)
     columns, target = want(names)
     picked = {name: names.index(name) for name in columns}
@@ -85,14 +87,23 @@ def _read(path: Path, reader: Any, separator: str, want: Want) -> RawTable:
 
 
 def _rows(path: Path, reader: Any, width: int, lines: list[int]) -> Iterator[list[str]]:
-    """Rows that are not blank, all `width` fields wide; their line numbers go to `lines`."""
+    """Rows that are not blank, all `width` fields wide; their line numbers go to `lines`. In a table of one column a blank line amid others is a missing value."""
+    blank = 0
     for row in reader:
-        if not row:
+        if _is_blank(row):
+            blank = blank or reader.line_num
             continue
+        if blank and width == 1 and lines:
+            raise DataFileError(f"{path}: line {blank} is blank, which in a table of one column is a missing value; give it one, or take the line out")
+        blank = 0
         if len(row) != width:
             raise DataFileError(f"{path}: line {reader.line_num} has {len(row)} field{'s' * (len(row) != 1)}, the header has {width}")
         lines.append(reader.line_num)
         yield row
+
+
+def _is_blank(row: list[str]) -> bool:
+    return not row or (len(row) == 1 and not row[0].strip())
 
 
 def _where(lines: list[int], row: int) -> str:

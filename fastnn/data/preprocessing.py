@@ -25,6 +25,7 @@ __all__ = ["check", "fit_scaling", "scale_features", "scale_target", "unscale_ta
 
 Floats = NDArray[np.float64]
 VERSION = 1
+TINY = 1e-150  # of smaller numbers the squares vanish
 
 
 def fit_scaling(columns: list[str], X: Floats, y: Floats | None, notes: list[str]) -> dict[str, Any]:
@@ -53,7 +54,11 @@ def fit_scaling(columns: list[str], X: Floats, y: Floats | None, notes: list[str
         names = [name for name, flat in zip(columns, constant, strict=True) if flat]
         shown = ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         notes.append(f"{len(names)} column{'s' * (len(names) > 1)} constant over the training rows and therefore without influence: {shown}")
-    scaling: dict[str, Any] = {"feature_mean": mean.tolist(), "feature_factor": np.where(constant, 0, 1 / np.where(constant, 1, std)).tolist()}
+    with np.errstate(over="ignore"):
+        factor = np.where(constant, 0, 1 / np.where(constant, 1, std))
+    if not np.isfinite(factor).all():
+        raise DataFileError(f"column {columns[int(np.argmin(np.isfinite(factor)))]!r} holds values too small to standardise; give them in another unit")
+    scaling: dict[str, Any] = {"feature_mean": mean.tolist(), "feature_factor": factor.tolist()}
     if y is not None:
         target_mean, target_std, flat_target = (float(v[0]) for v in _spread(y[:, None]))
         if flat_target or not math.isfinite(target_std):
@@ -67,8 +72,11 @@ def _spread(X: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
     with np.errstate(all="ignore"):  # what overflows is refused by the caller
         mean = X.mean(axis=0)
         std = X.std(axis=0)
+        largest = np.abs(X).max(axis=0)
+        if (tiny := (largest < TINY) & (largest > 0)).any():  # whose squares would be 0
+            std[tiny] = (X[:, tiny] / largest[tiny]).std(axis=0) * largest[tiny]
         # Rounding of the mean leaves a spread of a few eps in a column of equal values.
-        return mean, std, std <= 8 * np.finfo(np.float64).eps * np.abs(X).max(axis=0)
+        return mean, std, std <= 8 * np.finfo(np.float64).eps * largest
 
 
 def scale_features(preprocessing: dict[str, Any], X: Floats) -> Floats:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numba
 import numpy as np
 
-__all__ = ["CACHE_FOLDER", "JIT", "compiled", "exact", "exported", "inner", "part", "per_dtype"]
+__all__ = ["CACHE_FOLDER", "JIT", "compiled", "exact", "exported", "hold_back", "inner", "part", "per_dtype"]
 
 # False under NUMBA_DISABLE_JIT, where kernels run as plain Python; calling BLAS through Numba then
 # silently multiplies nothing, so kernels/cpu/gemm.py has a Python product for that case.
@@ -58,6 +58,13 @@ def _cache_folder() -> Path | None:
 
 
 CACHE_FOLDER = _cache_folder()
+_held_back = contextlib.nullcontext
+
+
+def hold_back(interrupts):
+    """From here on kernels are compiled and loaded inside of interrupts(): a Ctrl-C amid that leaves memory of the compiler which is freed twice."""
+    global _held_back
+    _held_back = interrupts
 
 
 def _decorated(function, signature, **options):
@@ -72,15 +79,15 @@ def _decorated(function, signature, **options):
 def _cached(decorate):
     """decorate(cache=...) with the compiled code kept in CACHE_FOLDER, if there is one."""
     if CACHE_FOLDER is None:
-        with _uncollected():
+        with _held_back(), _uncollected():
             return decorate()
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(CACHE_FOLDER)  # read by Numba when the function is decorated, not later
-    try:
-        with _uncollected():
+    with _held_back(), _uncollected():
+        before = numba.config.CACHE_DIR
+        numba.config.CACHE_DIR = str(CACHE_FOLDER)  # read by Numba when the function is decorated, not later
+        try:
             return decorate(cache=True)
-    finally:
-        numba.config.CACHE_DIR = before
+        finally:
+            numba.config.CACHE_DIR = before
 
 
 @contextlib.contextmanager

@@ -1,0 +1,52 @@
+"""Ctrl-C, held back where it would tear something: a step, a copy, a kernel that is being loaded. Imports the standard library only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["interrupt_after"]
+
+
+@contextmanager
+def interrupt_after() -> Iterator[None]:
+    """Let a Ctrl-C wait for the end of the block; a second one does not wait.
+
+    Only where Python's own handler would act: in the main thread, without a handler of the user's, or of such a block around this one.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    remember = _Remember()
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if remember.pending:
+        raise KeyboardInterrupt
+
+
+class _Remember:
+    """A handler of Ctrl-C that acts on the second one."""
+
+    pending = False
+
+    def __call__(self, signum: int, frame: Any) -> None:
+        if self.pending:
+            signal.default_int_handler(signum, frame)
+        self.pending = True
+
+
+def _after_fork() -> None:
+    """A child forked by another thread meanwhile has no such block to wait for the end of: its Ctrl-C acts at once."""
+    if isinstance(signal.getsignal(signal.SIGINT), _Remember):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
