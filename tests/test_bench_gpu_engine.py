@@ -97,7 +97,7 @@ def test_every_way_of_a_layer_is_timed():
     assert found["choice"].startswith("fused: ")
     assert set(found["fused"]) > {report.CAPTURED}
     assert report.finding("epilogues", {"stages": {"epilogues": {"result": {"problems": [found]}}}}).endswith(
-        "; 20-24-16-4, 32: fused steps, 512 threads, tiles of 1 62.5 ms a step, captured steps 62.5 ms"
+        "; 20-24-16-4, 32: fused steps, 512 threads 62.5 ms a step, captured steps 62.5 ms"
     )
 
 

@@ -23,6 +23,7 @@ from cuda_on_cpu import KernelFault, ShimDevice
 from fastnn.activations import LeakyReLU, Sigmoid, Softmax, Tanh
 from fastnn.kernels.cuda import launchers, sources
 from fastnn.kernels.cuda import step as step_kernels
+from fastnn.kernels.cuda.narrow import SHARINGS
 
 # ---- which tests watch which kernel -----------------------------------------------------------------------------
 
@@ -139,16 +140,18 @@ def column_sums():
 
 
 def narrow_steps():
-    """More rows than warps and more elements than threads; parts, a short batch, every tile; bytes; one launch after another."""
+    """More rows than warps and more elements than threads; parts, a short batch, every sharing, with whole tiles; bytes; one launch after another."""
     for case in (
         {"sizes": (3, 9, 6, 4), "rule": "adam", "part": 3},
         {"sizes": (40, 33, 5), "rule": "momentum", "batch": 9, "rows": 8, "part": 5, "hidden": "leaky_relu"},
         {"sizes": (3, 9, 1), "rule": "sgd", "source": "uint8", "output": narrow.OUTPUTS[5], "batch": 40},  # one output: no shuffle takes a barrier's place
+        {"sizes": (270, 9, 3), "rule": "adam", "batch": 5},  # tiles of threads side by side, something beside and below
+        {"sizes": (2, 6, 5, 4), "rule": "adam", "batch": 131},
     ):
-        for tile in (1, 2, 4):
+        for sharing in SHARINGS:
             for seed in (1, 2):
                 memory = cuda_cases.Memory()
-                narrow.Case(memory, **case).run(32 if seed == 1 else 96, tile, seed=seed).check()
+                narrow.Case(memory, **case, sharing=sharing).run(32 if seed == 1 else 96, seed=seed).check()
                 memory.check()
 
 

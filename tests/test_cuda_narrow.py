@@ -11,7 +11,8 @@ from tolerances import assert_close, training
 
 from fastnn import activations, optimizers
 from fastnn.backends.cupy_update import update_constants
-from fastnn.kernels.cuda.narrow import NarrowKernels, NarrowNet, layout, part_of_batch
+from fastnn.kernels.cuda import narrow
+from fastnn.kernels.cuda.narrow import SHARINGS, NarrowKernels, NarrowNet, Sharing, layout, part_of_batch
 from fastnn.kernels.cuda.step import Rows
 from fastnn.layout import Layout
 
@@ -30,9 +31,14 @@ def memory():
 
 
 class Case:
-    """A net, its data and its rule on the stand-in; `run` takes the steps, `expected` is what the oracle makes of them."""
+    """A net, its data and its rule on the stand-in; `run` takes the steps, `expected` is what the oracle makes of them.
 
-    def __init__(self, memory, sizes=(3, 9, 6, 4), hidden="tanh", output=OUTPUTS[0], rule="adam", kind="float32", *, batch=BATCH, rows=None, part=None, source="same", l2=True):
+    sharing: of every product, instead of what would be chosen for 64 threads.
+    """
+
+    def __init__(
+        self, memory, sizes=(3, 9, 6, 4), hidden="tanh", output=OUTPUTS[0], rule="adam", kind="float32", *, batch=BATCH, rows=None, part=None, source="same", l2=True, sharing=None
+    ):
         self.sizes, self.kind, self.rule, self.batch, self.rows, self.source = sizes, kind, rule, batch, rows or batch, source
         self.part = part or batch
         rng, many, dtype = np.random.default_rng([batch, *sizes]), 3 * batch + 1, np.dtype(kind)
@@ -46,7 +52,9 @@ class Case:
         self.state = [np.abs(rng.standard_normal(layers.size) * 0.1).astype(dtype) for _ in self.optimizer.slots]
         self.constants = update_constants(self.optimizer, 4, 3, DECAY if l2 else 0.0, dtype)
         gs = [activations.get(name, "output") for name in self.names]
-        table, self.elements = layout(sizes, self.part, layers.spans(), [g.code for g in gs])
+        table, self.elements = layout(sizes, self.part, layers.spans(), [g.code for g in gs], 64)
+        if sharing is not None:
+            table[:, 9:] = (sharing.down * sharing.across, sharing.lanes) * 3
         self.step, self.totals = memory(np.array([STEP])), memory(np.array([0.5, 2.0]))
         self.moved, self.states = memory(self.theta), [memory(x) for x in self.state]
         cross_entropy = self.cost == "cross_entropy"
@@ -57,11 +65,11 @@ class Case:
         self.on_device = [memory(x) for x in (self.X, self.y)]
         self.constants_there, self.order_there = memory(self.constants), memory(self.order)
 
-    def run(self, threads=64, tile=1, steps=STEPS, seed=1, device=None):
+    def run(self, threads=64, steps=STEPS, seed=1, device=None):
         device = device or ShimDevice(seed, shared_bytes=1 << 20)
         rows = Rows(self.order_there, self.step, self.batch, 0, self.rows)
         NarrowKernels(device, self.kind).steps(
-            self.net, *self.on_device, self.scale, rows, self.constants_there, self.totals, steps=steps, part=self.part, threads=threads, tile=tile, no_bytes=np.zeros(1, np.uint8)
+            self.net, *self.on_device, self.scale, rows, self.constants_there, self.totals, steps=steps, part=self.part, threads=threads, no_bytes=np.zeros(1, np.uint8)
         )  # fmt: skip
         return self
 
@@ -100,14 +108,28 @@ kinds = pytest.mark.parametrize("kind", ["float32", "float64"])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("output", OUTPUTS, ids=" ".join)
 def test_every_output(output, sizes, kind, memory):
-    Case(memory, sizes, "sigmoid", output, "momentum", kind).run(tile=2).check()
+    Case(memory, sizes, "sigmoid", output, "momentum", kind).run().check()
+
+
+sharings = pytest.mark.parametrize("sharing", SHARINGS, ids=str)
 
 
 @kinds
-@pytest.mark.parametrize("tile", [1, 2, 4])
+@sharings
 @pytest.mark.parametrize("hidden", ["sigmoid", "tanh", "relu", "leaky_relu", "identity"])
-def test_every_activation_and_tile(hidden, tile, kind, memory):
-    Case(memory, (3, 9, 6, 4), hidden, OUTPUTS[2], "sgd", kind).run(tile=tile).check()
+def test_every_activation_and_sharing(hidden, sharing, kind, memory):
+    Case(memory, (3, 9, 6, 4), hidden, OUTPUTS[2], "sgd", kind, sharing=sharing).run().check()
+
+
+LARGE = [((140, 9, 6), 7), ((3, 9, 6, 4), 131), ((35, 33, 33, 3), 40), ((1, 1), 1), ((300, 2, 1), 2)]
+
+
+@kinds
+@sharings
+@pytest.mark.parametrize(("sizes", "batch"), LARGE, ids=str)
+def test_every_sharing_of_whole_tiles_and_what_is_left(sizes, batch, sharing, kind, memory):
+    """4 x 4 sums of each thread are 4 rows and 128 columns: inputs in the gradient, rows of the batch elsewhere. More terms than lanes, and fewer."""
+    Case(memory, sizes, "tanh", rule="adam", kind=kind, batch=batch, sharing=sharing).run(96, steps=1).check(1)
 
 
 @kinds
@@ -115,14 +137,14 @@ def test_every_activation_and_tile(hidden, tile, kind, memory):
 @pytest.mark.parametrize("threads", [32, 160])
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule(rule, threads, l2, kind, memory):
-    Case(memory, rule=rule, kind=kind, l2=l2).run(threads, tile=4).check()
+    Case(memory, rule=rule, kind=kind, l2=l2).run(threads).check()
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(("rows", "part"), [(7, 3), (7, 1), (5, 7), (5, 2), (1, 7), (70, 33)])
 def test_parts_of_a_batch_and_a_short_one(rows, part, rule, memory):
     """Delta of the parts adds up; more rows than there are warps; a short batch begins where a full one would."""
-    Case(memory, rule=rule, batch=max(BATCH, rows), rows=rows, part=part).run(tile=2).check()
+    Case(memory, rule=rule, batch=max(BATCH, rows), rows=rows, part=part).run().check()
 
 
 @kinds
@@ -134,9 +156,9 @@ def test_one_step_and_many(memory):
     Case(memory).run(steps=1).check(1)
 
 
-@pytest.mark.parametrize("tile", [1, 4])
-def test_the_schedule_of_threads_does_not_matter(tile, memory):
-    first, *others = (Case(memory, part=3).run(tile=tile, seed=seed) for seed in (1, 22, 333))
+@sharings
+def test_the_schedule_of_threads_does_not_matter(sharing, memory):
+    first, *others = (Case(memory, part=3, sharing=sharing).run(seed=seed) for seed in (1, 22, 333))
     for other in others:
         for x, y in zip([first.moved, first.totals, *first.states], [other.moved, other.totals, *other.states], strict=True):
             np.testing.assert_array_equal(x, y)
@@ -153,32 +175,65 @@ def test_a_row_or_a_class_out_of_range_makes_the_cost_nan(bad, memory):
 
 
 def test_a_kernel_that_has_too_little_shared_memory_is_seen(memory):
-    """The stand-in guards what lies behind it; a device refuses what a block cannot have."""
+    """The stand-in guards what lies behind it; a device refuses what a block cannot have. The last element lies behind a row of 4 and is not written."""
     case = Case(memory)
-    case.net = NarrowNet(**{**vars(case.net), "elements": case.elements - 1})
+    case.net = NarrowNet(**{**vars(case.net), "elements": case.elements - 2})
     with pytest.raises(KernelFault, match="beyond its dynamic shared memory"):
         case.run()
-    with pytest.raises(ValueError, match=rf"narrow_steps is to have {4 * case.elements - 4} bytes of shared memory, a block here has at most 100"):
+    with pytest.raises(ValueError, match=rf"narrow_steps is to have {4 * case.elements - 8} bytes of shared memory, a block here has at most 100"):
         case.run(device=ShimDevice(shared_bytes=100))
 
 
 def test_rows_that_fit():
-    """Shared memory in elements: weights with odd rows and biases, then for each row a with its one, odd as well, and delta."""
-    fixed, row, static = 9 * 3 + 9 + 4 * 9 + 4, (5 + 9) + (11 + 4), 1024
+    """Shared memory in elements: weights with odd rows and biases, then for each row a with its one and delta, odd as well."""
+    fixed, row, static = 9 * 3 + 9 + 4 * 9 + 4, (5 + 9) + (11 + 5), 1024
     for rows in (1, 5, 7):
         assert part_of_batch((3, 9, 4), 1000, 1000, 4, static + 4 * (fixed + rows * row)) == rows
         assert part_of_batch((3, 9, 4), 1000, 1000, 4, static + 4 * (fixed + rows * row) - 4) == {1: 0, 5: 4, 7: 6}[rows]
-        assert layout((3, 9, 4), rows, Layout((3, 9, 4)).spans(), [0, 0])[1] == fixed + rows * row
+        assert layout((3, 9, 4), rows, Layout((3, 9, 4)).spans(), [0, 0], 64)[1] == fixed + rows * row
     assert part_of_batch((3, 9, 4), 10, 10, 4, 1 << 20) == 10
     assert part_of_batch((3, 9, 4), 10, 6, 4, 1 << 20) == 5  # two equal parts
     assert part_of_batch((3, 9, 4), 10, 6, 8, 0) == 0
 
 
+def test_neighbouring_lanes_meet_different_banks():
+    """Along a row and down a column of everything that the products read."""
+    table, end = layout((784, 16, 10, 7), 5, Layout((784, 16, 10, 7)).spans(), [0, 0, 0], 512)
+    for n_in, n_out, *_, weights, biases, a, delta, after in np.c_[table[:, :8], [*table[1:, 4], end]]:
+        for begin, stop, rows, cols in ((weights, biases, n_out, n_in), (a, delta, 5, n_in + 1), (delta, after, 5, n_out)):
+            ld, rest = divmod(stop - begin, rows)
+            assert (rest, ld >= cols) == (0, True)
+            assert len({lane * ld % 32 for lane in range(32)}) == 32
+
+
+@pytest.mark.parametrize("by", SHARINGS, ids=str)
+@pytest.mark.parametrize(("rows", "columns"), [(16, 785), (10, 17), (1, 1), (9, 131), (3, 500), (128, 128)])
+def test_tiles_hold_every_sum_once(by, rows, columns):
+    tiles, lanes = narrow.tiles(by, rows, columns), 32 // by.lanes
+    assert sum(count * tile.down * tile.across * lanes for count, tile in tiles) >= rows * columns
+    (whole, first), *rest = tiles
+    if rest:
+        assert whole * first.down * first.across * lanes <= rows * columns
+        assert whole == 0 or rest[0][0] * 32 < (rows % by.down) * columns + rows * (columns % (32 * by.across) + 32)
+
+
+@pytest.mark.parametrize("threads", [128, 256, 512])
+def test_how_products_are_shared_out(threads):
+    """Few long sums by whole warps, many short ones by threads in large tiles, few short ones one by each thread."""
+    assert narrow.sharing(16, 32, 784, threads, narrow.FORWARD) == Sharing(4, 8, 32)
+    assert narrow.sharing(100, 32, 784, threads, narrow.FORWARD) == Sharing(4, 8, 32)
+    assert narrow.sharing(16, 785, 32, threads, narrow.GRADIENT) == Sharing(4, 4, 1)
+    assert narrow.sharing(16, 512, 16, threads, narrow.BACK) == Sharing(4, 4, 1)
+    assert narrow.sharing(10, 32, 16, threads, narrow.FORWARD) == Sharing(1, 1, 1)
+    table, _ = layout((784, 16, 10), 32, Layout((784, 16, 10)).spans(), [0, 0], threads)
+    assert table[0, 9:].tolist() == [32, 32, 1, 1, 16, 1]
+
+
 def test_launch_checks(memory):
     case = Case(memory)
-    for threads, tile in ((48, 1), (544, 1), (0, 1), (64, 3)):
-        with pytest.raises(ValueError, match=f"threads={threads} must be whole warps and at most 512, tile={tile} one of"):
-            case.run(threads, tile)
+    for threads in (48, 544, 0):
+        with pytest.raises(ValueError, match=f"threads={threads} must be whole warps and at most 512, part=7"):
+            case.run(threads)
     case.net = NarrowNet(**{**vars(case.net), "slopes": case.net.slopes[1:]})
     with pytest.raises(ValueError, match=r"slopes must have shape \(3,\), got \(2,\)"):
         case.run()

@@ -53,7 +53,7 @@ def everything_with_a_reduction(seed, faults=()):
     out["add_partials"] = np.zeros(2)
     device.launch("add_partials", "float32", (2,), (256,), (out["add_partials"], np.arange(1400.0).reshape(2, 700), 700, 1.0))
     out |= of_layers(device, z, values)
-    case = narrow.Case(Memory(), (9, 33, 40), part=20, batch=30).run(96, 2, device=device)
+    case = narrow.Case(Memory(), (9, 33, 40), part=20, batch=30).run(96, device=device)
     out["narrow_steps"] = np.concatenate([case.totals, case.moved, *case.states])
     return out
 

@@ -19,7 +19,7 @@ from fastnn.backends.cupy_stream import HostRows
 from fastnn.backends.numpy_backend import NumpyBackend
 
 SHARED = 100 << 10
-WAYS = ((96, 1), (32, 2), (64, 2), (64, 4))
+WAYS = (96, 32, 64)
 SIZES, ROWS, BATCH = (6, 12, 9, 4), 70, 16
 
 
@@ -83,7 +83,7 @@ def test_any_size_and_way(sizes, m, batch):
     """Also more rows than fit into shared memory at a time, and beside the captured steps of the same program."""
     X, y = problem(m, sizes)[0], np.random.default_rng(1).standard_normal((m, sizes[-1])).astype("float32")
     thetas = []
-    for way in (None, *WAYS[::3]):
+    for way in (None, *WAYS[:2]):
         net = network(backend(True), sizes, hidden="tanh", output="identity", cost="squared_error")
         program = net.backend.compile(net, optimizers.SGD(0.01), batch)
         if way is None:
@@ -215,9 +215,7 @@ def test_the_fastest_way_is_taken_and_trials_leave_no_trace(fastest, rule):
         assert "captured steps were timed to be faster than fused ones" in net.plan(BATCH, optimizer=rule)
     else:
         assert (program.mode, program._fused.way) == ("fused", fastest)
-        assert net.plan(BATCH, optimizer=rule).startswith(
-            f"fused: many whole steps in one launch, by one block in shared memory, 16 rows at a time, {fastest[0]} threads, tiles of {fastest[1]}; "
-        )
+        assert net.plan(BATCH, optimizer=rule).startswith(f"fused: many whole steps in one launch, by one block in shared memory, 16 rows at a time, {fastest} threads; ")
         assert set(net.backend.device.launches) == {"narrow_steps"}
         other._fused.way = fastest
     other.run(X, y, np.arange(ROWS), 0, 5)
@@ -228,20 +226,20 @@ def test_the_choice_is_remembered_on_disk_and_for_each_shape_and_rule(tmp_path, 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(ShimDevice, "identity", "a card")
 
-    def compiled(fused=None, sizes=SIZES, rule=optimizers.SGD, batch=BATCH, fastest=(64, 4), **kw):
+    def compiled(fused=None, sizes=SIZES, rule=optimizers.SGD, batch=BATCH, fastest=64, **kw):
         net = network(backend(fused, seconds=timed(fastest)), sizes, **kw)
         program = net.backend.compile(net, rule(), batch)
         return program, {"narrow_steps"} <= set(net.backend.device.launches)
 
     program, tried = compiled()
-    assert (program.mode, program._fused.way, tried) == ("fused", (64, 4), True)
+    assert (program.mode, program._fused.way, tried) == ("fused", 64, True)
     program, tried = compiled()
-    assert (program.mode, program._fused.way, tried) == ("fused", (64, 4), False)
+    assert (program.mode, program._fused.way, tried) == ("fused", 64, False)
     for other in ({"batch": 15}, {"rule": optimizers.Adam}, {"sizes": (6, 12, 4)}, {"hidden": "tanh"}, {"dtype": "float64"}, {"output": "identity", "cost": "squared_error"}):
         assert compiled(**other)[1], other
     (known,) = json.loads((tmp_path / "fastnn" / "cuda-choices.json").read_text())["devices"].values()
     assert sum(name.startswith("steps of") for name in known) == 7
-    assert compiled(True)[0]._fused.way == (64, 4)  # forced: among fused ways alone, which is kept apart
+    assert compiled(True)[0]._fused.way == 64  # forced: among fused ways alone, which is kept apart
     assert compiled()[1] is False
     assert compiled(batch=14, fastest=None)[0].mode == "captured"
     assert compiled(True, batch=14)[0].mode == "fused"
@@ -265,8 +263,8 @@ def test_the_plan_is_that_of_the_rule():
 
 
 def test_it_can_be_forbidden_and_asked_for():
-    assert network(backend(False, seconds=timed((96, 1)))).backend.fused is False
-    net = network(backend(False, seconds=timed((96, 1))))
+    assert network(backend(False, seconds=timed(96))).backend.fused is False
+    net = network(backend(False, seconds=timed(96)))
     program = net.backend.compile(net, optimizers.SGD(), BATCH)
     assert (program.mode, program.why_not_fused) == ("captured", "fused=False was given")
     assert program.fused_timings() == {}
@@ -308,7 +306,7 @@ def test_what_it_cannot_train(given, reason):
 
 
 def test_without_captured_products_there_is_no_warning_where_it_is_fused():
-    for fastest in ((96, 1), None):
+    for fastest in (96, None):
         net, (X, y) = network(CupyBackend(Device(seconds=timed(fastest), offers=()))), problem()
         if fastest is None:
             with pytest.warns(RuntimeWarning, match="launched one by one: there is no cuBLASLt here"):

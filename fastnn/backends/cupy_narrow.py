@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..kernels.cuda.narrow import RULES, NarrowKernels, NarrowNet, layout, part_of_batch
+from ..kernels.cuda.narrow import OF_A_LAYER, RULES, NarrowKernels, NarrowNet, layout, part_of_batch
 from ..kernels.cuda.step import Rows
 from .cupy_contract import Device
 from .cupy_step import is_cross_entropy
@@ -27,8 +27,8 @@ WIDEST = 128  # units of a hidden layer
 # Multiply-adds of a step. One multiprocessor does at most 128 a cycle, so that many take 36 us at 1.75 GHz however good the
 # code: more than the dozen launches of a captured step are thought to take. Below, the device's clock decides.
 MOST_PRODUCTS = 8_000_000
-# (threads, tile): how many share the work, and how many sums each makes at once. Few rows and units want many threads.
-WAYS = ((512, 1), (256, 2), (512, 2), (256, 4))
+# Threads that share the work; how they do, narrow.py chooses for each product. Fewer wait less for each other.
+WAYS = (512, 256, 128)
 STEPS_PER_LAUNCH = 256  # a launch should take milliseconds, not seconds: what shares the device waits for it
 TRIAL_STEPS = 16  # of each way that is timed
 TRIAL_ROWS = 512  # that these are taken from: as many as steps of 32 rows see, for to fetch one row again and again would flatter the kernel
@@ -63,7 +63,7 @@ def pieces_of_narrow(net: Network, device: Device, batch: int, optimizer: Optimi
     layers, vectors = len(net.sizes) - 1, 1 + (2 if optimizer is None else len(optimizer.slots))
     classes = net.pair.targets == "classes"
     return {
-        "narrow_table": ((layers, 9), np.dtype(np.int64)),
+        "narrow_tables": ((len(WAYS), layers, OF_A_LAYER), np.dtype(np.int64)),
         "narrow_slopes": ((layers,), net.dtype),
         "trial_X": ((TRIAL_ROWS, net.sizes[0]), net.dtype),
         "trial_y": ((TRIAL_ROWS,), np.dtype(np.int64)) if classes else ((TRIAL_ROWS, net.sizes[-1]), net.dtype),
@@ -78,8 +78,8 @@ class Fused:
     ----------
     part : int
         Rows in shared memory at a time.
-    way : (threads, tile)
-        How it is launched.
+    way : int
+        With how many threads it is launched, one of WAYS.
     """
 
     def __init__(self, net: Network, device: Device, arena: Arena, optimizer: Optimizer, batch: int, most: int) -> None:
@@ -87,13 +87,17 @@ class Fused:
         self.part = part_of_batch(net.sizes, batch, min(batch, most), net.dtype.itemsize, device.shared_bytes)
         self._arena, self._batch = arena, batch
         activations = [*net.hidden, net.output]
-        table, elements = layout(net.sizes, self.part, net.layout.spans(), [g.code for g in activations])
-        device.upload(arena["narrow_table"], table)
+        codes, spans = [g.code for g in activations], net.layout.spans()
+        tables = [layout(net.sizes, self.part, spans, codes, threads) for threads in WAYS]
+        device.upload(arena["narrow_tables"], np.stack([table for table, _ in tables]))
         device.upload(arena["narrow_slopes"], np.array([g.parameter for g in activations], net.dtype))
-        self._kernels = NarrowKernels(device, net.dtype.name)
-        self._net = NarrowNet(
-            optimizer.name, net.theta, arena["Delta"][: net.layout.size], optimizer.state, arena["narrow_table"], elements, arena["narrow_slopes"], net.sizes[-1], net.output, is_cross_entropy(net.pair)
-        )  # fmt: skip
+        self._kernels, cross_entropy = NarrowKernels(device, net.dtype.name), is_cross_entropy(net.pair)
+        self._nets = {
+            threads: NarrowNet(
+                optimizer.name, net.theta, arena["Delta"][: net.layout.size], optimizer.state, arena["narrow_tables"][k], tables[k][1], arena["narrow_slopes"], net.sizes[-1], net.output, cross_entropy
+            )
+            for k, threads in enumerate(WAYS)
+        }  # fmt: skip
 
     def repeat(self, X: Array, y: Array, scale: float, m: int, times: int) -> None:
         """`times` steps of m rows each, inside `Device.work`; the row numbers and constants of these steps lie in the arena."""
@@ -102,10 +106,9 @@ class Fused:
         for first in range(0, times, STEPS_PER_LAUNCH):
             steps = min(STEPS_PER_LAUNCH, times - first)
             self._kernels.steps(
-                self._net, X, y, scale, rows, arena["constants"], arena["totals"], steps=steps, part=self.part, threads=self.way[0], tile=self.way[1], no_bytes=arena["workspace"]
+                self._nets[self.way], X, y, scale, rows, arena["constants"], arena["totals"], steps=steps, part=self.part, threads=self.way, no_bytes=arena["workspace"]
             )  # fmt: skip
 
     def describe(self) -> str:
         """How steps are computed, for people."""
-        threads, tile = self.way
-        return f"fused: many whole steps in one launch, by one block in shared memory, {self.part} rows at a time, {threads} threads, tiles of {tile}"
+        return f"fused: many whole steps in one launch, by one block in shared memory, {self.part} rows at a time, {self.way} threads"

@@ -83,7 +83,7 @@ class Trials:
             device.clear(arena["step"])
             self._captured(self._steps)
 
-        def by(way: tuple[int, int]) -> None:
+        def by(way: int) -> None:
             device.clear(arena["step"])
             self._fused.way = way
             self._fused.repeat(arena["trial_X"], arena["trial_y"], 1.0, self._batch, self._steps)
@@ -109,5 +109,5 @@ class Trials:
                 device.copy(vector, kept)
 
 
-def _name(way: tuple[int, int]) -> str:
-    return f"fused steps, {way[0]} threads, tiles of {way[1]}"
+def _name(way: int) -> str:
+    return f"fused steps, {way} threads"

@@ -15,12 +15,13 @@
 //   theta, Delta, first, second (P,) REAL: as in update.cu; a state that the rule has not is not touched.
 //   X (available, n_in) REAL, or bytes (available, n_in) uint8 if from_bytes, times `scale`; classes (available,) or
 //   values (available, n_out): targets. What is not used is not read. A row number out of range makes the cost NaN.
-//   table (layers, 9), written by narrow.py: see Layer; slopes (layers,) REAL: parameters of their g.
+//   table (layers, 15), written by narrow.py: see Layer; slopes (layers,) REAL: parameters of their g.
 //   order, step, constants (steps, width), totals: as in gather.cu, update.cu, finish_step; step[0] += steps.
-//   output: which cost, see OUTPUTS; `lanes` of each row there. rule: see RULES. Sums of tile x tile in registers: 1, 2 or 4.
+//   output: which cost, see OUTPUTS; `lanes` of each row there. rule: see RULES.
 //
-// Shared memory, as laid out in narrow.py: weights with an odd leading dimension, so that neighbouring units lie in
-// different banks; a^(l) with a column of ones, whose Delta is that of the biases. One block of at most 512 threads.
+// Shared memory, as laid out in narrow.py: a^(l) with a column of ones, whose Delta is that of the biases. Weights, a and
+// delta have odd leading dimensions: whether the lanes of a warp go along a row or down a column of them, they meet 32
+// different banks. (In double two wavefronts of 16.) One block of at most 512 threads.
 #include "output.cuh"
 #include "rules.cuh"
 
@@ -28,27 +29,34 @@
 #define DYNAMIC_SHARED(name) extern __shared__ REAL name[]
 #endif
 
-#define OF_A_LAYER 9  // numbers in a row of `table`
-#define CONSTANTS 6   // of a rule, at most
+#define OF_A_LAYER 15  // numbers in a row of `table`
+#define CONSTANTS 6    // of a rule, at most
 enum RULES { SGD = 0, MOMENTUM = 1, ADAM = 2 };
 enum OUTPUTS { SOFTMAX_CROSS_ENTROPY = 0, SIGMOID_CROSS_ENTROPY = 1, SQUARED_VALUES = 2, SQUARED_CLASSES = 3, SOFTMAX_SQUARED_VALUES = 4, SOFTMAX_SQUARED_CLASSES = 5 };
 
+// How a product is shared out, chosen by narrow.py: with 1 lane a thread has 1, 2 x 2 or 4 x 4 sums of its own; with 32 a warp
+// has 2 x 2 or 4 x 8, and each of its lanes every 32nd term of them. `sums`: their number.
+struct Sharing {
+    int sums, lanes;
+};
+
 // One layer's weights, with what goes in, a (rows, n_in and a one), and what comes back, delta (rows, n_out).
 struct Layer {
-    int n_in, n_out, g, weights_ld, a_ld;
-    int64 weights_begin, biases_begin;  // in theta
+    int n_in, n_out, g, weights_ld, a_ld, delta_ld;
+    int weights_begin, biases_begin;  // in theta, which fits into shared memory
     REAL *weights, *biases, *a, *delta;
     REAL slope;
+    Sharing forward, back, gradient;  // `back` makes this delta from that of the layer above
     __device__ Layer(const int64* row, REAL slope, REAL* shared)
-        : n_in((int)row[0]), n_out((int)row[1]), g((int)row[8]), weights_ld(n_in | 1), a_ld((n_in + 1) | 1), weights_begin(row[2]), biases_begin(row[3]), weights(shared + row[4]), biases(shared + row[5]),
-          a(shared + row[6]), delta(shared + row[7]), slope(slope) {}
+        : n_in((int)row[0]), n_out((int)row[1]), g((int)row[8]), weights_ld(n_in | 1), a_ld((n_in + 1) | 1), delta_ld(n_out | 1), weights_begin((int)row[2]), biases_begin((int)row[3]), weights(shared + row[4]),
+          biases(shared + row[5]), a(shared + row[6]), delta(shared + row[7]), slope(slope), forward{(int)row[9], (int)row[10]}, back{(int)row[11], (int)row[12]}, gradient{(int)row[13], (int)row[14]} {}
 };
 
 struct Net {
     const int64* table;
     const REAL* slopes;
     REAL* shared;
-    int count, tile;
+    int count;
     __device__ Layer layer(int l) const { return Layer(table + OF_A_LAYER * l, slopes[l], shared); }
 };
 
@@ -67,46 +75,115 @@ struct Data {
 struct Moves {
     REAL *theta, *Delta, *first, *second;
     Wide<CONSTANTS, REAL> constants;
-    REAL rows;
+    REAL rows, per_row;  // and 1 / rows: a division for each parameter would take as long as much of its rule
     int rule;
 };
 
-// each(i, j, sum over s < terms of x[i * x_row + s * x_term] * y[j * y_column + s * y_term]) for all i < rows, j < columns.
-// A thread makes T x T sums at once, `down` rows and `across` columns apart: neighbouring threads have neighbouring columns.
-template <int T, class Each>
-__device__ __forceinline__ void tiled_products(const REAL* x, int x_row, int x_term, const REAL* y, int y_column, int y_term, int rows, int columns, int terms, const Each& each) {
-    const int down = (rows + T - 1) / T, across = (columns + T - 1) / T;
-    for (int tile = threadIdx.x; tile < down * across; tile += blockDim.x) {
-        const int i = tile / across, j = tile % across;
-        Wide<T, int> at_x = {}, at_y = {};
-        Wide<T * T, REAL> sums = {};
-        for (int k = 0; k < T; ++k) {  // beyond the end the first one again, whose sums are dropped
-            at_x.of[k] = (i + k * down < rows ? i + k * down : i) * x_row;
-            at_y.of[k] = (j + k * across < columns ? j + k * across : j) * y_column;
+// What a rule remembers of a parameter.
+struct State {
+    REAL first, second;
+};
+struct Nothing {};
+
+// products: each(i, j, sum over s < terms of x[i * x_row + s * x_term] * y[j * y_column + s * y_term], ahead(i, j)) for all
+// i < rows, j < columns. `ahead` fetches from afar what `each` will want, before the sums where there are registers for it.
+
+// T x T sums of one thread: rows side by side, columns 32 apart. All lanes read the same x and neighbouring y; and where rows
+// or columns lie side by side in memory too, their distances are known to the compiler. Of T > 1 all rows and columns are there.
+template <int T, class Ahead, class Each>
+__device__ __forceinline__ void tile_of_thread(const REAL* x, int x_row, int x_term, const REAL* y, int y_column, int y_term, int i, int j, int columns, int terms, const Ahead& ahead, const Each& each) {
+    const bool there = T > 1 || j < columns, early = T * T * sizeof(ahead(0, 0)) <= 128;
+    const REAL *left_of = x + i * x_row, *right_of = y + (there ? j : columns - 1) * y_column;
+    Wide<T * T, decltype(ahead(0, 0))> fetched = {};
+    Wide<T * T, REAL> sums = {};
+    if (there && early)
+        for (int k = 0; k < T * T; ++k) fetched.of[k] = ahead(i + k / T, j + k % T * WARP);
+#pragma unroll 4
+    for (int s = 0; s < terms; ++s) {
+        Wide<T, REAL> left = {}, right = {};
+        for (int k = 0; k < T; ++k) {
+            left.of[k] = left_of[k * x_row + s * x_term];
+            right.of[k] = right_of[k * WARP * y_column + s * y_term];
         }
-        for (int s = 0; s < terms; ++s) {
-            Wide<T, REAL> left = {}, right = {};
-            for (int k = 0; k < T; ++k) {
-                left.of[k] = x[at_x.of[k] + s * x_term];
-                right.of[k] = y[at_y.of[k] + s * y_term];
-            }
-            for (int k = 0; k < T * T; ++k) sums.of[k] += left.of[k / T] * right.of[k % T];
-        }
-        for (int k = 0; k < T * T; ++k) {
-            const int row = i + k / T * down, column = j + k % T * across;
-            if (row < rows && column < columns) each(row, column, sums.of[k]);
+        for (int k = 0; k < T * T; ++k) sums.of[k] += left.of[k / T] * right.of[k % T];
+    }
+    if (there)
+        for (int k = 0; k < T * T; ++k) each(i + k / T, j + k % T * WARP, sums.of[k], early ? fetched.of[k] : ahead(i + k / T, j + k % T * WARP));
+}
+
+// A warp has T rows and 32 T columns at a time; a row and 32 columns of what is left beside and below.
+template <class Ahead, class Each>
+__device__ __forceinline__ void tiles_of_threads(int T, const REAL* x, int x_row, int x_term, const REAL* y, int y_column, int y_term, int rows, int columns, int terms, const Ahead& ahead, const Each& each) {
+    const int down = T > 1 ? rows / T : 0, across = columns / (T * WARP), whole = down * across, covered = whole ? across * T * WARP : 0;
+    const int beside = (columns - covered + WARP - 1) / WARP, below = covered / WARP, tiles = whole + rows * beside + (rows - down * T) * below;
+    for (int tile = threadIdx.x / WARP; tile < tiles; tile += blockDim.x / WARP) {
+        if (tile < whole) {
+            const int i = tile / across * T, j = tile % across * T * WARP + lane_id();
+            if (T == 4)
+                tile_of_thread<4>(x, x_row, x_term, y, y_column, y_term, i, j, columns, terms, ahead, each);
+            else
+                tile_of_thread<2>(x, x_row, x_term, y, y_column, y_term, i, j, columns, terms, ahead, each);
+        } else {
+            const int left = tile - whole, under = left - rows * beside;
+            const int i = under < 0 ? left / beside : down * T + under / below, j = (under < 0 ? covered / WARP + left % beside : under % below) * WARP + lane_id();
+            tile_of_thread<1>(x, x_row, x_term, y, y_column, y_term, i, j, columns, terms, ahead, each);
         }
     }
 }
 
-template <class Each>
-__device__ __forceinline__ void products(int tile, const REAL* x, int x_row, int x_term, const REAL* y, int y_column, int y_term, int rows, int columns, int terms, const Each& each) {
-    if (tile == 1)
-        tiled_products<1>(x, x_row, x_term, y, y_column, y_term, rows, columns, terms, each);
-    else if (tile == 2)
-        tiled_products<2>(x, x_row, x_term, y, y_column, y_term, rows, columns, terms, each);
+// Sums of N values over the warp, handed out: that of value number lane * N / 32 is returned. At each step a lane keeps one
+// half of the values and gives the other away: 31 shuffles for 32 of them, not 5 for each.
+template <int N>
+__device__ __forceinline__ REAL hand_out(Wide<N, REAL> values) {
+    int mask = FIRST_SHUFFLE;
+#pragma unroll
+    for (int half = N / 2; half > 0; half /= 2) {
+        const bool upper = lane_id() & mask;
+        for (int k = 0; k < half; ++k) {
+            const REAL mine = upper ? values.of[k + half] : values.of[k], given = upper ? values.of[k] : values.of[k + half];
+            values.of[k] = mine + __shfl_xor_sync(FULL_WARP, given, mask);
+        }
+        mask /= 2;
+    }
+    for (; mask > 0; mask /= 2) values.of[0] += __shfl_xor_sync(FULL_WARP, values.of[0], mask);
+    return values.of[0];
+}
+
+// A warp has R x C sums at a time, at most 32, its lanes every 32nd term of each.
+template <int R, int C, class Ahead, class Each>
+__device__ __forceinline__ void tiles_of_warps(const REAL* x, int x_row, int x_term, const REAL* y, int y_column, int y_term, int rows, int columns, int terms, const Ahead& ahead, const Each& each) {
+    const int across = (columns + C - 1) / C, tiles = (rows + R - 1) / R * across, mine = lane_id() * (R * C) / WARP;
+    for (int tile = threadIdx.x / WARP; tile < tiles; tile += blockDim.x / WARP) {
+        const int i = tile / across * R, j = tile % across * C, row = i + mine / C, column = j + mine % C;
+        const bool there = row < rows && column < columns && lane_id() * (R * C) % WARP == 0;  // of lanes that are handed the same sum, the first
+        decltype(ahead(0, 0)) fetched = {};
+        if (there) fetched = ahead(row, column);
+        Wide<R, int> at_x = {};
+        Wide<C, int> at_y = {};
+        for (int k = 0; k < R; ++k) at_x.of[k] = (i + k < rows ? i + k : rows - 1) * x_row;  // beyond the end the last one again, whose sums are dropped
+        for (int k = 0; k < C; ++k) at_y.of[k] = (j + k < columns ? j + k : columns - 1) * y_column;
+        Wide<R * C, REAL> sums = {};
+#pragma unroll 2
+        for (int s = lane_id(); s < terms; s += WARP) {
+            Wide<R, REAL> left = {};
+            Wide<C, REAL> right = {};
+            for (int k = 0; k < R; ++k) left.of[k] = x[at_x.of[k] + s * x_term];
+            for (int k = 0; k < C; ++k) right.of[k] = y[at_y.of[k] + s * y_term];
+            for (int k = 0; k < R * C; ++k) sums.of[k] += left.of[k / C] * right.of[k % C];
+        }
+        const REAL sum = hand_out(sums);
+        if (there) each(row, column, sum, fetched);
+    }
+}
+
+template <class Ahead, class Each>
+__device__ __forceinline__ void products(Sharing by, const REAL* x, int x_row, int x_term, const REAL* y, int y_column, int y_term, int rows, int columns, int terms, const Ahead& ahead, const Each& each) {
+    if (by.lanes == 1)
+        tiles_of_threads(by.sums == 16 ? 4 : by.sums == 4 ? 2 : 1, x, x_row, x_term, y, y_column, y_term, rows, columns, terms, ahead, each);
+    else if (by.sums == 4)
+        tiles_of_warps<2, 2>(x, x_row, x_term, y, y_column, y_term, rows, columns, terms, ahead, each);
     else
-        tiled_products<4>(x, x_row, x_term, y, y_column, y_term, rows, columns, terms, each);
+        tiles_of_warps<4, 8>(x, x_row, x_term, y, y_column, y_term, rows, columns, terms, ahead, each);
 }
 
 // a^(0) of m rows from order[begin] on, a row by each warp.
@@ -122,22 +199,23 @@ __device__ __forceinline__ void fetch_rows(const Data& data, const Layer& first,
     }
 }
 
-// a^(l+1) = g(a Theta^T + b); of the last layer a Theta^T alone, where delta^(L) will be.
+// a^(l+1) = g(a Theta^T + b); of the last layer a Theta^T alone, where delta^(L) will be. Lanes go along the rows of the
+// batch, here and in `back`: there are more of them than units.
 __device__ __forceinline__ void forward(const Net& net, int l, int m) {
     const Layer of = net.layer(l);
     const bool last = l + 1 == net.count;
     const Layer next = net.layer(last ? l : l + 1);
     REAL* target = last ? of.delta : next.a;
-    const int ld = last ? of.n_out : next.a_ld;
-    products(net.tile, of.a, of.a_ld, 1, of.weights, of.weights_ld, 1, m, of.n_out, of.n_in,
-             [&](int i, int j, REAL z) { target[i * ld + j] = last ? z : value_of(of.g, of.slope, z + of.biases[j]); });
+    const int ld = last ? of.delta_ld : next.a_ld;
+    products(of.forward, of.weights, of.weights_ld, 1, of.a, of.a_ld, 1, of.n_out, m, of.n_in, [](int, int) { return Nothing{}; },
+             [&](int j, int i, REAL z, Nothing) { target[i * ld + j] = last ? z : value_of(of.g, of.slope, z + of.biases[j]); });
 }
 
 // delta of layer l's weights from that of the weights above them: (delta Theta) * g'(z).
 __device__ __forceinline__ void back(const Net& net, int l, int m) {
     const Layer below = net.layer(l), above = net.layer(l + 1);
-    products(net.tile, above.delta, above.n_out, 1, above.weights, 1, above.weights_ld, m, above.n_in, above.n_out,
-             [&](int i, int k, REAL sum) { below.delta[i * below.n_out + k] = sum * derivative_from(below.g, below.slope, above.a[i * above.a_ld + k]); });
+    products(below.back, above.weights, 1, above.weights_ld, above.delta, above.delta_ld, 1, above.n_in, m, above.n_out, [](int, int) { return Nothing{}; },
+             [&](int k, int i, REAL sum, Nothing) { below.delta[i * below.delta_ld + k] = sum * derivative_from(below.g, below.slope, above.a[i * above.a_ld + k]); });
 }
 
 // The cost, the hits and delta^(L) of m rows.
@@ -148,48 +226,60 @@ __device__ __forceinline__ Sums costs(const Data& data, const Layer& last, int64
     REAL* delta = last.delta;
     switch (data.output) {
         case SOFTMAX_CROSS_ENTROPY:
-            return softmax_cross_entropy(classes, z, last.n_out, b, delta, last.n_out, data.order, begin, m, last.n_out, data.available, data.lanes);
+            return softmax_cross_entropy(classes, z, last.delta_ld, b, delta, last.delta_ld, data.order, begin, m, last.n_out, data.available, data.lanes);
         case SIGMOID_CROSS_ENTROPY:
-            return sigmoid_cross_entropy(values, z, last.n_out, b, delta, last.n_out, data.order, begin, m, last.n_out, data.available, data.lanes);
+            return sigmoid_cross_entropy(values, z, last.delta_ld, b, delta, last.delta_ld, data.order, begin, m, last.n_out, data.available, data.lanes);
         case SQUARED_VALUES:
-            return squared_error(values, z, last.n_out, b, delta, last.n_out, last.g, last.slope, data.order, begin, m, last.n_out, data.available, data.lanes);
+            return squared_error(values, z, last.delta_ld, b, delta, last.delta_ld, last.g, last.slope, data.order, begin, m, last.n_out, data.available, data.lanes);
         case SQUARED_CLASSES:
-            return squared_error(classes, z, last.n_out, b, delta, last.n_out, last.g, last.slope, data.order, begin, m, last.n_out, data.available, data.lanes);
+            return squared_error(classes, z, last.delta_ld, b, delta, last.delta_ld, last.g, last.slope, data.order, begin, m, last.n_out, data.available, data.lanes);
         case SOFTMAX_SQUARED_VALUES:
-            return softmax_squared(values, z, last.n_out, b, delta, last.n_out, data.order, begin, m, last.n_out, data.available, data.lanes);
+            return softmax_squared(values, z, last.delta_ld, b, delta, last.delta_ld, data.order, begin, m, last.n_out, data.available, data.lanes);
         default:
-            return softmax_squared(classes, z, last.n_out, b, delta, last.n_out, data.order, begin, m, last.n_out, data.available, data.lanes);
+            return softmax_squared(classes, z, last.delta_ld, b, delta, last.delta_ld, data.order, begin, m, last.n_out, data.available, data.lanes);
     }
 }
 
-// One parameter, `at` in theta and *theta in shared memory, from the whole of its Delta; returns its old square if it decays.
-__device__ __forceinline__ double move(const Moves& moves, int64 at, REAL* theta, REAL Delta, bool decays) {
-    const REAL decay = decays ? moves.constants.of[0] : 0, old = *theta;
-    REAL D = Delta / moves.rows, first = 0, second = 0;
-    if (decay != 0) D += decay * old;
-    if (moves.rule != SGD) first = moves.first[at];
-    if (moves.rule == ADAM) second = moves.second[at];
-    if (moves.rule == SGD) *theta = Sgd(moves.constants.of)(old, D, first, second);
-    if (moves.rule == MOMENTUM) *theta = Momentum(moves.constants.of)(old, D, first, second);
-    if (moves.rule == ADAM) *theta = Adam(moves.constants.of)(old, D, first, second);
-    if (moves.rule != SGD) moves.first[at] = first;
-    if (moves.rule == ADAM) moves.second[at] = second;
-    return decay != 0 ? (double)old * old : 0;
+template <class Rule>
+__device__ __forceinline__ State state_of(const Moves& moves, int at) {
+    State state = {};
+    if (Rule::STATES > 0) state.first = moves.first[at];
+    if (Rule::STATES > 1) state.second = moves.second[at];
+    return state;
 }
 
-// Delta (+)= delta^T a of one layer and m rows; with the last rows of a step its parameters move. Returns squares as `move`.
-__device__ __forceinline__ double gradient(int tile, const Layer& of, const Moves& moves, int m, bool begins, bool ends) {
-    double squares = 0;
-    products(tile, of.delta, 1, of.n_out, of.a, 1, of.a_ld, of.n_out, of.n_in + 1, m, [&](int j, int k, REAL sum) {
-        const bool weight = k < of.n_in;
-        const int64 at = weight ? of.weights_begin + (int64)j * of.n_in + k : of.biases_begin + j;
-        REAL* theta = weight ? of.weights + j * of.weights_ld + k : of.biases + j;
+// Delta (+)= delta^T a of one layer and m rows; with the last rows of a step its parameters move by the rule. Returns the sum
+// of squares of its weights before, if they decay: of each thread's in REAL, which are few.
+template <class Rule>
+__device__ __forceinline__ REAL gradient(const Layer& of, const Moves& moves, int m, bool begins, bool ends) {
+    const Rule rule(moves.constants.of);
+    const REAL decay = moves.constants.of[0];
+    REAL squares = 0;
+    const auto place = [&](int j, int k) { return k < of.n_in ? of.weights_begin + j * of.n_in + k : of.biases_begin + j; };
+    const auto ahead = [&](int j, int k) { return ends ? state_of<Rule>(moves, place(j, k)) : State{}; };
+    products(of.gradient, of.delta, 1, of.delta_ld, of.a, 1, of.a_ld, of.n_out, of.n_in + 1, m, ahead, [&](int j, int k, REAL sum, State state) {
+        const int at = place(j, k);
         if (!begins) sum += moves.Delta[at];
-        if (ends)
-            squares += move(moves, at, theta, sum, weight);
-        else
+        if (!ends) {
             moves.Delta[at] = sum;
+            return;
+        }
+        const bool decays = decay != 0 && k < of.n_in;
+        REAL* theta = k < of.n_in ? of.weights + j * of.weights_ld + k : of.biases + j;
+        const REAL old = *theta;
+        REAL D = sum * moves.per_row;
+        if (decays) D += decay * old, squares += old * old;
+        *theta = rule(old, D, state.first, state.second);
+        if (Rule::STATES > 0) moves.first[at] = state.first;
+        if (Rule::STATES > 1) moves.second[at] = state.second;
     });
+    return squares;
+}
+
+template <class Rule>
+__device__ __forceinline__ double gradients(const Net& net, const Moves& moves, int m, bool begins, bool ends) {
+    double squares = 0;
+    for (int l = 0; l < net.count; ++l) squares += gradient<Rule>(net.layer(l), moves, m, begins, ends);
     return squares;
 }
 
@@ -202,15 +292,18 @@ __device__ __forceinline__ void part_of_step(const Net& net, const Data& data, c
         block_barrier();
     }
     const Sums found = costs(data, net.layer(net.count - 1), begin, m);
+    sums->cost += found.cost;
+    sums->hits += found.hits;
     block_barrier();
     for (int l = net.count - 2; l >= 0; --l) {
         back(net, l, m);
         block_barrier();
     }
     double squares = 0;
-    for (int l = 0; l < net.count; ++l) squares += gradient(net.tile, net.layer(l), moves, m, begins, ends);
-    sums->cost += found.cost + (double)moves.rows / 2 * moves.constants.of[0] * squares;
-    sums->hits += found.hits;
+    if (moves.rule == SGD) squares = gradients<Sgd>(net, moves, m, begins, ends);
+    if (moves.rule == MOMENTUM) squares = gradients<Momentum>(net, moves, m, begins, ends);
+    if (moves.rule == ADAM) squares = gradients<Adam>(net, moves, m, begins, ends);
+    sums->cost += (double)moves.rows / 2 * moves.constants.of[0] * squares;
     block_barrier();
 }
 
@@ -247,12 +340,12 @@ __device__ __forceinline__ void store_parameters(const Net& net, REAL* theta) {
 
 extern "C" __global__ void __launch_bounds__(512) narrow_steps(REAL* theta, REAL* Delta, REAL* first, REAL* second, const REAL* X, const uint8* bytes, int from_bytes, REAL scale, const int64* classes, const REAL* values,
     int64 available, const int64* table, const REAL* slopes, int layers, const int64* order, int64* step, const REAL* constants, int64 width, double* totals, int64 steps, int64 batch, int64 rows, int64 part, int rule, int output,
-    int lanes, int tile) {
+    int lanes) {
     __shared__ double cost_of_warp[MAX_WARPS], hits_of_warp[MAX_WARPS];
     DYNAMIC_SHARED(memory);
-    const Net net = {table, slopes, memory, layers, tile};
+    const Net net = {table, slopes, memory, layers};
     const Data data = {X, bytes, scale, classes, values, order, available, from_bytes, output, lanes};
-    const Moves moves = {theta, Delta, first, second, {}, (REAL)rows, rule};
+    const Moves moves = {theta, Delta, first, second, {}, (REAL)rows, 1 / (REAL)rows, rule};
     const int64 begin = step[0];
     load_parameters(net, theta, (int)part);  // what comes first, fetching rows, ends with a barrier
     const Sums sums = train(net, data, moves, constants, width, begin, steps, batch, part);

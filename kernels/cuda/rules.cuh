@@ -1,16 +1,18 @@
 // The optimizers' rules for one parameter: its new value from its gradient D; the state moves in place. See update.cu.
 //
-// constants: a row of the step, of which [0] is decay and the others the rule's numbers.
+// constants: a row of the step, of which [0] is decay and the others the rule's numbers. STATES: how many vectors the state is.
 #pragma once
 #include "common.cuh"
 
 struct Sgd {
+    static constexpr int STATES = 0;
     REAL rate;
     __device__ Sgd(const REAL* constants) : rate(constants[1]) {}
     __device__ REAL operator()(REAL theta, REAL D, REAL&, REAL&) const { return theta - rate * D; }
 };
 
 struct Momentum {
+    static constexpr int STATES = 1;
     REAL rate, mu;
     __device__ Momentum(const REAL* constants) : rate(constants[1]), mu(constants[2]) {}
     __device__ REAL operator()(REAL theta, REAL D, REAL& velocity, REAL&) const {
@@ -20,6 +22,7 @@ struct Momentum {
 };
 
 struct Adam {
+    static constexpr int STATES = 2;
     REAL rate, one_minus_beta1, one_minus_beta2, correction, eps;
     __device__ Adam(const REAL* c) : rate(c[1]), one_minus_beta1(c[2]), one_minus_beta2(c[3]), correction(c[4]), eps(c[5]) {}
     __device__ REAL operator()(REAL theta, REAL D, REAL& m, REAL& v) const {
