@@ -145,7 +145,7 @@ def narrow_steps():
         {"sizes": (3, 9, 6, 4), "rule": "adam", "part": 3},
         {"sizes": (40, 33, 5), "rule": "momentum", "batch": 9, "rows": 8, "part": 5, "hidden": "leaky_relu"},
         {"sizes": (3, 9, 1), "rule": "sgd", "source": "uint8", "output": narrow.OUTPUTS[5], "batch": 40},  # one output: no shuffle takes a barrier's place
-        {"sizes": (270, 9, 3), "rule": "adam", "batch": 5},  # tiles of threads side by side, something beside and below
+        {"sizes": (540, 9, 3), "rule": "adam", "batch": 5},  # tiles of threads side by side, something beside and below; more inputs than are fetched at once
         {"sizes": (2, 6, 5, 4), "rule": "adam", "batch": 131},
     ):
         for sharing in SHARINGS:

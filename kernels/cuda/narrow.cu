@@ -31,6 +31,7 @@
 
 #define OF_A_LAYER 15  // numbers in a row of `table`
 #define CONSTANTS 6    // of a rule, at most
+#define ON_THE_WAY 16  // numbers of a row of X that a lane fetches at once
 enum RULES { SGD = 0, MOMENTUM = 1, ADAM = 2 };
 enum OUTPUTS { SOFTMAX_CROSS_ENTROPY = 0, SIGMOID_CROSS_ENTROPY = 1, SQUARED_VALUES = 2, SQUARED_CLASSES = 3, SOFTMAX_SQUARED_VALUES = 4, SOFTMAX_SQUARED_CLASSES = 5 };
 
@@ -186,15 +187,20 @@ __device__ __forceinline__ void products(Sharing by, const REAL* x, int x_row, i
         tiles_of_warps<4, 8>(x, x_row, x_term, y, y_column, y_term, rows, columns, terms, ahead, each);
 }
 
-// a^(0) of m rows from order[begin] on, a row by each warp.
-__device__ __forceinline__ void fetch_rows(const Data& data, const Layer& first, int64 begin, int m) {
+// a^(0) of m rows from order[begin] on, a row by each warp. So many numbers of a lane are on their way at once: one at a time
+// would wait for memory for each.
+template <class T>
+__device__ __forceinline__ void fetch_rows(const Data& data, const T* X, const Layer& first, int64 begin, int m) {
     for (int i = threadIdx.x / WARP; i < m; i += blockDim.x / WARP) {
         const int64 row = data.order[begin + i];
         const bool there = row >= 0 && row < data.available;
-        for (int k = lane_id(); k < first.n_in; k += WARP) {
-            REAL x = NOT_A_NUMBER;
-            if (there) x = data.scale * (data.from_bytes ? widen(data.bytes[row * first.n_in + k]) : data.X[row * first.n_in + k]);
-            first.a[i * first.a_ld + k] = x;
+        const T* from = X + (there ? row * first.n_in : 0);
+        for (int column = lane_id(); column < first.n_in; column += ON_THE_WAY * WARP) {
+            Wide<ON_THE_WAY, T> x = {};
+            for (int k = 0; k < ON_THE_WAY; ++k)
+                if (there && column + k * WARP < first.n_in) x.of[k] = from[column + k * WARP];
+            for (int k = 0; k < ON_THE_WAY; ++k)
+                if (column + k * WARP < first.n_in) first.a[i * first.a_ld + column + k * WARP] = there ? data.scale * widen(x.of[k]) : NOT_A_NUMBER;
         }
     }
 }
@@ -285,7 +291,10 @@ __device__ __forceinline__ double gradients(const Net& net, const Moves& moves, 
 
 // m rows from order[begin] on, all the way. Adds to the thread's cost and hits.
 __device__ __forceinline__ void part_of_step(const Net& net, const Data& data, const Moves& moves, int64 begin, int m, bool begins, bool ends, Sums* sums) {
-    fetch_rows(data, net.layer(0), begin, m);
+    if (data.from_bytes)
+        fetch_rows(data, data.bytes, net.layer(0), begin, m);
+    else
+        fetch_rows(data, data.X, net.layer(0), begin, m);
     block_barrier();
     for (int l = 0; l < net.count; ++l) {
         forward(net, l, m);
