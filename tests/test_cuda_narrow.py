@@ -66,7 +66,7 @@ class Case:
         self.constants_there, self.order_there = memory(self.constants), memory(self.order)
 
     def run(self, threads=64, steps=STEPS, seed=1, device=None):
-        device = device or ShimDevice(seed, shared_bytes=1 << 20)
+        self.device = device = device or ShimDevice(seed, shared_bytes=1 << 20)
         rows = Rows(self.order_there, self.step, self.batch, 0, self.rows)
         NarrowKernels(device, self.kind).steps(
             self.net, *self.on_device, self.scale, rows, self.constants_there, self.totals, steps=steps, part=self.part, threads=threads, no_bytes=np.zeros(1, np.uint8)
@@ -99,6 +99,9 @@ class Case:
         np.testing.assert_allclose(self.totals[0] - 0.5, float(cost), rtol=100 * np.finfo(self.kind).eps)
         assert self.totals[1] == 2 + hits
         assert self.step[0] == STEP + steps
+        later = np.concatenate([self.order[s * self.batch :][: self.rows] for s in range(STEP, STEP + steps)])[min(self.part, self.rows) :]
+        X = self.on_device[0]
+        assert sorted(self.device.prefetched) == sorted((X[row].ctypes.data, X[row].nbytes) for row in later)
 
 
 kinds = pytest.mark.parametrize("kind", ["float32", "float64"])
@@ -172,6 +175,13 @@ def test_a_row_or_a_class_out_of_range_makes_the_cost_nan(bad, memory):
     else:
         case.order_there[BATCH] = len(case.X) if bad == "row" else -1
     assert np.isnan(case.run(steps=1).totals[0])
+
+
+def test_a_row_out_of_range_is_not_asked_for_ahead(memory):
+    case = Case(memory)
+    case.order_there[2 * BATCH : 2 * BATCH + 2] = len(case.X), -1
+    assert np.isnan(case.run().totals[0])
+    assert len(case.device.prefetched) == BATCH - 2
 
 
 def test_a_kernel_that_has_too_little_shared_memory_is_seen(memory):

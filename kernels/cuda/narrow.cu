@@ -29,6 +29,19 @@
 #define DYNAMIC_SHARED(name) extern __shared__ REAL name[]
 #endif
 
+// Asks for memory that somebody will read later: it lies in the L2 cache then. Nothing waits for it, nothing hangs on it.
+#ifndef PREFETCH
+#define PREFETCH prefetch
+__device__ inline void prefetch(const void* p, int bytes) {
+#if __CUDA_ARCH__ >= 900  // one instruction for whole groups of 16 bytes: what lies before and behind them is in lines that are asked for as well, nearly always
+    const unsigned long long begin = ((unsigned long long)p + 15) / 16 * 16, end = ((unsigned long long)p + bytes) / 16 * 16;
+    if (begin < end) asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(begin), "r"((unsigned)(end - begin)) : "memory");
+#else
+    for (int at = 0; at < bytes; at += 128) asm volatile("prefetch.global.L2 [%0];" ::"l"((const char*)p + at));
+#endif
+}
+#endif
+
 #define OF_A_LAYER 15  // numbers in a row of `table`
 #define CONSTANTS 6    // of a rule, at most
 #define ON_THE_WAY 16  // numbers of a row of X that a lane fetches at once
@@ -164,7 +177,7 @@ __device__ __forceinline__ void tiles_of_warps(const REAL* x, int x_row, int x_t
         for (int k = 0; k < R; ++k) at_x.of[k] = (i + k < rows ? i + k : rows - 1) * x_row;  // beyond the end the last one again, whose sums are dropped
         for (int k = 0; k < C; ++k) at_y.of[k] = (j + k < columns ? j + k : columns - 1) * y_column;
         Wide<R * C, REAL> sums = {};
-#pragma unroll 2
+#pragma unroll 4
         for (int s = lane_id(); s < terms; s += WARP) {
             Wide<R, REAL> left = {};
             Wide<C, REAL> right = {};
@@ -202,6 +215,15 @@ __device__ __forceinline__ void fetch_rows(const Data& data, const T* X, const L
             for (int k = 0; k < ON_THE_WAY; ++k)
                 if (column + k * WARP < first.n_in) first.a[i * first.a_ld + column + k * WARP] = there ? data.scale * widen(x.of[k]) : NOT_A_NUMBER;
         }
+    }
+}
+
+// Asks for m rows from order[begin] on, a row by each thread, the last ones first: they have the fewest sums to make.
+template <class T>
+__device__ __forceinline__ void ask_for_rows(const Data& data, const T* X, int n_in, int64 begin, int m) {
+    for (int i = blockDim.x - 1 - threadIdx.x; i < m; i += blockDim.x) {
+        const int64 row = data.order[begin + i];
+        if (row >= 0 && row < data.available) PREFETCH(X + row * n_in, n_in * (int)sizeof(T));
     }
 }
 
@@ -289,14 +311,20 @@ __device__ __forceinline__ double gradients(const Net& net, const Moves& moves, 
     return squares;
 }
 
-// m rows from order[begin] on, all the way. Adds to the thread's cost and hits.
-__device__ __forceinline__ void part_of_step(const Net& net, const Data& data, const Moves& moves, int64 begin, int m, bool begins, bool ends, Sums* sums) {
+// m rows from order[begin] on, all the way, and those that follow are asked for. Adds to the thread's cost and hits.
+__device__ __forceinline__ void part_of_step(const Net& net, const Data& data, const Moves& moves, int64 begin, int m, int64 next_begin, int next_m, bool begins, bool ends, Sums* sums) {
     if (data.from_bytes)
         fetch_rows(data, data.bytes, net.layer(0), begin, m);
     else
         fetch_rows(data, data.X, net.layer(0), begin, m);
     block_barrier();
     for (int l = 0; l < net.count; ++l) {
+        if (l + 1 == net.count) {
+            if (data.from_bytes)
+                ask_for_rows(data, data.bytes, net.layer(0).n_in, next_begin, next_m);
+            else
+                ask_for_rows(data, data.X, net.layer(0).n_in, next_begin, next_m);
+        }
         forward(net, l, m);
         block_barrier();
     }
@@ -323,7 +351,9 @@ __device__ __forceinline__ Sums train(const Net& net, const Data& data, Moves mo
         for (int k = 0; k < CONSTANTS; ++k) moves.constants.of[k] = k < width ? constants[s * width + k] : 0;  // so many always: then they stay in registers
         for (int64 offset = 0; offset < rows; offset += part) {
             const int64 left = rows - offset;
-            part_of_step(net, data, moves, s * batch + offset, (int)(left < part ? left : part), offset == 0, left <= part, &sums);
+            const bool ends = left <= part;
+            const int64 next = ends ? (s + 1 < first + steps ? rows : 0) : left - part;  // rows that follow; behind the last step none
+            part_of_step(net, data, moves, s * batch + offset, (int)(ends ? left : part), ends ? (s + 1) * batch : s * batch + offset + part, (int)(next < part ? next : part), offset == 0, ends, &sums);
         }
     }
     return sums;

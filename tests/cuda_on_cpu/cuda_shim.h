@@ -25,6 +25,7 @@
 #define __shared__ static __attribute__((section("shim_shared"), used))
 extern "C" char __start_shim_shared[] __attribute__((weak)), __stop_shim_shared[] __attribute__((weak));
 
+#define PREFETCH shim::prefetch
 #define DYNAMIC_SHARED(name) REAL* name = (REAL*)shim::dynamic_shared.data()
 
 struct dim3 {
@@ -52,6 +53,8 @@ static std::vector<std::unique_ptr<Fiber>> fibers;  // kept from block to block
 static std::vector<char> dynamic_shared;            // and MARGIN bytes that must stay as they are
 constexpr size_t MARGIN = 4096;
 static std::vector<uint64_t> mailbox;               // one value for each thread, for shuffles
+static std::vector<uint64_t> prefetches;            // of this launch: address and bytes of each
+static void prefetch(const void* p, int bytes) { prefetches.insert(prefetches.end(), {(uint64_t)p, (uint64_t)bytes}); }
 static jmp_buf scheduler;
 static unsigned current, threads;
 static void (*kernel)(void**);
@@ -153,6 +156,7 @@ static const char* launch(void (*body)(void**), void** values, const unsigned* g
     if (threads == 0 || threads > 1024) return "a block has 1 to 1024 threads";
     while (fibers.size() < threads) add_fiber();
     mailbox.assign(threads, 0);
+    prefetches.clear();
     dynamic_shared.resize(shared + MARGIN);
     std::vector<unsigned> order(threads);
     for (unsigned i = 0; i < threads; ++i) order[i] = i;
@@ -181,6 +185,12 @@ T exchange_xor(T value, unsigned mask) {
 }
 
 }  // namespace shim
+
+// What the last launch asked for: copies at most `most` of these numbers, returns how many there are.
+extern "C" size_t prefetched(uint64_t* numbers, size_t most) {
+    std::copy_n(shim::prefetches.begin(), std::min(most, shim::prefetches.size()), numbers);
+    return shim::prefetches.size();
+}
 
 static inline void __syncthreads() { shim::wait_in(shim::AT_BLOCK_BARRIER); }
 static inline void __syncwarp(unsigned = 0xffffffffu) { shim::wait_in(shim::AT_WARP_BARRIER); }

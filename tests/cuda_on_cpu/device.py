@@ -49,12 +49,20 @@ class Reached(Mark):
     synchronize = wait
 
 
+def prefetches(built):
+    """(address, bytes) of everything that the last launch asked for ahead."""
+    count = built.prefetched(None, ctypes.c_size_t(0))
+    numbers = (ctypes.c_uint64 * count)()
+    built.prefetched(numbers, ctypes.c_size_t(count))
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+
 class ShimDevice(Device):
     """Attributes: `seed` of the thread schedules; `faults` planted; `offers`, the epilogues that products have here.
 
     `aligned`: whether products insist on `products.check_alignment`. `shared_bytes`: 0, with which narrow nets are not fused. `limit`: bytes of memory, of which `taken` are held by arrays of 1 KiB and more (None: no limit). `refuses_capture`: a reason.
     `duration`: a function from the name of a candidate to the seconds it is to take when it is timed.
-    Counters `allocations`, `synchronizations`, `launches` (names), `products` (their strings), `graphs`, `waits`.
+    `prefetched`: addresses and bytes that the last kernel asked for ahead. Counters `allocations`, `synchronizations`, `launches` (names), `products` (their strings), `graphs`, `waits`.
     """
 
     workspace_bytes = 4096
@@ -192,6 +200,7 @@ class ShimDevice(Device):
             run = getattr(library(kind, self.faults), f"run_{kernel}")
             run.restype = ctypes.c_char_p
             wrong = run(packed, *sizes, ctypes.c_size_t(shared), ctypes.c_uint64(self.seed))
+            self.prefetched = prefetches(library(kind, self.faults))
             if wrong:
                 raise KernelFault(f"{kernel}: {wrong.decode()}")
 
