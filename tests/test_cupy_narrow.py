@@ -17,6 +17,7 @@ from fastnn.backends.cupy_arena import Arena
 from fastnn.backends.cupy_backend import CupyBackend
 from fastnn.backends.cupy_stream import HostRows
 from fastnn.backends.numpy_backend import NumpyBackend
+from fastnn.kernels.cuda.narrow import layout
 
 SHARED = 100 << 10
 WAYS = (96, 32, 64)
@@ -318,6 +319,18 @@ def test_without_captured_products_there_is_no_warning_where_it_is_fused():
         if fastest is not None:
             with pytest.warns(RuntimeWarning, match="launched one by one: there is no cuBLASLt here"):
                 program.run(X.view(HostRows), y, np.arange(ROWS), 0, 5)
+
+
+def test_each_way_shares_out_for_its_own_threads(monkeypatch):
+    ways = (512, 96)
+    for module in (cupy_narrow, cupy_trials):
+        monkeypatch.setattr(module, "WAYS", ways)
+    net = network(backend(True, seconds=timed(None)), (20, 64, 64, 4), l2=0)
+    fused, tables = net.backend.compile(net, optimizers.SGD(), 64)._fused, []
+    for threads in ways:
+        tables.append(layout(net.sizes, fused.part, net.layout.spans(), [g.code for g in (*net.hidden, net.output)], threads)[0])
+        np.testing.assert_array_equal(fused._nets[threads].table, tables[-1])
+    assert (tables[0] != tables[1]).any()
 
 
 def test_every_way_is_timed():
