@@ -175,15 +175,18 @@ template <class Rule>
 __device__ __forceinline__ REAL gradient(const Layer& of, const Moves& moves, int m, bool begins, bool ends) {
     const Rule rule(moves.constants.of);
     const REAL decay = moves.constants.of[0];
+    const bool whole = begins && ends;
     REAL squares = 0;
     const auto place = [&](int j, int k) { return k < of.n_in ? of.weights_begin + j * of.n_in + k : of.biases_begin + j; };
     const auto ahead = [&](int j, int k) { return ends ? state_of<Rule>(moves, place(j, k)) : State{}; };
     products(of.gradient, of.delta, 1, of.delta_ld, of.a, 1, of.a_ld, of.n_out, of.n_in + 1, m, ahead, [&](int j, int k, REAL sum, State state) {
         const int at = place(j, k);
-        if (!begins) sum += moves.Delta[at];
-        if (!ends) {
-            moves.Delta[at] = sum;
-            return;
+        if (!whole) {  // one question, not two for each parameter
+            if (!begins) sum += moves.Delta[at];
+            if (!ends) {
+                moves.Delta[at] = sum;
+                return;
+            }
         }
         const bool decays = decay != 0 && k < of.n_in;
         REAL* theta = k < of.n_in ? of.weights + j * of.weights_ld + k : of.biases + j;

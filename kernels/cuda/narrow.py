@@ -31,7 +31,7 @@ OF_A_SHUFFLE = 4  # instructions, with the choice of what is given away and the 
 LATENCY = 30  # cycles until a number from shared memory or another lane is there
 UNROLLED = 4  # steps of a sum whose numbers are asked for before the first is needed
 # Instructions for a sum that is done, by the phase: g and its exponential; g'; the rule, with a root and a quotient.
-FORWARD, BACK, GRADIENT = 25, 15, 60
+FORWARD, BACK, GRADIENT = 25, 15, 50
 
 
 class Sharing(NamedTuple):
