@@ -100,21 +100,8 @@ def fit(
         rule = optimizers.get(optimizer, None if learning_rate is DEFAULT_LEARNING_RATE else learning_rate)
         data = prepare(net, X, y, validation, seed, scale)
         rows = data.train_rows.shape[0]
-        batch_size = min(DEFAULT_BATCH, rows) if batch_size is None else positive_integer("batch_size", batch_size)
-        if batch_size > rows:
-            raise ValueError(f"batch_size={batch_size} is larger than the {rows} training rows; give at most {rows}, or None for min({DEFAULT_BATCH}, rows)")
-        epochs = positive_integer("epochs", epochs)
-        if not isinstance(shuffle, (bool, np.bool_)):
-            raise TypeError(f"shuffle must be True or False, got {type(shuffle).__name__}; rows in an order of your own are order=f, epoch -> row numbers")
-        if order is not None and not callable(order):
-            raise TypeError(f"order must be a callable epoch -> row numbers, got {type(order).__name__}")
-        if learning_rate is None:
-            raise TypeError("learning_rate must be a finite number > 0 or a schedule (fastnn.schedules), got None; leave it out for the default")
-        if not isinstance(callbacks, (list, tuple)):
-            raise TypeError(f"callbacks must be a list or tuple of callables f(epoch, history, net), got {type(callbacks).__name__}")
-        for i, callback in enumerate(callbacks):
-            if not callable(callback):
-                raise TypeError(f"callbacks[{i}] must be callable f(epoch, history, net), got {type(callback).__name__}")
+        batch_size, epochs = _batch_size(batch_size, rows), positive_integer("epochs", epochs)
+        _check_kinds(shuffle, order, learning_rate, callbacks)
         shown = _progress(progress)
         micro_batch = options.check_micro_batch(micro_batch, batch_size)
         patience = None if patience is None else positive_integer("patience", patience)
@@ -139,6 +126,30 @@ def fit(
         under_way.release()
 
 
+def _batch_size(given: Any, rows: int) -> int:
+    """That of `fit`, for so many training rows."""
+    if given is None:
+        return min(DEFAULT_BATCH, rows)
+    if (batch_size := positive_integer("batch_size", given)) > rows:
+        raise ValueError(f"batch_size={given} is larger than the {rows} training rows; give at most {rows}, or None for min({DEFAULT_BATCH}, rows)")
+    return batch_size
+
+
+def _check_kinds(shuffle: Any, order: Any, learning_rate: Any, callbacks: Any) -> None:
+    """TypeError for arguments of `fit` that are of another kind than they should be."""
+    if not isinstance(shuffle, (bool, np.bool_)):
+        raise TypeError(f"shuffle must be True or False, got {type(shuffle).__name__}; rows in an order of your own are order=f, epoch -> row numbers")
+    if order is not None and not callable(order):
+        raise TypeError(f"order must be a callable epoch -> row numbers, got {type(order).__name__}")
+    if learning_rate is None:
+        raise TypeError("learning_rate must be a finite number > 0 or a schedule (fastnn.schedules), got None; leave it out for the default")
+    if not isinstance(callbacks, (list, tuple)):
+        raise TypeError(f"callbacks must be a list or tuple of callables f(epoch, history, net), got {type(callbacks).__name__}")
+    for i, callback in enumerate(callbacks):
+        if not callable(callback):
+            raise TypeError(f"callbacks[{i}] must be callable f(epoch, history, net), got {type(callback).__name__}")
+
+
 # ---- the loop ---------------------------------------------------------------------------------------
 
 
@@ -154,9 +165,10 @@ class _Fit:
         self.snapshot, self.host = snapshot, HostCopy(net, program.optimizer)
         # Nothing is known of the speed yet, and the first slice may capture or compile: so many steps that they are soon over anywhere. A fit of few steps has no other slice.
         self.steps_per_slice = max(1, FIRST_SLICE_FLOPS // (6 * net.layout.size * program.batch_size + STEP_FLOPS))
-        soft = program.net.pair.targets == "probabilities" and not bool(((data.y == 0) | (data.y == 1)).all())
+        # Right and wrong make no sense of targets between 0 and 1.
+        fractions = program.net.pair.targets == "probabilities" and not bool(((data.y == 0) | (data.y == 1)).all())
         self.interrupted = False  # a Ctrl-C came in the slice that completed an epoch
-        self.counts_hits = net.counts_hits(data.y) and not soft
+        self.counts_hits = net.counts_hits(data.y) and not fractions
 
     def run(self, epochs: int) -> History:
         first = self.net.epochs_trained
@@ -179,7 +191,7 @@ class _Fit:
             warnings.warn(
                 f"interrupted in epoch {self.net.epochs_trained} after {self.done} steps of it (epochs count from 0); {kept}",
                 TrainingInterrupted,
-                stacklevel=4,
+                stacklevel=4,  # the caller of Network.fit
             )
         except Exception as error:
             if (lost := self.host.rescue(error, self.history)) is not None:
@@ -259,7 +271,7 @@ class _Fit:
     def _diverged(self, epoch: int, start: int, stop: int, order: Array) -> Diverged:
         """The error with epoch, step, layer and likely causes; the snapshot is restored."""
         net, rule = self.net, self.program.optimizer
-        step, layer = self._find(epoch, order, start, stop)
+        step, layer = self._first_failure(epoch, order, start, stop)
         self.snapshot.restore()
         largest, parameter = self.data.largest(), float(abs(net.theta).max())
         causes = [f"the learning rate {rule.rate:g} is too large"]
@@ -279,7 +291,7 @@ class _Fit:
             epoch=epoch, layer=layer, history=self.history,
         )  # fmt: skip
 
-    def _find(self, epoch: int, order: Array, start: int, stop: int) -> tuple[int, int]:
+    def _first_failure(self, epoch: int, order: Array, start: int, stop: int) -> tuple[int, int]:
         """Take the slice again, step by step: the step that fails, and the layer (2..L) in which it does.
 
         After a step backpropagation has carried the NaN into every layer, so the step is looked at
