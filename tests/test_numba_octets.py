@@ -151,7 +151,7 @@ def test_fits_of_one_network_are_planned_for_their_data(tables):
         tables.clear()
         net.fit(x, y, optimizer=rule, batch_size=2048, epochs=1, scale=1 / 255 if x is X else None)
         assert tables[:1] == runs
-    with pytest.raises(TypeError, match="data_dtype must be a dtype of NumPy, such as 'uint8', or None, got 'bytes8x'"):
+    with pytest.raises(TypeError, match="data_dtype must be a dtype of NumPy, of integers, floats or bool, such as 'uint8', or None, got 'bytes8x'"):
         net.plan(2048, data_dtype="bytes8x")
 
 
@@ -178,7 +178,7 @@ def test_predictions_of_bytes(monkeypatch, tables, sizes, scale, kind, rows):
     assert True not in tables
     net.scale = 1e38
     if kind == "uint8":
-        with pytest.raises(ValueError, match="which overflows float32"):
+        with pytest.raises(ValueError, match=r"which times scale=1e\+38 overflows float32"):
             net.predict(X)
     with pytest.raises(ValueError, match=f"X must have {sizes[0]} columns, one per input unit, got {sizes[0] + 1}"):
         net.predict(np.zeros((rows, sizes[0] + 1), np.uint8))

@@ -78,7 +78,7 @@ def test_rows_of_other_dtypes_that_cannot_be_converted_are_named(backend, rows):
         with pytest.raises(ValueError, match=message):
             net.predict(X)
     net.scale = 1e37
-    with pytest.raises(ValueError, match="which overflows float32"):
+    with pytest.raises(ValueError, match=r"which times scale=1e\+37 overflows float32"):
         net.predict(np.full((rows, 13), 200, np.uint8))
     big_endian = np.ones((rows, 13), ">f4")
     np.testing.assert_array_equal(net.predict(big_endian), net.predict(big_endian.astype(np.float32)))

@@ -49,6 +49,7 @@ def pieces_of_program(sizes: Sequence[int], rows: int, batch: int, kind: str, co
     pieces |= update_pieces(rule, sizes, steps, real)
     pieces["tables"] = (2, layers, 4), np.dtype(np.int64)
     pieces["workspace"] = (max(1, workspace),), np.dtype(np.uint8)
+    pieces["workspace_beside"] = (max(1, workspace),), np.dtype(np.uint8)  # of products that may run beside others
     return pieces
 
 

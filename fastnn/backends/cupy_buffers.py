@@ -143,13 +143,13 @@ class Buffers:
         n_in, n_out = self.net.sizes[layer : layer + 2]
         bias = self.Delta_b[layer] if epilogue == "BGRADB" else None
         arrays = self.a(layer, m), self.delta(layer + 1, m), self.Delta_W[layer]
-        return self._prepare(outer(m, n_in, n_out, self.kind, self.compute, epilogue, accumulate, lds=lds(arrays)), arrays, bias, None)
+        return self._prepare(outer(m, n_in, n_out, self.kind, self.compute, epilogue, accumulate, lds=lds(arrays)), arrays, bias, None, "workspace_beside")
 
-    def _prepare(self, product: Product, arrays: tuple[Array, Array, Array], bias: Array | None, aux: Array | None) -> Prepared:
+    def _prepare(self, product: Product, arrays: tuple[Array, Array, Array], bias: Array | None, aux: Array | None, workspace: str = "workspace") -> Prepared:
         addresses = [None if x is None else self.device.address(x) for x in (*arrays, bias, aux)]
         key = (product, *addresses)
         if key not in self._prepared:
-            found = self.device.prepare(product, *arrays, self.arena["workspace"], bias=bias, aux=aux)
+            found = self.device.prepare(product, *arrays, self.arena[workspace], bias=bias, aux=aux)
             if not found and product.epilogue == "DEFAULT" and self.kind != "bfloat16" and self.compute != "tf32":
                 found = [Candidate("cuBLAS through CuPy", self._plain(product, *arrays))]
             alignments = ",".join(str(min(256, address & -address)) for address in addresses if address)

@@ -237,6 +237,18 @@ class Device(ABC):
         finally:
             self._here.capturing = False
 
+    def side_by_side(self, first: Callable[[], None], second: Callable[[], None]) -> None:
+        """Asks for both, of which neither may touch what the other overwrites: in a step that is being captured so that neither waits for the other, else one after the other. What is asked for next waits for both."""
+        self.guard()
+        if getattr(self._here, "capturing", False):
+            self._side_by_side(first, second)
+        else:
+            first()
+            second()
+
+    @abstractmethod
+    def _side_by_side(self, first: Callable[[], None], second: Callable[[], None]) -> None: ...
+
     @abstractmethod
     def seconds(self, work: Callable[[], None], *, recorded: bool = True) -> float:
         """How long the device takes for `work`, done several times in a row; inside `work()`, waits.

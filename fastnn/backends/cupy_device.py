@@ -65,7 +65,8 @@ class CupyDevice(Device):
         self.id = int(cupy.cuda.runtime.getDevice())
         self.shared_bytes = int(cupy.cuda.runtime.getDeviceProperties(self.id).get("sharedMemPerBlockOptin", 0))
         self._own = cupy.cuda.Stream(non_blocking=True)  # the null stream, which is the default, cannot be captured
-        self._copies = cupy.cuda.Stream(non_blocking=True)
+        self._copies, self._beside = cupy.cuda.Stream(non_blocking=True), cupy.cuda.Stream(non_blocking=True)
+        self._places = cupy.cuda.Event(disable_timing=True), cupy.cuda.Event(disable_timing=True)
         self._lt = self._open_lt()
         self._modules: dict[tuple[str, str], Any] = {}
         self._functions: dict[tuple[str, str], Any] = {}
@@ -209,6 +210,17 @@ class CupyDevice(Device):
             if collects:
                 gc.enable()
         return _CupyGraph(graph)
+
+    def _side_by_side(self, first: Callable[[], None], second: Callable[[], None]) -> None:
+        stream = self._cupy.cuda.get_current_stream()
+        apart, together = self._places  # made before, for a capture is no time to make or destroy events
+        apart.record(stream)
+        self._beside.wait_event(apart)  # from here on the other stream is captured too, into a branch of the graph
+        with self._beside:
+            first()
+        second()
+        together.record(self._beside)
+        stream.wait_event(together)
 
     def _abandon(self, stream: Any) -> None:
         """End a capture that failed, so that the stream can be used again; what was recorded is thrown away."""

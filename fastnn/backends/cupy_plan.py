@@ -9,26 +9,31 @@ For a hidden layer there are up to four ways, of which the fastest as a whole is
 
 Which combinations cuBLASLt offers, and whether they are faster, differs between cards and shapes; one that is
 not offered is left out. What is added to Delta in parts knows no epilogue for bias sums.
+
+A layer's Delta and the deltas below it need nothing of each other. Where products are too small to fill the card, both may be computed side by side, as two branches of
+the graph; where they are not, each would only slow the other down.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from .cupy_buffers import Buffers, Prepared
 from .cupy_products import Candidate, NotOffered
 
-__all__ = ["Choice", "choose", "describe", "offered", "timings"]
+__all__ = ["Choice", "choose", "describe", "offered", "timings", "way_back"]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Epilogues around weights l: of the product forward, of the one back to delta^(l) (l > 0), and what sums the gradient of the biases."""
+    """Around weights l: the epilogues of the product forward and of the one back to delta^(l) (l > 0), and what sums the gradient of the biases."""
 
     forward: str = "DEFAULT"  # DEFAULT, BIAS, RELU_BIAS, RELU_AUX_BIAS
     back: str = "DEFAULT"  # DEFAULT, DRELU, DRELU_BGRAD
     biases: str = "kernel"  # kernel, BGRADB, DRELU_BGRAD
+    beside: bool = False  # whether Delta of weights l is computed beside the way back (l > 0)
 
 
 def choose(buffers: Buffers, m: int, *, in_parts: bool) -> list[Choice]:
@@ -45,7 +50,24 @@ def choose(buffers: Buffers, m: int, *, in_parts: bool) -> list[Choice]:
         ways = timed.ways(hidden, in_parts)
         name = timed.least({key: seconds for key, (_, seconds) in ways.items()})
         forwards[hidden - 1], backs[hidden], biases[hidden - 1] = ways[name][0]
-    return [Choice(*each) for each in zip(forwards, backs, biases, strict=True)]
+    beside = [layer > 0 and timed.faster_beside(layer, backs[layer], biases[layer - 1], biases[layer], in_parts) for layer in range(layers)]
+    return [Choice(*each) for each in zip(forwards, backs, biases, beside, strict=True)]
+
+
+def way_back(buffers: Buffers, hidden: int, m: int, epilogue: str, sums: str, *, accumulate: bool) -> Callable[[], None]:
+    """delta of a hidden layer from the one above it, and the partial sums of its columns unless an epilogue takes them (`sums`)."""
+    b, g = buffers, buffers.net.hidden[hidden - 1]
+    product = b.fastest(b.back(hidden, m, epilogue), measure=False)[0].call
+    chunks = b.chunks(hidden - 1)
+
+    def back() -> None:
+        product()
+        if epilogue == "DEFAULT":
+            b.kernels.derivative_sums(g, b.delta(hidden, m), b.a(hidden, m), chunks, b.per_chunk, accumulate=accumulate)
+        elif sums == "kernel":
+            b.kernels.column_sums(b.delta(hidden, m), chunks, b.per_chunk, accumulate=accumulate)
+
+    return back
 
 
 def offered(buffers: Buffers, choices: list[Choice], m: int) -> list[Choice]:
@@ -68,7 +90,12 @@ def timings(buffers: Buffers, m: int) -> list[dict[str, float | None]]:
 
 def describe(choices: list[Choice]) -> str:
     """The choices in words, layer by layer."""
-    return "; ".join(f"layer {layer + 2}: {c.forward} forward, {c.back} back, biases by {c.biases}" for layer, c in enumerate(choices))
+    return "; ".join(f"layer {layer + 2}: {c.forward} forward, {c.back} back{' beside Delta' if c.beside else ''}, biases by {c.biases}" for layer, c in enumerate(choices))
+
+
+def _in_turn(first: Callable[[], None], second: Callable[[], None]) -> None:
+    first()
+    second()
 
 
 class _Timed:
@@ -106,6 +133,15 @@ class _Timed:
             ways["forward"] = (epilogue, "DEFAULT", "kernel"), [self.forward(hidden, epilogue), *rest]
         ways["own"] = ("DEFAULT", "DEFAULT", "kernel"), [self.forward(hidden, "DEFAULT"), self.bias_activate(hidden), *rest]
         return ways
+
+    def faster_beside(self, layer: int, back: str, sums_below: str, sums: str, in_parts: bool) -> bool:
+        """Whether Delta of weights `layer` and the way back through them take less time side by side."""
+        b, m = self._b, self._m
+        delta = b.outer(layer, m, "BGRADB" if sums == "BGRADB" else "DEFAULT")
+        ways = b.fastest(delta, measure=False)[0].call, way_back(b, layer, m, back, sums_below, accumulate=in_parts)
+        work = f"{delta.work} and back by {back}, {sums_below}, {b.net.hidden[layer - 1].name}, to {b.back(layer, m, back).work}"
+        in_turn, beside = (Candidate(name, functools.partial(how, *ways)) for name, how in (("in turn", _in_turn), ("side by side", b.device.side_by_side)))
+        return b.fastest(Prepared(work, [in_turn, beside]), measure=True)[0] is beside
 
     # ---- pieces: `hidden` is the layer that they make or come back to ------------------------------------
 

@@ -17,7 +17,7 @@ from ..kernels.cuda.launchers import ceil
 from ..kernels.cuda.step import Rows, output_blocks
 from ..optimizers import Optimizer
 from .cupy_buffers import Buffers
-from .cupy_plan import Choice
+from .cupy_plan import Choice, way_back
 from .cupy_update import Update, padded
 
 __all__ = ["Step", "cut", "is_cross_entropy"]
@@ -95,20 +95,17 @@ class Step:
         if self._choices[last].biases == "kernel":
             add(lambda: kernels.column_sums(delta, b.chunks(last), b.per_chunk, accumulate=accumulate))
         for layer in reversed(range(last + 1)):
-            epilogue = "BGRADB" if self._choices[layer].biases == "BGRADB" else "DEFAULT"
-            add(b.fastest(b.outer(layer, m, epilogue, accumulate=accumulate), measure=False)[0].call)
-            if layer:  # there is no delta^(1)
-                self._add_back(layer, m, accumulate)
-
-    def _add_back(self, layer: int, m: int, accumulate: bool) -> None:
-        """delta^(layer) from the one above it, and the partial sums of its columns unless an epilogue takes them."""
-        b, g = self._b, self._b.net.hidden[layer - 1]
-        choice = self._choices[layer].back
-        self._calls.append(b.fastest(b.back(layer, m, choice), measure=False)[0].call)
-        if choice != "DEFAULT" and self._choices[layer - 1].biases == "kernel":
-            self._calls.append(lambda: b.kernels.column_sums(b.delta(layer, m), b.chunks(layer - 1), b.per_chunk, accumulate=accumulate))
-        if choice == "DEFAULT":
-            self._calls.append(lambda: b.kernels.derivative_sums(g, b.delta(layer, m), b.a(layer, m), b.chunks(layer - 1), b.per_chunk, accumulate=accumulate))
+            choice = self._choices[layer]
+            gradient = b.fastest(b.outer(layer, m, "BGRADB" if choice.biases == "BGRADB" else "DEFAULT", accumulate=accumulate), measure=False)[0].call
+            if not layer:  # there is no delta^(1)
+                add(gradient)
+                continue
+            back = way_back(b, layer, m, choice.back, self._choices[layer - 1].biases, accumulate=accumulate)
+            if choice.beside:
+                add(functools.partial(b.device.side_by_side, gradient, back))
+            else:
+                add(gradient)
+                add(back)
 
     def _bias_table(self, rows: int, table: Array) -> Array | None:
         """For `sum_chunks`: the layers whose bias gradient lies in chunks; None if there are none."""

@@ -174,6 +174,11 @@ class ShimDevice(Device):
         finally:
             self._recording.calls = None
 
+    def _side_by_side(self, first, second):
+        """The second first: if the one needs what the other overwrites, the step gives another result than launch by launch."""
+        second()
+        first()
+
     def _do(self, call):
         """Do it, or record it while a step is being captured."""
         calls = getattr(self._recording, "calls", None)
