@@ -219,6 +219,7 @@ def test_the_ceiling_is_the_best_median():
         entry = found["gemm"][precision]
         assert entry["at"] == "512 x 256 x 128"
         assert entry["best"] == pytest.approx(rate / 1e9 / 1.01, rel=1e-6)  # the middle one of three times that are 1.00, 1.01, 1.02 of it
+        assert entry["sustained"] == pytest.approx(rate / 1e9 / 1.25)
         assert entry["all"][0]["gflops"] < entry["best"] / 9
     assert found["copy"]["best"] == pytest.approx(4000 / 1.01, rel=1e-6)
     assert lab.timer.count == (3 * 2 + 2) * (3 + 3)  # warm-ups do not count but are run

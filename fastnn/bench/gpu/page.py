@@ -110,6 +110,8 @@ def _ceilings(results: Result) -> str:
         return ""
     lines = next(iter(gemm.values()))["all"]
     body = [[f"{line['m']} × {line['n']} × {line['k']}", *(f"{gemm[precision]['all'][number]['gflops'] / 1000:.1f}" for precision in gemm)] for number, line in enumerate(lines)]
+    if all(entry.get("sustained") for entry in gemm.values()):
+        body.append(["the best of them, kept up for 0.2 s", *(f"{entry['sustained'] / 1000:.1f}" for entry in gemm.values())])
     clock = (found.get("card_after") or {}).get("clocks.sm")
     after = f" SM clock {escape(str(clock))} MHz just after." if clock else ""
     copy = f" A copy moves {found['copy']['best']:.0f} GB/s, read and written." if found.get("copy") else ""

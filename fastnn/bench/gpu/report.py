@@ -120,7 +120,8 @@ def finding(name: str, results: Result) -> str:
         steps = "".join(f"; {_short(entry['net'])}, {entry['batch']:,}: {_fused(entry['fused'])}" for entry in found.get("problems") or [] if entry.get("fused"))
         return f"{sum(_fastest(layer) != 'own' for layer in layers)} of {len(layers)} hidden layers are faster with an epilogue{steps}"
     if name == "ceilings":
-        rates = [f"{precision} {entry['best'] / 1000:.1f} TFLOP/s" for precision, entry in (found.get("gemm") or {}).items()]
+        kept = {precision: f", {entry['sustained'] / 1000:.1f} kept up" if entry.get("sustained") else "" for precision, entry in (found.get("gemm") or {}).items()}
+        rates = [f"{precision} {entry['best'] / 1000:.1f} TFLOP/s{kept[precision]}" for precision, entry in (found.get("gemm") or {}).items()]
         return ", ".join(rates + ([f"copy {found['copy']['best']:.0f} GB/s"] if found.get("copy") else []))
     if name == "accuracy":
         median = found.get("median")

@@ -18,6 +18,10 @@ class Timer(ABC):
     def once(self, work: Callable[[], Any]) -> float:
         """Seconds of the device between the beginning and the end of the work, its second-level cache emptied before."""
 
+    def sustained(self, work: Callable[[], Any], times: int) -> float:
+        """Seconds of one of so many in a row."""
+        return self.once(lambda: [work() for _ in range(times)]) / times
+
     def seconds(self, work: Callable[[], Any], rounds: int = 11, warm_up: int = 3) -> dict[str, float]:
         """Median, quartiles and least of `rounds` times, after a few that do not count."""
         for _ in range(warm_up):
