@@ -93,6 +93,26 @@ def test_ctrl_c_while_a_kernel_is_loaded_waits_for_its_end():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_ctrl_c_while_an_engine_is_imported_waits_for_its_end_and_the_engine_works(tmp_path):
+    """A Numba that was half imported would fail in this process for ever."""
+    code = """
+import signal, sys
+import fastnn
+class Hook:
+    def find_spec(self, name, path, target=None):
+        if name == "numba.core.typing":
+            sys.meta_path.remove(self)
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Hook())
+try:
+    fastnn.get_backend("numba")
+except KeyboardInterrupt:
+    print(fastnn.get_backend("numba").name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("numba\n", "")
+
+
 # ---- streams that whoever started us has closed ---------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import BackendUnavailable, nearest, pip_install, unknown_name
+from ..interrupts import interrupt_after
 from .base import Backend, Program
 
 __all__ = ["AUTO_GPU_PARAMETERS", "Backend", "Program", "available_backends", "choose_backend", "get_backend"]
@@ -141,8 +142,9 @@ def _load(name: str) -> str | None:
         if name not in _instances and name not in _reasons:
             entry = _ENGINES[name]
             try:
-                module = importlib.import_module(entry.module, __package__)
-                _instances[name] = getattr(module, entry.cls)()
+                with interrupt_after():  # of a package that was half imported nothing works in this process any more
+                    module = importlib.import_module(entry.module, __package__)
+                    _instances[name] = getattr(module, entry.cls)()
             except BackendUnavailable as error:
                 _reasons[name] = str(error)
             except ImportError as error:
