@@ -17,6 +17,7 @@ import pytest
 
 from fastnn.bench.gpu import __main__ as command
 from fastnn.bench.gpu import runner
+from fastnn.bench.gpu import stage as stage_process
 from fastnn.bench.gpu.runner import STAGES, Run, Stage, read
 
 ROOT = Path(__file__).parents[1]
@@ -240,3 +241,25 @@ def test_ctrl_c_ends_the_stage_and_keeps_the_results(tmp_path):
     assert b"KeyboardInterrupt" in errors
     assert read(path)["stages"]["good"]["status"] == "ok"
     assert gone(int(child.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "note", "result"),
+    [
+        ("good", "ok", "", {"mode": "quick", "seen": [], "data": None}),
+        ("part_by_part", "incomplete", "2 left out for lack of time; --resume goes on", {"done": [0], "left_out": [1, 2]}),
+        ("absent", "absent", "the tool is not here", {}),
+        ("raises", "failed", "ValueError: no such shape", {"part": 1}),
+    ],
+)
+def test_a_stage_writes_how_it_ended(name, status, note, result, tmp_path):
+    """In this process, whose handlers of signals are put back."""
+    asked, answer = tmp_path / "request.json", tmp_path / "result.json"
+    asked.write_text(json.dumps({"mode": "quick"}))
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        stage_process.main(f"fake_stages:{name}", str(asked), str(answer))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert json.loads(answer.read_text()) == {"status": status, "note": note, "result": result}

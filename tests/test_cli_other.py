@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 import fastnn
 from fastnn.cli import diagnosis
 from fastnn.cli.app import app
+from fastnn.cli.errors import guarded
 from fastnn.confusion import confusion_matrix, worst_pairs
 from fastnn.plots import learning_curve
 from fastnn.progress import RichProgress
@@ -116,6 +118,37 @@ def test_broken_pipe_is_no_traceback(tmp_path):
     command = f"{sys.executable} -c 'from fastnn.cli import main; main()' doctor --json | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False)
     assert "Traceback" not in done.stderr
+
+
+def test_streams_that_are_closed_are_replaced_before_anything_is_written(monkeypatch):
+    import fastnn.cli.app
+
+    seen = []
+    monkeypatch.setattr(fastnn.cli.app, "app", lambda: seen.append((sys.stdout.name, sys.stderr.name)))
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    fastnn.cli.main()
+    for stream in (sys.stdout, sys.stderr):
+        stream.close()
+    assert seen == [(os.devnull, os.devnull)]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (OSError(28, "No space left on device", "m.safetensors"), 2, "m.safetensors: No space left on device"),
+        (MemoryError(), 2, "not enough memory (for a network or a batch of this size)"),
+        (fastnn.DeviceLost("the GPU stopped answering", epoch=1, step=2, history=None), 1, "the GPU stopped answering"),
+        (ValueError("X must be finite"), 2, "X must be finite"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_is_one_line_and_a_code(error, code, said, capsys):
+    def run():
+        raise error
+
+    assert guarded(run) == code
+    assert capsys.readouterr().err == f"fastnn: error: {said}\n"
 
 
 # ---- progress ---------------------------------------------------------------------------------------
