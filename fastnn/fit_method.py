@@ -99,6 +99,8 @@ class FitMethod:
             The GPU stopped answering. The network is on the NumPy engine, with parameters copied to the host before.
         RuntimeError
             The network is being trained in another thread, or by the fit whose callback this is.
+        KeyboardInterrupt
+            Ctrl-C before the first step, while data are checked or kernels compiled; nothing was changed. Later it ends the fit with a warning, as said below.
 
         Warns
         -----
