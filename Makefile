@@ -25,7 +25,7 @@ types: $(VENV)/.dev
 
 # Each file of tests runs in one of so many processes. They compile much and wait little, so two halve the time on two cores; `make test WORKERS=0` runs in this one.
 WORKERS ?= 2
-PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 # Compiled code cannot be measured for coverage: the Numba tests run once more as plain Python and
 # assert the same values; the suite proper then adds its own coverage and asks for 95 %.

@@ -67,26 +67,6 @@ def _engine_of(item):
     return "cupy" if item.get_closest_marker("gpu") else None
 
 
-# Files of long tests, which come first: one that begins when the others are done keeps one process waiting (with --no-loadscope-reorder, see the Makefile).
-LONG = (
-    "test_bench_runs",
-    "test_wheel",
-    "test_cuda_nvrtc",
-    "test_spec_numbers",
-    "test_numba_beside",
-    "test_cli_train",
-    "test_missing_packages",
-    "test_precision",
-    "test_cuda_faults",
-    "test_panels",
-)
-
-
-def pytest_collection_modifyitems(items):
-    place = {name: number for number, name in enumerate(LONG)}
-    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
-
-
 def pytest_runtest_setup(item):
     name = _engine_of(item)
     if name is None:
