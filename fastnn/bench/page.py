@@ -185,8 +185,9 @@ def _inference(results: Result) -> str:
     found = sorted(rows(results, "predict"), key=lambda row: (row.cell["batch"], row.headroom))
     if not found:
         return ""
-    bars = [(net, row) for row in found if (net := row.cell["net"])]
-    groups = [(title, [_ratio(results, row, net) for net, row in bars if (row.cell["batch"] == 1) is single]) for title, single in (("one row", True), ("many rows", False))]
+    groups = [
+        (title, [_ratio(results, row, row.cell["net"]) for row in found if (row.cell["batch"] == 1) is single]) for title, single in (("one row", True), ("many rows", False))
+    ]
     pictures = [f'<h3>Ratio to the best other library</h3><div class="scroll">{charts.bars([group for group in groups if group[1]])}</div>']
     for title, members in (("One row: latency", [row for row in found if row.cell["batch"] == 1]), ("Many rows: throughput", [row for row in found if row.cell["batch"] > 1])):
         cases: list[tuple[str, dict[str, tuple[float, str]]]] = []
