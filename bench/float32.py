@@ -1,8 +1,10 @@
-"""Whether the libraries that fastnn is compared with have a faster product of float32 that is as exact, as fastnn's on the matrix unit is (kernels/cpu/amx.py).
+"""Whether the libraries that fastnn is compared with have a faster product of float32 that is as exact, as fastnn's on
+the matrix unit is (kernels/cpu/amx.py).
 
     python bench/float32.py        # each of PyTorch and JAX that is installed; seconds
 
-A product of 1024 x 1024 numbers, uniform in -0.5..0.5, in each precision that the library lets one ask for: GFLOP/s (median of 15) and the root mean square error against float64.
+A product of 1024 x 1024 numbers, uniform in -0.5..0.5, in each precision that the library lets one ask for: GFLOP/s
+(median of 15) and the root mean square error against float64.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Settles everything about fastnn on a GPU: `python bench/gpu.py`, under 8 minutes; --quick, --all, --help.
 
-It needs no network and no installation. Where fastnn is not installed, it runs from this checkout: fastnn/ and
-kernels/ are copied into a temporary folder as they would be installed (kernels/ becomes fastnn/kernels), and that
-folder goes onto the path of every process. Python >= 3.11 with NumPy, CuPy, rich, threadpoolctl and safetensors has to be
-there; pytest, PyTorch, JAX, compute-sanitizer and Numba are used where they are, and reported where they are not.
+It needs no network and no installation. Where fastnn is not installed, it runs from this checkout: fastnn/ and kernels/
+are copied into a temporary folder as they would be installed (kernels/ becomes fastnn/kernels), and that folder goes
+onto the path of every process. Python >= 3.11 with NumPy, CuPy, rich, threadpoolctl and safetensors has to be there;
+pytest, PyTorch, JAX, compute-sanitizer and Numba are used where they are, and reported where they are not.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
     python bench/large_batch.py --out bench/results/large-batch  # writes .json and .txt after every training
 
 Network 784-300-100-10, ReLU, softmax with cross-entropy, L2 5, all 60,000 rows, pixels / 255. Rates and lengths were
-chosen on 5,000 training rows set apart, with two other seeds (100, 101); the test rows were looked at by this script alone.
+chosen on 5,000 training rows set apart, with two other seeds (100, 101); the test rows were looked at by this script
+alone.
 """
 
 from __future__ import annotations
@@ -44,8 +45,15 @@ RECIPES = (
     Recipe("Momentum, as many epochs as below", 128, 20, lambda: Momentum(0.05)),
     Recipe("LARS", 8192, 20, lambda: LARS(WarmUp(Polynomial(60, epochs=20), epochs=5))),
     Recipe("LAMB", 8192, 20, lambda: LAMB(WarmUp(Cosine(0.04, epochs=20), epochs=3))),
-    Recipe("Momentum, rate and batch times 64, warm-up", 8192, 20, lambda: Momentum(scaled(0.05, 8192, base_batch=128))),
-    Recipe("Momentum, the best of four rates tried (0.2 to 1.6)", 8192, 20, lambda: Momentum(WarmUp(Cosine(0.2, epochs=20), epochs=3, start=0.05))),
+    Recipe(
+        "Momentum, rate and batch times 64, warm-up", 8192, 20, lambda: Momentum(scaled(0.05, 8192, base_batch=128))
+    ),
+    Recipe(
+        "Momentum, the best of four rates tried (0.2 to 1.6)",
+        8192,
+        20,
+        lambda: Momentum(WarmUp(Cosine(0.2, epochs=20), epochs=3, start=0.05)),
+    ),
 )
 
 
@@ -53,20 +61,35 @@ def train(recipe: Recipe, seed: int, data: Any, backend: str) -> dict[str, Any]:
     """One training run: test accuracy at its end, seconds of its steps, the rate of each epoch."""
     net = fastnn.Network(SIZES, l2=L2, seed=seed, backend=backend)
     rule = recipe.rule()
-    result = {"recipe": recipe.name, "rule": repr(rule), "batch": recipe.batch, "epochs": recipe.epochs, "seed": seed, "backend": net.backend.name}
+    result = {
+        "recipe": recipe.name,
+        "rule": repr(rule),
+        "batch": recipe.batch,
+        "epochs": recipe.epochs,
+        "seed": seed,
+        "backend": net.backend.name,
+    }
     try:
-        history = net.fit(data.X, data.y, optimizer=rule, batch_size=recipe.batch, epochs=recipe.epochs, seed=seed, scale=data.scale)
+        history = net.fit(
+            data.X, data.y, optimizer=rule, batch_size=recipe.batch, epochs=recipe.epochs, seed=seed, scale=data.scale
+        )
     except fastnn.Diverged as error:
         return {**result, "test_accuracy": net.score(*data.test), "diverged": str(error)}
     return {
-        **result, "test_accuracy": net.score(*data.test), "train_accuracy": history.accuracy[-1], "steps": rule.t, "seconds": sum(history.seconds),
+        **result,
+        "test_accuracy": net.score(*data.test),
+        "train_accuracy": history.accuracy[-1],
+        "steps": rule.t,
+        "seconds": sum(history.seconds),
         "learning_rate": history.learning_rate,
-    }  # fmt: skip
+    }
 
 
 def table(runs: list[dict[str, Any]]) -> str:
     """Median and range of the test accuracy of each recipe, in per cent."""
-    lines = [f"{'batch':>5}  {'epochs':>6}  {'steps':>6}  {'median':>7}  {'range':>15}  {'seeds':>5}  {'seconds':>7}  rule"]
+    lines = [
+        f"{'batch':>5}  {'epochs':>6}  {'steps':>6}  {'median':>7}  {'range':>15}  {'seeds':>5}  {'seconds':>7}  rule"
+    ]
     for recipe in RECIPES:
         mine = [run for run in runs if run["recipe"] == recipe.name]
         if not mine:
@@ -75,7 +98,8 @@ def table(runs: list[dict[str, Any]]) -> str:
         diverged = sum("diverged" in run for run in mine)
         seconds = np.median([run.get("seconds", np.nan) for run in mine])
         lines.append(
-            f"{recipe.batch:5}  {recipe.epochs:6}  {mine[0].get('steps', 0):6}  {np.median(accuracy):7.2f}  {min(accuracy):6.2f} .. {max(accuracy):5.2f}  {len(mine):5}  {seconds:7.1f}  "
+            f"{recipe.batch:5}  {recipe.epochs:6}  {mine[0].get('steps', 0):6}  {np.median(accuracy):7.2f}  "
+            f"{min(accuracy):6.2f} .. {max(accuracy):5.2f}  {len(mine):5}  {seconds:7.1f}  "
             f"{recipe.name}{f' ({diverged} diverged)' if diverged else ''}: {mine[0]['rule']}"
         )
     return "\n".join(lines)
@@ -83,7 +107,9 @@ def table(runs: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=os.environ.get(mnist.VARIABLE), help="folder with the four IDX files of MNIST")
+    parser.add_argument(
+        "--data", default=os.environ.get(mnist.VARIABLE), help="folder with the four IDX files of MNIST"
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--out", type=Path, help="write OUT.json and OUT.txt")
@@ -92,7 +118,11 @@ def main() -> None:
     for seed in range(given.seeds):  # seeds outside, so that a slow stretch of the machine hits every recipe
         for recipe in RECIPES:
             runs.append(train(recipe, seed, data, given.backend))
-            print(f"{time.perf_counter() - start:6.0f} s  seed {seed}  {100 * runs[-1]['test_accuracy']:5.2f} %  {recipe.batch:5}  {recipe.name}", flush=True)
+            print(
+                f"{time.perf_counter() - start:6.0f} s  seed {seed}  {100 * runs[-1]['test_accuracy']:5.2f} %  "
+                f"{recipe.batch:5}  {recipe.name}",
+                flush=True,
+            )
             if given.out is not None:
                 found = {"sizes": SIZES, "l2": L2, "environment": environment.describe(), "runs": runs}
                 given.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")

@@ -1,14 +1,18 @@
-"""What two cores of this machine allow, and what a training step makes of it: the profile behind targets of the comparison that are missed.
+"""What two cores of this machine allow, and what a training step makes of it: the profile behind targets of the
+comparison that are missed.
 
     python bench/limits.py               # a minute; nothing else should run
     python bench/limits.py --rounds 3
 
-reading    one core reads float32 numbers of so many bytes again and again: what a row that is predicted may cost at least, its parameters being read once
-meeting    what two threads spend on one step besides products: each writes a gradient of its own; a barrier; each adds up and moves half
-           of the parameters; a barrier; each reads all of them. Done by fastnn's own barrier, sums and update
-steps      whole steps of plain gradient descent on one thread and on two, beside the products of the same rows alone on one core: by fastnn's own kernels,
-           each with its matrices at hand, and by another library's BLAS. What two threads take beyond half of one is roughly `meeting`, half of the
-           transposes, which each makes for itself, and waiting for each other. (1-64-64-2 stands for 1-64-64-1, whose single output has kernels apart.)
+reading    one core reads float32 numbers of so many bytes again and again: what a row that is predicted may cost at
+           least, its parameters being read once
+meeting    what two threads spend on one step besides products: each writes a gradient of its own; a barrier; each adds
+           up and moves half of the parameters; a barrier; each reads all of them. Done by fastnn's own barrier, sums
+           and update
+steps      whole steps of plain gradient descent on one thread and on two, beside the products of the same rows alone on
+           one core: by fastnn's own kernels, each with its matrices at hand, and by another library's BLAS. What two
+           threads take beyond half of one is roughly `meeting`, half of the transposes, which each makes for itself,
+           and waiting for each other. (1-64-64-2 stands for 1-64-64-1, whose single output has kernels apart.)
 Times are medians of rounds; the rate is that of the arithmetic the network needs, padding not counted.
 """
 
@@ -36,7 +40,19 @@ from fastnn.kernels.cpu import compiled
 from fastnn.kernels.cpu.elementary import wide_vectors
 from fastnn.kernels.cpu.operations import add, update
 from fastnn.kernels.cpu.panel_parts import TALL
-from fastnn.kernels.cpu.panels import AHEAD, address, apply, gradient, itemsize, kernels, padded, spaced, step_of, transpose, vector_at
+from fastnn.kernels.cpu.panels import (
+    AHEAD,
+    address,
+    apply,
+    gradient,
+    itemsize,
+    kernels,
+    padded,
+    spaced,
+    step_of,
+    transpose,
+    vector_at,
+)
 from fastnn.kernels.cpu.team import AT_ONCE, barrier, call_back, new_barrier
 
 SIZES_KB = (16, 128, 512, 1024, 2048, 4096, 16384)
@@ -59,7 +75,9 @@ def median(once: Callable[[int], Any], rounds: int) -> float:
 
 
 def numbers(count: int) -> Any:
-    """So many, at a cache line; written, because memory that nobody has written is one page of zeros again and again."""
+    """So many, at a cache line; written, because memory that nobody has written is one page of zeros again and
+    again.
+    """
     x = aligned((count,), np.float32)
     x[...] = np.random.default_rng(0).random(count, np.float32) - 0.5
     return x
@@ -108,7 +126,11 @@ def _meet(me, team, meeting, theta, grads, steps):
 
 def meeting(count: int, rounds: int) -> float:
     """Seconds of a step's meeting of two threads over so many parameters."""
-    theta, grads, memory = aligned((count,), np.float32, np.zeros), aligned((2, -(-count // 16) * 16), np.float32, np.zeros), new_barrier(2)
+    theta, grads, memory = (
+        aligned((count,), np.float32, np.zeros),
+        aligned((2, -(-count // 16) * 16), np.float32, np.zeros),
+        new_barrier(2),
+    )
     _meet(0, 1, new_barrier(1), theta, grads, 1)  # compiled here, not by two threads at once
     return median(lambda steps: run_team(lambda me: _meet(me, 2, memory, theta, grads, steps), 2), rounds)
 
@@ -116,13 +138,19 @@ def meeting(count: int, rounds: int) -> float:
 @numba.njit(nogil=True)
 def _apply(panels, zero, x, places, m, M, width, depth, out, repetitions):
     for _ in range(repetitions):
-        apply(panels, zero, address(x), address(places), m, 0, m, address(M), depth + 1, width, 0, depth, 0, address(out), step_of(width, itemsize(zero)), 0)
+        apply(
+            panels, zero, address(x), address(places), m, 0, m, address(M), depth + 1, width, 0, depth, 0, address(out),
+            step_of(width, itemsize(zero)), 0,
+        )  # fmt: skip
 
 
 @numba.njit(nogil=True)
 def _gradient(panels, zero, x, places, m, d, M, width, depth, repetitions):
     for _ in range(repetitions):
-        gradient(panels, zero, address(x), address(places), m, address(places), 0, address(d), address(M), depth + 1, width, 0, depth, zero, zero + 1)
+        gradient(
+            panels, zero, address(x), address(places), m, address(places), 0, address(d), address(M), depth + 1, width,
+            0, depth, zero, zero + 1,
+        )  # fmt: skip
 
 
 @numba.njit(nogil=True)
@@ -132,7 +160,9 @@ def _transpose(panels, zero, M, width, depth, nothing, T, T_width, repetitions):
 
 
 def products(sizes: list[int], rows: int, rounds: int) -> float:
-    """Seconds of a step's products alone, on one core: forward, back and gradient of so many rows in tiles as the step takes them, and the transposes."""
+    """Seconds of a step's products alone, on one core: forward, back and gradient of so many rows in tiles as the
+    step takes them, and the transposes.
+    """
     panels, zero = kernels(np.float32), np.float32(0)
     m = min(rows, Problem(tuple(sizes), rows, 4).tile(panels=True))
     tall, tiles = min(m, TALL), rows / m
@@ -144,7 +174,10 @@ def products(sizes: list[int], rows: int, rounds: int) -> float:
     for layer, (depth, n) in enumerate(itertools.pairwise(sizes)):
         P, Q = padded(n, np.float32), padded(depth, np.float32)
         x_step, d_step = (depth if layer == 0 else spaced(Q, 4)), spaced(P, 4)
-        M, T, x, d, side = (numbers(count) for count in ((depth + 1) * P, (n + 1) * Q, (m + AHEAD) * x_step, (m + AHEAD) * d_step, m * P))
+        M, T, x, d, side = (
+            numbers(count)
+            for count in ((depth + 1) * P, (n + 1) * Q, (m + AHEAD) * x_step, (m + AHEAD) * d_step, m * P)
+        )
         x_places, d_places = (np.minimum(np.arange(m + AHEAD), m - 1) * step for step in (x_step, d_step))
         seconds += tiles * timed(_apply, x, x_places, m, M, P, depth, d)
         seconds += rows / tall * timed(_gradient, x, x_places, tall, side, M, P, depth)
@@ -155,11 +188,18 @@ def products(sizes: list[int], rows: int, rounds: int) -> float:
 
 
 def library_products(sizes: list[int], rows: int, rounds: int) -> tuple[str, float]:
-    """The same products, without transposes, by PyTorch's BLAS where it is installed, else by NumPy's, on one core and with all rows at once: who, and seconds."""
+    """The same products, without transposes, by PyTorch's BLAS where it is installed, else by NumPy's, on one core
+    and with all rows at once: who, and seconds.
+    """
     try:
         import torch
     except ImportError:
-        name, multiply, make, limits = "NumPy", np.matmul, lambda m, n: numbers(m * n).reshape(m, n), threadpool_limits(1, "blas")
+        name, multiply, make, limits = (
+            "NumPy",
+            np.matmul,
+            lambda m, n: numbers(m * n).reshape(m, n),
+            threadpool_limits(1, "blas"),
+        )
     else:
         torch.set_num_threads(1)
         name, multiply, make, limits = "PyTorch", torch.mm, torch.rand, contextlib.nullcontext()
@@ -188,7 +228,11 @@ def step_seconds(sizes: list[int], batch: int, threads: int, rounds: int) -> flo
     output, cost = ("softmax", "cross_entropy") if sizes[-1] > 1 else ("identity", "squared_error")
     engine = fastnn.get_backend("numba", threads=threads, sliced=True, panels=True)
     net = fastnn.Network(sizes, output=output, cost=cost, backend=engine, seed=0)
-    program, order, steps = engine.compile(net, fastnn.optimizers.SGD(1e-6), batch), rng.permutation(rows), rows // batch
+    program, order, steps = (
+        engine.compile(net, fastnn.optimizers.SGD(1e-6), batch),
+        rng.permutation(rows),
+        rows // batch,
+    )
 
     def epochs(count: int) -> None:
         for _ in range(count):
@@ -202,22 +246,29 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     rounds = parser.parse_args().rounds
     about = describe()
-    print(f"fastnn {fastnn.__version__} on {about['cpu']}, {about['cores']} cores; load {about['load']}; {about['date']}")
+    print(
+        f"fastnn {fastnn.__version__} on {about['cpu']}, {about['cores']} cores; load {about['load']}; {about['date']}"
+    )
     reading(rounds)
     print(
-        f"\n{'':27}{'one thread':>13}{'own products':>14}{'share':>7}{'GFLOP/s':>9}{'library':>14}{'GFLOP/s':>9}{'two threads':>14}{'half of one':>13}{'meeting':>11}",
+        f"\n{'':27}{'one thread':>13}{'own products':>14}{'share':>7}{'GFLOP/s':>9}"
+        f"{'library':>14}{'GFLOP/s':>9}{'two threads':>14}{'half of one':>13}{'meeting':>11}",
     )
     for name, batches in NETS.items():
         sizes = [int(n) for n in name.split("-")]
-        flops = 2 * sum(n_in * n_out * (3 if layer else 2) for layer, (n_in, n_out) in enumerate(itertools.pairwise(sizes)))
+        flops = 2 * sum(
+            n_in * n_out * (3 if layer else 2) for layer, (n_in, n_out) in enumerate(itertools.pairwise(sizes))
+        )
         parameters = sum(padded(n_out, np.float32) * (n_in + 1) for n_in, n_out in itertools.pairwise(sizes))
         for batch in batches:
             one, two = (step_seconds(sizes, batch, threads, rounds) for threads in (1, 2))
             own, met = products(sizes, batch, rounds), meeting(parameters, rounds)
             library, theirs = library_products(sizes, batch, rounds)
             print(
-                f"{f'{name}, batch {batch:,}':27}{one * 1e6:10,.1f} us{own * 1e6:11,.1f} us{own / one:7.0%}{flops * batch / own / 1e9:9.0f}"
-                f"{theirs * 1e6:11,.1f} us{flops * batch / theirs / 1e9:9.0f}{two * 1e6:11,.1f} us{one * 5e5:10,.1f} us{met * 1e6:8,.1f} us"
+                f"{f'{name}, batch {batch:,}':27}{one * 1e6:10,.1f} us{own * 1e6:11,.1f} "
+                f"us{own / one:7.0%}{flops * batch / own / 1e9:9.0f}"
+                f"{theirs * 1e6:11,.1f} us{flops * batch / theirs / 1e9:9.0f}{two * 1e6:11,.1f} us{one * 5e5:10,.1f} "
+                f"us{met * 1e6:8,.1f} us"
             )
     print(f"library: {library}, one thread, all rows of the batch at once")
 

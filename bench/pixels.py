@@ -1,4 +1,5 @@
-"""Whether PyTorch gains by data of bytes, converted batch by batch, over the same data as float32, which `fastnn bench` gives it: interleaved, medians.
+"""Whether PyTorch gains by data of bytes, converted batch by batch, over the same data as float32, which `fastnn bench`
+gives it: interleaved, medians.
 
 python bench/pixels.py    # where PyTorch is installed
 """
@@ -20,9 +21,16 @@ ROWS, STEPS, ROUNDS = 60_000, 60, 9
 def steps_of(case: Case, pixels: torch.Tensor, as_bytes: bool) -> Callable[[], float]:
     """A call that takes STEPS steps and tells the seconds of one."""
     generator = torch.Generator().manual_seed(0)
-    y, order = torch.randint(0, case.net.sizes[-1], (ROWS,), generator=generator), torch.randperm(ROWS, generator=generator)
+    y, order = (
+        torch.randint(0, case.net.sizes[-1], (ROWS,), generator=generator),
+        torch.randperm(ROWS, generator=generator),
+    )
     data = pixels if as_bytes else pixels.float() * (1 / 255)
-    layers = [layer for n_in, n_out in zip(case.net.sizes, case.net.sizes[1:], strict=False) for layer in (torch.nn.Linear(n_in, n_out), torch.nn.ReLU())]
+    layers = [
+        layer
+        for n_in, n_out in zip(case.net.sizes, case.net.sizes[1:], strict=False)
+        for layer in (torch.nn.Linear(n_in, n_out), torch.nn.ReLU())
+    ]
     model = torch.nn.Sequential(*layers[:-1])
     rule = torch.optim.SGD(model.parameters(), 1e-3, fused=True)
     steps = min(STEPS, ROWS // case.batch)
@@ -42,7 +50,10 @@ def steps_of(case: Case, pixels: torch.Tensor, as_bytes: bool) -> Callable[[], f
 def main() -> None:
     """Prints a line for each cell of pixels."""
     environment = describe()
-    print(f"{environment['cpu']}, {environment['cores']} cores, {environment['date']}, PyTorch {torch.__version__}, {torch.get_num_threads()} threads")
+    print(
+        f"{environment['cpu']}, {environment['cores']} cores, {environment['date']}, PyTorch {torch.__version__}, "
+        f"{torch.get_num_threads()} threads"
+    )
     print(f"{'case':28s} {'float32':>12s} {'bytes':>12s} {'ratio':>6s}")
     for case in training_cases("default"):
         if not case.net.pixels:
@@ -51,8 +62,14 @@ def main() -> None:
         calls = [steps_of(case, pixels, as_bytes) for as_bytes in (False, True)]
         for call in calls:
             call()
-        floats, octets = (statistics.median(column) for column in zip(*([call() for call in calls] for _ in range(ROUNDS)), strict=True))
-        print(f"{case.net.name}@{case.batch:<8d} {floats * 1e6:9,.0f} us {octets * 1e6:9,.0f} us {floats / octets:6.2f}", flush=True)
+        floats, octets = (
+            statistics.median(column)
+            for column in zip(*([call() for call in calls] for _ in range(ROUNDS)), strict=True)
+        )
+        print(
+            f"{case.net.name}@{case.batch:<8d} {floats * 1e6:9,.0f} us {octets * 1e6:9,.0f} us {floats / octets:6.2f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

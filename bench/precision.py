@@ -1,13 +1,16 @@
-"""MNIST's test accuracy after training in fp32, tf32 and bf16: the CuPy engine's own kernels and program, on the CPU where there is no GPU.
+"""MNIST's test accuracy after training in fp32, tf32 and bf16: the CuPy engine's own kernels and program, on the CPU
+where there is no GPU.
 
     python bench/precision.py --data DIR                      # or FASTNN_MNIST; minutes for each training on one core
     python bench/precision.py --out bench/results/precision   # writes .json and .txt after every training
 
-Without a usable GPU the engine runs on the tests' stand-in of a device (tests/cuda_on_cpu), which computes its matrix products in NumPy from factors
-that are rounded as the tensor cores' are: bf16 to 8 bits, tf32 to 11. That NVIDIA's tensor cores round to tf32, rather than cut off, is
-not documented, so both are tried. What is shown then is accuracy alone; the times are of no GPU.
+Without a usable GPU the engine runs on the tests' stand-in of a device (tests/cuda_on_cpu), which computes its matrix
+products in NumPy from factors that are rounded as the tensor cores' are: bf16 to 8 bits, tf32 to 11. That NVIDIA's
+tensor cores round to tf32, rather than cut off, is not documented, so both are tried. What is shown then is accuracy
+alone; the times are of no GPU.
 
-Network 784-300-100-10, ReLU, softmax with cross-entropy, Adam, all 60,000 rows, pixels / 255; for each seed the same initial weights and order of rows.
+Network 784-300-100-10, ReLU, softmax with cross-entropy, Adam, all 60,000 rows, pixels / 255; for each seed the same
+initial weights and order of rows.
 """
 
 from __future__ import annotations
@@ -33,7 +36,9 @@ VARIANTS = ("fp32", "tf32", "tf32, cut off", "bf16")
 
 
 def nearest_bfloat16(x: Any) -> Any:
-    """bfloat16 bits of finite float32 numbers, to nearest, ties to even, by integer arithmetic; the tests' own way is exact arithmetic, and slow."""
+    """bfloat16 bits of finite float32 numbers, to nearest, ties to even, by integer arithmetic; the tests' own way
+    is exact arithmetic, and slow.
+    """
     bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
     return ((bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
@@ -84,19 +89,35 @@ def train(variant: str, seed: int, epochs: int, data: Any, where: StandIn | Devi
     net = fastnn.Network(SIZES, seed=seed, precision=precision, backend=where.engine(variant))
     began = time.perf_counter()
     history = net.fit(data.X, data.y, optimizer="adam", batch_size=BATCH, epochs=epochs, seed=seed, scale=data.scale)
-    return {"variant": variant, "seed": seed, "epochs": epochs, "cost": history.cost[-1], "test_accuracy": 100 * net.score(*data.test), "seconds": time.perf_counter() - began}
+    return {
+        "variant": variant,
+        "seed": seed,
+        "epochs": epochs,
+        "cost": history.cost[-1],
+        "test_accuracy": 100 * net.score(*data.test),
+        "seconds": time.perf_counter() - began,
+    }
 
 
 def table(runs: list[dict[str, Any]]) -> str:
     """Accuracy of each precision, and its difference from fp32 seed by seed."""
-    lines = [f"{'precision':14}  {'seeds':>5}  {'accuracy, mean':>14}  {'range':>15}  {'minus fp32, mean':>16}  {'range':>15}  {'cost, mean':>10}"]
+    lines = [
+        (
+            f"{'precision':14}  {'seeds':>5}  {'accuracy, mean':>14}  {'range':>15}  {'minus fp32, mean':>16}  "
+            f"{'range':>15}  {'cost, mean':>10}"
+        )
+    ]
     exact = {run["seed"]: run["test_accuracy"] for run in runs if run["variant"] == "fp32"}
     for variant in VARIANTS:
         mine = [run for run in runs if run["variant"] == variant and run["seed"] in exact]
         if mine:
-            found, lost = [run["test_accuracy"] for run in mine], [run["test_accuracy"] - exact[run["seed"]] for run in mine]
+            found, lost = (
+                [run["test_accuracy"] for run in mine],
+                [run["test_accuracy"] - exact[run["seed"]] for run in mine],
+            )
             lines.append(
-                f"{variant:14}  {len(mine):5}  {statistics.mean(found):14.3f}  {min(found):6.2f} .. {max(found):5.2f}  {statistics.mean(lost):+16.3f}  "
+                f"{variant:14}  {len(mine):5}  {statistics.mean(found):14.3f}  {min(found):6.2f} .. "
+                f"{max(found):5.2f}  {statistics.mean(lost):+16.3f}  "
                 f"{min(lost):+6.2f} .. {max(lost):+5.2f}  {statistics.mean(run['cost'] for run in mine):10.5f}"
             )
     return "\n".join(lines)
@@ -104,7 +125,9 @@ def table(runs: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=os.environ.get(mnist.VARIABLE), help="folder with the four IDX files of MNIST")
+    parser.add_argument(
+        "--data", default=os.environ.get(mnist.VARIABLE), help="folder with the four IDX files of MNIST"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--out", type=Path, help="write OUT.json and OUT.txt")
@@ -114,16 +137,32 @@ def main() -> None:
         where: StandIn | Device = Device()
         variants, place = [variant for variant in VARIANTS if "," not in variant], "on a GPU"
     except fastnn.BackendUnavailable:
-        where, variants, place = StandIn(), list(VARIANTS), "on the CPU, through the tests' stand-in of a device: accuracy alone, and nothing of a GPU's speed"
+        where, variants, place = (
+            StandIn(),
+            list(VARIANTS),
+            "on the CPU, through the tests' stand-in of a device: accuracy alone, and nothing of a GPU's speed",
+        )
     print(f"784-300-100-10, Adam, batch {BATCH}, {given.epochs} epochs, {place}")
     for seed in range(given.seeds):
         for variant in variants:
             runs.append(train(variant, seed, given.epochs, data, where))
-            print(f"seed {seed}  {variant:14}  {runs[-1]['test_accuracy']:.2f} %  {runs[-1]['seconds']:.0f} s", flush=True)
+            print(
+                f"seed {seed}  {variant:14}  {runs[-1]['test_accuracy']:.2f} %  {runs[-1]['seconds']:.0f} s",
+                flush=True,
+            )
             if given.out is not None:
-                found = {"sizes": SIZES, "batch": BATCH, "epochs": given.epochs, "where": place, "environment": environment.describe(), "runs": runs}
+                found = {
+                    "sizes": SIZES,
+                    "batch": BATCH,
+                    "epochs": given.epochs,
+                    "where": place,
+                    "environment": environment.describe(),
+                    "runs": runs,
+                }
                 given.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
-                given.out.with_suffix(".txt").write_text(f"784-300-100-10, Adam, batch {BATCH}, {given.epochs} epochs, {place}\n\n{table(runs)}\n")
+                given.out.with_suffix(".txt").write_text(
+                    f"784-300-100-10, Adam, batch {BATCH}, {given.epochs} epochs, {place}\n\n{table(runs)}\n"
+                )
     print(table(runs))
 
 

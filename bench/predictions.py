@@ -1,4 +1,5 @@
-"""Predictions of many rows with the matrix unit and without it, and of rows as they come, interleaved; medians, and the largest difference of outputs.
+"""Predictions of many rows with the matrix unit and without it, and of rows as they come, interleaved; medians, and the
+largest difference of outputs.
 
 python bench/predictions.py
 """
@@ -18,7 +19,11 @@ from fastnn.bench.cases import net_named
 from fastnn.bench.environment import describe
 from fastnn.kernels.cpu.amx import missing
 
-CASES = [f"{net}@{rows}" for net in ("784-100-100-10", "784-300-100-10", "784-1024-1024-10", "28-300-300-300-300-1", "1-64-64-1") for rows in (1024, 10_000)]
+CASES = [
+    f"{net}@{rows}"
+    for net in ("784-100-100-10", "784-300-100-10", "784-1024-1024-10", "28-300-300-300-300-1", "1-64-64-1")
+    for rows in (1024, 10_000)
+]
 ROUNDS, SECONDS = 9, 0.1
 Call = Callable[[], Any]
 
@@ -37,13 +42,25 @@ def compared(case: str, calls: list[Call]) -> None:
     outputs = [call() for call in calls]
     times = [[timed(call) for call in calls] for _ in range(ROUNDS)]
     first, second = (statistics.median(column) for column in zip(*times, strict=True))
-    print(f"{case:36s} {first * 1e6:9,.0f} us {second * 1e6:9,.0f} us {first / second:6.2f} {np.abs(outputs[0] - outputs[1]).max():11.1e}", flush=True)
+    print(
+        f"{case:36s} {first * 1e6:9,.0f} us {second * 1e6:9,.0f} us {first / second:6.2f} "
+        f"{np.abs(outputs[0] - outputs[1]).max():11.1e}",
+        flush=True,
+    )
 
 
 def network(name: str, **options: bool) -> fastnn.Network:
     """With its first weights, on the Numba engine."""
     shape = net_named(name)
-    return fastnn.Network(shape.sizes, hidden=shape.hidden, output=shape.output, cost=shape.cost, seed=0, dtype="float32", backend=fastnn.get_backend("numba", **options))
+    return fastnn.Network(
+        shape.sizes,
+        hidden=shape.hidden,
+        output=shape.output,
+        cost=shape.cost,
+        seed=0,
+        dtype="float32",
+        backend=fastnn.get_backend("numba", **options),
+    )
 
 
 def predicting(net: fastnn.Network, x: np.ndarray) -> Call:
@@ -70,8 +87,14 @@ def as_they_come() -> None:
     for name in ("784-30-10", "784-100-100-10", "784-300-100-10", "784-1024-1024-10"):
         net = network(name)
         net.scale = 1 / 255
-        for x, convert in ((pixels, lambda x: x.astype(np.float32) * np.float32(1 / 255)), (pixels / 255, lambda x: x.astype(np.float32))):
-            compared(f"{name}@10000, {x.dtype}", [lambda x=x, convert=convert, net=net: net.predict_proba(convert(x)), predicting(net, x)])
+        for x, convert in (
+            (pixels, lambda x: x.astype(np.float32) * np.float32(1 / 255)),
+            (pixels / 255, lambda x: x.astype(np.float32)),
+        ):
+            compared(
+                f"{name}@10000, {x.dtype}",
+                [lambda x=x, convert=convert, net=net: net.predict_proba(convert(x)), predicting(net, x)],
+            )
 
 
 def main() -> None:

@@ -1,4 +1,5 @@
-"""Micro-benchmark of the functions inside activations: nanoseconds per element beside NumPy's and torch's, on one thread.
+"""Micro-benchmark of the functions inside activations: nanoseconds per element beside NumPy's and torch's, on one
+thread.
 
 Arrays of 128 x 256 numbers lie in the second-level cache. Each result is compared with long double beside the
 clock. torch is measured where it is installed; `python bench/test_elementary.py` prints the table alone.
@@ -100,7 +101,9 @@ def test_per_element(benchmark, library, name, dtype):
 
 
 def table(rounds=15, calls=100):
-    """The best of some rounds, interleaved over the libraries, in ns per element; and fastnn's over the fastest other."""
+    """The best of some rounds, interleaved over the libraries, in ns per element; and fastnn's over the fastest
+    other.
+    """
     lines = [f"{'':18}" + "".join(f"{library:>10}" for library in LIBRARIES) + "     ratio"]
     for dtype in DTYPES:
         for name in EXACT:
@@ -119,10 +122,17 @@ def table(rounds=15, calls=100):
                     check()
             others = [value for library, value in best.items() if library != "fastnn"]
             numbers = "".join(f"{best[library]:10.2f}" if library in best else f"{'-':>10}" for library in LIBRARIES)
-            lines.append(f"{name + ' ' + dtype:18}{numbers}{best['fastnn'] / min(others):10.2f}" if others else f"{name + ' ' + dtype:18}{numbers}{'-':>10}")
+            lines.append(
+                f"{name + ' ' + dtype:18}{numbers}{best['fastnn'] / min(others):10.2f}"
+                if others
+                else f"{name + ' ' + dtype:18}{numbers}{'-':>10}"
+            )
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    print(f"ns per element, one thread, {SHAPE[0]} x {SHAPE[1]} numbers; NumPy {np.__version__}, torch {torch.__version__ if torch else 'absent'}")
+    print(
+        f"ns per element, one thread, {SHAPE[0]} x {SHAPE[1]} numbers; NumPy {np.__version__}, torch "
+        f"{torch.__version__ if torch else 'absent'}"
+    )
     print(table())

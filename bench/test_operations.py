@@ -51,13 +51,23 @@ def timed(benchmark, backend, operation, name):
 
 def close(backend, result, expected, terms):
     """Within the rounding of a float32 sum of so many terms of size about one."""
-    np.testing.assert_allclose(backend.to_numpy(result), expected, rtol=0, atol=8 * np.finfo(np.float32).eps * terms**0.5 * max(1, np.abs(expected).max()))
+    np.testing.assert_allclose(
+        backend.to_numpy(result),
+        expected,
+        rtol=0,
+        atol=8 * np.finfo(np.float32).eps * terms**0.5 * max(1, np.abs(expected).max()),
+    )
 
 
 def test_dense_forward(benchmark, backend, layer):
     exact, x = layer
     out = backend.empty((exact["a"].shape[0], exact["W"].shape[0]), np.float32)
-    z = timed(benchmark, backend, lambda: backend.dense_forward(x["a"], x["W"], x["b"], out=out), f"dense_forward {exact['a'].shape} -> {exact['W'].shape[0]}")
+    z = timed(
+        benchmark,
+        backend,
+        lambda: backend.dense_forward(x["a"], x["W"], x["b"], out=out),
+        f"dense_forward {exact['a'].shape} -> {exact['W'].shape[0]}",
+    )
     close(backend, z, exact["a"] @ exact["W"].T + exact["b"], exact["a"].shape[1])
 
 
@@ -74,7 +84,10 @@ def test_propagate_delta(benchmark, backend, layer):
     a = backend.activate("relu", x["z"])
     out = backend.empty(exact["z"].shape, np.float32)
     delta = timed(
-        benchmark, backend, lambda: backend.propagate_delta(x["delta"], x["W"], "relu", x["z"], a, out=out), f"propagate_delta {exact['delta'].shape} -> {exact['z'].shape[1]}"
+        benchmark,
+        backend,
+        lambda: backend.propagate_delta(x["delta"], x["W"], "relu", x["z"], a, out=out),
+        f"propagate_delta {exact['delta'].shape} -> {exact['z'].shape[1]}",
     )
     close(backend, delta, exact["delta"] @ exact["W"] * (exact["z"] > 0), exact["delta"].shape[1])
 
@@ -82,7 +95,12 @@ def test_propagate_delta(benchmark, backend, layer):
 def test_accumulate(benchmark, backend, layer):
     exact, x = layer
     Delta_W, Delta_b = backend.zeros(exact["W"].shape, np.float32), backend.zeros(exact["b"].shape, np.float32)
-    timed(benchmark, backend, lambda: backend.accumulate(Delta_W, Delta_b, x["delta"], x["a"]), f"accumulate {exact['delta'].shape}, {exact['a'].shape}")
+    timed(
+        benchmark,
+        backend,
+        lambda: backend.accumulate(Delta_W, Delta_b, x["delta"], x["a"]),
+        f"accumulate {exact['delta'].shape}, {exact['a'].shape}",
+    )
     # However often it was called against the clock: once more from zero.
     backend.copyto(Delta_W, backend.zeros(exact["W"].shape, np.float32))
     backend.copyto(Delta_b, backend.zeros(exact["b"].shape, np.float32))
@@ -92,7 +110,9 @@ def test_accumulate(benchmark, backend, layer):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize(("sizes", "batch"), [((784, 16, 16, 10), 32), ((784, 300, 100, 10), 128)], ids=["784-16-16-10", "784-300-100-10"])
+@pytest.mark.parametrize(
+    ("sizes", "batch"), [((784, 16, 16, 10), 32), ((784, 300, 100, 10), 128)], ids=["784-16-16-10", "784-300-100-10"]
+)
 def test_program(benchmark, backend, sizes, batch, optimizer):
     """Sixteen training steps over shuffled rows; then the same from the start, against float64 on the NumPy engine."""
     rng = np.random.default_rng(0)
@@ -107,7 +127,12 @@ def test_program(benchmark, backend, sizes, batch, optimizer):
         given = [net.backend.asarray(array) for array in (X.astype(dtype), y, order)]
         return net, lambda: program.run(*given, 0, 16)
 
-    timed(benchmark, backend, start(backend, "float32")[1], f"16 steps of {'-'.join(map(str, sizes))}, batch {batch}, {optimizer}")
+    timed(
+        benchmark,
+        backend,
+        start(backend, "float32")[1],
+        f"16 steps of {'-'.join(map(str, sizes))}, batch {batch}, {optimizer}",
+    )
     net, run = start(backend, "float32")
     exact, exactly = start("numpy", "float64")
     before = exact.theta.copy()

@@ -40,7 +40,16 @@ if TYPE_CHECKING:
     from . import activations, costs, initializers, optimizers, schedules
     from .activations import Activation
     from .backends import available_backends, get_backend
-    from .errors import BackendUnavailable, DataFileError, DeviceLost, Diverged, ModelFileError, SymmetricStart, TrainingInterrupted, UnscaledInput
+    from .errors import (
+        BackendUnavailable,
+        DataFileError,
+        DeviceLost,
+        Diverged,
+        ModelFileError,
+        SymmetricStart,
+        TrainingInterrupted,
+        UnscaledInput,
+    )
     from .gradient_check import gradcheck
     from .model_file import load
     from .network import Network

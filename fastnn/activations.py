@@ -11,7 +11,8 @@ Shapes: z, a are (m, n); elementwise except softmax, which is shared over the ro
 | relu       | max(0, z)             | 1 if z>0    | 0    | 0       | +inf    | NaN    |
 | leaky_relu | z if z>0 else slope z | 1 or slope  | 0    | -inf    | +inf    | NaN    |
 | identity   | z                     | 1           | 0    | -inf    | +inf    | NaN    |
-| softmax    | e^z_j / sum_k e^z_k   | not elementwise | 1/n for a row of zeros | 0 beside a finite z | NaN row | NaN row |
+| softmax    | e^z_j / sum_k e^z_k   | not elementwise | 1/n for a row of zeros | 0 beside a finite z | NaN row | NaN
+             row |
 
 g' at the kink z = 0 of relu and leaky_relu is the left one (0, slope); g'(NaN) is NaN everywhere
 but for identity, whose g' is the constant 1. leaky_relu with slope 0 is relu, also at -inf.
@@ -190,11 +191,14 @@ class Softmax(Activation):
         raise TypeError("softmax has no elementwise derivative; its output delta is in fastnn.costs")
 
 
-ACTIVATIONS: dict[str, type[Activation]] = {cls.name: cls for cls in (Sigmoid, Tanh, ReLU, LeakyReLU, Identity, Softmax)}
+ACTIVATIONS: dict[str, type[Activation]] = {
+    cls.name: cls for cls in (Sigmoid, Tanh, ReLU, LeakyReLU, Identity, Softmax)
+}
 
 
 def get(activation: str | Activation, argument: str = "activation", hidden: bool = False) -> Activation:
-    """The Activation for a name (with its default parameters), or the instance itself; hidden: of a hidden layer, for the names in the message.
+    """The Activation for a name (with its default parameters), or the instance itself; hidden: of a hidden layer, for
+    the names in the message.
 
     Raises
     ------
@@ -207,7 +211,9 @@ def get(activation: str | Activation, argument: str = "activation", hidden: bool
         return activation
     if isinstance(activation, str):
         if activation not in ACTIVATIONS:
-            raise unknown_name(argument, activation, [name for name, g in ACTIVATIONS.items() if g.elementwise or not hidden])
+            raise unknown_name(
+                argument, activation, [name for name, g in ACTIVATIONS.items() if g.elementwise or not hidden]
+            )
         return ACTIVATIONS[activation]()
     raise TypeError(f"{argument} must be a name or an Activation, got {activation!r} ({type(activation).__name__})")
 

@@ -12,7 +12,9 @@ CUDA = (2, 13)  # kDLCUDA, kDLCUDAManaged of DLPack
 
 
 def device_of(x: Any) -> int | None:
-    """Number of the CUDA device on which an array lies (DLPack, or the CUDA array interface, which does not say: 0); None for everything else."""
+    """Number of the CUDA device on which an array lies (DLPack, or the CUDA array interface, which does not say:
+    0); None for everything else.
+    """
     if isinstance(x, np.ndarray):
         return None
     where = getattr(x, "__dlpack_device__", None)

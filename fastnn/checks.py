@@ -24,7 +24,8 @@ BLOCK = 1 << 22  # elements converted at a time: 16 MiB of float32
 
 
 def numeric(argument: str, x: Any, backend: Backend | None = None) -> Any:
-    """x as an array of bool, integer or real numbers; arrays on the engine's device become its own, over the same memory.
+    """x as an array of bool, integer or real numbers; arrays on the engine's device become its own, over the same
+    memory.
 
     Raises
     ------
@@ -43,16 +44,24 @@ def numeric(argument: str, x: Any, backend: Backend | None = None) -> Any:
         try:
             x = np.asarray(x)
         except ValueError as error:
-            raise TypeError(f"{argument} must be a rectangular array of numbers, got a ragged {type(x).__name__}") from error
+            raise TypeError(
+                f"{argument} must be a rectangular array of numbers, got a ragged {type(x).__name__}"
+            ) from error
     if x.dtype.kind not in "biuf":
         hint = ""
         if x.dtype.kind == "O" and x.size:
             culprit = next((v for v in x.flat if not isinstance(v, (int, float, np.number, np.bool_))), None)
-            if culprit is None and all(v is not None for v in x.flat):  # columns of different types in a table, or integers beyond 64 bits
+            if culprit is None and all(v is not None for v in x.flat):
+                # columns of different types in a table, or integers beyond 64 bits
                 whole = all(isinstance(v, (int, np.integer, np.bool_)) for v in x.flat)
-                raise TypeError(f"{argument} must hold real numbers, got dtype object with numbers in it; convert it with .astype({'int' if whole else 'float'})")
+                raise TypeError(
+                    f"{argument} must hold real numbers, got dtype object with numbers in it; convert it with "
+                    f".astype({'int' if whole else 'float'})"
+                )
             hint = f", for example {culprit!r}"
-        if argument.endswith("y") and (x.dtype.kind in "US" or (x.dtype.kind == "O" and any(isinstance(v, str) for v in x.flat))):
+        if argument.endswith("y") and (
+            x.dtype.kind in "US" or (x.dtype.kind == "O" and any(isinstance(v, str) for v in x.flat))
+        ):
             hint += f"; names of classes become numbers by numpy.unique({argument.split()[-1]}, return_inverse=True)"
         raise TypeError(f"{argument} must hold real numbers, got dtype {x.dtype}{hint}")
     return x
@@ -93,7 +102,9 @@ def _convert(
     strided: bool = False,
     beside: int | None = None,
 ) -> Any:
-    """x (m, ...) as a C-contiguous array of the engine and dtype, all finite; x itself if it is one already, or of a dtype to keep."""
+    """x (m, ...) as a C-contiguous array of the engine and dtype, all finite; x itself if it is one already, or of
+    a dtype to keep.
+    """
     if not isinstance(x, np.ndarray):  # an array on a device: one look there, details only if something is wrong
         if x.dtype.name in keep and _always_fits(x.dtype, dtype, factor):
             return backend.asarray(x)  # integers, which a program reads as they are
@@ -122,17 +133,32 @@ def _convert(
             if factor is not None:
                 target *= dtype.type(factor)
         if not (finite := np.isfinite(target)).all():
-            times, remedy = ("", "scale the data") if factor is None else (f" times scale={factor:g}", "give a smaller scale")
-            raise ValueError(f"{argument} holds {block[~finite][0]} at {_locate(~finite, first_row + start)}, which{times} overflows {dtype}; {remedy} or use dtype='float64'")
+            times, remedy = (
+                ("", "scale the data") if factor is None else (f" times scale={factor:g}", "give a smaller scale")
+            )
+            raise ValueError(
+                f"{argument} holds {block[~finite][0]} at {_locate(~finite, first_row + start)}, which{times} "
+                f"overflows {dtype}; {remedy} or use dtype='float64'"
+            )
     if beside is not None and result.flags.c_contiguous:
         return backend.as_rows(result, beside)
-    return backend.asarray(result) if result.flags.c_contiguous else result  # one of other strides is read where it lies
+    # one of other strides is read where it lies
+    return backend.asarray(result) if result.flags.c_contiguous else result
 
 
 def inputs(
-    X: Any, n_in: int, dtype: np.dtype[Any], backend: Backend, *, scale: float | None = None, argument: str = "X", first_row: int = 0,
-    keep: Collection[str] = (), strided: bool = False, beside: int | None = None,
-) -> Any:  # fmt: skip
+    X: Any,
+    n_in: int,
+    dtype: np.dtype[Any],
+    backend: Backend,
+    *,
+    scale: float | None = None,
+    argument: str = "X",
+    first_row: int = 0,
+    keep: Collection[str] = (),
+    strided: bool = False,
+    beside: int | None = None,
+) -> Any:
     """X as (m, n_in) of the dtype, C-contiguous, on the engine's device; X itself where it is that already.
 
     Integers and float64 are converted (rounded to the dtype); integers are multiplied by `scale` if given.
@@ -156,11 +182,14 @@ def inputs(
         raise ValueError(f"{argument} must have {n_in} columns, one per input unit, got {X.shape[1]}")
     if X.shape[0] == 0:
         raise ValueError(f"{argument} must have at least one row, got an empty array of shape {tuple(X.shape)}")
-    return _convert(argument, X, dtype, backend, scale if X.dtype.kind in "iu" else None, first_row, keep, strided, beside)
+    return _convert(
+        argument, X, dtype, backend, scale if X.dtype.kind in "iu" else None, first_row, keep, strided, beside
+    )
 
 
 def warn_if_unscaled(X: Any, scale: float | None, stacklevel: int, argument: str = "X") -> None:
-    """Warns (`UnscaledInput`) of whole numbers beyond 1 as floats where integers are scaled: pixels, most likely, which became floats on their way.
+    """Warns (`UnscaledInput`) of whole numbers beyond 1 as floats where integers are scaled: pixels, most likely, which
+    became floats on their way.
 
     At most the first BLOCK elements of an array on the host are looked at.
     """
@@ -169,7 +198,8 @@ def warn_if_unscaled(X: Any, scale: float | None, stacklevel: int, argument: str
     block = X[: max(1, BLOCK // X.shape[1])]
     if (top := block.max()) > 1 and not (block % 1).any():
         warnings.warn(
-            f"{argument} holds whole numbers up to {top:g} as {X.dtype}, which are taken as they are: this network multiplies integers by scale={scale:g}, not floats. "
+            f"{argument} holds whole numbers up to {top:g} as {X.dtype}, which are taken as they are: this network "
+            f"multiplies integers by scale={scale:g}, not floats. "
             "Pass integers (X.astype(int)), or scale it yourself",
             UnscaledInput,
             stacklevel=stacklevel + 1,
@@ -196,30 +226,50 @@ def targets(y: Any, pair: Pair, m: int, K: int, dtype: np.dtype[Any], backend: B
     if y.ndim == 1 and K > 1:
         raise ValueError(f"{argument} must have shape ({m}, {K}), one column per output unit, got ({m},) of {y.dtype}")
     if y.ndim == 2 and y.shape[1] != K:
-        raise ValueError(f"{argument} must have {K} column{'s' if K > 1 else ''}, one per output unit, got {y.shape[1]}")
+        raise ValueError(
+            f"{argument} must have {K} column{'s' if K > 1 else ''}, one per output unit, got {y.shape[1]}"
+        )
     y = _convert(argument, y.reshape(m, K), dtype, backend, None)
     if pair.targets == "probabilities":
         outside = (y < 0) | (y > 1)
         if bool(outside.any()):
             where = backend.to_numpy(outside)
-            raise ValueError(f"{argument} must lie in [0, 1] for sigmoid with cross_entropy, got {backend.to_numpy(y)[where][0]} at {_locate(where, 0)}")
+            raise ValueError(
+                f"{argument} must lie in [0, 1] for sigmoid with cross_entropy, got {backend.to_numpy(y)[where][0]} "
+                f"at {_locate(where, 0)}"
+            )
     return y
 
 
 def _classes(y: Any, m: int, K: int, backend: Backend, argument: str) -> Any:
     hint = ""
     if y.ndim != 1:
-        hint = f"; pass {argument}.argmax(axis=1) for one-hot rows" if y.shape[1] == K else f"; pass {argument}.ravel()" if y.shape[1] == 1 else ""
+        hint = (
+            f"; pass {argument}.argmax(axis=1) for one-hot rows"
+            if y.shape[1] == K
+            else f"; pass {argument}.ravel()"
+            if y.shape[1] == 1
+            else ""
+        )
     if y.dtype.kind not in "biu":
         if isinstance(y, np.ndarray) and y.ndim == 1 and (wrong := ~np.isfinite(y) | (y != np.floor(y))).any():
-            raise TypeError(f"{argument} must be integer classes 0..{K - 1} of shape ({m},), got dtype {y.dtype} with {y[wrong][0]} at {_locate(wrong, 0)}")
+            raise TypeError(
+                f"{argument} must be integer classes 0..{K - 1} of shape ({m},), got dtype {y.dtype} with "
+                f"{y[wrong][0]} at {_locate(wrong, 0)}"
+            )
         whole = ".astype(int)" if hint.endswith(".ravel()") else ""
-        raise TypeError(f"{argument} must be integer classes 0..{K - 1} of shape ({m},), got dtype {y.dtype}{hint + whole or f'; pass {argument}.astype(int) if they are'}")
+        raise TypeError(
+            f"{argument} must be integer classes 0..{K - 1} of shape ({m},), got dtype "
+            f"{y.dtype}{hint + whole or f'; pass {argument}.astype(int) if they are'}"
+        )
     if y.ndim != 1:
         raise ValueError(f"{argument} must be integer classes of shape ({m},), got shape {tuple(y.shape)}{hint}")
     outside = (y < 0) | (y >= K)
     if bool(outside.any()):
         where = backend.to_numpy(outside) if not isinstance(outside, np.ndarray) else outside
         host = y if isinstance(y, np.ndarray) else backend.to_numpy(y)
-        raise ValueError(f"{argument} must hold classes 0..{K - 1} (the network has {K} outputs), got {host[where][0]} at {_locate(where, 0)}")
+        raise ValueError(
+            f"{argument} must hold classes 0..{K - 1} (the network has {K} outputs), got {host[where][0]} at "
+            f"{_locate(where, 0)}"
+        )
     return backend.asarray(y, np.int64)

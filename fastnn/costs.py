@@ -119,4 +119,7 @@ def pair(output: Activation, cost: str) -> Pair:
         return SOFTMAX_CROSS_ENTROPY
     if output.name == "sigmoid":
         return SIGMOID_CROSS_ENTROPY
-    raise ValueError(f"cost='cross_entropy' needs outputs in (0, 1): output={output.name!r} fits only cost='squared_error' (or use output='softmax' or 'sigmoid')")
+    raise ValueError(
+        f"cost='cross_entropy' needs outputs in (0, 1): output={output.name!r} fits only cost='squared_error' (or use "
+        "output='softmax' or 'sigmoid')"
+    )

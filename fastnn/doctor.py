@@ -25,7 +25,21 @@ from .network import Network
 
 __all__ = ["PACKAGES", "Engine", "Report", "examine", "openblas_warnings", "self_test"]
 
-PACKAGES = ("numpy", "scipy", "numba", "llvmlite", "mkl", "cupy-cuda12x", "cupy-cuda13x", "scikit-learn", "matplotlib", "safetensors", "threadpoolctl", "typer", "rich")
+PACKAGES = (
+    "numpy",
+    "scipy",
+    "numba",
+    "llvmlite",
+    "mkl",
+    "cupy-cuda12x",
+    "cupy-cuda13x",
+    "scikit-learn",
+    "matplotlib",
+    "safetensors",
+    "threadpoolctl",
+    "typer",
+    "rich",
+)
 # Could return wrong products, silently, when called from several threads at once.
 UNSAFE_OPENBLAS = ("0.3.28", "0.3.29")
 THREADS, ROUNDS = 4, 25
@@ -34,7 +48,9 @@ MATRIX_UNIT_OFF = 1e-6  # of the size of the parameters, after twelve steps; rou
 
 @dataclass
 class Engine:
-    """One engine: why it cannot be used (None if it can), how to install it ("" where that would not help), what its self-test found ([] is good), and what multiplies in it."""
+    """One engine: why it cannot be used (None if it can), how to install it ("" where that would not help), what
+    its self-test found ([] is good), and what multiplies in it.
+    """
 
     name: str
     reason: str | None
@@ -70,8 +86,14 @@ def examine() -> Report:
     """Look at everything; a few seconds, more where an engine compiles for the first time."""
     reasons = available_backends()
     findings, libraries, caches, devices = gather(reasons["cupy"])
-    nonsense = {finding.problem for finding in findings if finding.subject == "FASTNN_BLAS"}  # an engine that refuses it lacks nothing else
-    engines = [_examined(name) if reason is None else Engine(name, reason, "" if reason in nonsense else install_command(name), None) for name, reason in reasons.items()]
+    # an engine that refuses it lacks nothing else
+    nonsense = {finding.problem for finding in findings if finding.subject == "FASTNN_BLAS"}
+    engines = [
+        _examined(name)
+        if reason is None
+        else Engine(name, reason, "" if reason in nonsense else install_command(name), None)
+        for name, reason in reasons.items()
+    ]
     blas = blas_libraries()  # after the engines, which load theirs
     gpu = {"usable": reasons["cupy"] is None, "reason": reasons["cupy"], "devices": devices, "libraries": libraries}
     return Report(engines, versions(), blas, cpu(), gpu, openblas_warnings(blas), caches, findings)
@@ -80,7 +102,13 @@ def examine() -> Report:
 def _examined(name: str) -> Engine:
     backend = get_backend(name)
     unit = getattr(backend, "matrix_unit", "")  # of the CPU engine
-    return Engine(name, None, install_command(name), self_test(backend), backend.products + (f"; matrix unit (AMX): {unit}" if unit else ""))
+    return Engine(
+        name,
+        None,
+        install_command(name),
+        self_test(backend),
+        backend.products + (f"; matrix unit (AMX): {unit}" if unit else ""),
+    )
 
 
 # ---- what is there ----------------------------------------------------------------------------------
@@ -104,16 +132,21 @@ def blas_libraries() -> list[dict[str, Any]]:
     from threadpoolctl import threadpool_info
 
     keys = ("user_api", "internal_api", "version", "num_threads", "threading_layer", "architecture")
-    return [{"library": os.path.basename(entry["filepath"]), **{key: entry.get(key) for key in keys}} for entry in threadpool_info()]
+    return [
+        {"library": os.path.basename(entry["filepath"]), **{key: entry.get(key) for key in keys}}
+        for entry in threadpool_info()
+    ]
 
 
 def openblas_warnings(blas: list[dict[str, Any]]) -> list[str]:
     """A sentence for each loaded OpenBLAS of a version known to go wrong."""
     return [
-        f"{entry['library']} is OpenBLAS {entry['version']}, which could silently return wrong products when several threads multiply at once. "
+        f"{entry['library']} is OpenBLAS {entry['version']}, which could silently return wrong products when several "
+        "threads multiply at once. "
         "Remedy: pip install --upgrade numpy scipy"
         for entry in blas
-        if entry["internal_api"] == "openblas" and ".".join(str(entry["version"]).split(".")[:3]) in UNSAFE_OPENBLAS  # wheels add digits: 0.3.29.265.0
+        # wheels add digits: 0.3.29.265.0
+        if entry["internal_api"] == "openblas" and ".".join(str(entry["version"]).split(".")[:3]) in UNSAFE_OPENBLAS
     ]
 
 
@@ -166,12 +199,17 @@ def _operations(backend: Backend, dtype: str) -> list[str]:
     m, n_in, n_out = 33, 70, 45
     x, W = rng.uniform(-1, 1, (m, n_in)), rng.uniform(-0.5, 0.5, (n_out, n_in))
     b, delta, y = rng.uniform(-1, 1, n_out), rng.uniform(-1, 1, (m, n_out)), rng.integers(0, n_out, m)
-    x, W, b, delta = (v.astype(dtype).astype(np.float64) for v in (x, W, b, delta))  # the oracle sees the rounded inputs
+    # the oracle sees the rounded inputs
+    x, W, b, delta = (v.astype(dtype).astype(np.float64) for v in (x, W, b, delta))
     a_, W_, b_, d_ = (backend.asarray(v.astype(dtype)) for v in (x, W, b, delta))
     z = x @ W.T + b
     z_ = backend.dense_forward(a_, W_, b_)
     eps = float(np.finfo(dtype).eps)
-    sizes = {"dense_forward": np.abs(x) @ np.abs(W.T) + np.abs(b), "propagate_delta": np.abs(delta) @ np.abs(W), "accumulate": np.abs(delta.T) @ np.abs(x)}
+    sizes = {
+        "dense_forward": np.abs(x) @ np.abs(W.T) + np.abs(b),
+        "propagate_delta": np.abs(delta) @ np.abs(W),
+        "accumulate": np.abs(delta.T) @ np.abs(x),
+    }
     faults: list[str] = []
 
     def compare(name: str, given: Any, wanted: Any, size: Any, terms: int) -> None:
@@ -181,7 +219,13 @@ def _operations(backend: Backend, dtype: str) -> list[str]:
             faults.append(f"{dtype}: {name} differs from float64 NumPy")
 
     compare("dense_forward", z_, z, sizes["dense_forward"], n_in)
-    formulas = {"sigmoid": 1 / (1 + np.exp(-z)), "tanh": np.tanh(z), "relu": np.maximum(z, 0), "leaky_relu": np.where(z > 0, z, 0.01 * z), "identity": z}
+    formulas = {
+        "sigmoid": 1 / (1 + np.exp(-z)),
+        "tanh": np.tanh(z),
+        "relu": np.maximum(z, 0),
+        "leaky_relu": np.where(z > 0, z, 0.01 * z),
+        "identity": z,
+    }
     exp = np.exp(z - z.max(axis=1, keepdims=True))
     formulas["softmax"] = exp / exp.sum(axis=1, keepdims=True)
     for name in activations.ACTIVATIONS:
@@ -189,9 +233,18 @@ def _operations(backend: Backend, dtype: str) -> list[str]:
             compare(f"activate({name})", backend.activate(name, z_), formulas[name], sizes["dense_forward"], n_in)
     h, h_ = formulas["softmax"], backend.activate("softmax", z_)
     y_ = backend.asarray(y.astype(np.int64))
-    compare("output_delta", backend.output_delta("softmax", "cross_entropy", z_, h_, y_), h - np.eye(n_out)[y], sizes["dense_forward"], n_in)
+    compare(
+        "output_delta",
+        backend.output_delta("softmax", "cross_entropy", z_, h_, y_),
+        h - np.eye(n_out)[y],
+        sizes["dense_forward"],
+        n_in,
+    )
     cost = -np.log(h[np.arange(m), y]).sum()
-    if not abs(backend.cost_sum("softmax", "cross_entropy", z_, h_, y_) - cost) <= 4 * (n_in + 8) * eps * sizes["dense_forward"].sum():
+    if (
+        not abs(backend.cost_sum("softmax", "cross_entropy", z_, h_, y_) - cost)
+        <= 4 * (n_in + 8) * eps * sizes["dense_forward"].sum()
+    ):
         faults.append(f"{dtype}: cost_sum differs from float64 NumPy")
     s = 1 / (1 + np.exp(-x))
     back = backend.propagate_delta(d_, W_, "sigmoid", a_, backend.activate("sigmoid", a_))
@@ -205,7 +258,9 @@ def _operations(backend: Backend, dtype: str) -> list[str]:
 
 
 def _matrix_unit() -> list[str]:
-    """Some steps on the CPU's matrix unit, which only a training program uses, against the NumPy engine's in float64."""
+    """Some steps on the CPU's matrix unit, which only a training program uses, against the NumPy engine's in
+    float64.
+    """
     rng = np.random.default_rng(7)
     X, y = rng.uniform(-1, 1, (300, 70)).astype(np.float32), rng.integers(0, 10, 300)
     ours = Network([70, 45, 10], seed=7, backend=get_backend("numba", amx=True), dtype="float32")
@@ -216,11 +271,18 @@ def _matrix_unit() -> list[str]:
     off = float(np.linalg.norm(ours.theta - oracle.theta) / np.linalg.norm(oracle.theta))
     if off <= MATRIX_UNIT_OFF:
         return []
-    return [f"matrix unit (AMX): parameters differ from float64 NumPy by {off:.1e} of their size after 12 steps; get_backend('numba', amx=False) does without it"]
+    return [
+        (
+            f"matrix unit (AMX): parameters differ from float64 NumPy by {off:.1e} of their size after 12 steps; "
+            "get_backend('numba', amx=False) does without it"
+        )
+    ]
 
 
 def _concurrent(backend: Backend, dtype: str) -> list[str]:
-    """The engine's product from several threads at once, each against a float64 product; the sizes are large enough for BLAS to split."""
+    """The engine's product from several threads at once, each against a float64 product; the sizes are large enough
+    for BLAS to split.
+    """
     rng = np.random.default_rng(11)
     jobs = []
     for k in range(THREADS):
@@ -250,7 +312,11 @@ def _concurrent(backend: Backend, dtype: str) -> list[str]:
         thread.join()
     if errors:
         raise errors[0]
-    return [f"{dtype}: {len(wrong)} of {THREADS * ROUNDS} products computed by {THREADS} threads at once are wrong"] if wrong else []
+    return (
+        [f"{dtype}: {len(wrong)} of {THREADS * ROUNDS} products computed by {THREADS} threads at once are wrong"]
+        if wrong
+        else []
+    )
 
 
 def text(report: Report) -> str:
@@ -265,17 +331,40 @@ def text(report: Report) -> str:
             lines += [f"          {fault}" for fault in engine.faults or []]
             lines += [f"          products by {engine.products}"] if engine.products else []
     lines += ["", "Packages"]
-    lines += [f"  {name:<14} {version or 'not installed'}" for name, version in report.versions.items() if name not in ("python", "fastnn")]
+    lines += [
+        f"  {name:<14} {version or 'not installed'}"
+        for name, version in report.versions.items()
+        if name not in ("python", "fastnn")
+    ]
     lines += ["", "BLAS and threads"]
     for entry in report.blas:
-        details = [entry["internal_api"], entry["version"] or "", entry["architecture"] or "", f"{entry['num_threads']} threads"]
+        details = [
+            entry["internal_api"],
+            entry["version"] or "",
+            entry["architecture"] or "",
+            f"{entry['num_threads']} threads",
+        ]
         lines.append(f"  {entry['library']}: {', '.join(d for d in details if d)}")
-    lines += ["", "CPU", f"  {report.cpu['model'] or report.cpu['machine']}, {report.cpu['usable_cores']} of {report.cpu['cores']} cores usable"]
+    lines += [
+        "",
+        "CPU",
+        (
+            f"  {report.cpu['model'] or report.cpu['machine']}, {report.cpu['usable_cores']} of {report.cpu['cores']} "
+            "cores usable"
+        ),
+    ]
     lines.append(f"  {' '.join(report.cpu['features']) or 'no vector instructions reported'}")
     devices = report.gpu["devices"]
     lines += ["", "GPU", *(f"  {device}" for device in devices or ["none reported by the driver"])]
     lines += [f"  {name}: {version}" for name, version in report.gpu["libraries"].items()]
-    lines += ["", "Caches", *(f"  {place['name']}: {place['path']}{' - ' + place['problem'] if place['problem'] else ''}" for place in report.caches)]
+    lines += [
+        "",
+        "Caches",
+        *(
+            f"  {place['name']}: {place['path']}{' - ' + place['problem'] if place['problem'] else ''}"
+            for place in report.caches
+        ),
+    ]
     if report.findings:
         lines += ["", "What to mend"]
         for finding in report.findings:

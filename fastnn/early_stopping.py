@@ -1,7 +1,8 @@
 """Stopping early: the best epoch so far by the cost of the validation rows, and when to look no further.
 
-Reference: L. Prechelt, "Early Stopping - But When?", in "Neural Networks: Tricks of the Trade", LNCS 1524, 1998, section 2.1 (the network of the
-lowest validation cost is what training returns) and the class of criteria UP (stop after a number of epochs without improvement).
+Reference: L. Prechelt, "Early Stopping - But When?", in "Neural Networks: Tricks of the Trade", LNCS 1524, 1998,
+section 2.1 (the network of the lowest validation cost is what training returns) and the class of criteria UP (stop
+after a number of epochs without improvement).
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class BestEpoch:
         self._snapshot = Snapshot(net, optimizer)
 
     def is_over(self, history: History) -> bool:
-        """Looks at the epoch that was recorded last; `history.best` becomes its place if no epoch's cost was lower. True after `patience` epochs in a row that were no better."""
+        """Looks at the epoch that was recorded last; `history.best` becomes its place if no epoch's cost was lower.
+        True after `patience` epochs in a row that were no better.
+        """
         last = len(history.val_cost) - 1
         if history.val_cost[last] < self._cost:  # not for NaN
             self._cost, history.best = history.val_cost[last], last

@@ -12,7 +12,17 @@ ELSEWHERE = {
     **dict.fromkeys(("linear", "none"), "identity"),
     **dict.fromkeys(("logistic", "expit"), "sigmoid"),
     **dict.fromkeys(("mse", "mean_squared_error", "l2_loss", "mseloss"), "squared_error"),
-    **dict.fromkeys(("log_loss", "nll", "bce", "categorical_crossentropy", "binary_crossentropy", "sparse_categorical_crossentropy"), "cross_entropy"),
+    **dict.fromkeys(
+        (
+            "log_loss",
+            "nll",
+            "bce",
+            "categorical_crossentropy",
+            "binary_crossentropy",
+            "sparse_categorical_crossentropy",
+        ),
+        "cross_entropy",
+    ),
     **dict.fromkeys(("gd", "gradient_descent"), "sgd"),
     **dict.fromkeys(("cuda", "gpu"), "cupy"),
     "cpu": "numba",
@@ -22,7 +32,9 @@ ELSEWHERE = {
 
 
 def pip_install(extra: str = "") -> str:
-    """The command that installs fastnn with an extra. There is no release: it is installed from a clone, and another project may take any name on PyPI."""
+    """The command that installs fastnn with an extra. There is no release: it is installed from a clone, and
+    another project may take any name on PyPI.
+    """
     wanted = f".[{extra}]" if extra else "."
     return f'pip install "{wanted}" in the folder of a clone of fastnn'
 
@@ -90,7 +102,9 @@ class UnscaledInput(UserWarning):
 
 
 def nearest(given: object, known: Iterable[str]) -> str:
-    """'; did you mean 'relu'?' or '' - the nearest of the known names, or what other libraries' name for it is here, for error messages."""
+    """'; did you mean 'relu'?' or '' - the nearest of the known names, or what other libraries' name for it is
+    here, for error messages.
+    """
     names = list(known)
     elsewhere = ELSEWHERE.get(str(given).lower().replace("-", "_").replace(" ", "_"), "")
     match = [elsewhere] if elsewhere in names else difflib.get_close_matches(str(given).lower(), names, n=1, cutoff=0.5)
@@ -122,8 +136,17 @@ def positive_integer(argument: str, given: object) -> int:
     return int(given)
 
 
-def finite_number(argument: str, given: object, *, above: float | None = None, least: float | None = None, below: float | None = None, also: str = "") -> float:
-    """`given` as a finite float inside the bounds: > above, >= least, < below. `also` says in an error what else would have been taken.
+def finite_number(
+    argument: str,
+    given: object,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    also: str = "",
+) -> float:
+    """`given` as a finite float inside the bounds: > above, >= least, < below. `also` says in an error what else would
+    have been taken.
 
     Raises
     ------
@@ -134,12 +157,23 @@ def finite_number(argument: str, given: object, *, above: float | None = None, l
     """
     import numpy as np
 
-    bounds = [f"> {above:g}" if above is not None else "", f">= {least:g}" if least is not None else "", f"< {below:g}" if below is not None else ""]
-    wanted = " ".join(["a finite number", " and ".join(b for b in bounds if b)]).strip() + (f" or {also}" if also else "")
+    bounds = [
+        f"> {above:g}" if above is not None else "",
+        f">= {least:g}" if least is not None else "",
+        f"< {below:g}" if below is not None else "",
+    ]
+    wanted = " ".join(["a finite number", " and ".join(b for b in bounds if b)]).strip() + (
+        f" or {also}" if also else ""
+    )
     if isinstance(given, (bool, np.bool_)) or not isinstance(given, (int, float, np.integer, np.floating)):
         raise TypeError(f"{argument} must be {wanted}, got {given!r} ({type(given).__name__})")
     value = float(given)
-    inside = np.isfinite(value) and (above is None or value > above) and (least is None or value >= least) and (below is None or value < below)
+    inside = (
+        np.isfinite(value)
+        and (above is None or value > above)
+        and (least is None or value >= least)
+        and (below is None or value < below)
+    )
     if not inside:
         raise ValueError(f"{argument} must be {wanted}, got {given!r}")
     return value

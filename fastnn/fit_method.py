@@ -1,4 +1,6 @@
-"""`Network.fit`: its arguments, their defaults and what they mean, in one place; the work is done in `fastnn.training`."""
+"""`Network.fit`: its arguments, their defaults and what they mean, in one place; the work is done in
+`fastnn.training`.
+"""
 
 from __future__ import annotations
 
@@ -50,15 +52,15 @@ class FitMethod:
         X : array-like (m, s_1)
             Real numbers, finite; converted to the network's dtype.
         y : array-like
-            What fits follows from output and cost. Softmax with cross_entropy: classes (m,), integers 0..K-1. Sigmoid with
-            cross_entropy: (m, K) in [0, 1]. Squared error: (m, K) of any values, or classes, which mean their one-hot rows.
-            With K = 1 the last two also as (m,).
+            What fits follows from output and cost. Softmax with cross_entropy: classes (m,), integers 0..K-1. Sigmoid
+            with cross_entropy: (m, K) in [0, 1]. Squared error: (m, K) of any values, or classes, which mean their
+            one-hot rows. With K = 1 the last two also as (m,).
         optimizer : str or Optimizer
             "sgd", "momentum", "adam", "lars", "lamb" start fresh; an instance keeps its state over several fits,
             and the CPU engine's workspace, up to 64 MiB, stays with the network for the next one.
         learning_rate : float or Schedule
-            alpha > 0, or its course over the epochs (fastnn.schedules). If not given, that of the rule: 0.1 for SGD, 0.05 for Momentum,
-            0.001 for Adam, 1 for LARS, 0.01 for LAMB. Not together with an instance.
+            alpha > 0, or its course over the epochs (fastnn.schedules). If not given, that of the rule: 0.1 for SGD,
+            0.05 for Momentum, 0.001 for Adam, 1 for LARS, 0.01 for LAMB. Not together with an instance.
         batch_size : int, optional
             Rows per step; min(128, rows) if not given. The short last batch is used and divided by its own rows.
         epochs : int
@@ -66,24 +68,28 @@ class FitMethod:
         shuffle : bool
             Each epoch takes every row once, in the order numpy.random.default_rng([seed, epoch]).permutation(rows).
         order : callable, optional
-            epoch -> row numbers of that epoch, instead of shuffling; rows may be repeated or left out. Numbers count the training rows.
+            epoch -> row numbers of that epoch, instead of shuffling; rows may be repeated or left out. Numbers count
+            the training rows.
         validation : (X, y) or float, optional
             Rows to evaluate after each epoch; a fraction sets rows of X apart, chosen by the seed.
         callbacks : sequence of callables
-            f(epoch, history, net) after each epoch, with the epoch's number over the network's life, from 0; all are called, and the
-            fit ends where one returned True. They may read the network and change `learning_rate` of an instance of an optimizer, not train.
+            f(epoch, history, net) after each epoch, with the epoch's number over the network's life, from 0; all are
+            called, and the fit ends where one returned True. They may read the network and change `learning_rate` of an
+            instance of an optimizer, not train.
         progress : bool or object
             True shows a live bar on stderr.
         seed : int
-            Seed >= 0 of the order of rows and of the choice of validation rows; that of the initial weights is the network's own.
+            Seed >= 0 of the order of rows and of the choice of validation rows; that of the initial weights is the
+            network's own.
         scale : float, optional
             Factor > 0 for integer X (pixels), applied as it is read and kept with the network.
         micro_batch : int, optional
             Rows of a batch taken through the network at a time, at most: the Delta of the parts add up, so the
             step is that of the whole batch (to rounding) in the memory of a part. Without it the engine decides.
         patience : int, optional
-            Stop early: the fit is over after so many epochs in a row whose cost of the validation rows is no lower than the lowest before, at the latest
-            after `epochs`. However it ends, but by an error, parameters and optimizer go back to the epoch of the lowest (`history.best`). Wants `validation`.
+            Stop early: the fit is over after so many epochs in a row whose cost of the validation rows is no lower than
+            the lowest before, at the latest after `epochs`. However it ends, but by an error, parameters and optimizer
+            go back to the epoch of the lowest (`history.best`). Wants `validation`.
 
         Returns
         -------
@@ -100,7 +106,8 @@ class FitMethod:
         RuntimeError
             The network is being trained in another thread, or by the fit whose callback this is.
         KeyboardInterrupt
-            Ctrl-C before the first step, while data are checked or kernels compiled; nothing was changed. Later it ends the fit with a warning, as said below.
+            Ctrl-C before the first step, while data are checked or kernels compiled; nothing was changed. Later it ends
+            the fit with a warning, as said below.
 
         Warns
         -----
@@ -114,6 +121,20 @@ class FitMethod:
         from .training import fit
 
         return fit(
-            cast("Network", self), X, y, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size, epochs=epochs, shuffle=shuffle,
-            order=order, validation=validation, callbacks=callbacks, progress=progress, seed=seed, scale=scale, micro_batch=micro_batch, patience=patience,
-        )  # fmt: skip
+            cast("Network", self),
+            X,
+            y,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            epochs=epochs,
+            shuffle=shuffle,
+            order=order,
+            validation=validation,
+            callbacks=callbacks,
+            progress=progress,
+            seed=seed,
+            scale=scale,
+            micro_batch=micro_batch,
+            patience=patience,
+        )

@@ -63,14 +63,28 @@ class GradientReport:
 
     def __str__(self) -> str:
         lines = ["layer   checked   at a kink   ||D - N|| / (||D|| + ||N||)   worst parameter"]
-        lines += [f"{r.layer:5d} {r.checked:9,d} {r.kinks:11,d}   {r.relative_error:27.2e}   {r.worst}" for r in self.layers]
+        lines += [
+            (f"{r.layer:5d} {r.checked:9,d} {r.kinks:11,d}   {r.relative_error:27.2e}   {r.worst}") for r in self.layers
+        ]
         if self.sampled:
-            lines.append(f"a seeded sample of {sum(r.checked + r.kinks for r in self.layers):,} of {self.total:,} parameters was checked")
+            lines.append(
+                f"a seeded sample of {sum(r.checked + r.kinks for r in self.layers):,} of {self.total:,} parameters "
+                "was checked"
+            )
         lines.append(f"{'ok' if self.ok else 'FAILED'}: largest {self.max_relative_error:.2e}, bound {self.bound:.0e}")
         return "\n".join(lines)
 
 
-def gradcheck(net: Network, X: Any, y: Any, *, step: float = STEP, bound: float = SMOOTH_BOUND, seed: int = 0, verbose: bool = True) -> GradientReport:
+def gradcheck(
+    net: Network,
+    X: Any,
+    y: Any,
+    *,
+    step: float = STEP,
+    bound: float = SMOOTH_BOUND,
+    seed: int = 0,
+    verbose: bool = True,
+) -> GradientReport:
     """Compare the engine's gradient with central differences over every parameter, in float64.
 
     The check runs on a float64 copy of the network on the same engine; `net` is not changed. Above
@@ -95,15 +109,27 @@ def gradcheck(net: Network, X: Any, y: Any, *, step: float = STEP, bound: float 
     """
     finite_number("step", step, above=0)
     finite_number("bound", bound, above=0)
-    twin = Network(net.sizes, hidden=list(net.hidden), output=net.output, cost=net.cost, l2=net.l2, backend=net.backend, dtype="float64",
-                   init=np.asarray(net.backend.to_numpy(net.theta), np.float64))  # fmt: skip
+    twin = Network(
+        net.sizes,
+        hidden=list(net.hidden),
+        output=net.output,
+        cost=net.cost,
+        l2=net.l2,
+        backend=net.backend,
+        dtype="float64",
+        init=np.asarray(net.backend.to_numpy(net.theta), np.float64),
+    )
     twin.scale = net.scale
     x = twin._inputs(X)
     t = twin._targets(y, x.shape[0])
     D = np.array(twin.backend.to_numpy(twin.cost_and_gradient(x, t)[1]))
     total = twin.layout.size
     sampled = total > ALL_PARAMETERS
-    chosen = np.sort(np.random.default_rng(seed).choice(total, ALL_PARAMETERS, replace=False)) if sampled else np.arange(total)
+    chosen = (
+        np.sort(np.random.default_rng(seed).choice(total, ALL_PARAMETERS, replace=False))
+        if sampled
+        else np.arange(total)
+    )
     N, kinked = _central_differences(twin, x, t, chosen, step)
     report = _report(twin, D[chosen], N, kinked, chosen, sampled, bound)
     if verbose:
@@ -148,7 +174,10 @@ def _report(net: Network, D: Any, N: Any, kinked: Any, chosen: Any, sampled: boo
     names = [net.layout.layer_of(int(index))[1] for index in chosen[kinked]]
     # NaN must fail: `not <` instead of `>=`, and max() may pass a NaN by.
     ok = all(r.relative_error < bound for r in layers) and any(r.checked for r in layers)
-    return GradientReport(layers, largest, _describe(net, chosen[~kinked], D[~kinked], N[~kinked]), ok, sampled, bound, net.layout.size, names)
+    return GradientReport(
+        layers, largest, _describe(net, chosen[~kinked], D[~kinked], N[~kinked]), ok, sampled, bound, net.layout.size,
+        names,
+    )  # fmt: skip
 
 
 def _describe(net: Network, indices: Any, D: Any, N: Any) -> str:

@@ -54,7 +54,9 @@ class Uniform(Initializer):
 
 
 class Glorot(Initializer):
-    """Uniform in +-sqrt(6 / (n_in + n_out)) (Glorot and Bengio 2010, eq. 16): keeps the variance both ways for tanh and sigmoid."""
+    """Uniform in +-sqrt(6 / (n_in + n_out)) (Glorot and Bengio 2010, eq. 16): keeps the variance both ways for tanh
+    and sigmoid.
+    """
 
     name = "glorot"
 
@@ -100,7 +102,9 @@ class Normal(Initializer):
 
 
 class Orthogonal(Initializer):
-    """Rows (or columns, whichever are fewer) orthonormal, from a QR factorisation of normal numbers (Saxe et al. 2014, arXiv 1312.6120)."""
+    """Rows (or columns, whichever are fewer) orthonormal, from a QR factorisation of normal numbers (Saxe et al.
+    2014, arXiv 1312.6120).
+    """
 
     name = "orthogonal"
 
@@ -119,7 +123,9 @@ class Zeros(Initializer):
         return np.zeros((n_out, n_in))
 
 
-INITIALIZERS: dict[str, type[Initializer]] = {cls.name: cls for cls in (Uniform, Glorot, He, LeCun, Normal, Orthogonal, Zeros)}
+INITIALIZERS: dict[str, type[Initializer]] = {
+    cls.name: cls for cls in (Uniform, Glorot, He, LeCun, Normal, Orthogonal, Zeros)
+}
 
 
 def get(init: str | Initializer, activation: Activation) -> Initializer:
@@ -140,4 +146,6 @@ def get(init: str | Initializer, activation: Activation) -> Initializer:
         if init not in INITIALIZERS:
             raise unknown_name("init", init, ["auto", *INITIALIZERS])
         return INITIALIZERS[init]()
-    raise TypeError(f"init must be a name, an Initializer or a pair of lists of arrays (weights, biases), got {type(init).__name__}")
+    raise TypeError(
+        f"init must be a name, an Initializer or a pair of lists of arrays (weights, biases), got {type(init).__name__}"
+    )

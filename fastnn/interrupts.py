@@ -1,4 +1,6 @@
-"""Ctrl-C, held back where it would tear something: a step, a copy, a kernel that is being loaded. Imports the standard library only."""
+"""Ctrl-C, held back where it would tear something: a step, a copy, a kernel that is being loaded. Imports the
+standard library only.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,13 @@ __all__ = ["interrupt_after"]
 def interrupt_after() -> Iterator[None]:
     """Let a Ctrl-C wait for the end of the block; a second one does not wait.
 
-    Only where Python's own handler would act: in the main thread, without a handler of the user's, or of such a block around this one.
+    Only where Python's own handler would act: in the main thread, without a handler of the user's, or of such a block
+    around this one.
     """
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
         yield
         return
     remember = _Remember()

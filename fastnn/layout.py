@@ -42,7 +42,9 @@ class Layout:
             The vector is not one-dimensional with `size` entries.
         """
         if vector.ndim != 1 or vector.shape[0] != self.size:
-            raise ValueError(f"vector must have shape ({self.size},) for sizes {list(self.sizes)}, got {tuple(vector.shape)}")
+            raise ValueError(
+                f"vector must have shape ({self.size},) for sizes {list(self.sizes)}, got {tuple(vector.shape)}"
+            )
         weights, biases = [], []
         for layer, (n_in, n_out) in enumerate(zip(self.sizes[:-1], self.sizes[1:], strict=True)):
             start = int(self.offsets[layer])
@@ -74,4 +76,7 @@ class Views(list[Any]):
 
     def __setitem__(self, layer: Any, value: Any) -> None:
         if value is not self[layer]:  # which it is after net.weights[0] += 1
-            raise TypeError(f"net.{self._name}[{layer!r}] cannot be replaced, it is a view of net.theta; write into it: net.{self._name}[{layer!r}][...] = values")
+            raise TypeError(
+                f"net.{self._name}[{layer!r}] cannot be replaced, it is a view of net.theta; write into it: "
+                f"net.{self._name}[{layer!r}][...] = values"
+            )

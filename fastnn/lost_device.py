@@ -50,7 +50,9 @@ class HostCopy:
             self._next = ended + SPARING * (ended - began)
 
     def rescue(self, error: BaseException, history: object) -> DeviceLost | None:
-        """None while the device still answers; else the network is moved to the NumPy engine, and this is the error to raise."""
+        """None while the device still answers; else the network is moved to the NumPy engine, and this is the error
+        to raise.
+        """
         first = _first(error)
         # CUDA's errors have classes of their own. Python's are about arguments, or about the place of the call.
         if not self.wanted or self.theta is None or type(first).__module__ == "builtins" or self._answers():
@@ -58,16 +60,22 @@ class HostCopy:
         net, lost_on = self.net, self.net.backend.name
         net.backend, net.backend_reason = get_backend("numpy"), f"numpy: the device of the {lost_on} engine was lost"
         net._use(self.theta)
-        remark = "" if net.precision == "fp32" else f" Its precision {net.precision!r} is 'fp32' now, the only one there."
+        remark = (
+            "" if net.precision == "fp32" else f" Its precision {net.precision!r} is 'fp32' now, the only one there."
+        )
         net.precision = "fp32"
         self.optimizer.reset()
         epoch, step = self.place
         return DeviceLost(
-            f"the device was lost in epoch {net.epochs_trained} ({_line(first)}). The network is now on the numpy engine with its parameters from before step {step} of epoch {epoch} (both count from 0); "
-            f"the optimizer's state is lost.{remark} Save the network (net.save) and go on in a new process: CUDA cannot be used in this one any more. "
+            f"the device was lost in epoch {net.epochs_trained} ({_line(first)}). The network is now on the numpy "
+            f"engine with its parameters from before step {step} of epoch {epoch} (both count from 0); "
+            f"the optimizer's state is lost.{remark} Save the network (net.save) and go on in a new process: CUDA "
+            "cannot be used in this one any more. "
             "`fastnn doctor` and `nvidia-smi -q` show the state of the GPU, the kernel's log (dmesg, Xid) the cause.",
-            epoch=epoch, step=step, history=history,
-        )  # fmt: skip
+            epoch=epoch,
+            step=step,
+            history=history,
+        )
 
     def _answers(self) -> bool:
         """Whether the device still does what it is asked."""

@@ -42,8 +42,8 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
     TypeError
         `path` is not a path.
     ValueError
-        Its name ends in something else than .safetensors (a name without an ending is taken as it is), or it is there and no
-        regular file, but a device or a pipe.
+        Its name ends in something else than .safetensors (a name without an ending is taken as it is), or it is there
+        and no regular file, but a device or a pipe.
     OSError
         The folder does not exist or cannot be written, or the disk is full; a file already there is untouched.
     """
@@ -84,14 +84,17 @@ def check_name(argument: str, path: Path) -> None:
     """
     if path.suffix.lower() not in ("", SUFFIX):
         raise ValueError(
-            f"{argument}{str(path)!r}: a model file is written as safetensors, so its name must end in {SUFFIX!r} or have no ending, "
+            f"{argument}{str(path)!r}: a model file is written as safetensors, so its name must end in {SUFFIX!r} or "
+            "have no ending, "
             f"got {path.suffix!r}; for example {path.stem.removesuffix(SUFFIX) + SUFFIX!r}"
         )
 
 
 def _as_path(path: Any) -> Path:
     if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
-        raise TypeError(f"path must be a str or os.PathLike, the name of a model file, got {path!r} ({type(path).__name__})")
+        raise TypeError(
+            f"path must be a str or os.PathLike, the name of a model file, got {path!r} ({type(path).__name__})"
+        )
     return Path(path)
 
 
@@ -99,9 +102,13 @@ def _replace(path: Path, content: bytes) -> None:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"path={str(path)!r}: the folder {str(path.parent)!r} does not exist")
     if path.is_dir():
-        raise IsADirectoryError(f"path={str(path)!r} is a folder; give a file name such as {str(path / 'model.safetensors')!r}")
+        raise IsADirectoryError(
+            f"path={str(path)!r} is a folder; give a file name such as {str(path / 'model.safetensors')!r}"
+        )
     if path.exists() and not path.is_file():  # moved over /dev/null, the model would be the end of it
-        raise ValueError(f"path={str(path)!r} is not a regular file but a device, pipe or socket; give the name of a file")
+        raise ValueError(
+            f"path={str(path)!r} is not a regular file but a device, pipe or socket; give the name of a file"
+        )
     path = Path(os.path.realpath(path))  # a link stays, and what it points to is written
     folder = path.parent
     handle, temporary = tempfile.mkstemp(prefix=".fastnn-", suffix=".tmp", dir=folder)
@@ -146,7 +153,10 @@ def load(path: str | os.PathLike[str], *, backend: str | Backend = "auto") -> Ne
     path = _as_path(path)
     if not path.is_file():
         with_suffix = path.with_name(path.name + SUFFIX) if path.name else path
-        raise FileNotFoundError(f"path={str(path)!r}: no such model file{f'; did you mean {str(with_suffix)!r}?' if with_suffix.is_file() else ''}")
+        raise FileNotFoundError(
+            f"path={str(path)!r}: no such model "
+            f"file{f'; did you mean {str(with_suffix)!r}?' if with_suffix.is_file() else ''}"
+        )
     get_backend(backend)  # an unknown or unavailable engine is not the file's fault
     theta, metadata = _read(path)
     try:
@@ -155,7 +165,8 @@ def load(path: str | os.PathLike[str], *, backend: str | Backend = "auto") -> Ne
         engine = get_backend(backend, parameters=theta.size)
         if precision in PRECISIONS and precision not in engine.precisions:
             warnings.warn(
-                f"path={str(path)!r}: precision={precision!r}, in which the network was trained, is not one of the {engine.name} engine; it goes on with precision='fp32'",
+                f"path={str(path)!r}: precision={precision!r}, in which the network was trained, is not one of the "
+                f"{engine.name} engine; it goes on with precision='fp32'",
                 stacklevel=2,
             )
             precision = "fp32"
@@ -172,8 +183,13 @@ def load(path: str | os.PathLike[str], *, backend: str | Backend = "auto") -> Ne
             sizes,
             hidden=[activations.from_config(g) for g in config["hidden"]],
             output=activations.from_config(config["output"]),
-            cost=config["cost"], init=theta, l2=config["l2"], backend=backend, dtype=config["dtype"], precision=precision,
-        )  # fmt: skip
+            cost=config["cost"],
+            init=theta,
+            l2=config["l2"],
+            backend=backend,
+            dtype=config["dtype"],
+            precision=precision,
+        )
         net.scale = None if config["scale"] is None else float(config["scale"])
         net.epochs_trained = int(config["epochs_trained"])
         net.preprocessing = json.loads(metadata["preprocessing"])
@@ -192,17 +208,28 @@ def _read(path: Path) -> tuple[np.ndarray[Any, Any], dict[str, str]]:
             metadata = dict(file.metadata() or {})
             names = list(file.keys())
             if metadata.get("format") != "fastnn":
-                raise ModelFileError(f"path={str(path)!r} is a safetensors file but not a fastnn model (tensors: {', '.join(names[:5])})")
+                raise ModelFileError(
+                    f"path={str(path)!r} is a safetensors file but not a fastnn model (tensors: {', '.join(names[:5])})"
+                )
             if names != ["theta"]:
-                raise ModelFileError(f"path={str(path)!r} is not a usable fastnn model: it must hold the tensor 'theta' alone, got {names[:5]}")
+                raise ModelFileError(
+                    f"path={str(path)!r} is not a usable fastnn model: it must hold the tensor 'theta' alone, got "
+                    f"{names[:5]}"
+                )
             return np.array(file.get_tensor("theta")), metadata
     except SafetensorError as error:
-        raise ModelFileError(f"path={str(path)!r} is not a model file, or is damaged: {error}; a model file is safetensors, written by net.save or fastnn train") from error
+        raise ModelFileError(
+            f"path={str(path)!r} is not a model file, or is damaged: {error}; a model file is safetensors, written by "
+            "net.save or fastnn train"
+        ) from error
 
 
 def _config(metadata: dict[str, str]) -> dict[str, Any]:
     if metadata.get("version") != str(FORMAT_VERSION):
-        raise ValueError(f"format version {metadata.get('version')!r}, this fastnn reads version {FORMAT_VERSION}; install a newer fastnn")
+        raise ValueError(
+            f"format version {metadata.get('version')!r}, this fastnn reads version {FORMAT_VERSION}; install a newer "
+            "fastnn"
+        )
     config = json.loads(metadata["network"])
     if not isinstance(config, dict) or set(config) != _FIELDS:
         raise ValueError(f"the network description must have the fields {sorted(_FIELDS)}")

@@ -129,21 +129,32 @@ class Network(FitMethod):
     def _use(self, theta: Array) -> None:
         """Make theta, an array of the engine, the parameters, and weights and biases views of it."""
         weights, biases = self.layout.split(theta)
-        # Not by way of __dict__: where that has been asked for, Python finds every attribute of the object more slowly, and one row notices.
-        for name, value in (("theta", theta), ("weights", Views("weights", weights)), ("biases", Views("biases", biases))):
+        # Not by way of __dict__: where that has been asked for, Python finds every attribute of the object more slowly,
+        # and one row notices.
+        for name, value in (
+            ("theta", theta),
+            ("weights", Views("weights", weights)),
+            ("biases", Views("biases", biases)),
+        ):
             super().__setattr__(name, value)
         self.prepared: Any = None  # what the engine keeps between predictions of this network
         self.kept: Any = None  # what `fit` keeps for the next one (training.py)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Parameters are written in place: an array put in their place would be seen by some parts of the engines and not by others. What they were made for is fixed."""
+        """Parameters are written in place: an array put in their place would be seen by some parts of the engines
+        and not by others. What they were made for is fixed.
+        """
         if name in FIXED and hasattr(self, name):
             raise AttributeError(
-                f"net.{name} is fixed once the network is made; make another: Network(sizes, ..., init=net.theta) takes over parameters where the sizes are the same"
+                f"net.{name} is fixed once the network is made; make another: Network(sizes, ..., init=net.theta) "
+                "takes over parameters where the sizes are the same"
             )
         if name in ("theta", "weights", "biases") and value is not getattr(self, name, None):
             place = "theta" if name == "theta" else f"{name}[0]"
-            raise AttributeError(f"net.{name} cannot be replaced, because all parameters lie in one vector; write into it, as in net.{place}[...] = values")
+            raise AttributeError(
+                f"net.{name} cannot be replaced, because all parameters lie in one vector; write into it, as in "
+                f"net.{place}[...] = values"
+            )
         super().__setattr__(name, value)
 
     @property
@@ -204,7 +215,9 @@ class Network(FitMethod):
         for layer in reversed(range(len(self.weights))):
             backend.accumulate(Delta_W[layer], Delta_b[layer], delta, a[layer])
             if layer:  # there is no delta^(1)
-                delta = backend.propagate_delta(delta, self.weights[layer], self.hidden[layer - 1], z[layer - 1], a[layer])
+                delta = backend.propagate_delta(
+                    delta, self.weights[layer], self.hidden[layer - 1], z[layer - 1], a[layer]
+                )
         return cost_sum, Delta, a[-1]
 
     def cost_and_gradient(self, X: Any, y: Any, *, micro_batch: int | None = None) -> tuple[float, Array]:
@@ -267,7 +280,9 @@ class Network(FitMethod):
             The output is neither softmax nor sigmoid, or X does not fit.
         """
         if self.output.name not in ("softmax", "sigmoid"):
-            raise ValueError(f"predict_proba needs a softmax or sigmoid output, this network has {self.output.name!r}; use predict")
+            raise ValueError(
+                f"predict_proba needs a softmax or sigmoid output, this network has {self.output.name!r}; use predict"
+            )
         return self._outputs(X)
 
     def predict(self, X: Any) -> Array:
@@ -309,16 +324,25 @@ class Network(FitMethod):
         training_rows: int | None = None,
         data_dtype: Any = None,
     ) -> str:
-        """One sentence: how this network's engine would run training steps of batch_size rows, micro_batch at a time, by this rule; with `explain` several lines: why.
+        """One sentence: how this network's engine would run training steps of batch_size rows, micro_batch at a time,
+        by this rule; with `explain` several lines: why.
 
         training_rows : of an epoch; many if not given. Few steps an epoch may be planned differently.
-        data_dtype : of the X to train with, as NumPy takes it; the network's if not given. Data of uint8 may be planned differently.
+        data_dtype : of the X to train with, as NumPy takes it; the network's if not given. Data of uint8 may be planned
+            differently.
         """
         parts = options.check_micro_batch(micro_batch, batch_size)
-        return self.backend.plan(Job(self, optimizers.get(optimizer), batch_size, parts, training_rows, options.check_data_dtype(data_dtype)), explain)
+        return self.backend.plan(
+            Job(
+                self, optimizers.get(optimizer), batch_size, parts, training_rows, options.check_data_dtype(data_dtype)
+            ),
+            explain,
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to one safetensors file, NAME.safetensors or a name without an ending; see `fastnn.model_file`."""
+        """Write the model to one safetensors file, NAME.safetensors or a name without an ending; see
+        `fastnn.model_file`.
+        """
         from .model_file import save
 
         save(self, path)
@@ -346,12 +370,19 @@ class Network(FitMethod):
             a = self.backend.activate(self.output, z)
             cost_sum += self.backend.cost_sum(self.output, self.cost, z, a, y[rows])
             hits += self.count_hits(a, y[rows]) or 0
-        return cost_sum / x.shape[0] + l2_per_row / 2 * self.sum_of_squared_weights(), hits if self.counts_hits(y) else None
+        return cost_sum / x.shape[0] + l2_per_row / 2 * self.sum_of_squared_weights(), hits if self.counts_hits(
+            y
+        ) else None
 
     def _outputs(self, X: Any) -> Array:
         if type(X) is np.ndarray and X.ndim == 2 and X.flags.c_contiguous and (backend := self.backend).checks_outputs:
             m, n = X.shape
-            if m and n == self.sizes[0] and (X.dtype == self.dtype or backend.predicts_kind(X)) and (h := backend.outputs(self, X)) is not None:
+            if (
+                m
+                and n == self.sizes[0]
+                and (X.dtype == self.dtype or backend.predicts_kind(X))
+                and (h := backend.outputs(self, X)) is not None
+            ):
                 if self.scale is not None:
                     checks.warn_if_unscaled(X, self.scale, stacklevel=3)
                 return h  # what follows would only look at X once more, which one row would notice
@@ -377,7 +408,9 @@ class Network(FitMethod):
         return self.backend.is_array(X) and type(X) is not np.ndarray
 
     def _inputs(self, X: Any, first_row: int = 0, argument: str = "X") -> Array:
-        return checks.inputs(X, self.sizes[0], self.dtype, self.backend, scale=self.scale, argument=argument, first_row=first_row)
+        return checks.inputs(
+            X, self.sizes[0], self.dtype, self.backend, scale=self.scale, argument=argument, first_row=first_row
+        )
 
     def _targets(self, y: Any, m: int, argument: str = "y") -> Array:
         return checks.targets(y, self.pair, m, self.sizes[-1], self.dtype, self.backend, argument=argument)
@@ -385,8 +418,16 @@ class Network(FitMethod):
     # ---- copies -----------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {key: value for key, value in self.__dict__.items() if key not in ("backend", "weights", "biases", "prepared", "kept", "_training")}
-        return {**state, "theta": self.backend.to_numpy(self.theta), "backend": (self.backend.name, dict(self.backend.given))}
+        state = {
+            key: value
+            for key, value in self.__dict__.items()
+            if key not in ("backend", "weights", "biases", "prepared", "kept", "_training")
+        }
+        return {
+            **state,
+            "theta": self.backend.to_numpy(self.theta),
+            "backend": (self.backend.name, dict(self.backend.given)),
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
@@ -397,4 +438,7 @@ class Network(FitMethod):
 
     def __repr__(self) -> str:
         hidden = ", ".join(dict.fromkeys(repr(g) for g in self.hidden)) or "no hidden layer"
-        return f"Network({'-'.join(map(str, self.sizes))}, {hidden}, {self.output.name} + {self.cost}, {self.layout.size:,} parameters, {self.dtype}, {self.backend.name})"
+        return (
+            f"Network({'-'.join(map(str, self.sizes))}, {hidden}, {self.output.name} + {self.cost}, "
+            f"{self.layout.size:,} parameters, {self.dtype}, {self.backend.name})"
+        )

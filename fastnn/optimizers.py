@@ -1,8 +1,8 @@
 """Update rules, one class each. They work on the flat vector, elementwise or layer by layer.
 
 A rule reads the gradient D of the whole vector, the L2 term of the network included, and moves theta in
-place; every gradient is known before any parameter moves. `step` is the NumPy reference. Compiled engines select their own code
-by `code` and read `hyper()`; `slots` names the state vectors, each laid out as theta, zero at first.
+place; every gradient is known before any parameter moves. `step` is the NumPy reference. Compiled engines select their
+own code by `code` and read `hyper()`; `slots` names the state vectors, each laid out as theta, zero at first.
 t counts the steps, 1 at the first.
 """
 
@@ -64,7 +64,9 @@ class Optimizer:
             self._learning_rate: float | Schedule = value
             self.rate = float(value.at(0.0))
         else:
-            self._learning_rate = self.rate = finite_number("learning_rate", value, above=0, also="a schedule (fastnn.schedules)")
+            self._learning_rate = self.rate = finite_number(
+                "learning_rate", value, above=0, also="a schedule (fastnn.schedules)"
+            )
 
     def hyper(self) -> tuple[float, ...]:
         """The constants of the rule in the order its kernels read them; the rate of the next step first."""
@@ -87,8 +89,11 @@ class Optimizer:
         """
         if self._owner is not None and self._owner() is owner:
             return
-        if self.state or (self.t and self.slots):  # a rule without any, gradient descent, may serve one network after another
-            raise ValueError(f"optimizer={self!r} carries the state of another network; give a fresh instance, or call reset() first")
+        if self.state or (self.t and self.slots):
+            # a rule without any, gradient descent, may serve one network after another
+            raise ValueError(
+                f"optimizer={self!r} carries the state of another network; give a fresh instance, or call reset() first"
+            )
         if self._owner is not None:
             self.t = 0
         self.state = [zeros() for _ in self.slots]
@@ -104,7 +109,10 @@ class Optimizer:
 
     def __repr__(self) -> str:
         rate = self.learning_rate
-        constants = [f"{rate!r}" if isinstance(rate, Schedule) else f"{rate:g}", *(f"{value:g}" for value in self.hyper()[1:])]
+        constants = [
+            f"{rate!r}" if isinstance(rate, Schedule) else f"{rate:g}",
+            *(f"{value:g}" for value in self.hyper()[1:]),
+        ]
         return f"{type(self).__name__}({', '.join(constants)})"
 
 
@@ -171,7 +179,9 @@ class Adam(Optimizer):
 
     name, code, slots = "adam", 2, ("m", "v")
 
-    def __init__(self, learning_rate: float | Schedule = 1e-3, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> None:
+    def __init__(
+        self, learning_rate: float | Schedule = 1e-3, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8
+    ) -> None:
         super().__init__(learning_rate)
         self.beta1 = finite_number("beta1", beta1, least=0, below=1)
         self.beta2 = finite_number("beta2", beta2, least=0, below=1)
@@ -248,7 +258,13 @@ class LARS(LayerWise):
 
     name, code, slots = "lars", 3, ("velocity",)
 
-    def __init__(self, learning_rate: float | Schedule = 1.0, momentum: float = 0.9, trust: float = 0.001, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self,
+        learning_rate: float | Schedule = 1.0,
+        momentum: float = 0.9,
+        trust: float = 0.001,
+        weight_decay: float = 0.0,
+    ) -> None:
         super().__init__(learning_rate)
         self.momentum = finite_number("momentum", momentum, least=0, below=1)
         self.trust = finite_number("trust", trust, above=0)
@@ -288,7 +304,14 @@ class LAMB(LayerWise):
 
     name, code, slots = "lamb", 4, ("m", "v")
 
-    def __init__(self, learning_rate: float | Schedule = 1e-2, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-6, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self,
+        learning_rate: float | Schedule = 1e-2,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+    ) -> None:
         super().__init__(learning_rate)
         self.beta1 = finite_number("beta1", beta1, least=0, below=1)
         self.beta2 = finite_number("beta2", beta2, least=0, below=1)
@@ -328,7 +351,10 @@ def get(optimizer: str | Optimizer, learning_rate: float | Schedule | None = Non
     """
     if isinstance(optimizer, Optimizer):
         if learning_rate is not None:
-            raise ValueError(f"learning_rate={learning_rate!r} was given beside optimizer={optimizer!r}, which has its own; give one of the two")
+            raise ValueError(
+                f"learning_rate={learning_rate!r} was given beside optimizer={optimizer!r}, which has its own; give "
+                "one of the two"
+            )
         return optimizer
     if isinstance(optimizer, str):
         if optimizer not in OPTIMIZERS:

@@ -22,7 +22,15 @@ from .layout import Layout
 PRECISIONS = ("fp32", "tf32", "bf16")
 MOST_PARAMETERS = 1 << 40  # 4 TiB of float32; what memory really allows is less, and MemoryError says so
 
-__all__ = ["PRECISIONS", "check_data_dtype", "check_dtype", "check_hidden", "check_precision", "check_sizes", "initial_theta"]
+__all__ = [
+    "PRECISIONS",
+    "check_data_dtype",
+    "check_dtype",
+    "check_hidden",
+    "check_precision",
+    "check_sizes",
+    "initial_theta",
+]
 
 
 def check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
@@ -34,7 +42,10 @@ def check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
     checked = tuple(positive_integer(f"sizes[{i}]", size) for i, size in enumerate(sizes))
     parameters = sum(n_out * (n_in + 1) for n_in, n_out in itertools.pairwise(checked))
     if parameters > MOST_PARAMETERS:
-        raise ValueError(f"sizes={list(checked)} make {parameters:,} parameters; more than {MOST_PARAMETERS:,} are certainly a mistake")
+        raise ValueError(
+            f"sizes={list(checked)} make {parameters:,} parameters; more than {MOST_PARAMETERS:,} are certainly a "
+            "mistake"
+        )
     return checked
 
 
@@ -47,7 +58,9 @@ def check_hidden(hidden: Any, layers: int) -> tuple[Activation, ...]:
         if len(chosen) != layers:
             raise ValueError(f"hidden must have one activation per hidden layer ({layers}), got {len(chosen)}")
     else:
-        raise TypeError(f"hidden must be a name, an Activation or a list of them, got {hidden!r} ({type(hidden).__name__})")
+        raise TypeError(
+            f"hidden must be a name, an Activation or a list of them, got {hidden!r} ({type(hidden).__name__})"
+        )
     if not all(g.elementwise for g in chosen):
         raise ValueError("hidden='softmax' is not possible: softmax is for the output layer only")
     return tuple(chosen)
@@ -73,14 +86,21 @@ def check_data_dtype(dtype: Any) -> np.dtype[Any] | None:
     except TypeError:
         found = np.dtype(object)
     if found is not None and found.kind not in "biuf":
-        raise TypeError(f"data_dtype must be a dtype of NumPy, of integers, floats or bool, such as 'uint8', or None, got {dtype!r}")
+        raise TypeError(
+            f"data_dtype must be a dtype of NumPy, of integers, floats or bool, such as 'uint8', or None, got {dtype!r}"
+        )
     return found
 
 
 def check_micro_batch(micro_batch: Any, batch_size: int) -> int | None:
     """The part of a batch that is taken at a time; None stays None."""
-    if micro_batch is not None and positive_integer("micro_batch", micro_batch) > positive_integer("batch_size", batch_size):
-        raise ValueError(f"micro_batch={micro_batch} is larger than batch_size={batch_size}; it is the part of a batch that is taken at a time")
+    if micro_batch is not None and positive_integer("micro_batch", micro_batch) > positive_integer(
+        "batch_size", batch_size
+    ):
+        raise ValueError(
+            f"micro_batch={micro_batch} is larger than batch_size={batch_size}; it is the part of a batch that is "
+            "taken at a time"
+        )
     return None if micro_batch is None else int(micro_batch)
 
 
@@ -89,12 +109,20 @@ def check_precision(precision: Any, dtype: np.dtype[Any], backend: Backend) -> N
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
     if precision != "fp32" and dtype != np.float32:
-        raise ValueError(f"precision={precision!r} is a way to train float32 networks, this one is {dtype}; use precision='fp32' or dtype='float32'")
+        raise ValueError(
+            f"precision={precision!r} is a way to train float32 networks, this one is {dtype}; use precision='fp32' "
+            "or dtype='float32'"
+        )
     if precision not in backend.precisions:
-        raise ValueError(f"precision={precision!r} is for the cupy engine, this network runs on {backend.name}; use precision='fp32', or backend='cupy' with a GPU")
+        raise ValueError(
+            f"precision={precision!r} is for the cupy engine, this network runs on {backend.name}; use "
+            "precision='fp32', or backend='cupy' with a GPU"
+        )
 
 
-def initial_theta(init: Any, layout: Layout, g: Sequence[Activation], seed: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+def initial_theta(
+    init: Any, layout: Layout, g: Sequence[Activation], seed: int, dtype: np.dtype[Any]
+) -> np.ndarray[Any, Any]:
     """The initial Theta, drawn or given in float64, in the network's dtype."""
     vector = np.zeros(layout.size)
     weights, biases = layout.split(vector)
@@ -106,7 +134,9 @@ def initial_theta(init: Any, layout: Layout, g: Sequence[Activation], seed: int,
     if isinstance(init, tuple) and len(init) == 2:
         for kind, given, views in (("weights", init[0], weights), ("biases", init[1], biases)):
             if isinstance(given, (str, bytes, Mapping)) or not hasattr(given, "__len__"):
-                raise TypeError(f"init {kind} must be a list of {len(views)} arrays, one per layer, got {type(given).__name__}")
+                raise TypeError(
+                    f"init {kind} must be a list of {len(views)} arrays, one per layer, got {type(given).__name__}"
+                )
             if len(given) != len(views):
                 raise ValueError(f"init {kind} must have one array per layer ({len(views)}), got {len(given)}")
             for layer, (array, view) in enumerate(zip(given, views, strict=True)):
@@ -116,10 +146,15 @@ def initial_theta(init: Any, layout: Layout, g: Sequence[Activation], seed: int,
                 view[...] = array
     else:
         if isinstance(init, (bytes, Mapping)) or not hasattr(init, "__len__"):
-            raise TypeError(f"init must be a name, an Initializer, a flat vector or a pair (weights, biases), got {init!r} ({type(init).__name__})")
+            raise TypeError(
+                f"init must be a name, an Initializer, a flat vector or a pair (weights, biases), got {init!r} "
+                f"({type(init).__name__})"
+            )
         array = checks.numeric("init", init)
         if array.shape != vector.shape:
-            raise ValueError(f"init must be a vector of {layout.size} parameters for these sizes, got shape {array.shape}")
+            raise ValueError(
+                f"init must be a vector of {layout.size} parameters for these sizes, got shape {array.shape}"
+            )
         vector[...] = array
     with np.errstate(over="ignore"):
         theta = vector.astype(dtype)

@@ -52,7 +52,9 @@ def learning_curve(history: History, path: str | os.PathLike[str], *, title: str
         panels.append(("accuracy", history.accuracy, history.val_accuracy))
     figure = Figure(figsize=(5.2 * len(panels), 3.9), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (name, training, validation) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    for axes, (name, training, validation) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+    ):
         _panel(axes, name, training, validation, history.best)
     if title:
         figure.suptitle(title.replace("$", r"\$"), fontsize=11)
@@ -65,7 +67,15 @@ def _panel(axes: Any, name: str, training: list[float], validation: list[float],
     marker = "o" if len(training) <= 40 else ""
     for label, values, colour in (("training", training, TRAINING), ("validation", validation, VALIDATION)):
         if values:
-            axes.plot(range(1, len(values) + 1), values, color=colour, marker=marker, markersize=3, linewidth=1.6, label=f"{label}, last {_last(name, values[-1])}")
+            axes.plot(
+                range(1, len(values) + 1),
+                values,
+                color=colour,
+                marker=marker,
+                markersize=3,
+                linewidth=1.6,
+                label=f"{label}, last {_last(name, values[-1])}",
+            )
     if best is not None:
         axes.axvline(best + 1, color="0.5", linewidth=1, linestyle=":", label="best epoch")
     if name == "cost" and min([*training, *validation]) > 0 and max(training) > 20 * min(training):

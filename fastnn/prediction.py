@@ -91,11 +91,15 @@ def _check_range(path: Any, columns: list[str], X: NDArray[np.float64], dtype: n
 def _images(path: Path, shape: list[int], scale: float | None, notes: list[str]) -> NDArray[Any]:
     """Rows of pixels (m, height * width), integers where `scale` still has to be applied."""
     if path.suffix.lower() in (".csv", ".tsv"):
-        raise DataFileError(f"{path}: this model takes images: an IDX file, or .npz with an array (rows, {shape[0] * shape[1]})")
+        raise DataFileError(
+            f"{path}: this model takes images: an IDX file, or .npz with an array (rows, {shape[0] * shape[1]})"
+        )
     if path.suffix.lower() != ".npz":
         X: NDArray[Any] = idx.read_images(path)
         if list(X.shape[1:]) != shape:
-            raise DataFileError(f"{path}: holds images of {X.shape[1]} x {X.shape[2]} pixels, the model takes {shape[0]} x {shape[1]}")
+            raise DataFileError(
+                f"{path}: holds images of {X.shape[1]} x {X.shape[2]} pixels, the model takes {shape[0]} x {shape[1]}"
+            )
     else:
         X = _pick(path, shape, notes)
     X = X.reshape(len(X), -1)
@@ -105,14 +109,24 @@ def _images(path: Path, shape: list[int], scale: float | None, notes: list[str])
 def _pick(path: Path, shape: list[int], notes: list[str]) -> NDArray[Any]:
     arrays = npz_file.read_arrays(path)
     pixels = shape[0] * shape[1]
-    fitting = [name for name, x in arrays.items() if x.ndim > 1 and len(x) and tuple(x.shape[1:]) in ((pixels,), tuple(shape)) and x.dtype.kind in "iuf"]
+    fitting = [
+        name
+        for name, x in arrays.items()
+        if x.ndim > 1 and len(x) and tuple(x.shape[1:]) in ((pixels,), tuple(shape)) and x.dtype.kind in "iuf"
+    ]
     preferred = [name for name in PREFERRED if name in fitting] or fitting
     if not fitting or (len(fitting) > 1 and preferred[0] not in PREFERRED):
         shapes = ", ".join(f"{name} {tuple(x.shape)} {x.dtype}" for name, x in arrays.items())
         problem = "no array" if not fitting else "several arrays"
-        raise DataFileError(f"{path}: {problem} of numbers with the model's {pixels} pixels per row ({shapes}); call the one that is meant X")
+        raise DataFileError(
+            f"{path}: {problem} of numbers with the model's {pixels} pixels per row ({shapes}); call the one that is "
+            "meant X"
+        )
     if len(arrays) > 1:
-        notes.append(f"array {preferred[0]!r} is read; ignored: {', '.join(repr(name) for name in arrays if name != preferred[0])}")
+        notes.append(
+            f"array {preferred[0]!r} is read; ignored: "
+            f"{', '.join(repr(name) for name in arrays if name != preferred[0])}"
+        )
     return arrays[preferred[0]]
 
 
@@ -122,12 +136,16 @@ def _pixels(path: Path, X: NDArray[Any], scale: float, notes: list[str]) -> NDAr
     finite = np.isfinite(X)
     if not finite.all():
         row, column = (int(v) for v in np.argwhere(~finite)[0])
-        raise DataFileError(f"{path}: row {row} (counted from 0), pixel {column}: {X[row, column]} is not a finite number")
+        raise DataFileError(
+            f"{path}: row {row} (counted from 0), pixel {column}: {X[row, column]} is not a finite number"
+        )
     if X.dtype.kind == "f" and X.max() <= 1:
         notes.append("pixels are fractions of 1 and taken as they are")
     elif X.dtype.kind == "f":
         if (fractional := X % 1 != 0).any():
-            raise DataFileError(f"{path}: pixels must be integers 0..{top}, or scaled into 0..1 already; got {X[fractional][0]:g}")
+            raise DataFileError(
+                f"{path}: pixels must be integers 0..{top}, or scaled into 0..1 already; got {X[fractional][0]:g}"
+            )
         X = np.clip(X, -1, top + 1).astype(np.int64)
         notes.append(f"pixels are whole numbers and scaled by 1/{top}, as in training")
     if X.min() < 0 or (X.dtype.kind in "iu" and X.max() > top):

@@ -35,7 +35,8 @@ class RichProgress:
         self._epochs, self._steps = epochs, steps_per_epoch
         self._done, self._shown = 0, 0
         self._every = -(-epochs // LINES)
-        self._stream = self._file or sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - a program without a terminal may have no stderr
+        # A program without a terminal may have no stderr.
+        self._stream = self._file or sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         self._history: History | None = None
         if self._stream.isatty():
             self._bar = _bar(self._stream)
@@ -86,7 +87,9 @@ def _bar(stream: TextIO) -> Any:
 
 
 def epoch_line(done: int, epochs: int, history: History) -> str:
-    """'epoch  3/20  training: cost 0.1234, accuracy 96.50 %   validation: ...   0.12 s' of the last epoch in the history."""
+    """'epoch  3/20  training: cost 0.1234, accuracy 96.50 %   validation: ...   0.12 s' of the last epoch in the
+    history.
+    """
     width = len(str(epochs))
     parts = [f"epoch {done:{width}d}/{epochs}", _side("training", history.cost, history.accuracy)]
     if history.val_cost:

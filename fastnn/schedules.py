@@ -150,7 +150,9 @@ class Polynomial(Schedule):
 
 @dataclass(frozen=True)
 class Step(Schedule):
-    """learning_rate times `factor` after every `every` epochs: learning_rate factor^floor(e / every). every, factor > 0."""
+    """learning_rate times `factor` after every `every` epochs: learning_rate factor^floor(e / every). every, factor
+    > 0.
+    """
 
     learning_rate: float
     every: float
@@ -181,14 +183,21 @@ class Piecewise(Schedule):
             given = getattr(self, name)
             if isinstance(given, (str, bytes)) or not hasattr(given, "__len__") or not hasattr(given, "__getitem__"):
                 raise TypeError(f"{name} must be a sequence of numbers, got {given!r}")
-            object.__setattr__(self, name, tuple(finite_number(f"{name}[{i}]", value, above=0) for i, value in enumerate(given)))
+            object.__setattr__(
+                self, name, tuple(finite_number(f"{name}[{i}]", value, above=0) for i, value in enumerate(given))
+            )
         if len(self.learning_rates) != len(self.boundaries) + 1:
-            raise ValueError(f"learning_rates must be one more than the {len(self.boundaries)} boundaries, got {len(self.learning_rates)}")
+            raise ValueError(
+                f"learning_rates must be one more than the {len(self.boundaries)} boundaries, got "
+                f"{len(self.learning_rates)}"
+            )
         if any(a >= b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)):
             raise ValueError(f"boundaries must ascend, got {self.boundaries}")
 
     def at(self, epochs: Any) -> Array:
-        return np.asarray(self.learning_rates)[np.searchsorted(self.boundaries, np.asarray(epochs, np.float64), side="right")]
+        return np.asarray(self.learning_rates)[
+            np.searchsorted(self.boundaries, np.asarray(epochs, np.float64), side="right")
+        ]
 
     def times(self, factor: float) -> Piecewise:
         return replace(self, learning_rates=tuple(rate * factor for rate in self.learning_rates))
@@ -202,10 +211,16 @@ def get(learning_rate: Schedule | float, argument: str = "learning_rate") -> Sch
     TypeError, ValueError
         Neither of the two, or a number that is not finite and > 0.
     """
-    return learning_rate if isinstance(learning_rate, Schedule) else Constant(finite_number(argument, learning_rate, above=0))
+    return (
+        learning_rate
+        if isinstance(learning_rate, Schedule)
+        else Constant(finite_number(argument, learning_rate, above=0))
+    )
 
 
-def scaled(learning_rate: Schedule | float, batch_size: int, *, base_batch: int, warmup_epochs: float = 5.0) -> Schedule:
+def scaled(
+    learning_rate: Schedule | float, batch_size: int, *, base_batch: int, warmup_epochs: float = 5.0
+) -> Schedule:
     """The rate for batches of batch_size, from one that was found for base_batch: linear scaling with gradual warm-up.
 
     Goyal et al. 2017 (arXiv 1706.02677, page 3): when the batch is k times as large, multiply the rate by k,

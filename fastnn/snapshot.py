@@ -41,7 +41,9 @@ class Snapshot:
 
 
 def kept_or_made(job: Job) -> tuple[Program, Snapshot]:
-    """The program and the snapshot of the fit before, if they are what this one needs: to make them anew takes longer than a step. The network has neither until it is done."""
+    """The program and the snapshot of the fit before, if they are what this one needs: to make them anew takes
+    longer than a step. The network has neither until it is done.
+    """
     net, rule = job.net, job.optimizer
     kept, net.kept = net.kept, None
     if kept is None or not kept[0].serves(job):
@@ -53,7 +55,9 @@ def kept_or_made(job: Job) -> tuple[Program, Snapshot]:
 
 
 def keep(net: Network, program: Program, snapshot: Snapshot) -> None:
-    """Leave both with the network for a next fit with the same instance of an optimizer, if the engine's programs can serve again and it is at most 64 MiB."""
+    """Leave both with the network for a next fit with the same instance of an optimizer, if the engine's programs
+    can serve again and it is at most 64 MiB.
+    """
     if program.nbytes is not None and program.nbytes + snapshot.nbytes <= KEPT_BYTES:
         program.net = cast("Network", None)  # or the two would keep each other alive until garbage is collected
         net.kept = program, snapshot

@@ -57,7 +57,8 @@ class History:
     interrupted : bool
         Ctrl-C ended the fit early.
     best : int or None
-        With `patience`: the place in these lists of the epoch with the lowest `val_cost`, to which the network has gone back.
+        With `patience`: the place in these lists of the epoch with the lowest `val_cost`, to which the network has gone
+        back.
     """
 
     cost: list[float] = field(default_factory=list)
@@ -89,12 +90,19 @@ def fit(
     micro_batch: int | None,
     patience: int | None,
 ) -> History:
-    """What `Network.fit` does; the arguments, their defaults, what is returned, raised and warned of are documented there."""
+    """What `Network.fit` does; the arguments, their defaults, what is returned, raised and warned of are documented
+    there.
+    """
     under_way = net._training.of_this_process()
     if not under_way.acquire(blocking=False):
         if net._training.holder == threading.get_ident():
-            raise RuntimeError("this network is being trained by the fit that called this one, from a callback; train after it, or train a copy (copy.deepcopy(net))")
-        raise RuntimeError("this network is being trained in another thread; wait for that fit, or train a copy (copy.deepcopy(net))")
+            raise RuntimeError(
+                "this network is being trained by the fit that called this one, from a callback; train after it, or "
+                "train a copy (copy.deepcopy(net))"
+            )
+        raise RuntimeError(
+            "this network is being trained in another thread; wait for that fit, or train a copy (copy.deepcopy(net))"
+        )
     try:
         net._training.holder = threading.get_ident()
         rule = optimizers.get(optimizer, None if learning_rate is DEFAULT_LEARNING_RATE else learning_rate)
@@ -106,7 +114,10 @@ def fit(
         micro_batch = options.check_micro_batch(micro_batch, batch_size)
         patience = None if patience is None else positive_integer("patience", patience)
         if patience is not None and data.validation is None:
-            raise ValueError(f"patience={patience} waits for a lower cost of the validation rows, and there are none; give validation=0.1, or (X, y)")
+            raise ValueError(
+                f"patience={patience} waits for a lower cost of the validation rows, and there are none; give "
+                "validation=0.1, or (X, y)"
+            )
         _refuse_spent(rule.learning_rate, net.epochs_trained, epochs, -(-rows // batch_size))
         orders = Orders(data.train_rows, bool(shuffle), order, seed)
         job = Job(net, rule, batch_size, micro_batch, rows, data.x.dtype)
@@ -131,20 +142,31 @@ def _batch_size(given: Any, rows: int) -> int:
     if given is None:
         return min(DEFAULT_BATCH, rows)
     if (batch_size := positive_integer("batch_size", given)) > rows:
-        raise ValueError(f"batch_size={given} is larger than the {rows} training rows; give at most {rows}, or None for min({DEFAULT_BATCH}, rows)")
+        raise ValueError(
+            f"batch_size={given} is larger than the {rows} training rows; give at most {rows}, or None for "
+            f"min({DEFAULT_BATCH}, rows)"
+        )
     return batch_size
 
 
 def _check_kinds(shuffle: Any, order: Any, learning_rate: Any, callbacks: Any) -> None:
     """TypeError for arguments of `fit` that are of another kind than they should be."""
     if not isinstance(shuffle, (bool, np.bool_)):
-        raise TypeError(f"shuffle must be True or False, got {type(shuffle).__name__}; rows in an order of your own are order=f, epoch -> row numbers")
+        raise TypeError(
+            f"shuffle must be True or False, got {type(shuffle).__name__}; rows in an order of your own are order=f, "
+            "epoch -> row numbers"
+        )
     if order is not None and not callable(order):
         raise TypeError(f"order must be a callable epoch -> row numbers, got {type(order).__name__}")
     if learning_rate is None:
-        raise TypeError("learning_rate must be a finite number > 0 or a schedule (fastnn.schedules), got None; leave it out for the default")
+        raise TypeError(
+            "learning_rate must be a finite number > 0 or a schedule (fastnn.schedules), got None; leave it out for "
+            "the default"
+        )
     if not isinstance(callbacks, (list, tuple)):
-        raise TypeError(f"callbacks must be a list or tuple of callables f(epoch, history, net), got {type(callbacks).__name__}")
+        raise TypeError(
+            f"callbacks must be a list or tuple of callables f(epoch, history, net), got {type(callbacks).__name__}"
+        )
     for i, callback in enumerate(callbacks):
         if not callable(callback):
             raise TypeError(f"callbacks[{i}] must be callable f(epoch, history, net), got {type(callback).__name__}")
@@ -157,13 +179,22 @@ class _Fit:
     """One fit: the epochs, their slices, and what is done between them."""
 
     def __init__(
-        self, net: Network, program: Program, snapshot: Snapshot, data: TrainingData, orders: Orders, callbacks: Sequence[Any], progress: Any, best: BestEpoch | None
+        self,
+        net: Network,
+        program: Program,
+        snapshot: Snapshot,
+        data: TrainingData,
+        orders: Orders,
+        callbacks: Sequence[Any],
+        progress: Any,
+        best: BestEpoch | None,
     ) -> None:
         self.net, self.program, self.data, self.orders = net, program, data, orders
         self.callbacks, self.progress, self.best = callbacks, progress, best
         self.history = History()
         self.snapshot, self.host = snapshot, HostCopy(net, program.optimizer)
-        # Nothing is known of the speed yet, and the first slice may capture or compile: so many steps that they are soon over anywhere. A fit of few steps has no other slice.
+        # Nothing is known of the speed yet, and the first slice may capture or compile: so many steps that they are
+        # soon over anywhere. A fit of few steps has no other slice.
         self.steps_per_slice = max(1, FIRST_SLICE_FLOPS // (6 * net.layout.size * program.batch_size + STEP_FLOPS))
         # Right and wrong make no sense of targets between 0 and 1.
         fractions = program.net.pair.targets == "probabilities" and not bool(((data.y == 0) | (data.y == 1)).all())
@@ -181,15 +212,21 @@ class _Fit:
                 self.progress.epoch(epoch, self.history)
                 with interrupt_after():  # a copy that is torn would be gone back to
                     over = self.best is not None and self.best.is_over(self.history)
-                if any([_is_true(callback(epoch, self.history, self.net)) for callback in self.callbacks]) or over:  # noqa: C419 - every callback sees every epoch
+                wishes = [_is_true(callback(epoch, self.history, self.net)) for callback in self.callbacks]
+                if any(wishes) or over:  # of a list, so that every callback sees every epoch
                     break
                 if self.interrupted:
                     raise KeyboardInterrupt
         except KeyboardInterrupt:
             self.history.interrupted = True
-            kept = "the last completed step is kept" if self.history.best is None else "the parameters go back to those of the best epoch"
+            kept = (
+                "the last completed step is kept"
+                if self.history.best is None
+                else "the parameters go back to those of the best epoch"
+            )
             warnings.warn(
-                f"interrupted in epoch {self.net.epochs_trained} after {self.done} steps of it (epochs count from 0); {kept}",
+                f"interrupted in epoch {self.net.epochs_trained} after {self.done} steps of it (epochs count from 0); "
+                f"{kept}",
                 TrainingInterrupted,
                 stacklevel=4,  # the caller of Network.fit
             )
@@ -286,10 +323,14 @@ class _Fit:
         elif epoch == 0:
             causes.append("the initial weights are too large")
         return Diverged(
-            f"training diverged in epoch {epoch}, step {step}: the cost or a parameter is no longer finite, first in layer {layer}. "
-            f"Likely causes: {'; '.join(causes)}. Parameters and optimizer are back at the last finite slice. Epochs and steps count from 0.",
-            epoch=epoch, layer=layer, history=self.history,
-        )  # fmt: skip
+            f"training diverged in epoch {epoch}, step {step}: the cost or a parameter is no longer finite, first in "
+            f"layer {layer}. "
+            f"Likely causes: {'; '.join(causes)}. Parameters and optimizer are back at the last finite slice. Epochs "
+            "and steps count from 0.",
+            epoch=epoch,
+            layer=layer,
+            history=self.history,
+        )
 
     def _first_failure(self, epoch: int, order: Array, start: int, stop: int) -> tuple[int, int]:
         """Take the slice again, step by step: the step that fails, and the layer (2..L) in which it does.
@@ -328,7 +369,9 @@ class _Fit:
 
 
 def _is_true(answer: Any) -> bool:
-    """True, also as NumPy's comparisons give it; what merely counts as true, such as a list that a callback happens to return, stops nothing."""
+    """True, also as NumPy's comparisons give it; what merely counts as true, such as a list that a callback happens
+    to return, stops nothing.
+    """
     return isinstance(answer, (bool, np.bool_)) and bool(answer)
 
 
@@ -341,13 +384,16 @@ def _rates(optimizer: Optimizer, epoch: int, start: int, stop: int, steps: int) 
 def _refuse_spent(learning_rate: float | Schedule, first: int, epochs: int, steps: int) -> None:
     """A schedule that has reached 0 before the end of the fit would run epochs that change nothing."""
     if isinstance(learning_rate, Schedule):
-        looked_at = np.append(np.arange(first, first + min(epochs, MOST_EPOCHS)), first + epochs - 1)  # a fit of 10^9 is one that something else will end
+        # a fit of 10^9 is one that something else will end
+        looked_at = np.append(np.arange(first, first + min(epochs, MOST_EPOCHS)), first + epochs - 1)
         last_steps = looked_at + (steps - 1) / steps
         spent = last_steps[~(learning_rate.at(last_steps) > 0)]
         if spent.size:
             raise ValueError(
-                f"learning_rate={learning_rate!r} is down to 0 in epoch {int(spent[0])}, but this fit runs from epoch {first} to {first + epochs - 1} "
-                "(epochs count from 0, over the network's life); give a longer schedule, one with a final rate, or fewer epochs"
+                f"learning_rate={learning_rate!r} is down to 0 in epoch {int(spent[0])}, but this fit runs from epoch "
+                f"{first} to {first + epochs - 1} "
+                "(epochs count from 0, over the network's life); give a longer schedule, one with a final rate, or "
+                "fewer epochs"
             )
 
 
@@ -367,5 +413,8 @@ def _progress(progress: Any) -> Any:
         return _NoProgress()
     missing = [name for name in ("start", "advance", "epoch", "stop") if not callable(getattr(progress, name, None))]
     if missing:
-        raise TypeError(f"progress must be True, False or an object with start, advance, epoch and stop, got {progress!r}, which lacks {', '.join(missing)}")
+        raise TypeError(
+            f"progress must be True, False or an object with start, advance, epoch and stop, got {progress!r}, which "
+            f"lacks {', '.join(missing)}"
+        )
     return progress

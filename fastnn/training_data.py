@@ -22,7 +22,9 @@ COPIES_OF_THETA = 8  # Delta, the optimizer's state, the copies of both that fit
 
 @dataclass
 class TrainingData:
-    """Prepared rows on the engine, x perhaps in a dtype that the engine reads as it is; validation rows taken from X are not among train_rows."""
+    """Prepared rows on the engine, x perhaps in a dtype that the engine reads as it is; validation rows taken from
+    X are not among train_rows.
+    """
 
     x: Array
     y: Array
@@ -34,7 +36,11 @@ class TrainingData:
         """Those rows of x in the network's dtype, scaled, or as they are if their dtype is one to keep."""
         on_host = isinstance(self.x, np.ndarray)
         chosen = np.asarray(self.x[net.backend.to_numpy(index)]) if on_host else self.x[index]
-        return chosen if chosen.dtype == net.dtype and net.backend.is_array(chosen) else checks.inputs(chosen, net.sizes[0], net.dtype, net.backend, scale=self.scale, keep=keep)
+        return (
+            chosen
+            if chosen.dtype == net.dtype and net.backend.is_array(chosen)
+            else checks.inputs(chosen, net.sizes[0], net.dtype, net.backend, scale=self.scale, keep=keep)
+        )
 
     def largest(self) -> float:
         """max |x| as the network sees it."""
@@ -58,20 +64,41 @@ def prepare(net: Network, X: Any, y: Any, validation: Any, seed: Any, scale: flo
     else:
         scale = finite_number("scale", scale, above=0)
         if X.dtype.kind not in "iu":
-            raise ValueError(f"scale={scale!r} is for integer data, X is {X.dtype}; scale it yourself or pass the integers")
+            raise ValueError(
+                f"scale={scale!r} is for integer data, X is {X.dtype}; scale it yourself or pass the integers"
+            )
         if net.scale is not None and net.scale != scale:
             raise ValueError(f"scale={scale!r} differs from {net.scale!r}, with which this network was trained before")
     checks.warn_if_unscaled(X, scale, stacklevel=4)
-    x = checks.inputs(X, net.sizes[0], net.dtype, net.backend, scale=scale, keep=net.backend.reads, strided=net.backend.reads_strides, beside=COPIES_OF_THETA * net.theta.nbytes)
+    x = checks.inputs(
+        X,
+        net.sizes[0],
+        net.dtype,
+        net.backend,
+        scale=scale,
+        keep=net.backend.reads,
+        strided=net.backend.reads_strides,
+        beside=COPIES_OF_THETA * net.theta.nbytes,
+    )
     targets = net._targets(y, x.shape[0])
     data = TrainingData(x, targets, np.arange(x.shape[0]), None, scale)
     if isinstance(validation, tuple) and len(validation) == 2:
         checks.warn_if_unscaled(validation[0], scale, stacklevel=4, argument="validation X")
-        val_x = checks.inputs(validation[0], net.sizes[0], net.dtype, net.backend, scale=scale, argument="validation X", keep=net.backend.predicts)
+        val_x = checks.inputs(
+            validation[0],
+            net.sizes[0],
+            net.dtype,
+            net.backend,
+            scale=scale,
+            argument="validation X",
+            keep=net.backend.predicts,
+        )
         data.validation = val_x, net._targets(validation[1], val_x.shape[0], argument="validation y")
     elif validation is not None:
         if isinstance(validation, (tuple, list)):
-            raise TypeError(f"validation must be a pair (X, y) or a fraction, got {type(validation).__name__} of {len(validation)}")
+            raise TypeError(
+                f"validation must be a pair (X, y) or a fraction, got {type(validation).__name__} of {len(validation)}"
+            )
         chosen = _validation_rows(x.shape[0], finite_number("validation", validation, above=0, below=1), int(seed))
         data.train_rows = np.setdiff1d(data.train_rows, chosen)
         index = net.backend.asarray(chosen)
@@ -103,11 +130,19 @@ class Orders:
             try:
                 given = np.asarray(answer)
             except ValueError as error:  # lists of different lengths
-                raise ValueError(f"order({epoch}) must give a one-dimensional, non-empty array of row numbers, got what is no array ({error})") from None
+                raise ValueError(
+                    f"order({epoch}) must give a one-dimensional, non-empty array of row numbers, got what is no "
+                    f"array ({error})"
+                ) from None
             if given.ndim != 1 or given.dtype.kind not in "iu" or given.size == 0:
-                raise ValueError(f"order({epoch}) must give a one-dimensional, non-empty array of row numbers, got shape {given.shape} of {given.dtype}")
+                raise ValueError(
+                    f"order({epoch}) must give a one-dimensional, non-empty array of row numbers, got shape "
+                    f"{given.shape} of {given.dtype}"
+                )
             if given.min() < 0 or given.max() >= rows.shape[0]:
-                raise ValueError(f"order({epoch}) must give row numbers 0..{rows.shape[0] - 1}, got {given.min()}..{given.max()}")
+                raise ValueError(
+                    f"order({epoch}) must give row numbers 0..{rows.shape[0] - 1}, got {given.min()}..{given.max()}"
+                )
             return np.ascontiguousarray(rows[given], np.int64)
         if self.shuffle:
             return rows[np.random.default_rng([self.seed, epoch]).permutation(rows.shape[0])]
@@ -118,8 +153,15 @@ def refuse_spoilt(net: Network) -> None:
     """ValueError where parameters are NaN or infinite before the first step: no step would make them finite again."""
     finite = net.backend.all_finite
     if not finite(net.theta):
-        layer = next(layer for layer, parameters in enumerate(zip(net.weights, net.biases, strict=True)) if not all(map(finite, parameters)))
-        raise ValueError(f"the parameters of layer {layer + 2} hold NaN or infinity, from which nothing can be learned; write finite numbers into them, or make the network anew")
+        layer = next(
+            layer
+            for layer, parameters in enumerate(zip(net.weights, net.biases, strict=True))
+            if not all(map(finite, parameters))
+        )
+        raise ValueError(
+            f"the parameters of layer {layer + 2} hold NaN or infinity, from which nothing can be learned; write "
+            "finite numbers into them, or make the network anew"
+        )
 
 
 def warn_if_symmetric(net: Network) -> None:
@@ -131,7 +173,8 @@ def warn_if_symmetric(net: Network) -> None:
         distinct = len({unit.tobytes() for unit in units})
         if distinct < len(units):
             warnings.warn(
-                f"{len(units) - distinct + 1} or more of the {len(units)} units of layer {layer + 2} start identical and will stay identical; "
+                f"{len(units) - distinct + 1} or more of the {len(units)} units of layer {layer + 2} start identical "
+                "and will stay identical; "
                 "use a random init (init='auto') to break the symmetry",
                 SymmetricStart,
                 stacklevel=4,

@@ -32,7 +32,15 @@ PRINTED_ERROR = 0.0000351085  # on the lecture's last page; it does not fit the 
 def network() -> Network:
     """The 2-2-2 network of the lecture: sigmoid, squared error, float64."""
     weights, biases = [np.array(w) for w in W], [np.full(2, b) for b in B]
-    return Network([2, 2, 2], hidden="sigmoid", output="sigmoid", cost="squared_error", init=(weights, biases), backend="numpy", dtype="float64")
+    return Network(
+        [2, 2, 2],
+        hidden="sigmoid",
+        output="sigmoid",
+        cost="squared_error",
+        init=(weights, biases),
+        backend="numpy",
+        dtype="float64",
+    )
 
 
 def step(net: Network) -> float:
@@ -168,37 +176,74 @@ def text(example: Example) -> str:
     lines = [
         "One step of backpropagation by hand: 2-2-2 units, sigmoid, squared error",
         "",
-        f"  input   x = a(1) = ({x[0]:g}, {x[1]:g})     target y = ({t[0]:g}, {t[1]:g})     learning rate eta = {ETA:g}",
-        f"  Theta(1)  w1 {v['w1']:.2f}  w2 {v['w2']:.2f}  to h1;  w3 {v['w3']:.2f}  w4 {v['w4']:.2f}  to h2;  bias {B[0]:g}, held fixed",
-        f"  Theta(2)  w5 {v['w5']:.2f}  w6 {v['w6']:.2f}  to o1;  w7 {v['w7']:.2f}  w8 {v['w8']:.2f}  to o2;  bias {B[1]:g}, held fixed",
+        (
+            f"  input   x = a(1) = ({x[0]:g}, {x[1]:g})     target y = ({t[0]:g}, {t[1]:g})     learning rate eta = "
+            f"{ETA:g}"
+        ),
+        (
+            f"  Theta(1)  w1 {v['w1']:.2f}  w2 {v['w2']:.2f}  to h1;  w3 {v['w3']:.2f}  w4 {v['w4']:.2f}  to h2;  "
+            f"bias {B[0]:g}, held fixed"
+        ),
+        (
+            f"  Theta(2)  w5 {v['w5']:.2f}  w6 {v['w6']:.2f}  to o1;  w7 {v['w7']:.2f}  w8 {v['w8']:.2f}  to o2;  "
+            f"bias {B[1]:g}, held fixed"
+        ),
         "",
         "Forward    z(l+1) = a(l) Theta(l)^T + b(l),   a = g(z) = 1 / (1 + e^-z)",
     ]
     for h, (i, j) in ((1, (1, 2)), (2, (3, 4))):
         lines += [
-            f"  z(2)_{h} = net_h{h} = w{i} x1 + w{j} x2 + b = {v[f'w{i}']:g} * {x[0]:g} + {v[f'w{j}']:g} * {x[1]:g} + {B[0]:g} = {n(v[f'net_h{h}'])}",
+            (
+                f"  z(2)_{h} = net_h{h} = w{i} x1 + w{j} x2 + b = {v[f'w{i}']:g} * {x[0]:g} + {v[f'w{j}']:g} * "
+                f"{x[1]:g} + {B[0]:g} = {n(v[f'net_h{h}'])}"
+            ),
             f"  a(2)_{h} = out_h{h} = g(net_h{h}) = {n(v[f'out_h{h}'])}",
         ]
     for o, (i, j) in ((1, (5, 6)), (2, (7, 8))):
         lines += [
-            f"  z(3)_{o} = net_o{o} = w{i} out_h1 + w{j} out_h2 + b = {v[f'w{i}']:g} * {n(v['out_h1'])} + {v[f'w{j}']:g} * {n(v['out_h2'])} + {B[1]:g} = {n(v[f'net_o{o}'])}",
+            (
+                f"  z(3)_{o} = net_o{o} = w{i} out_h1 + w{j} out_h2 + b = {v[f'w{i}']:g} * {n(v['out_h1'])} + "
+                f"{v[f'w{j}']:g} * {n(v['out_h2'])} + {B[1]:g} = {n(v[f'net_o{o}'])}"
+            ),
             f"  a(3)_{o} = out_o{o} = g(net_o{o}) = {n(v[f'out_o{o}'])}",
         ]
     lines += ["", "Error      E_o = (y - out_o)^2 / 2"]
     lines += [f"  E_o{o} = ({t[o - 1]:g} - {n(v[f'out_o{o}'])})^2 / 2 = {n(v[f'E_o{o}'])}" for o in (1, 2)]
-    lines += [f"  E_total = E_o1 + E_o2 = {n(v['E_total'])}", "", "Backward, output layer    delta(3) = (a(3) - y) * g'(z(3)),   g'(z) = a (1 - a)"]
-    lines += [f"  delta(3)_{o} = ({n(v[f'out_o{o}'])} - {t[o - 1]:g}) * {n(v[f'out_o{o}'])} * (1 - {n(v[f'out_o{o}'])}) = {n(v[f'delta_o{o}'])}" for o in (1, 2)]
+    lines += [
+        f"  E_total = E_o1 + E_o2 = {n(v['E_total'])}",
+        "",
+        "Backward, output layer    delta(3) = (a(3) - y) * g'(z(3)),   g'(z) = a (1 - a)",
+    ]
+    lines += [
+        (
+            f"  delta(3)_{o} = ({n(v[f'out_o{o}'])} - {t[o - 1]:g}) * {n(v[f'out_o{o}'])} * (1 - {n(v[f'out_o{o}'])}) "
+            f"= {n(v[f'delta_o{o}'])}"
+        )
+        for o in (1, 2)
+    ]
     lines += ["", "Backward, hidden layer    delta(2) = (delta(3) Theta(2)) * g'(z(2)),   with Theta(2) as it was"]
     for h, (i, j) in ((1, (5, 7)), (2, (6, 8))):
         error = v[f"dE/dout_h{h}"]
         lines += [
-            f"  dE/dout_h{h} = delta(3)_1 w{i} + delta(3)_2 w{j} = {n(v['delta_o1'])} * {v[f'w{i}']:g} + {n(v['delta_o2'])} * {v[f'w{j}']:g} = {n(error)}",
+            (
+                f"  dE/dout_h{h} = delta(3)_1 w{i} + delta(3)_2 w{j} = {n(v['delta_o1'])} * {v[f'w{i}']:g} + "
+                f"{n(v['delta_o2'])} * {v[f'w{j}']:g} = {n(error)}"
+            ),
             f"  delta(2)_{h} = {n(error)} * {n(v[f'out_h{h}'])} * (1 - {n(v[f'out_h{h}'])}) = {n(v[f'delta_h{h}'])}",
         ]
-    lines += ["", "Gradients  Delta(l) = delta(l+1)^T a(l), one example, so D = Delta; all eight are known before any weight moves"]
+    lines += [
+        "",
+        (
+            "Gradients  Delta(l) = delta(l+1)^T a(l), one example, so D = Delta; all eight are known before any "
+            "weight moves"
+        ),
+    ]
     for k in range(1, 9):
         left, right = _factors(k)
-        lines.append(f"  Delta_w{k} = dE/dw{k} = {left[0]} * {right[0]} = {n(v[left[1]])} * {n(right[1] if isinstance(right[1], float) else v[right[1]])} = {n(v[f'Delta_w{k}'])}")
+        lines.append(
+            f"  Delta_w{k} = dE/dw{k} = {left[0]} * {right[0]} = {n(v[left[1]])} * "
+            f"{n(right[1] if isinstance(right[1], float) else v[right[1]])} = {n(v[f'Delta_w{k}'])}"
+        )
     lines += ["", "Update     w := w - eta Delta_w"]
     lines += [f"  w{k} := {v[f'w{k}']:.2f} - {ETA:g} * {n(v[f'Delta_w{k}'])} = {n(v[f'w{k}+'])}" for k in range(1, 9)]
     return "\n".join([*lines, "", *_endings(example)])
@@ -228,5 +273,8 @@ def _endings(example: Example) -> list[str]:
         f"any weight moves. A program that shows {wrong.error_after_one:.9f} after one step has this mistake.",
         "",
         f"The lecture's page has {PRINTED_ERROR:.10f} beside these two outputs. By its own formula they give",
-        f"({TARGET[0, 0]:g} - {wrong.outputs[0]:.9f})^2 / 2 + ({TARGET[0, 1]:g} - {wrong.outputs[1]:.9f})^2 / 2 = {wrong.error_after_many:.10f}, the number above.",
+        (
+            f"({TARGET[0, 0]:g} - {wrong.outputs[0]:.9f})^2 / 2 + ({TARGET[0, 1]:g} - {wrong.outputs[1]:.9f})^2 / 2 = "
+            f"{wrong.error_after_many:.10f}, the number above."
+        ),
     ]

@@ -9,7 +9,8 @@ from fastnn.kernels.cpu import amx
 
 needs_unit = pytest.mark.skipif(amx.missing() is not None, reason=f"no matrix unit: {amx.missing()}")
 
-# (m, n_in, n_out): some with one piece of everything and less, rows for several errands, and weights beyond the cache, whose rows are laid out many at a time.
+# (m, n_in, n_out): some with one piece of everything and less, rows for several errands, and weights beyond the cache,
+# whose rows are laid out many at a time.
 SHAPES = [(1, 1, 1), (16, 32, 16), (17, 33, 15), (70, 100, 50), (129, 784, 100), (33, 5, 130), (250, 1100, 380)]
 ERRAND = np.zeros(amx.ERRAND, np.int64)
 

@@ -21,7 +21,19 @@ PAIRS = (
 )
 
 # (m, n_in, n_out): single rows, inputs and units, odd sizes, wide, tall, around 16, 32 and 64, which tiles like
-SHAPES = ((1, 1, 1), (1, 5, 3), (7, 1, 4), (5, 4, 1), (3, 17, 9), (16, 16, 16), (33, 65, 31), (63, 33, 17), (130, 3, 2), (2, 150, 5), (2, 5, 150))
+SHAPES = (
+    (1, 1, 1),
+    (1, 5, 3),
+    (7, 1, 4),
+    (5, 4, 1),
+    (3, 17, 9),
+    (16, 16, 16),
+    (33, 65, 31),
+    (63, 33, 17),
+    (130, 3, 2),
+    (2, 150, 5),
+    (2, 5, 150),
+)
 
 LAYOUTS = ("contiguous", "transposed", "strided", "reversed")
 

@@ -14,7 +14,14 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # Deterministic and short by default; `--hypothesis-profile=thorough` looks further.
-settings.register_profile("fastnn", deadline=None, derandomize=True, database=None, max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "fastnn",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=12,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.register_profile("thorough", parent=settings.get_profile("fastnn"), derandomize=False, max_examples=500)
 settings.load_profile("fastnn")
 
@@ -23,7 +30,8 @@ ENGINES = ("numpy", "numba", "cupy-on-cpu", "cupy")
 MAY_BE_MISSING = {"cupy"}
 REQUIRED = pytest.StashKey[frozenset[str]]()
 
-# A shell starts what runs in its background with Ctrl-C ignored, and so would be the processes that tests start and interrupt.
+# A shell starts what runs in its background with Ctrl-C ignored, and so would be the processes that tests start and
+# interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _made: dict[str, object] = {}  # name -> the engine, or the reason (str) why there is none
@@ -82,7 +90,12 @@ def pytest_runtest_setup(item):
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     report = yield
-    if report.skipped and not hasattr(report, "wasxfail") and item.get_closest_marker("gpu") and "cupy" in item.config.stash[REQUIRED]:
+    if (
+        report.skipped
+        and not hasattr(report, "wasxfail")
+        and item.get_closest_marker("gpu")
+        and "cupy" in item.config.stash[REQUIRED]
+    ):
         report.outcome, report.longrepr = "failed", f"skipped, but --require-backend=cupy was given: {report.longrepr}"
     return report
 
@@ -99,7 +112,11 @@ def pytest_runtest_logreport(report):
 def pytest_terminal_summary(terminalreporter):
     terminalreporter.section("engines")
     for name in ENGINES:
-        counts = {outcome: _ran[name, outcome] for outcome in ("passed", "failed", "skipped", "expected to fail") if _ran[name, outcome]}
+        counts = {
+            outcome: _ran[name, outcome]
+            for outcome in ("passed", "failed", "skipped", "expected to fail")
+            if _ran[name, outcome]
+        }
         text = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
         if counts.keys() - {"skipped"}:
             terminalreporter.line(f"{name:12} ran: {text}")
@@ -110,7 +127,9 @@ def pytest_terminal_summary(terminalreporter):
 
 
 # Module scope groups the tests of a file by engine; Hypothesis needs more than function scope.
-@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.gpu if name == "cupy" else ()) for name in ENGINES])
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.gpu if name == "cupy" else ()) for name in ENGINES]
+)
 def backend(request):
     """Each engine in turn."""
     return engine(request.param)

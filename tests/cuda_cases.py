@@ -45,8 +45,9 @@ def spans_of(sizes):
 
 
 def places(spans, columns):
-    """spans (layers, 7) of the kernels from those of theta (layers, 3) and each layer's columns; where every element of theta lies in
-    a padded vector; and the length of that. Matrices begin anywhere, their rows are 1 to 4 elements longer than they need."""
+    """spans (layers, 7) of the kernels from those of theta (layers, 3) and each layer's columns; where every element of
+    theta lies in a padded vector; and the length of that. Matrices begin anywhere, their rows are 1 to 4 elements
+    longer than they need."""
     table, where, end = [], np.zeros(spans[-1][2], np.int64), 3
     for (weights, biases, stop), n in zip(spans, columns, strict=True):
         ld, rows = n - n % 4 + 4, (biases - weights) // n
@@ -83,7 +84,9 @@ class Guarded:
         self.array[...] = content
 
     def intact(self):
-        return (self.memory[: self.MARGIN] == self.MARK).all() and (self.memory[self.MARGIN + self.array.nbytes :] == self.MARK).all()
+        return (self.memory[: self.MARGIN] == self.MARK).all() and (
+            self.memory[self.MARGIN + self.array.nbytes :] == self.MARK
+        ).all()
 
 
 class Memory:
@@ -100,7 +103,9 @@ class Memory:
         return self(np.full(shape, np.nan, dtype))
 
     def apart(self, content):
-        """A matrix with gaps between its rows, which must be untouched as well; rows begin at multiples of 8 elements, and one in two at the next but one."""
+        """A matrix with gaps between its rows, which must be untouched as well; rows begin at multiples of 8
+        elements, and one in two at the next but one.
+        """
         m, n = content.shape
         ld = -(-n // 8) * 8 + 8 * (m % 2)
         whole = self(np.full((m, ld * content.itemsize), Guarded.MARK, np.uint8).view(content.dtype))
@@ -109,7 +114,9 @@ class Memory:
         return whole[:, :n]
 
     def check(self):
-        assert all((np.ascontiguousarray(gap).view(np.uint8) == Guarded.MARK).all() for gap in self.gaps), "a kernel wrote between rows"
+        assert all((np.ascontiguousarray(gap).view(np.uint8) == Guarded.MARK).all() for gap in self.gaps), (
+            "a kernel wrote between rows"
+        )
         assert all(g.intact() for g in self.guarded), "a kernel wrote outside its arrays"
 
 

@@ -1,4 +1,5 @@
-"""Plants small faults in the CUDA sources by rule: every one behind `FAULT(number)`, so that one compilation holds all of them.
+"""Plants small faults in the CUDA sources by rule: every one behind `FAULT(number)`, so that one compilation holds all
+of them.
 
 index     a subscript becomes 0
 tail      a loop, or the guard that ends a thread, stops one early
@@ -18,8 +19,14 @@ from cuda_on_cpu import builder
 
 from fastnn.kernels.cuda import sources
 
-FUNCTION = re.compile(r'(extern "C" __global__ void(?: __launch_bounds__\(\d+\))?|__device__ __forceinline__ [\w <>,]*?[\w>][ *&]*?)\s*\b(\w+)\(')
-PLANT = 'static int fault_planted = 0;\n#define FAULT(number) (fault_planted == number)\nextern "C" void plant(int number) { fault_planted = number; }\n'
+FUNCTION = re.compile(
+    r'(extern "C" __global__ void(?: __launch_bounds__\(\d+\))?|__device__ __forceinline__ [\w <>,]*?[\w>][ '
+    r"*&]*?)\s*\b(\w+)\("
+)
+PLANT = (
+    'static int fault_planted = 0;\n#define FAULT(number) (fault_planted == number)\nextern "C" void plant(int '
+    "number) { fault_planted = number; }\n"
+)
 
 
 @dataclass(frozen=True)
@@ -61,8 +68,12 @@ class Planter:
 
     def new(self, kind, place):
         place = " ".join(place.split())
-        before = sum((f.kind, f.function, f.place.partition("  (")[0]) == (kind, self.function, place) for f in self.faults)
-        self.faults.append(Fault(len(self.faults) + 1, kind, self.file, self.function, f"{place}  ({before + 1})" if before else place))
+        before = sum(
+            (f.kind, f.function, f.place.partition("  (")[0]) == (kind, self.function, place) for f in self.faults
+        )
+        self.faults.append(
+            Fault(len(self.faults) + 1, kind, self.file, self.function, f"{place}  ({before + 1})" if before else place)
+        )
         return f"FAULT({len(self.faults)})"
 
     def source(self, file, text):

@@ -74,8 +74,26 @@ class FakeCublas:
         def memory(address, count):
             return np.ctypeslib.as_array((real * count).from_address(address))
 
-        arrays = [memory(A, lda * (k if op_A == 0 else m)), memory(B, ldb * (n if op_B == 0 else k)), memory(C, ldc * n)]
-        ShimDevice().gemm("NT"[op_A], "NT"[op_B], m, n, k, arrays[0], lda, arrays[1], ldb, arrays[2], ldc, alpha=memory(alpha, 1)[0], beta=memory(beta, 1)[0])
+        arrays = [
+            memory(A, lda * (k if op_A == 0 else m)),
+            memory(B, ldb * (n if op_B == 0 else k)),
+            memory(C, ldc * n),
+        ]
+        ShimDevice().gemm(
+            "NT"[op_A],
+            "NT"[op_B],
+            m,
+            n,
+            k,
+            arrays[0],
+            lda,
+            arrays[1],
+            ldb,
+            arrays[2],
+            ldc,
+            alpha=memory(alpha, 1)[0],
+            beta=memory(beta, 1)[0],
+        )
 
     def sgemm(self, *arguments):
         self._gemm(ctypes.c_float, *arguments)
@@ -154,7 +172,11 @@ class WorkingCupy(FakeCupy):
         super().__init__()
         self.current, self.modules, self.waits, self.log = 0, [], 0, []
         runtime = self.cuda.runtime
-        runtime.getDevice, runtime.memGetInfo, runtime.streamCaptureModeThreadLocal = lambda: self.current, lambda: (10**9, 2 * 10**9), 1
+        runtime.getDevice, runtime.memGetInfo, runtime.streamCaptureModeThreadLocal = (
+            lambda: self.current,
+            lambda: (10**9, 2 * 10**9),
+            1,
+        )
         runtime.getDeviceProperties = lambda device: {"name": b"Fake GPU"}
         self.get_default_memory_pool = lambda: SimpleNamespace(free_bytes=lambda: 24)
         self.streams = [FakeStream(self, "the caller's")]

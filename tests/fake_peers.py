@@ -26,7 +26,10 @@ class Good(Peer):
 
     def run(self, start, stop):
         p = self.problem
-        part = Problem(p.net, p.X, p.y, self.start, p.order[start * p.batch : stop * p.batch], p.batch, p.optimizer, p.learning_rate)
+        part = Problem(
+            p.net, p.X, p.y, self.start, p.order[start * p.batch : stop * p.batch], p.batch, p.optimizer,
+            p.learning_rate,
+        )  # fmt: skip
         for _ in range(self.slower):
             self.result = oracle.train(part, np.float32)
         return self.result.mean_cost

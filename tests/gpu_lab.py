@@ -1,4 +1,6 @@
-"""The lab of the GPU run without a GPU: the CuPy engine over the stand-in, NumPy, and a clock that is told what to show."""
+"""The lab of the GPU run without a GPU: the CuPy engine over the stand-in, NumPy, and a clock that is told what to
+show.
+"""
 
 from __future__ import annotations
 

@@ -65,7 +65,9 @@ def numbers(rng, shape, dtype):
 
 
 def rows_anywhere(rng, m, depth, dtype):
-    """(data, places, rows): m rows of a table in an order of their own, with places for the rows that a tile may add."""
+    """(data, places, rows): m rows of a table in an order of their own, with places for the rows that a tile may
+    add.
+    """
     table = numbers(rng, (m + 3, depth), dtype)
     chosen = rng.permutation(m + 3)[:m]
     places = np.concatenate([chosen, np.full(3 * EXTRA + m, chosen[-1])]).astype(np.int64) * depth
@@ -75,4 +77,7 @@ def rows_anywhere(rng, m, depth, dtype):
 def bound(dtype, a, b):
     """Of a product of so many terms: eps for each, times the product of absolute values."""
     terms = a.shape[1] + 2
-    return terms * np.finfo(dtype).eps * (np.abs(a).astype(np.longdouble) @ np.abs(b).astype(np.longdouble)) + np.finfo(dtype).tiny
+    return (
+        terms * np.finfo(dtype).eps * (np.abs(a).astype(np.longdouble) @ np.abs(b).astype(np.longdouble))
+        + np.finfo(dtype).tiny
+    )

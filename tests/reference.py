@@ -84,7 +84,14 @@ def cost_rows(output, cost, z, y, slope=0.01):
         return ((t - h) ** 2).sum(axis=1) / 2
     (z,) = widen(z)
     if output == "softmax":
-        return -(t * (z - z.max(axis=1, keepdims=True) - np.log(np.exp(z - z.max(axis=1, keepdims=True)).sum(axis=1, keepdims=True)))).sum(axis=1)
+        return -(
+            t
+            * (
+                z
+                - z.max(axis=1, keepdims=True)
+                - np.log(np.exp(z - z.max(axis=1, keepdims=True)).sum(axis=1, keepdims=True))
+            )
+        ).sum(axis=1)
     # 1 - h is the sigmoid of -z: no digit is lost, and 0 log 0 does not arise
     return -(t * np.log(h) + (1 - t) * np.log(_sigmoid(-z))).sum(axis=1)
 
@@ -135,7 +142,9 @@ def adam(theta, grad, state, t, learning_rate, beta1, beta2, eps):
     theta, grad, m, v = widen(theta, grad, *state)
     m = wide(beta1) * m + (1 - wide(beta1)) * grad
     v = wide(beta2) * v + (1 - wide(beta2)) * grad**2
-    return theta - wide(learning_rate) * (m / (1 - wide(beta1) ** t)) / (np.sqrt(v / (1 - wide(beta2) ** t)) + wide(eps)), [m, v]
+    return theta - wide(learning_rate) * (m / (1 - wide(beta1) ** t)) / (
+        np.sqrt(v / (1 - wide(beta2) ** t)) + wide(eps)
+    ), [m, v]
 
 
 def _parts(theta, sizes):
@@ -155,7 +164,9 @@ def _quotient(a, b):
 
 
 def lars(theta, grad, state, t, learning_rate, mu, eta, beta, sizes):
-    """You, Gitman, Ginsburg 2017, algorithm 1 with equation 6, from the paper: the local rate, the velocity, the move."""
+    """You, Gitman, Ginsburg 2017, algorithm 1 with equation 6, from the paper: the local rate, the velocity, the
+    move.
+    """
     theta, grad, v = widen(theta, grad, state[0])
     for at, weights in _parts(theta, sizes):
         w, g, decay = theta[at], grad[at], wide(beta) if weights else wide(0)
@@ -183,7 +194,11 @@ LAYERED = {"lars": lars, "lamb": lamb}
 
 def update(name, sizes, theta, grad, state, t, *hyper):
     """theta and state after one step of the rule of that name."""
-    return LAYERED[name](theta, grad, state, t, *hyper, sizes) if name in LAYERED else UPDATES[name](theta, grad, state, t, *hyper)
+    return (
+        LAYERED[name](theta, grad, state, t, *hyper, sizes)
+        if name in LAYERED
+        else UPDATES[name](theta, grad, state, t, *hyper)
+    )
 
 
 # ---- whole networks ---------------------------------------------------------------------------------

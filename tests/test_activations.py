@@ -46,7 +46,9 @@ def assert_same(actual, expected):
     np.testing.assert_array_equal(np.isinf(actual), np.isinf(expected))
     finite = np.isfinite(expected)
     np.testing.assert_array_equal(actual[np.isinf(expected)], expected[np.isinf(expected)])
-    tolerances.assert_close(actual[finite], expected[finite], tolerances.eps(actual) * np.abs(expected[finite]) + tolerances.tiny(actual))
+    tolerances.assert_close(
+        actual[finite], expected[finite], tolerances.eps(actual) * np.abs(expected[finite]) + tolerances.tiny(actual)
+    )
 
 
 @pytest.mark.parametrize("columns", [6, 18, 67])
@@ -58,7 +60,9 @@ def test_values_at_the_edges(backend, dtype, name, columns):
 
 @pytest.mark.parametrize("name", cases.HIDDEN)
 def test_slopes_at_the_edges(backend, dtype, name):
-    """delta = 1 and W = 1 leave g' alone in propagate_delta. One column: NaN times 0 of a wider product would be NaN."""
+    """delta = 1 and W = 1 leave g' alone in propagate_delta. One column: NaN times 0 of a wider product would be
+    NaN.
+    """
     z = at_edges(dtype).reshape(-1, 1)
     a = rolled(EDGES[name], dtype).reshape(-1, 1)
     one, ones = np.ones((1, 1), dtype), np.ones(z.shape, dtype)
@@ -70,7 +74,10 @@ def test_slopes_at_the_edges(backend, dtype, name):
 def test_leaky_relu_with_other_slopes_at_the_edges(backend, dtype, slope):
     """Slope 0 is relu, also at -inf, where 0 * -inf would be NaN."""
     expected = EDGES["relu"] if slope == 0 else (0.0, -INF, INF, NAN, -5e3, 1e4)
-    assert_same(backend.to_numpy(backend.activate(activations.LeakyReLU(slope), backend.asarray(at_edges(dtype)))), rolled(expected, dtype))
+    assert_same(
+        backend.to_numpy(backend.activate(activations.LeakyReLU(slope), backend.asarray(at_edges(dtype)))),
+        rolled(expected, dtype),
+    )
 
 
 @pytest.mark.parametrize("name", cases.HIDDEN)
@@ -79,7 +86,12 @@ def test_far_from_zero_and_close_to_it(backend, dtype, name):
     z = np.geomspace(1e-7, 1e4, 331)
     z = np.concatenate([-z[::-1], z]).reshape(2, -1).astype(dtype)
     expected = reference.activation(name, z)
-    tolerances.assert_close(backend.to_numpy(backend.activate(name, backend.asarray(z))), expected, tolerances.activate(name, z, expected), dtype=dtype)
+    tolerances.assert_close(
+        backend.to_numpy(backend.activate(name, backend.asarray(z))),
+        expected,
+        tolerances.activate(name, z, expected),
+        dtype=dtype,
+    )
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "tanh"])
@@ -109,7 +121,9 @@ def test_worked_softmax(backend, dtype):
 
 @pytest.mark.parametrize("shift", [1e4, -1e4, 512.0, -3.0])
 def test_softmax_is_invariant_to_a_shift_of_its_row(backend, dtype, shift):
-    """Small multiples of 1/8 stay exact under these shifts, so the two results must agree to rounding of the sums alone."""
+    """Small multiples of 1/8 stay exact under these shifts, so the two results must agree to rounding of the sums
+    alone.
+    """
     z = (np.random.default_rng(0).integers(-40, 40, (9, 13)) / 8).astype(dtype)
     h = [backend.to_numpy(backend.activate("softmax", backend.asarray(x))) for x in (z, z + dtype.type(shift))]
     tolerances.assert_close(h[1], h[0], 4 * tolerances.eps(dtype) * h[0], dtype=dtype)
@@ -127,9 +141,22 @@ def test_softmax_rows_are_distributions(backend, dtype, K):
 
 def test_softmax_at_the_edges(backend, dtype):
     """1/n for equal entries, 0 beside -inf; NaN, +inf or a row of -inf give a row of NaN, and the other rows stay."""
-    z = np.array([[0, 0, 0, 0], [-INF, 0, 0, -INF], [1e4, -1e4, -1e4, -1e4], [NAN, 0, 0, 0], [0, INF, 0, 0], [-INF] * 4, [1, 1, 1, 1]], dtype)
+    z = np.array(
+        [
+            [0, 0, 0, 0],
+            [-INF, 0, 0, -INF],
+            [1e4, -1e4, -1e4, -1e4],
+            [NAN, 0, 0, 0],
+            [0, INF, 0, 0],
+            [-INF] * 4,
+            [1, 1, 1, 1],
+        ],
+        dtype,
+    )
     h = backend.to_numpy(backend.activate("softmax", backend.asarray(z)))
-    expected = np.array([[0.25] * 4, [0, 0.5, 0.5, 0], [1, 0, 0, 0], [NAN] * 4, [NAN] * 4, [NAN] * 4, [0.25] * 4], dtype)
+    expected = np.array(
+        [[0.25] * 4, [0, 0.5, 0.5, 0], [1, 0, 0, 0], [NAN] * 4, [NAN] * 4, [NAN] * 4, [0.25] * 4], dtype
+    )
     assert_same(h, expected)
 
 
@@ -150,14 +177,29 @@ def test_names_codes_and_configs():
 
 @pytest.mark.parametrize(
     ("config", "match"),
-    [({"name": "os.system"}, "not known"), ({"name": "relu", "slope": 1.0}, "no parameters"), ({"name": "leaky_relu"}, "slope"), ({}, "not known")],
+    [
+        ({"name": "os.system"}, "not known"),
+        ({"name": "relu", "slope": 1.0}, "no parameters"),
+        ({"name": "leaky_relu"}, "slope"),
+        ({}, "not known"),
+    ],
 )
 def test_configs_that_are_refused(config, match):
     with pytest.raises(ValueError, match=match):
         activations.from_config(config)
 
 
-@pytest.mark.parametrize(("slope", "error"), [(-0.1, ValueError), (NAN, ValueError), (INF, ValueError), ("0.1", TypeError), (True, TypeError), (None, TypeError)])
+@pytest.mark.parametrize(
+    ("slope", "error"),
+    [
+        (-0.1, ValueError),
+        (NAN, ValueError),
+        (INF, ValueError),
+        ("0.1", TypeError),
+        (True, TypeError),
+        (None, TypeError),
+    ],
+)
 def test_slopes_that_are_refused(slope, error):
     with pytest.raises(error, match="slope must be a finite number >= 0"):
         activations.LeakyReLU(slope)

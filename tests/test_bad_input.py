@@ -1,8 +1,8 @@
-"""Bad input gets one clear error that names the argument, what was given and what was expected - and changes nothing."""
+"""Bad input gets one clear error that names the argument, what was given and what was expected - and changes
+nothing.
+"""
 
 from __future__ import annotations
-
-import re
 
 import cases
 import numpy as np
@@ -10,8 +10,7 @@ import pytest
 import scipy.sparse
 
 import fastnn
-from fastnn import initializers, optimizers
-from fastnn.errors import BackendUnavailable
+from fastnn import optimizers
 
 SIZES, ROWS = (4, 5, 3), 12
 INF, NAN = np.inf, np.nan
@@ -30,7 +29,11 @@ def planted(value, row=7, column=2):
 def fitted(backend, rule, output="softmax", cost="cross_entropy", sizes=SIZES):
     net = fastnn.Network(sizes, output=output, cost=cost, backend=backend)
     rng = np.random.default_rng(0)
-    y = rng.integers(0, sizes[-1], ROWS) if (output, cost) != ("sigmoid", "cross_entropy") else rng.random((ROWS, sizes[-1]))
+    y = (
+        rng.integers(0, sizes[-1], ROWS)
+        if (output, cost) != ("sigmoid", "cross_entropy")
+        else rng.random((ROWS, sizes[-1]))
+    )
     net.fit(good()[0], y if cost == "cross_entropy" else np.eye(sizes[-1])[y % sizes[-1]], optimizer=rule, epochs=1)
     return net
 
@@ -60,7 +63,11 @@ def good_targets(net):
 
 X_CASES = {
     "another width": (lambda: good()[0][:, :3], ValueError, r"X must have 4 columns, one per input unit, got 3"),
-    "one example flat": (lambda: good()[0][0], ValueError, r"X must have shape \(rows, 4\), got \(4,\).*reshape\(1, -1\)"),
+    "one example flat": (
+        lambda: good()[0][0],
+        ValueError,
+        r"X must have shape \(rows, 4\), got \(4,\).*reshape\(1, -1\)",
+    ),
     "three dimensions": (lambda: good()[0][None], ValueError, r"X must have shape \(rows, 4\), got \(1, 12, 4\)"),
     "a number": (lambda: 3.0, ValueError, r"X must have shape \(rows, 4\), got \(\)"),
     "no rows": (lambda: np.empty((0, 4)), ValueError, r"X must have at least one row"),
@@ -68,19 +75,47 @@ X_CASES = {
     "NaN": (lambda: planted(NAN), ValueError, r"X must be finite, got nan at row 7, column 2"),
     "inf": (lambda: planted(INF), ValueError, r"X must be finite, got inf at row 7, column 2"),
     "-inf": (lambda: planted(-INF, 0, 0), ValueError, r"X must be finite, got -inf at row 0, column 0"),
-    "NaN in float32": (lambda: planted(NAN).astype(np.float32), ValueError, r"X must be finite, got nan at row 7, column 2"),
+    "NaN in float32": (
+        lambda: planted(NAN).astype(np.float32),
+        ValueError,
+        r"X must be finite, got nan at row 7, column 2",
+    ),
     "overflow": (lambda: planted(1e39), ValueError, r"X holds .*1e\+39.* at row 7, column 2, which overflows float32"),
     "strings": (lambda: good()[0].astype(str), TypeError, r"X must hold real numbers, got dtype <U"),
-    "objects": (lambda: np.array([[1, 2, 3, "x"]] * 12, object), TypeError, r"X must hold real numbers, got dtype object, for example 'x'"),
-    "None inside": (lambda: [[1, 2, 3, None]] * 12, TypeError, r"X must hold real numbers, got dtype object, for example None"),
+    "objects": (
+        lambda: np.array([[1, 2, 3, "x"]] * 12, object),
+        TypeError,
+        r"X must hold real numbers, got dtype object, for example 'x'",
+    ),
+    "None inside": (
+        lambda: [[1, 2, 3, None]] * 12,
+        TypeError,
+        r"X must hold real numbers, got dtype object, for example None",
+    ),
     "None": (lambda: None, TypeError, r"X must hold real numbers, got None$"),
-    "numbers as objects": (lambda: good()[0].astype(object), TypeError, r"X must hold real numbers, got dtype object with numbers in it; convert it with \.astype\(float\)"),
-    "a table of bool and float columns": (lambda: np.array([[True, 1.5, np.float32(2), np.bool_(0)]] * 12, object), TypeError, r"convert it with \.astype\(float\)"),
+    "numbers as objects": (
+        lambda: good()[0].astype(object),
+        TypeError,
+        r"X must hold real numbers, got dtype object with numbers in it; convert it with \.astype\(float\)",
+    ),
+    "a table of bool and float columns": (
+        lambda: np.array([[True, 1.5, np.float32(2), np.bool_(0)]] * 12, object),
+        TypeError,
+        r"convert it with \.astype\(float\)",
+    ),
     "complex": (lambda: good()[0].astype(complex), TypeError, r"X must hold real numbers, got dtype complex128"),
     "dates": (lambda: np.zeros((12, 4), "datetime64[s]"), TypeError, r"X must hold real numbers, got dtype datetime64"),
-    "ragged": (lambda: [[1.0, 2, 3, 4], [1.0, 2]], TypeError, r"X must be a rectangular array of numbers, got a ragged list"),
-    "sparse": (lambda: scipy.sparse.csr_matrix(good()[0]), TypeError, r"X must be dense, got a sparse .*X\.toarray\(\)"),
-}  # fmt: skip
+    "ragged": (
+        lambda: [[1.0, 2, 3, 4], [1.0, 2]],
+        TypeError,
+        r"X must be a rectangular array of numbers, got a ragged list",
+    ),
+    "sparse": (
+        lambda: scipy.sparse.csr_matrix(good()[0]),
+        TypeError,
+        r"X must be dense, got a sparse .*X\.toarray\(\)",
+    ),
+}
 
 
 @pytest.mark.parametrize("method", ["fit", "predict", "forward", "cost_and_gradient"])
@@ -136,9 +171,19 @@ Y_CASES = {
         TypeError,
         r"y must be integer classes 0\.\.2 of shape \(12,\), got dtype float64; pass y\.astype\(int\) if they are",
     ),
-    "floats that are no classes": (SOFTMAX, lambda: y_with(0.5, float), TypeError, r"y must be integer classes 0\.\.2 of shape \(12,\), got dtype float64 with 0\.5 at row 5$"),
+    "floats that are no classes": (
+        SOFTMAX,
+        lambda: y_with(0.5, float),
+        TypeError,
+        r"y must be integer classes 0\.\.2 of shape \(12,\), got dtype float64 with 0\.5 at row 5$",
+    ),
     "a class is missing": (SOFTMAX, lambda: y_with(np.nan, float), TypeError, r"got dtype float64 with nan at row 5$"),
-    "a column of floats": (SOFTMAX, lambda: good()[1][:, None] * 1.0, TypeError, r"y must be integer classes.*; pass y\.ravel\(\)\.astype\(int\)$"),
+    "a column of floats": (
+        SOFTMAX,
+        lambda: good()[1][:, None] * 1.0,
+        TypeError,
+        r"y must be integer classes.*; pass y\.ravel\(\)\.astype\(int\)$",
+    ),
     "None": (SOFTMAX, lambda: None, TypeError, r"y must hold real numbers, got None$"),
     "beyond 64 bits": (
         SOFTMAX,
@@ -146,24 +191,74 @@ Y_CASES = {
         TypeError,
         r"y must hold real numbers, got dtype object with numbers in it; convert it with \.astype\(int\)$",
     ),
-    "one-hot rows of floats": (SOFTMAX, lambda: np.eye(3)[good()[1]], TypeError, r"y must be integer classes.* got dtype float64; pass y\.argmax\(axis=1\)"),
-    "one-hot rows": (SOFTMAX, lambda: np.eye(3, dtype=int)[good()[1]], ValueError, r"y must be integer classes.*y\.argmax\(axis=1\)"),
+    "one-hot rows of floats": (
+        SOFTMAX,
+        lambda: np.eye(3)[good()[1]],
+        TypeError,
+        r"y must be integer classes.* got dtype float64; pass y\.argmax\(axis=1\)",
+    ),
+    "one-hot rows": (
+        SOFTMAX,
+        lambda: np.eye(3, dtype=int)[good()[1]],
+        ValueError,
+        r"y must be integer classes.*y\.argmax\(axis=1\)",
+    ),
     "a column": (SOFTMAX, lambda: good()[1][:, None], ValueError, r"y must be integer classes.*y\.ravel\(\)"),
-    "strings": (SOFTMAX, lambda: good()[1].astype(str), TypeError, r"y must hold real numbers, got dtype <U.*numpy\.unique\(y, return_inverse=True\)"),
-    "objects": (SOFTMAX, lambda: np.array(["cat"] * 12, object), TypeError, r"y must hold real numbers, got dtype object, for example 'cat'"),
+    "strings": (
+        SOFTMAX,
+        lambda: good()[1].astype(str),
+        TypeError,
+        r"y must hold real numbers, got dtype <U.*numpy\.unique\(y, return_inverse=True\)",
+    ),
+    "objects": (
+        SOFTMAX,
+        lambda: np.array(["cat"] * 12, object),
+        TypeError,
+        r"y must hold real numbers, got dtype object, for example 'cat'",
+    ),
     "too few": (SOFTMAX, lambda: good()[1][:-1], ValueError, r"y must have one entry per row of X \(12\), got 11"),
     "none": (SOFTMAX, lambda: [], ValueError, r"y must have one entry per row of X \(12\), got 0"),
     "a number": (SOFTMAX, lambda: 1, ValueError, r"y must have one or two dimensions, got shape \(\)"),
     "above 1": (SIGMOID, lambda: rows_with(1.5), ValueError, r"y must lie in \[0, 1\] .*got 1\.5 at row 5, column 1"),
-    "below 0": (SIGMOID, lambda: rows_with(-0.1), ValueError, r"y must lie in \[0, 1\] .*got -0\.1.* at row 5, column 1"),
+    "below 0": (
+        SIGMOID,
+        lambda: rows_with(-0.1),
+        ValueError,
+        r"y must lie in \[0, 1\] .*got -0\.1.* at row 5, column 1",
+    ),
     "NaN": (SIGMOID, lambda: rows_with(NAN), ValueError, r"y must be finite, got nan at row 5, column 1"),
-    "classes for sigmoid": (SIGMOID, lambda: good()[1], ValueError, r"y must have shape \(12, 3\), one column per output unit, got \(12,\)"),
+    "classes for sigmoid": (
+        SIGMOID,
+        lambda: good()[1],
+        ValueError,
+        r"y must have shape \(12, 3\), one column per output unit, got \(12,\)",
+    ),
     "inf": (VALUES, lambda: rows_with(INF), ValueError, r"y must be finite, got inf at row 5, column 1"),
-    "overflow": (VALUES, lambda: rows_with(1e39), ValueError, r"y holds .*1e\+39.* at row 5, column 1, which overflows float32"),
-    "two columns": (VALUES, lambda: rows_with(0)[:, :2], ValueError, r"y must have 3 columns, one per output unit, got 2"),
-    "flat floats": (VALUES, lambda: np.zeros(ROWS), ValueError, r"y must have shape \(12, 3\), one column per output unit"),
+    "overflow": (
+        VALUES,
+        lambda: rows_with(1e39),
+        ValueError,
+        r"y holds .*1e\+39.* at row 5, column 1, which overflows float32",
+    ),
+    "two columns": (
+        VALUES,
+        lambda: rows_with(0)[:, :2],
+        ValueError,
+        r"y must have 3 columns, one per output unit, got 2",
+    ),
+    "flat floats": (
+        VALUES,
+        lambda: np.zeros(ROWS),
+        ValueError,
+        r"y must have shape \(12, 3\), one column per output unit",
+    ),
     "class too large": (VALUES, lambda: y_with(3), ValueError, r"y must hold classes 0\.\.2 .*got 3 at row 5"),
-    "three dimensions": (VALUES, lambda: rows_with(0)[None], ValueError, r"y must have one or two dimensions, got shape \(1, 12, 3\)"),
+    "three dimensions": (
+        VALUES,
+        lambda: rows_with(0)[None],
+        ValueError,
+        r"y must have one or two dimensions, got shape \(1, 12, 3\)",
+    ),
 }
 
 
@@ -182,7 +277,13 @@ def test_bad_validation_targets_are_named_as_such(backend, case):
     _, make, error, match = Y_CASES[case]
     rule = optimizers.Momentum()
     net = fitted(backend, rule)
-    refused(net, rule, lambda: net.fit(*good(), optimizer=rule, validation=(good()[0], make())), error, match.replace("y must", "validation y must"))
+    refused(
+        net,
+        rule,
+        lambda: net.fit(*good(), optimizer=rule, validation=(good()[0], make())),
+        error,
+        match.replace("y must", "validation y must"),
+    )
 
 
 # ---- the other arguments of fit --------------------------------------------------------------------------------
@@ -205,8 +306,16 @@ FIT_CASES = [
     ({"validation": 0.99}, ValueError, r"validation=0\.99 of 12 rows is 12"),
     ({"validation": "20%"}, TypeError, r"validation must be .*got '20%'"),
     ({"validation": [1, 2, 3]}, TypeError, r"validation must be a pair \(X, y\) or a fraction"),
-    ({"validation": (np.ones((2, 3)), [0, 1])}, ValueError, r"validation X must have 4 columns, one per input unit, got 3"),
-    ({"validation": (planted(NAN)[:8], [0] * 8)}, ValueError, r"validation X must be finite, got nan at row 7, column 2"),
+    (
+        {"validation": (np.ones((2, 3)), [0, 1])},
+        ValueError,
+        r"validation X must have 4 columns, one per input unit, got 3",
+    ),
+    (
+        {"validation": (planted(NAN)[:8], [0] * 8)},
+        ValueError,
+        r"validation X must be finite, got nan at row 7, column 2",
+    ),
     ({"order": np.arange(12)}, TypeError, r"order must be a callable epoch -> row numbers, got ndarray"),
     ({"order": lambda epoch: [0, 12]}, ValueError, r"order\(1\) must give row numbers 0\.\.11, got 0\.\.12"),
     ({"order": lambda epoch: [-1, 3]}, ValueError, r"order\(1\) must give row numbers 0\.\.11, got -1\.\.3"),
@@ -218,14 +327,34 @@ FIT_CASES = [
     ({"optimizer": "adma"}, ValueError, r"optimizer='adma' is not known; did you mean 'adam'\?"),
     ({"optimizer": "lbfgs++"}, ValueError, r"optimizer='lbfgs\+\+' is not known.*Known: sgd, momentum, adam"),
     ({"optimizer": optimizers.Adam}, TypeError, r"optimizer must be a name or an Optimizer"),
-    ({"optimizer": "sgd", "learning_rate": 0}, ValueError, r"learning_rate must be a finite number > 0 or a schedule \(fastnn\.schedules\), got 0"),
-    ({"optimizer": "sgd", "learning_rate": -0.1}, ValueError, r"learning_rate must be a finite number > 0 or a schedule \(fastnn\.schedules\), got -0\.1"),
-    ({"optimizer": "sgd", "learning_rate": NAN}, ValueError, r"learning_rate must be a finite number > 0 or a schedule \(fastnn\.schedules\), got nan"),
-    ({"optimizer": "sgd", "learning_rate": "0.1"}, TypeError, r"learning_rate must be a finite number > 0 or a schedule \(fastnn\.schedules\), got '0\.1' \(str\)"),
+    (
+        {"optimizer": "sgd", "learning_rate": 0},
+        ValueError,
+        r"learning_rate must be a finite number > 0 or a schedule \(fastnn\.schedules\), got 0",
+    ),
+    (
+        {"optimizer": "sgd", "learning_rate": -0.1},
+        ValueError,
+        r"learning_rate must be a finite number > 0 or a schedule \(fastnn\.schedules\), got -0\.1",
+    ),
+    (
+        {"optimizer": "sgd", "learning_rate": NAN},
+        ValueError,
+        r"learning_rate must be a finite number > 0 or a schedule \(fastnn\.schedules\), got nan",
+    ),
+    (
+        {"optimizer": "sgd", "learning_rate": "0.1"},
+        TypeError,
+        r"learning_rate must be a finite number > 0 or a schedule \(fastnn\.schedules\), got '0\.1' \(str\)",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("options", "error", "match"), FIT_CASES, ids=[", ".join(f"{k}={v!r:.20}" for k, v in case[0].items()) for case in FIT_CASES])
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    FIT_CASES,
+    ids=[", ".join(f"{k}={v!r:.20}" for k, v in case[0].items()) for case in FIT_CASES],
+)
 def test_bad_arguments_of_fit(backend, options, error, match):
     rule = optimizers.Momentum()
     net = fitted(backend, rule)
@@ -237,8 +366,20 @@ def test_a_refused_fit_keeps_no_scale(backend):
     rule = optimizers.Momentum()
     net = fitted(backend, rule)
     pixels = np.ones((ROWS, 4), np.uint8)
-    refused(net, rule, lambda: net.fit(pixels, good()[1], optimizer=rule, scale=0.5, batch_size=99), ValueError, "batch_size=99")
-    refused(net, rule, lambda: net.fit(pixels, good()[1], optimizer=rule, scale=0.5, order=lambda epoch: [99]), ValueError, "row numbers")
+    refused(
+        net,
+        rule,
+        lambda: net.fit(pixels, good()[1], optimizer=rule, scale=0.5, batch_size=99),
+        ValueError,
+        "batch_size=99",
+    )
+    refused(
+        net,
+        rule,
+        lambda: net.fit(pixels, good()[1], optimizer=rule, scale=0.5, order=lambda epoch: [99]),
+        ValueError,
+        "row numbers",
+    )
 
 
 def test_another_scale_than_before_is_refused():
@@ -252,138 +393,11 @@ def test_another_scale_than_before_is_refused():
 def test_shuffle_is_true_or_false(shuffle):
     rule = optimizers.Momentum()
     net = fitted("numpy", rule)
-    refused(net, rule, lambda: net.fit(*good(), optimizer=rule, shuffle=shuffle), TypeError, r"shuffle must be True or False, got .*order=f, epoch -> row numbers$")
+    refused(
+        net,
+        rule,
+        lambda: net.fit(*good(), optimizer=rule, shuffle=shuffle),
+        TypeError,
+        r"shuffle must be True or False, got .*order=f, epoch -> row numbers$",
+    )
     net.fit(*good(), optimizer=rule, shuffle=np.bool_(False), epochs=1)
-
-
-# ---- the network itself ------------------------------------------------------------------------------------------
-
-NETWORK_CASES = [
-    ({"sizes": [4]}, ValueError, r"sizes must name at least the input and the output layer, got \[4\]"),
-    ({"sizes": []}, ValueError, r"sizes must name at least"),
-    ({"sizes": [4, 0, 3]}, ValueError, r"sizes\[1\] must be a positive integer, got 0"),
-    ({"sizes": [4, -2, 3]}, ValueError, r"sizes\[1\] must be a positive integer, got -2"),
-    ({"sizes": [4, 2.0, 3]}, TypeError, r"sizes\[1\] must be a positive integer, got 2\.0"),
-    ({"sizes": [4, True, 3]}, TypeError, r"sizes\[1\] must be a positive integer, got True"),
-    ({"sizes": "4,3"}, TypeError, r"sizes must be a sequence of positive integers, got '4,3'"),
-    ({"sizes": 4}, TypeError, r"sizes must be a sequence of positive integers, got 4"),
-    ({"hidden": "rellu"}, ValueError, r"hidden='rellu' is not known; did you mean 'relu'\?"),
-    ({"hidden": ["relu", "relu"]}, ValueError, r"hidden must have one activation per hidden layer \(1\), got 2"),
-    ({"hidden": ["tanhh"]}, ValueError, r"hidden\[0\]='tanhh' is not known; did you mean 'tanh'\?"),
-    ({"hidden": "abc"}, ValueError, r"hidden='abc' is not known\. Known: (?!.*softmax).*tanh"),
-    ({"hidden": "softmax"}, ValueError, r"softmax is for the output layer only"),
-    ({"hidden": 3}, TypeError, r"hidden must be a name, an Activation or a list of them, got 3"),
-    ({"output": "sofmax"}, ValueError, r"output='sofmax' is not known; did you mean 'softmax'\?"),
-    ({"output": None}, TypeError, r"output must be a name or an Activation, got None"),
-    ({"output": "relu"}, ValueError, r"cost='cross_entropy' needs outputs in \(0, 1\): output='relu' fits only cost='squared_error'"),
-    ({"cost": "crossentropy"}, ValueError, r"cost='crossentropy' is not known; did you mean 'cross_entropy'\?"),
-    ({"sizes": [4, 1]}, ValueError, r"softmax over one output is always 1; use two outputs, or output='sigmoid'"),
-    ({"init": "hee"}, ValueError, r"init='hee' is not known; did you mean 'he'\?"),
-    ({"init": np.zeros(7)}, ValueError, r"init must be a vector of 43 parameters for these sizes, got shape \(7,\)"),
-    ({"init": np.full(43, NAN)}, ValueError, r"init must be finite, got nan at weights\[0\]\[0, 0\]"),
-    ({"init": np.r_[np.zeros(24), INF, np.zeros(18)]}, ValueError, r"init must be finite, got inf at biases\[0\]\[4\]"),
-    ({"init": np.full(43, 1e39)}, ValueError, r"init .*1e\+39.*float32"),
-    ({"init": ([np.zeros((5, 4))], [np.zeros(5), np.zeros(3)])}, ValueError, r"init weights must have one array per layer \(2\), got 1"),
-    ({"init": ([np.zeros((5, 4)), np.zeros((5, 3))], [np.zeros(5), np.zeros(3)])}, ValueError, r"init weights\[1\] must have shape \(3, 5\), got \(5, 3\)"),
-    ({"init": ([np.zeros((5, 4)), np.zeros((3, 5))], [np.zeros(5), np.zeros(4)])}, ValueError, r"init biases\[1\] must have shape \(3,\), got \(4,\)"),
-    ({"init": np.zeros(43, str)}, TypeError, r"init must hold real numbers"),
-    ({"init": initializers.He}, TypeError, r"init must "),
-    ({"init": None}, TypeError, r"init must "),
-    ({"l2": -0.1}, ValueError, r"l2 must be a finite number >= 0, got -0\.1"),
-    ({"l2": INF}, ValueError, r"l2 must be a finite number >= 0, got inf"),
-    ({"l2": "0"}, TypeError, r"l2 must be a finite number >= 0, got '0' \(str\)"),
-    ({"dtype": "float16"}, ValueError, r"dtype='float16' is not known; did you mean 'float\d\d'\? Known: float32, float64"),
-    ({"dtype": "flaot32"}, ValueError, r"dtype='flaot32' is not known; did you mean 'float32'\?"),
-    ({"dtype": int}, ValueError, r"dtype='int64' is not known"),
-    ({"precision": "fp16"}, ValueError, r"precision='fp16' is not known.*Known: fp32, tf32, bf16"),
-    ({"seed": -1}, ValueError, r"seed must be an integer >= 0, got -1"),
-    ({"seed": "0"}, ValueError, r"seed must be an integer >= 0, got '0'"),
-    ({"backend": "numab"}, ValueError, r"backend='numab' is not known; did you mean 'numba'\?"),
-    ({"backend": 3}, TypeError, r"backend must be a name or a Backend, got 3"),
-]
-
-
-@pytest.mark.parametrize(("options", "error", "match"), NETWORK_CASES, ids=[", ".join(f"{k}={v!r:.25}" for k, v in case[0].items()) for case in NETWORK_CASES])
-def test_bad_networks(options, error, match):
-    with pytest.raises(error, match=match) as caught:
-        fastnn.Network(**({"sizes": SIZES, "backend": "numpy"} | options))
-    assert type(caught.value) is error
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("make", "error", "match"),
-    [
-        (lambda: optimizers.SGD(0), ValueError, "learning_rate must be a finite number > 0"),
-        (lambda: optimizers.Momentum(0.1, 1.0), ValueError, "momentum must be a finite number >= 0 and < 1"),
-        (lambda: optimizers.Adam(beta1=-0.1), ValueError, "beta1 must be"),
-        (lambda: optimizers.Adam(beta2=1), ValueError, "beta2 must be"),
-        (lambda: optimizers.Adam(eps=0), ValueError, "eps must be a finite number > 0"),
-        (lambda: optimizers.Adam("0.1"), TypeError, "learning_rate must be"),
-        (lambda: initializers.Uniform(0), ValueError, "eps must be"),
-        (lambda: initializers.Normal(-1), ValueError, "std must be"),
-    ],
-)
-def test_bad_hyper_parameters(make, error, match):
-    with pytest.raises(error, match=re.escape(match)):
-        make()
-
-
-def test_micro_batch_must_be_a_positive_integer(backend):
-    net = fastnn.Network(SIZES, backend=backend)
-    for value, error in ((0, ValueError), (1.5, TypeError)):
-        with pytest.raises(error, match="micro_batch must be a positive integer"):
-            net.cost_and_gradient(*good(), micro_batch=value)
-
-
-def test_an_unavailable_engine_says_why_and_what_to_install(monkeypatch):
-    """Whatever this machine has: the registry is told that CuPy is missing."""
-    from fastnn import backends
-
-    monkeypatch.setattr(backends, "_instances", {"numpy": fastnn.get_backend("numpy")})
-    monkeypatch.setattr(backends, "_reasons", {"cupy": "CuPy is not installed", "numba": "numba cannot be imported"})
-    for name, package in (("cupy", "cuda1[23]"), ("numba", "cpu")):
-        with pytest.raises(BackendUnavailable, match=rf"backend='{name}' cannot be used: .*pip install \"\.\[{package}\]\""):
-            fastnn.Network(SIZES, backend=name)
-    net = fastnn.Network(SIZES)
-    assert net.backend.name == "numpy"
-    assert "numba not taken: numba cannot be imported" in net.backend_reason
-    assert fastnn.available_backends() == {"numpy": None, "numba": "numba cannot be imported", "cupy": "CuPy is not installed"}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "words"),
-    [
-        ({"callbacks": None}, TypeError, "callbacks must be a list or tuple"),
-        ({"callbacks": print}, TypeError, "callbacks must be a list or tuple"),
-        ({"progress": "yes"}, TypeError, "progress must be True, False or an object with start"),
-        ({"learning_rate": None}, TypeError, "learning_rate must be a finite number > 0"),
-    ],
-)
-def test_arguments_of_fit_that_would_fail_obscurely(arguments, error, words):
-    net = fastnn.Network([2, 3, 2], backend="numpy")
-    before = net.theta.copy()
-    with pytest.raises(error, match=words):
-        net.fit(np.ones((4, 2)), np.array([0, 1, 0, 1]), **arguments)
-    np.testing.assert_array_equal(net.theta, before)
-
-
-def test_masked_arrays_are_refused():
-    net = fastnn.Network([2, 3, 2], backend="numpy")
-    with pytest.raises(TypeError, match="X must be a plain array, got a masked one"):
-        net.predict(np.ma.masked_equal(np.ones((4, 2)), 1))
-
-
-def test_absurd_sizes_and_no_dtype_are_refused():
-    with pytest.raises(ValueError, match="certainly a mistake"):
-        fastnn.Network([10**12, 10**12])
-    with pytest.raises(ValueError, match="dtype=None"):
-        fastnn.Network([2, 2], dtype=None)
-
-
-def test_a_learning_rate_set_later_is_checked():
-    rule = fastnn.optimizers.Adam()
-    rule.learning_rate = 0.5
-    assert rule.hyper()[0] == 0.5
-    with pytest.raises(ValueError, match="learning_rate must be a finite number > 0"):
-        rule.learning_rate = -5

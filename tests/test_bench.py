@@ -1,4 +1,6 @@
-"""The comparison: medians, ratios and verdicts, the table of targets, the common problem, the oracle, the drivers. No time is asserted."""
+"""The comparison: medians, ratios and verdicts, the table of targets, the common problem, the oracle, the drivers.
+No time is asserted.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ TINY = Case(NETS["1-64-64-1"], 8)
 
 @pytest.fixture(autouse=True)
 def _workers_find_the_fakes(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    )
 
 
 @pytest.fixture
@@ -59,8 +63,15 @@ def judged(target=None, ceiling_=None, rivals=None, **entrants):
 
 
 def test_the_ratio_is_to_the_best_peer_and_not_to_our_other_engine():
-    result = judged(Target("row", 1.5), numba=entry(1.0, 1.0), numpy=entry(0.5, 0.5), jax=entry(2.0, 2.0), torch=entry(3.0, 3.0))
-    assert (result["ours"], result["best_peer"], result["ratio"]["median"], result["verdict"]) == ("numba", "jax", 2.0, "PASS")
+    result = judged(
+        Target("row", 1.5), numba=entry(1.0, 1.0), numpy=entry(0.5, 0.5), jax=entry(2.0, 2.0), torch=entry(3.0, 3.0)
+    )
+    assert (result["ours"], result["best_peer"], result["ratio"]["median"], result["verdict"]) == (
+        "numba",
+        "jax",
+        2.0,
+        "PASS",
+    )
     assert result["entrants"]["jax"]["gflops"] == 0.5
 
 
@@ -86,7 +97,10 @@ def test_share_of_the_ceiling_is_part_of_the_verdict():
 def test_no_verdict_without_target_or_peer():
     assert judged(numba=entry(1.0), jax=entry(2.0))["verdict"] is None
     assert judged(Target("row", 1.5), numba=entry(1.0))["verdict"] is None
-    assert judged(Target("row", 3.0), rivals=("onnx",), numba=entry(1.0), jax=entry(0.1), onnx=entry(4.0))["verdict"] == "PASS"
+    assert (
+        judged(Target("row", 3.0), rivals=("onnx",), numba=entry(1.0), jax=entry(0.1), onnx=entry(4.0))["verdict"]
+        == "PASS"
+    )
 
 
 def test_targets_are_those_of_the_table():
@@ -94,7 +108,12 @@ def test_targets_are_those_of_the_table():
         found = cases.target(Case(NETS[name], batch))
         return found and (found.ratio, found.ceiling)
 
-    assert [asked("784-16-16-10", b) for b in (1, 32, 128, 8192)] == [(3.0, None), (3.0, None), (1.5, None), (1.5, None)]
+    assert [asked("784-16-16-10", b) for b in (1, 32, 128, 8192)] == [
+        (3.0, None),
+        (3.0, None),
+        (1.5, None),
+        (1.5, None),
+    ]
     assert [asked("784-300-100-10", b) for b in (128, 512)] == [(1.3, None), (1.15, 0.88)]
     assert [asked("784-1024-1024-10", b) for b in (32, 512, 2048)] == [None, (1.05, None), (1.05, 0.90)]
     assert [asked("28-300-300-300-300-1", b) for b in (8, 32)] == [None, (1.2, None)]
@@ -106,7 +125,9 @@ def test_targets_are_those_of_the_table():
 
 def test_the_modes():
     assert len(cases.training_cases("all")) == 7 * 7 * 2
-    assert [bool(cases.target(case)) for case in cases.training_cases("default")] == [not case.net.pixels for case in cases.training_cases("default")]
+    assert [bool(cases.target(case)) for case in cases.training_cases("default")] == [
+        not case.net.pixels for case in cases.training_cases("default")
+    ]
     assert len(cases.training_cases("quick")) < 6
     assert {case.rows for case in cases.predict_cases("all")} > {1}
 
@@ -125,16 +146,27 @@ def test_select():
     assert [case.key for case in cases.select(table, ["784-30-10@3@adam"])] == ["train/784-30-10@3@adam"]
     assert len(cases.select(table, ["784-30-10"])) == 7
     assert len(cases.select(cases.training_cases("quick"), ["784-100-100-10"])) == 2
-    for name, hidden, classes in (("784-31-10", "relu", True), ("2-128-128-1", "relu", False), ("28-300-300-300-300-1", "tanh", False)):  # anybody's net, and one of the table
+    for name, hidden, classes in (
+        ("784-31-10", "relu", True),
+        ("2-128-128-1", "relu", False),
+        ("28-300-300-300-300-1", "tanh", False),
+    ):
+        # anybody's net, and one of the table
         (case,) = cases.select(table, [f"{name}@64"])
         assert (case.key, case.net.hidden, case.net.classes) == (f"train/{name}@64@sgd", hidden, classes)
-    assert [case.key for case in cases.select(table, ["784-30-10:uint8"])] == ["train/784-30-10:uint8@512@sgd"]  # that of the list
+    # that of the list
+    assert [case.key for case in cases.select(table, ["784-30-10:uint8"])] == ["train/784-30-10:uint8@512@sgd"]
     (pixels,) = cases.select(table, ["40-30-1:uint8@3@adam"])
     assert (pixels.key, pixels.net) == ("train/40-30-1:uint8@3@adam", Net((40, 30, 1), classes=False, pixels=True))
     for text, message in (
-        ("784-30-10:int8", "784-300-100-10:uint8 for data of pixels"), ("784", "sizes of its layers"), ("784-0-10", "sizes of its layers"), ("784-a-10", "sizes of its layers"), ("784-30-10-", "sizes of its layers"), ("784-30-10@x", "integer >= 1"),
+        ("784-30-10:int8", "784-300-100-10:uint8 for data of pixels"),
+        ("784", "sizes of its layers"),
+        ("784-0-10", "sizes of its layers"),
+        ("784-a-10", "sizes of its layers"),
+        ("784-30-10-", "sizes of its layers"),
+        ("784-30-10@x", "integer >= 1"),
         ("784-30-10@8@adm", "adam"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ValueError, match=message):
             cases.select(table, [text])
 
@@ -145,7 +177,10 @@ def test_select():
 def test_the_problem_is_the_same_in_another_process():
     made = problem.make(TINY, 64, 9)
     with Client("fake_peers:Good", 1) as client:
-        assert client.ask("prepare", 60, net="1-64-64-1", batch=8, optimizer="sgd", rows=64, steps=9, seed=0)["digest"] == made.digest()
+        assert (
+            client.ask("prepare", 60, net="1-64-64-1", batch=8, optimizer="sgd", rows=64, steps=9, seed=0)["digest"]
+            == made.digest()
+        )
     assert problem.make(TINY, 64, 9, seed=1).digest() != made.digest()
 
 
@@ -171,7 +206,15 @@ def test_drivers_agree_with_the_oracle(driver, name, optimizer):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("driver", "needs"), [("torch_peer:Eager", "torch"), ("torch_peer:Compiled", "torch"), ("jax_peer:Jax", "jax"), ("onnx_peer:Onnx", "onnxruntime")])
+@pytest.mark.parametrize(
+    ("driver", "needs"),
+    [
+        ("torch_peer:Eager", "torch"),
+        ("torch_peer:Compiled", "torch"),
+        ("jax_peer:Jax", "jax"),
+        ("onnx_peer:Onnx", "onnxruntime"),
+    ],
+)
 def test_other_drivers_agree_with_the_oracle_where_they_are_installed(tmp_path, driver, needs):
     pytest.importorskip(needs, reason=f"{needs} is not installed here; `make bench` installs it")
     with Client(f"fastnn.bench.peers.{driver}", 1) as client:
@@ -179,7 +222,11 @@ def test_other_drivers_agree_with_the_oracle_where_they_are_installed(tmp_path, 
             assert client.ask("predict", 300, net=name, rows=3, seconds=0.001)["error"] < 1e-5
             if needs != "onnxruntime":
                 for optimizer in ("sgd", "adam"):
-                    check_answers(client, tmp_path / "oracle.npz", {"net": name, "batch": 8, "optimizer": optimizer, "rows": 64, "steps": 9, "seed": 0})
+                    check_answers(
+                        client,
+                        tmp_path / "oracle.npz",
+                        {"net": name, "batch": 8, "optimizer": optimizer, "rows": 64, "steps": 9, "seed": 0},
+                    )
 
 
 def check_answers(client, path, described):
@@ -205,7 +252,8 @@ def check_driver(driver, name, optimizer):
         mean_cost = (5 * first + 7 * peer.run(5, 12)) / 12
         differences = oracle.differences(made, run, peer.theta(), mean_cost)
         assert oracle.disagreement(optimizer, *differences) is None, differences
-    assert made.digest() == problem.make(Case(cases.net_named(name), 8, optimizer), 64, 12).digest()  # nothing was written into the inputs
+    # nothing was written into the inputs
+    assert made.digest() == problem.make(Case(cases.net_named(name), 8, optimizer), 64, 12).digest()
     assert worker.predict(name, 3, 0.001)["error"] < 1e-5
     assert peer.versions()["numpy"] == np.__version__
     assert isinstance(peer.describe(), str)
@@ -235,7 +283,10 @@ def test_the_oracle_descends_and_its_gradient_is_right():
     rng, step = np.random.default_rng(0), 1e-6
     direction = rng.normal(size=made.theta.shape)
     theta = made.theta.astype(float)
-    numerical = (oracle.cost(made.net, theta + step * direction, made.X, made.y) - oracle.cost(made.net, theta - step * direction, made.X, made.y)) / (2 * step)
+    numerical = (
+        oracle.cost(made.net, theta + step * direction, made.X, made.y)
+        - oracle.cost(made.net, theta - step * direction, made.X, made.y)
+    ) / (2 * step)
     assert (theta - one.theta) / made.learning_rate @ direction == pytest.approx(numerical, rel=1e-4)
 
 

@@ -1,4 +1,6 @@
-"""What the GPU run asks of the engine - the same bits replayed and eager, the ways of a layer timed - over the stand-in of the device."""
+"""What the GPU run asks of the engine - the same bits replayed and eager, the ways of a layer timed - over the
+stand-in of the device.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ def nothing(part):
     """Where a stage writes its parts."""
 
 
-# ---- determinism ------------------------------------------------------------------------------------------------------
+# ---- determinism
+# ------------------------------------------------------------------------------------------------------
 
 
 SMALL = [problem for problem in determinism.PROBLEMS if max(problem.sizes) < 100]
@@ -44,7 +47,10 @@ def test_a_difference_is_told(monkeypatch):
     problem = determinism.PROBLEMS[0]
     monkeypatch.setattr(determinism, "train", lambda backend, problem, mode, steps: results[mode])
     entry = determinism.compare(None, problem)
-    assert (entry["status"], entry["note"]) == ("failed", "captured against eager: 1 of 3 bytes differ, cost 0.5 and 0.5")
+    assert (entry["status"], entry["note"]) == (
+        "failed",
+        "captured against eager: 1 of 3 bytes differ, cost 0.5 and 0.5",
+    )
     results["captured"] = results["eager"]
     assert determinism.compare(None, problem)["status"] == "ok"
     results["captured"] = (results["eager"][0], 0.5000001)
@@ -73,14 +79,17 @@ def test_a_program_that_ran_otherwise_than_asked_is_not_taken_for_it():
 
 def test_the_determinism_stage(monkeypatch):
     monkeypatch.setattr(determinism.labs, "open_lab", gpu_lab.StandInLab)
-    monkeypatch.setattr(determinism, "compare", lambda backend, problem: {"title": problem.title, "status": "ok", "note": ""})
+    monkeypatch.setattr(
+        determinism, "compare", lambda backend, problem: {"title": problem.title, "status": "ok", "note": ""}
+    )
     result = determinism.run(Request("quick"), nothing)
     assert len(result["problems"]) == 2
     assert result["failed"] == 0
     assert determinism.run(Request("quick", 1), nothing)["left_out"]
 
 
-# ---- epilogues ----------------------------------------------------------------------------------------------------------
+# ---- epilogues
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_every_way_of_a_layer_is_timed():
@@ -107,7 +116,9 @@ def test_the_epilogue_stage(monkeypatch):
     result = epilogues.run(Request(), nothing)
     assert [entry["precision"] for entry in result["problems"]] == ["fp32", "bf16"]
     assert epilogues.run(Request(seconds=1), nothing)["left_out"]
-    monkeypatch.setattr(type(gpu_lab.make_backend().device), "products", property(lambda device: "nvmath-python is not installed"))
+    monkeypatch.setattr(
+        type(gpu_lab.make_backend().device), "products", property(lambda device: "nvmath-python is not installed")
+    )
     with pytest.raises(Absent, match="cuBLASLt is not used here: nvmath-python is not installed"):
         epilogues.measure(gpu_lab.make_backend(), "20-24-4", 32, "fp32")
 

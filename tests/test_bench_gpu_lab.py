@@ -50,7 +50,9 @@ def test_events_stand_around_the_work_alone():
     timer = EventTimer(cupy)
     assert timer.once(cupy.work) == pytest.approx(0.002)
     assert cupy.asked == ["flush", "record", "work", "record", "wait"]
-    assert timer.seconds(cupy.work, rounds=5, warm_up=2) == pytest.approx(dict.fromkeys(("median", "q1", "q3", "least"), 0.002))
+    assert timer.seconds(cupy.work, rounds=5, warm_up=2) == pytest.approx(
+        dict.fromkeys(("median", "q1", "q3", "least"), 0.002)
+    )
     assert cupy.asked.count("work") == 1 + 5 + 2
 
 
@@ -59,10 +61,15 @@ def test_the_product_that_is_timed_is_a_product(precision, monkeypatch):
     """gemmEx on raw addresses, column-major: the memory that it is given holds C = A B in rows."""
     made = []
 
-    def gemm_ex(handle, op_a, op_b, m, n, k, alpha, A, type_a, lda, B, type_b, ldb, beta, C, type_c, ldc, compute, algo):
+    def gemm_ex(
+        handle, op_a, op_b, m, n, k, alpha, A, type_a, lda, B, type_b, ldb, beta, C, type_c, ldc, compute, algo
+    ):
         kinds = {0: np.float32, 14: np.uint16}
         columnwise = [
-            np.ctypeslib.as_array((ctypes.c_uint8 * (np.dtype(kinds[kind]).itemsize * rows * ld)).from_address(at)).view(kinds[kind]).reshape(rows, ld).T
+            np.ctypeslib.as_array((ctypes.c_uint8 * (np.dtype(kinds[kind]).itemsize * rows * ld)).from_address(at))
+            .view(kinds[kind])
+            .reshape(rows, ld)
+            .T
             for at, kind, rows, ld in ((A, type_a, k, lda), (B, type_b, n, ldb), (C, type_c, n, ldc))
         ]
         made.append((op_a, op_b, compute, algo, *columnwise))
@@ -73,7 +80,10 @@ def test_the_product_that_is_timed_is_a_product(precision, monkeypatch):
         def data(self):
             return SimpleNamespace(ptr=self.ctypes.data)
 
-    modules = {"cupy_backends.cuda.libs.cublas": SimpleNamespace(gemmEx=gemm_ex), "cupy.cuda.device": SimpleNamespace(get_cublas_handle=lambda: 7)}
+    modules = {
+        "cupy_backends.cuda.libs.cublas": SimpleNamespace(gemmEx=gemm_ex),
+        "cupy.cuda.device": SimpleNamespace(get_cublas_handle=lambda: 7),
+    }
     monkeypatch.setattr(labs.importlib, "import_module", lambda name: modules[name])
     lab = object.__new__(labs.CupyLab)
     lab.xp = SimpleNamespace(asarray=lambda x: x.view(Array), tile=lambda x, n: np.tile(x, n).view(Array))
@@ -91,6 +101,10 @@ def test_the_product_that_is_timed_is_a_product(precision, monkeypatch):
 def test_a_copy_is_a_copy():
     lab, moved = object.__new__(labs.CupyLab), []
     memory = SimpleNamespace(data=SimpleNamespace(copy_from_device_async=lambda *arguments: moved.append(arguments)))
-    lab.xp = SimpleNamespace(ones=lambda count, dtype: memory, empty=lambda count, dtype: memory, cuda=SimpleNamespace(get_current_stream=lambda: "the stream"))
+    lab.xp = SimpleNamespace(
+        ones=lambda count, dtype: memory,
+        empty=lambda count, dtype: memory,
+        cuda=SimpleNamespace(get_current_stream=lambda: "the stream"),
+    )
     lab.copy(100)()
     assert moved == [(memory.data, 100, "the stream")]

@@ -1,4 +1,6 @@
-"""The drivers of the GPU run, on the CPU where their libraries are installed: the same steps as the float64 run at every precision."""
+"""The drivers of the GPU run, on the CPU where their libraries are installed: the same steps as the float64 run at
+every precision.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,11 @@ def check(peer, optimizer, precision):
     return errors
 
 
-@pytest.mark.parametrize(("library", "make"), [("torch", torch_eager), ("torch", torch_compiled), ("jax", jax)], ids=["torch", "compile", "jax"])
+@pytest.mark.parametrize(
+    ("library", "make"),
+    [("torch", torch_eager), ("torch", torch_compiled), ("jax", jax)],
+    ids=["torch", "compile", "jax"],
+)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_other_libraries(library, make, optimizer):

@@ -29,12 +29,26 @@ def test_every_stage_and_every_failure_is_shown():
     results = sample()
     text = shown(results)
     for word in (
-        "A Card <B>, compute 9.0, CuPy 14.2", "410 passed, 1 failed", "sanitizer: absent: compute-sanitizer is not installed here", "1 of 1 equal bit for bit",
-        "bf16 780.0 TFLOP/s", "copy 4200 GB/s", "epilogues: crashed: its process ended with signal SIGSEGV", "0.060 s of training to 98% (asked: under 1 s): PASS",
-        "steps: incomplete: 1 left out", "test_gpu::test_operations[relu]: AssertionError: off by <3e-4> & more", "compile hung, its time is not used", "cuBLASLt on BGRADB NT 1x2x3: the function answered CUBLAS_STATUS_INVALID_VALUE", "cuBLASLt: not usable",
-        "MNIST: jax error: RuntimeError: no", "784-16-16-10, batch 32, fp32", "3× compile, 10× torch",
-        "1 of 2 hidden layers are faster with an epilogue", "784-3×4096-10, 8,192, bf16, layer 2", "1.10 ms",
-    ):  # fmt: skip
+        "A Card <B>, compute 9.0, CuPy 14.2",
+        "410 passed, 1 failed",
+        "sanitizer: absent: compute-sanitizer is not installed here",
+        "1 of 1 equal bit for bit",
+        "bf16 780.0 TFLOP/s",
+        "copy 4200 GB/s",
+        "epilogues: crashed: its process ended with signal SIGSEGV",
+        "0.060 s of training to 98% (asked: under 1 s): PASS",
+        "steps: incomplete: 1 left out",
+        "test_gpu::test_operations[relu]: AssertionError: off by <3e-4> & more",
+        "compile hung, its time is not used",
+        "cuBLASLt on BGRADB NT 1x2x3: the function answered CUBLAS_STATUS_INVALID_VALUE",
+        "cuBLASLt: not usable",
+        "MNIST: jax error: RuntimeError: no",
+        "784-16-16-10, batch 32, fp32",
+        "3× compile, 10× torch",
+        "1 of 2 hidden layers are faster with an epilogue",
+        "784-3×4096-10, 8,192, bf16, layer 2",
+        "1.10 ms",
+    ):
         assert word in text, word
 
 
@@ -61,7 +75,13 @@ def test_what_counts_as_wrong():
 
 
 def test_nothing_measured_is_shown_as_nothing():
-    results = {"kind": "gpu", "schema": 1, "mode": "quick", "sessions": [{"environment": {"date": "2026-01-02"}}], "stages": {}}
+    results = {
+        "kind": "gpu",
+        "schema": 1,
+        "mode": "quick",
+        "sessions": [{"environment": {"date": "2026-01-02"}}],
+        "stages": {},
+    }
     names = ("environment", "suite", "sanitizer", "determinism", "ceilings", "epilogues", "accuracy", "steps")
     assert [finding(name, results) for name in names] == [""] * 8
     assert problems(results) == []
@@ -73,7 +93,14 @@ def test_the_section_is_well_formed_and_complete():
     text = document(sample())
     ET.fromstring(text.split("\n", 1)[1])
     assert text.count("<section") == 7
-    for words in ("A Card &lt;B&gt;", "off by &lt;3e-4&gt; &amp; more", "GPU: ratio to the best other library", "GPU: ceilings", "GPU: time to accuracy", "85% of the ceiling"):
+    for words in (
+        "A Card &lt;B&gt;",
+        "off by &lt;3e-4&gt; &amp; more",
+        "GPU: ratio to the best other library",
+        "GPU: ceilings",
+        "GPU: time to accuracy",
+        "85% of the ceiling",
+    ):
         assert words in text
     assert sections(None) == []
     both = page(cpu_sample() | {"gpu": sample()})
@@ -100,6 +127,8 @@ def test_the_command_takes_the_section_in(tmp_path):
 @pytest.mark.parametrize("size", ["1280,900", "500,900"])
 def test_a_browser_shows_it(tmp_path, size):
     text = document(sample()).replace("</body>", test_bench_page.MEASURE.replace("&lt;", "<") + "</body>")
-    dom = test_bench_page.chromium(tmp_path, "--dump-dom", f"--window-size={size}", test_bench_page.write(tmp_path, text))
+    dom = test_bench_page.chromium(
+        tmp_path, "--dump-dom", f"--window-size={size}", test_bench_page.write(tmp_path, text)
+    )
     assert "<title>wide:0 broken:0</title>" in dom
     assert dom.count("<svg") == document(sample()).count("<svg") == 3

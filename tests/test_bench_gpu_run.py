@@ -1,4 +1,6 @@
-"""The GPU run's machinery without a GPU: stages that fail, crash, hang or are absent; resuming; the command from a plain checkout."""
+"""The GPU run's machinery without a GPU: stages that fail, crash, hang or are absent; resuming; the command from a
+plain checkout.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(autouse=True)
 def _stages_are_found(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    )
 
 
 def stage(name, function=None, seconds=30.0, **more):
@@ -37,7 +41,12 @@ def test_what_goes_wrong_is_reported_and_the_run_goes_on(tmp_path):
     names = ("absent", "raises", "crashes", "good")
     results = Run("quick", path, stages=[stage(name) for name in names], say=said.append, data="somewhere").run()
     found = results["stages"]
-    assert {name: found[name]["status"] for name in names} == {"absent": "absent", "raises": "failed", "crashes": "crashed", "good": "ok"}
+    assert {name: found[name]["status"] for name in names} == {
+        "absent": "absent",
+        "raises": "failed",
+        "crashes": "crashed",
+        "good": "ok",
+    }
     assert found["absent"]["note"] == "the tool is not here"
     assert found["raises"]["note"] == "ValueError: no such shape"
     assert found["crashes"]["note"] == "its process ended with signal SIGSEGV"
@@ -47,7 +56,9 @@ def test_what_goes_wrong_is_reported_and_the_run_goes_on(tmp_path):
     assert "a long story" in found["raises"]["log"]
     assert "about to fall" in found["crashes"]["log"]
     assert "log" not in found["good"]
-    assert {name: entry["status"] for name, entry in json.loads(path.read_text())["stages"].items()} == {name: found[name]["status"] for name in names}
+    assert {name: entry["status"] for name, entry in json.loads(path.read_text())["stages"].items()} == {
+        name: found[name]["status"] for name in names
+    }
     log = path.with_suffix(".log").read_text()
     assert log.index("==== absent") < log.index("about to fall") < log.index("the good one says hello")
     assert any(line.startswith("crashes: crashed") for line in said)
@@ -67,7 +78,9 @@ def gone(pid):
 
 def test_a_hang_is_ended_with_everything_it_started(tmp_path):
     child = tmp_path / "child"
-    results = Run("default", tmp_path / "gpu.json", stages=[stage("hangs", seconds=3.0), stage("good")], data=str(child)).run()
+    results = Run(
+        "default", tmp_path / "gpu.json", stages=[stage("hangs", seconds=3.0), stage("good")], data=str(child)
+    ).run()
     assert results["stages"]["hangs"]["status"] == "hung"
     assert results["stages"]["hangs"]["note"] == "was not done within 3 s, and was ended"
     assert results["stages"]["hangs"]["result"] == {"part": 3}
@@ -117,9 +130,13 @@ def test_out_of_time_leaves_stages_out(tmp_path):
 
 def test_a_longer_budget_stretches_the_limits_and_the_modes_own_does_not(tmp_path):
     def limit(**options):
-        return Run("default", tmp_path / "gpu.json", stages=[stage("good", "limit", 10.0), stage("raises", seconds=40.0)], only=["good"], **options).run()["stages"]["good"][
-            "result"
-        ]["seconds"]
+        return Run(
+            "default",
+            tmp_path / "gpu.json",
+            stages=[stage("good", "limit", 10.0), stage("raises", seconds=40.0)],
+            only=["good"],
+            **options,
+        ).run()["stages"]["good"]["result"]["seconds"]
 
     assert limit() == 10
     assert limit(budget=25.0) == pytest.approx(25, abs=1)
@@ -129,8 +146,12 @@ def test_a_longer_budget_stretches_the_limits_and_the_modes_own_does_not(tmp_pat
 def test_without_what_is_needed_the_rest_is_not_tried(tmp_path):
     results = Run("quick", tmp_path / "gpu.json", stages=[stage("absent", needed=True), stage("good")]).run()
     assert results["stages"]["good"] | {"result": None} == {
-        "title": "the stage good", "status": "left out", "note": "nothing can be done without the stage absent", "result": None, "seconds": 0.0,
-    }  # fmt: skip
+        "title": "the stage good",
+        "status": "left out",
+        "note": "nothing can be done without the stage absent",
+        "result": None,
+        "seconds": 0.0,
+    }
 
 
 def test_the_stages_fit_into_the_time_that_was_promised():
@@ -168,7 +189,13 @@ def test_options():
 def test_results_of_a_resumed_run_go_where_they_are_asked_for(tmp_path, monkeypatch, capsys):
     (tmp_path / "gpu.json").write_text(json.dumps(gpu_sample.sample()))
     made = []
-    monkeypatch.setattr(command, "Run", lambda mode, path, *rest, **options: made.append((path, options["budget"])) or SimpleNamespace(run=gpu_sample.sample))
+    monkeypatch.setattr(
+        command,
+        "Run",
+        lambda mode, path, *rest, **options: (
+            made.append((path, options["budget"])) or SimpleNamespace(run=gpu_sample.sample)
+        ),
+    )
     for more in ([], ["--out", str(tmp_path / "out"), "--budget", "9"]):
         command.main(["--resume", str(tmp_path / "gpu.json"), *more])
     assert made == [(tmp_path / "gpu.json", None), (tmp_path / "out" / "gpu.json", 9)]
@@ -189,8 +216,18 @@ def script():
 
 def test_a_checkout_is_laid_out_as_an_installation(script, tmp_path):
     script.lay_out(tmp_path)
-    code = "import fastnn.kernels.cuda.sources as s, fastnn.bench.gpu.runner, fastnn; print(fastnn.__file__, s.__file__, len(s.kernels()), sep='\\n')"
-    result = subprocess.run([sys.executable, "-P", "-c", code], env={**os.environ, "PYTHONPATH": str(tmp_path)}, cwd=ROOT, capture_output=True, text=True, check=True)
+    code = (
+        "import fastnn.kernels.cuda.sources as s, fastnn.bench.gpu.runner, fastnn; print(fastnn.__file__, s.__file__, "
+        "len(s.kernels()), sep='\\n')"
+    )
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     *places, count = result.stdout.split()
     assert all(Path(place).is_relative_to(tmp_path) for place in places)
     assert int(count) > 10
@@ -199,7 +236,13 @@ def test_a_checkout_is_laid_out_as_an_installation(script, tmp_path):
 def run_script(tmp_path, *options, path=""):
     environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
-        [sys.executable, str(ROOT / "bench" / "gpu.py"), "--out", str(tmp_path), *options], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, str(ROOT / "bench" / "gpu.py"), "--out", str(tmp_path), *options],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
 
 
@@ -247,7 +290,12 @@ def test_ctrl_c_ends_the_stage_and_keeps_the_results(tmp_path):
     ("name", "status", "note", "result"),
     [
         ("good", "ok", "", {"mode": "quick", "seen": [], "data": None}),
-        ("part_by_part", "incomplete", "2 left out for lack of time; --resume goes on", {"done": [0], "left_out": [1, 2]}),
+        (
+            "part_by_part",
+            "incomplete",
+            "2 left out for lack of time; --resume goes on",
+            {"done": [0], "left_out": [1, 2]},
+        ),
         ("absent", "absent", "the tool is not here", {}),
         ("raises", "failed", "ValueError: no such shape", {"part": 1}),
     ],

@@ -1,4 +1,6 @@
-"""What each stage of the GPU run makes of what it sees: with the stand-in of the device, tools that are shell scripts, planted failures."""
+"""What each stage of the GPU run makes of what it sees: with the stand-in of the device, tools that are shell
+scripts, planted failures.
+"""
 
 from __future__ import annotations
 
@@ -44,18 +46,37 @@ esac"""
 def test_the_card_is_described(tmp_path, monkeypatch):
     script(tmp_path / "nvidia-smi", SMI)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert environment.card() == dict(zip(environment.FIELDS, ("Some GPU", "580.1", "1000", "3", "345", "1980", "3201", "30", "700.00", "0", "9.0"), strict=True))
+    assert environment.card() == dict(
+        zip(
+            environment.FIELDS,
+            ("Some GPU", "580.1", "1000", "3", "345", "1980", "3201", "30", "700.00", "0", "9.0"),
+            strict=True,
+        )
+    )
     assert environment.others() == {"processes": 2, "memory": 512}
     properties = {"name": b"Some GPU", "major": 9, "minor": 0, "multiProcessorCount": 132, "l2CacheSize": 60}
     runtime = SimpleNamespace(
-        getDevice=lambda: 0, getDeviceProperties=lambda device: properties, memGetInfo=lambda: (7, 8), driverGetVersion=lambda: 13000, runtimeGetVersion=lambda: 13020
+        getDevice=lambda: 0,
+        getDeviceProperties=lambda device: properties,
+        memGetInfo=lambda: (7, 8),
+        driverGetVersion=lambda: 13000,
+        runtimeGetVersion=lambda: 13020,
     )
-    fake = SimpleNamespace(__version__="14.2", cuda=SimpleNamespace(runtime=runtime, nvrtc=SimpleNamespace(getVersion=lambda: (13, 2))))
+    fake = SimpleNamespace(
+        __version__="14.2", cuda=SimpleNamespace(runtime=runtime, nvrtc=SimpleNamespace(getVersion=lambda: (13, 2)))
+    )
     monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.setattr(environment, "choose_binding", lambda: Binding(None, 130200, "nvmath-python"))
     parts = []
     result = environment.run(Request(), parts.append)
-    assert result["device"] == {"name": "Some GPU", "compute": "9.0", "multiprocessors": 132, "l2_bytes": 60, "memory_free": 7, "memory_total": 8}
+    assert result["device"] == {
+        "name": "Some GPU",
+        "compute": "9.0",
+        "multiprocessors": 132,
+        "l2_bytes": 60,
+        "memory_free": 7,
+        "memory_total": 8,
+    }
     assert parts[0]["libraries"]["NVRTC"] == "13.2"
     assert parts[0]["libraries"]["cuBLASLt"] == "130200 through nvmath-python"
     assert parts[0]["versions"]["numpy"] == np.__version__
@@ -84,11 +105,14 @@ def little_suite(tmp_path):
     tests = tmp_path / "checkout" / "tests"
     tests.mkdir(parents=True)
     (tests.parent / "pyproject.toml").write_text("[tool.pytest.ini_options]\n")
-    (tests / "conftest.py").write_text("def pytest_addoption(parser):\n    parser.addoption('--require-backend', action='append', default=[])\n")
+    (tests / "conftest.py").write_text(
+        "def pytest_addoption(parser):\n    parser.addoption('--require-backend', action='append', default=[])\n"
+    )
     (tests / "test_gpu.py").write_text(
         "import pytest\n@pytest.mark.filterwarnings('ignore')\ndef test_good(): pass\n"
         "def test_bad(): assert 16 == 17, 'a wrong product'\n"
-        "def test_skipped(): pytest.skip('none')\n@pytest.fixture\ndef broken(): raise OSError('no device')\ndef test_error(broken): pass\n"
+        "def test_skipped(): pytest.skip('none')\n@pytest.fixture\ndef broken(): raise OSError('no device')\ndef "
+        "test_error(broken): pass\n"
     )
     (tests / "test_cupy_slow.py").write_text("import time\ndef test_first(): pass\ndef test_waits(): time.sleep(600)\n")
     return tests
@@ -96,7 +120,12 @@ def little_suite(tmp_path):
 
 def test_failures_come_with_their_short_text(little_suite):
     result = suite.group(little_suite, [str(little_suite / "test_gpu.py")], "", 60)
-    assert {key: result[key] for key in ("status", "passed", "failed", "skipped")} == {"status": "failed", "passed": 1, "failed": 2, "skipped": 1}
+    assert {key: result[key] for key in ("status", "passed", "failed", "skipped")} == {
+        "status": "failed",
+        "passed": 1,
+        "failed": 2,
+        "skipped": 1,
+    }
     texts = {failure["test"]: failure["text"] for failure in result["failures"]}
     assert texts["test_gpu::test_bad"].startswith("AssertionError: a wrong product")
     assert texts["test_gpu::test_error"] == "OSError: no device"
@@ -110,7 +139,9 @@ def test_a_group_that_hangs_shows_what_had_run(little_suite):
 
 
 def test_a_suite_that_cannot_begin_says_why(little_suite):
-    (little_suite / "conftest.py").write_text("import pytest\ndef pytest_configure(config):\n    raise pytest.UsageError('cupy cannot be used: no driver')\n")
+    (little_suite / "conftest.py").write_text(
+        "import pytest\ndef pytest_configure(config):\n    raise pytest.UsageError('cupy cannot be used: no driver')\n"
+    )
     result = suite.group(little_suite, [str(little_suite / "test_gpu.py")], "", 60, ())
     assert result["status"] == "failed"
     assert result["note"] == "pytest ended with exit code 4: ERROR: cupy cannot be used: no driver"
@@ -123,7 +154,8 @@ def test_the_suite_stage(little_suite, monkeypatch):
     assert (result["passed"], result["failed"], result["left_out"]) == (2, 4, [])
     assert list(parts[0]["groups"]) == ["device"] or len(parts) == 2
     known = {"groups": {"device": {"status": "ok", "passed": 7, "failed": 0}, "late": {"status": "hung", "passed": 1}}}
-    result = suite.run(Request("default", 60, str(little_suite.parent), results={"suite": known}), parts.append)  # what was done is not done again
+    # what was done is not done again
+    result = suite.run(Request("default", 60, str(little_suite.parent), results={"suite": known}), parts.append)
     assert (result["passed"], result["groups"]["device"]["passed"], result["groups"]["late"]["passed"]) == (8, 7, 1)
     with pytest.raises(Absent, match="no checkout"):
         suite.run(Request("default", 60, None), nothing)
@@ -137,42 +169,70 @@ def test_every_file_is_in_one_group():
     every = [path for files in found.values() for path in files]
     assert len(every) == len(set(every)) == len(list(tests.glob("test_*.py")))
     assert set(suite.files_of(tests, suite.WHOLE[0])) == set(every)  # without a device all once more
-    assert all(marker == "gpu" for _, _, marker in suite.GROUPS)  # a lent device does not wait for what runs on processors
+    # a lent device does not wait for what runs on processors
+    assert all(marker == "gpu" for _, _, marker in suite.GROUPS)
 
 
 def test_only_deprecations_of_others_are_let_through(little_suite):
     (little_suite / "test_gpu.py").write_text(
-        "import warnings\ndef test_a():\n    warnings.warn('old', DeprecationWarning)\ndef test_b():\n    warnings.warn('bad', RuntimeWarning)\n"
+        "import warnings\ndef test_a():\n    warnings.warn('old', DeprecationWarning)\ndef test_b():\n    "
+        "warnings.warn('bad', RuntimeWarning)\n"
     )
     result = suite.group(little_suite, [str(little_suite / "test_gpu.py")], "", 60, ("-Werror::RuntimeWarning",))
     assert (result["passed"], result["failed"], result["failures"][0]["test"]) == (1, 1, "test_gpu::test_b")
 
 
-# ---- the sanitizer ----------------------------------------------------------------------------------------------------
+# ---- the sanitizer
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_every_kernel_runs_with_tails():
     """What compute-sanitizer watches is all there is: a kernel that this does not reach would never be watched."""
-    ran = every_kernel.exercise(gpu_lab.make_backend(), ("float32",), ((33, (5, 40, 3)), (301, (3, 2, 2))))  # with fewer sizes than on a device
+    # with fewer sizes than on a device
+    ran = every_kernel.exercise(gpu_lab.make_backend(), ("float32",), ((33, (5, 40, 3)), (301, (3, 2, 2))))
     assert every_kernel.report(ran) == {"kernels": len(sources.kernels()), "missing": []}
     assert every_kernel.report(ran - {"add_bias"})["missing"] == ["add_bias"]
     assert not {"_launch", "seconds"} & set(vars(gpu_lab.make_backend().device))
 
 
 CLEAN = 'echo "kernels: 22; missing: "; echo "========= ERROR SUMMARY: 0 errors"'
-FAULTY = 'echo "kernels: 20; missing: softmax add_bias"; echo "========= Invalid __global__ write of size 4 bytes"; echo "========= ERROR SUMMARY: 3 errors"; exit 86'
+FAULTY = (
+    'echo "kernels: 20; missing: softmax add_bias"; echo "========= Invalid __global__ write of size 4 bytes"; echo '
+    '"========= ERROR SUMMARY: 3 errors"; exit 86'
+)
 
 
 @pytest.mark.parametrize(
     ("text", "planted", "expected"),
     [
         (CLEAN, False, {"status": "ok", "errors": 0, "kernels": 22, "missing": []}),
-        (FAULTY, False, {"status": "failed", "errors": 3, "missing": ["softmax", "add_bias"], "note": "Invalid __global__ write of size 4 bytes"}),
+        (
+            FAULTY,
+            False,
+            {
+                "status": "failed",
+                "errors": 3,
+                "missing": ["softmax", "add_bias"],
+                "note": "Invalid __global__ write of size 4 bytes",
+            },
+        ),
         (FAULTY, True, {"status": "ok", "errors": 3}),
         (CLEAN, True, {"status": "failed", "note": "a planted fault was not reported: the tool sees nothing here"}),
-        ('echo "========= RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)"; exit 86', True, {"status": "ok", "errors": 2}),
-        ('echo "========= Error: Device not supported"; exit 1', False, {"status": "absent", "note": "the tool gave no summary: ========= Error: Device not supported"}),
-        ('echo "========= ERROR SUMMARY: 0 errors"; exit 1', False, {"status": "failed", "note": "the kernels did not run to their end (exit code 1)"}),
+        (
+            'echo "========= RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)"; exit 86',
+            True,
+            {"status": "ok", "errors": 2},
+        ),
+        (
+            'echo "========= Error: Device not supported"; exit 1',
+            False,
+            {"status": "absent", "note": "the tool gave no summary: ========= Error: Device not supported"},
+        ),
+        (
+            'echo "========= ERROR SUMMARY: 0 errors"; exit 1',
+            False,
+            {"status": "failed", "note": "the kernels did not run to their end (exit code 1)"},
+        ),
         ("sleep 60", False, {"status": "hung", "note": "not done within 1 s"}),
     ],
 )
@@ -184,9 +244,13 @@ def test_what_the_sanitizer_says(tmp_path, text, planted, expected):
 def test_the_tools_watch_fastnns_kernels_and_the_planted_one_alone(tmp_path):
     commands = {}
     for check in sanitizer.TOOLS:
-        sanitizer.watch(str(script(tmp_path / check, f'echo "$@" > {tmp_path}/{check}.said; {CLEAN}')), check, 30, False)
+        sanitizer.watch(
+            str(script(tmp_path / check, f'echo "$@" > {tmp_path}/{check}.said; {CLEAN}')), check, 30, False
+        )
         commands[check] = (tmp_path / f"{check}.said").read_text().split()
-        watched = {word.removeprefix("--kernel-name=kne=") for word in commands[check] if word.startswith("--kernel-name")}
+        watched = {
+            word.removeprefix("--kernel-name=kne=") for word in commands[check] if word.startswith("--kernel-name")
+        }
         assert watched == {*sources.kernels(), "planted"}
         assert all(f"void {sanitizer.PLANTED}(" in text for text in every_kernel.PLANTED.values())
     assert {"--report-api-errors=no", "--padding=512"} <= set(commands["memcheck"])
@@ -209,7 +273,8 @@ def test_the_sanitizer_stage(tmp_path, monkeypatch):
     assert sanitizer.run(Request(seconds=1), nothing)["left_out"]
 
 
-# ---- ceilings -----------------------------------------------------------------------------------------------------------
+# ---- ceilings
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_ceiling_is_the_best_median():
@@ -218,7 +283,8 @@ def test_the_ceiling_is_the_best_median():
     for precision, rate in gpu_lab.RATES.items():
         entry = found["gemm"][precision]
         assert entry["at"] == "512 x 256 x 128"
-        assert entry["best"] == pytest.approx(rate / 1e9 / 1.01, rel=1e-6)  # the middle one of three times that are 1.00, 1.01, 1.02 of it
+        # the middle one of three times that are 1.00, 1.01, 1.02 of it
+        assert entry["best"] == pytest.approx(rate / 1e9 / 1.01, rel=1e-6)
         assert entry["sustained"] == pytest.approx(rate / 1e9 / 1.25)
         assert entry["all"][0]["gflops"] < entry["best"] / 9
     assert found["copy"]["best"] == pytest.approx(4000 / 1.01, rel=1e-6)
@@ -238,12 +304,15 @@ def test_shapes_are_those_of_the_layers():
     assert len(ceilings.shapes("all")) > len(ceilings.shapes("default")) > len(ceilings.shapes("quick"))
 
 
-# ---- whole steps ----------------------------------------------------------------------------------------------------------
+# ---- whole steps
+# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def _workers_find_the_fakes(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    )
 
 
 def peer(name, driver, **more):
@@ -267,7 +336,11 @@ def test_whole_steps_beside_others():
     parts = []
     found = steps.measure([case], peers, settings, {"fp32": 1.0}, lambda: 1e6, {}, parts.append)
     cell = found["cells"][case.key]
-    assert {name: entry["status"] for name, entry in cell["entrants"].items()} == {"captured": "ok", "torch": "ok", "compile": "disagrees"}
+    assert {name: entry["status"] for name, entry in cell["entrants"].items()} == {
+        "captured": "ok",
+        "torch": "ok",
+        "compile": "disagrees",
+    }
     assert cell["entrants"]["captured"]["theta_error"] < 1e-3
     assert (cell["ours"], cell["best_peer"]) == ("captured", "torch")
     assert cell["share"] > 0
@@ -284,7 +357,15 @@ def test_whole_steps_beside_others():
     assert once_more["cells"][case.key]["entrants"]["jax"] == {"status": "hung"}
     assert len(parts) == 2
     with pytest.raises(Absent, match="ModuleNotFoundError"):
-        steps.measure([case], {"captured": peer("captured", "fake_peers:Missing", own=True)}, settings, {}, lambda: 1e6, {}, nothing)
+        steps.measure(
+            [case],
+            {"captured": peer("captured", "fake_peers:Missing", own=True)},
+            settings,
+            {},
+            lambda: 1e6,
+            {},
+            nothing,
+        )
 
 
 def entry(*seconds, status="ok"):
@@ -292,7 +373,11 @@ def entry(*seconds, status="ok"):
 
 
 def judged(case, share=None, **entrants):
-    cell = {"entrants": entrants, "ours": "captured" if entrants.get("captured", {}).get("status") == "ok" else None, "share": share}
+    cell = {
+        "entrants": entrants,
+        "ours": "captured" if entrants.get("captured", {}).get("status") == "ok" else None,
+        "share": share,
+    }
     cases.judge(cell, case)
     return cell
 
@@ -307,7 +392,8 @@ def test_verdicts():
     assert judged(NARROW, captured=ok, compile=slow, torch=entry(9.0))["verdict"] == "MISS"
     undecided = judged(NARROW, captured=ok, compile=gone_, torch=slow)
     assert (undecided["verdict"], undecided["open"]) == (None, ["compile has no result"])
-    assert judged(NARROW, captured=ok, compile=gone_, torch=entry(2.0))["verdict"] == "MISS"  # the other half is missed already
+    # the other half is missed already
+    assert judged(NARROW, captured=ok, compile=gone_, torch=entry(2.0))["verdict"] == "MISS"
     assert judged(NARROW, captured=gone_, compile=ok, torch=ok)["verdict"] == "MISS"
     assert judged(NARROW, captured=gone_)["verdict"] is None
     assert judged(WIDEST, 0.86, captured=ok, compile=entry(1.2))["verdict"] == "PASS"
@@ -320,12 +406,18 @@ def test_the_table_of_targets():
     wanted = [cases.target(case) for case in cases.training_cases("default")]
     assert all(wanted)
     assert len({row.row for row in wanted}) == 4
-    shares = {(case.optimizer, case.precision): cases.target(case).share for case in cases.training_cases("default") if case.net.width == 4096}
+    shares = {
+        (case.optimizer, case.precision): cases.target(case).share
+        for case in cases.training_cases("default")
+        if case.net.width == 4096
+    }
     assert shares == {("sgd", "bf16"): 0.85, ("adam", "bf16"): 0.80, ("sgd", "tf32"): 0.85, ("adam", "tf32"): 0.80}
     assert cases.target(Case(net_named("784-4096-4096-4096-10"), 8192)) is None  # fp32 is asked nothing
     every = cases.training_cases("all")
     assert len(every) == len({case.key for case in every}) == 5 * 4 * 2 * 3
-    assert {case.key for case in cases.training_cases("quick") + cases.training_cases("default")} <= {case.key for case in every}
+    assert {case.key for case in cases.training_cases("quick") + cases.training_cases("default")} <= {
+        case.key for case in every
+    }
 
 
 @pytest.mark.usefixtures("_workers_find_the_fakes")
@@ -345,7 +437,10 @@ def test_time_to_accuracy(tmp_path):
     assert found["median"] == run["reached"]
     assert found["verdict"] == ("PASS" if found["median"] < found["asked"] else "MISS")
     assert found["runs"]["torch"] == [{"status": "error", "note": "RuntimeError: no such optimizer"}]
-    assert accuracy.measure(str(tmp_path), peers, 1, lambda: 1.0, nothing)["left_out"] == ["captured, seed 0", "torch, seed 0"]
+    assert accuracy.measure(str(tmp_path), peers, 1, lambda: 1.0, nothing)["left_out"] == [
+        "captured, seed 0",
+        "torch, seed 0",
+    ]
     with pytest.raises(Absent, match="MNIST"):
         accuracy.run(Request(data=str(tmp_path / "nowhere")), nothing)
 

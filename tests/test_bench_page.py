@@ -12,16 +12,30 @@ from bench_sample import sample
 
 from fastnn.bench.page import page
 
-BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (path := shutil.which(name))), None)
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no chromium here: apt-get install chromium")]
+BROWSER = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (path := shutil.which(name))), None
+)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="no chromium here: apt-get install chromium"),
+]
 
 
 def chromium(tmp_path, *options):
     # --host-resolver-rules: whatever the page might want from the network fails at once.
     command = [
-        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage", "--force-device-scale-factor=1", f"--user-data-dir={tmp_path / 'profile'}",
-        "--host-resolver-rules=MAP * ~NOTFOUND", *options,
-    ]  # fmt: skip
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--disable-dev-shm-usage",
+        "--force-device-scale-factor=1",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        *options,
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, cwd=tmp_path).stdout
 
 
@@ -78,7 +92,8 @@ def shot(tmp_path, text, size):
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_it_is_painted(tmp_path, dark):
     results = sample()
-    results["units"] = {key: unit for key, unit in results["units"].items() if key.startswith("train/784-1024")}  # brings the bars into the picture
+    # brings the bars into the picture
+    results["units"] = {key: unit for key, unit in results["units"].items() if key.startswith("train/784-1024")}
     text = page(results)
     if dark:
         text = text.replace("@media (prefers-color-scheme:dark)", "@media all")
@@ -92,7 +107,10 @@ def test_it_is_painted(tmp_path, dark):
     assert blue in colours, "no bar of fastnn's colour"
 
 
-MEASURE = "<script>document.title='wide:'+(document.documentElement.scrollWidth-innerWidth)+' broken:'+[...document.querySelectorAll('svg')].filter(s=>s.getBoundingClientRect().height&lt;10).length</script>"
+MEASURE = (
+    "<script>document.title='wide:'+(document.documentElement.scrollWidth-innerWidth)+' "
+    "broken:'+[...document.querySelectorAll('svg')].filter(s=>s.getBoundingClientRect().height&lt;10).length</script>"
+)
 
 
 @pytest.mark.parametrize("size", ["1280,900", "500,900"])

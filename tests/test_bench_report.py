@@ -29,7 +29,14 @@ def test_losses_come_first():
 
 
 def test_durations():
-    assert [summary.duration(s) for s in (1.234e-6, 9.996e-5, 0.01234, 0.9999, 12.34, 4321.0)] == ["1.23 µs", "100 µs", "12.3 ms", "1000 ms", "12.3 s", "4321 s"]
+    assert [summary.duration(s) for s in (1.234e-6, 9.996e-5, 0.01234, 0.9999, 12.34, 4321.0)] == [
+        "1.23 µs",
+        "100 µs",
+        "12.3 ms",
+        "1000 ms",
+        "12.3 s",
+        "4321 s",
+    ]
     assert summary.size(123_456_789) == "123 MB"
 
 
@@ -61,7 +68,11 @@ class _Loads(HTMLParser):
         self.found = []
 
     def handle_starttag(self, tag, attributes):
-        self.found += [f"{tag} {name}={value}" for name, value in attributes if name in ("src", "href", "srcset", "data", "action", "xlink:href", "poster")]
+        self.found += [
+            f"{tag} {name}={value}"
+            for name, value in attributes
+            if name in ("src", "href", "srcset", "data", "action", "xlink:href", "poster")
+        ]
         if tag in ("script", "link", "iframe", "img", "object", "embed", "base"):
             self.found.append(tag)
 
@@ -72,9 +83,17 @@ def test_the_page_is_well_formed_and_loads_nothing():
     assert doctype == "<!DOCTYPE html>"
     tree = ET.fromstring(document)
     assert [section.text for section in tree.iter("h2")] == [
-        "Targets", "Ratio to the best peer", "Time per row", "Roofline", "Time to accuracy", "Inference", "Start-up, memory, size", "Everyone, every cell",
-        "What went wrong, and what is missing", "Measured on",
-    ]  # fmt: skip
+        "Targets",
+        "Ratio to the best peer",
+        "Time per row",
+        "Roofline",
+        "Time to accuracy",
+        "Inference",
+        "Start-up, memory, size",
+        "Everyone, every cell",
+        "What went wrong, and what is missing",
+        "Measured on",
+    ]
     loads = _Loads()
     loads.feed(text)
     assert loads.found == []

@@ -1,4 +1,6 @@
-"""A run of the comparison: competitors that crash, hang, lie or are absent, the results file, resuming, the command. No time is asserted."""
+"""A run of the comparison: competitors that crash, hang, lie or are absent, the results file, resuming, the
+command. No time is asserted.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def fake(name, **more):
 
 @pytest.fixture(autouse=True)
 def _workers_find_the_fakes(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    )
 
 
 @pytest.fixture
@@ -66,7 +70,10 @@ def test_a_crash_a_hang_and_an_absence_are_told_apart():
         assert client.ask("hello", 60)["versions"]  # a new process
     with Client("fake_peers:Missing", 1) as client, pytest.raises(Absent, match="a_library_that_is_not_installed"):
         client.ask("hello", 60)
-    with Client("fake_peers:Raises", 1) as client, pytest.raises(PeerError, match="RuntimeError: no such optimizer") as caught:
+    with (
+        Client("fake_peers:Raises", 1) as client,
+        pytest.raises(PeerError, match="RuntimeError: no such optimizer") as caught,
+    ):
         client.ask("prepare", 60, **described)
     assert caught.value.kind == "error"
 
@@ -79,7 +86,15 @@ def test_a_cell_goes_on_without_those_that_fail():
         assert list(entrants.absent) == ["missing"]
         result = cell.training_cell(TINY, entrants, SMALL, ceiling=100.0)
     status = {name: entry["status"] for name, entry in result["entrants"].items()}
-    assert status == {"good": "ok", "talkative": "ok", "wrong": "disagrees", "notanumber": "disagrees", "raises": "error", "crashes": "crashed", "diesatonce": "crashed"}
+    assert status == {
+        "good": "ok",
+        "talkative": "ok",
+        "wrong": "disagrees",
+        "notanumber": "disagrees",
+        "raises": "error",
+        "crashes": "crashed",
+        "diesatonce": "crashed",
+    }
     assert "SIGKILL" in result["entrants"]["crashes"]["note"]
     assert "rounds" not in result["entrants"]["crashes"]
     assert result["entrants"]["wrong"]["theta_error"] == pytest.approx(0.5, abs=0.01)
@@ -94,11 +109,16 @@ def test_a_cell_goes_on_without_those_that_fail():
 HUNG = PeerError("hung", "")
 
 
-@pytest.mark.parametrize(("asked", "rates", "ceiling_"), [(0.5, [300.0, 100.0, 200.0], 200.0), (0.5, [HUNG, 50.0, HUNG], 50.0), (0.5, [HUNG] * 3, 70.0), (None, [], 70.0)])
+@pytest.mark.parametrize(
+    ("asked", "rates", "ceiling_"),
+    [(0.5, [300.0, 100.0, 200.0], 200.0), (0.5, [HUNG, 50.0, HUNG], 50.0), (0.5, [HUNG] * 3, 70.0), (None, [], 70.0)],
+)
 def test_the_ceiling_is_measured_in_every_round_where_a_share_is_asked_for(asked, rates, ceiling_):
     left = unittest.mock.Mock(side_effect=rates)
     with cell.Field({"good": fake("Good", own=True), "talkative": fake("Talkative")}, 60) as entrants:
-        result = cell.training_cell(TINY, entrants, SMALL, ceiling=70.0, product=left, wanted=lambda case: Target("row", 1.0, asked))
+        result = cell.training_cell(
+            TINY, entrants, SMALL, ceiling=70.0, product=left, wanted=lambda case: Target("row", 1.0, asked)
+        )
     assert left.call_count == len(rates)
     assert result["products"] == [rate for rate in rates if not isinstance(rate, PeerError)]
     assert result["share"] == pytest.approx(result["entrants"]["good"]["gflops"] / ceiling_)
@@ -117,18 +137,26 @@ def test_a_much_slower_one_is_timed_in_fewer_rounds():
     assert [len(result["entrants"][name]["rounds"]) for name in ("good", "slow")] == [5, 3]
 
 
-@pytest.mark.parametrize(("slow", "steps", "status", "error"), [("Slow", 25, "ok", 0.0), ("SlowAsAWhole", 400, "ok", 0.0), ("SlowAndWrong", 25, "disagrees", 0.5)])
+@pytest.mark.parametrize(
+    ("slow", "steps", "status", "error"),
+    [("Slow", 25, "ok", 0.0), ("SlowAsAWhole", 400, "ok", 0.0), ("SlowAndWrong", 25, "disagrees", 0.5)],
+)
 def test_a_much_slower_one_runs_the_first_steps_alone(monkeypatch, slow, steps, status, error):
     """Compared with the float64 run after those; whose steps are compiled as a whole runs all."""
     monkeypatch.setattr(cell, "_pace", lambda *arguments: (400, ""))
     seen, took, spread, verify = [], [], cell.spread, cell._verify
     monkeypatch.setattr(cell, "spread", lambda values: (seen.append(values), spread(values))[1])
-    monkeypatch.setattr(cell, "_verify", lambda entry, case: (took.append((entry["steps"], entry["samples"])), verify(entry, case)))
+    monkeypatch.setattr(
+        cell, "_verify", lambda entry, case: (took.append((entry["steps"], entry["samples"])), verify(entry, case))
+    )
     with cell.Field({"good": fake("Good", own=True), "slow": fake(slow)}, 60) as entrants:
-        good, other = cell.training_cell(TINY, entrants, cell.Settings(rows=64, seconds=0.02, rounds=3, timeout=60))["entrants"].values()
+        good, other = cell.training_cell(TINY, entrants, cell.Settings(rows=64, seconds=0.02, rounds=3, timeout=60))[
+            "entrants"
+        ].values()
     assert (good["steps"], other["steps"], other["status"]) == (400, steps, status)
     assert other["theta_error"] == pytest.approx(error, abs=0.01)
-    assert seen == [[sample["seconds"] / count for sample in samples] for count, samples in took]  # seconds per step, of as many as were run
+    # seconds per step, of as many as were run
+    assert seen == [[sample["seconds"] / count for sample in samples] for count, samples in took]
 
 
 def test_nobody_works():
@@ -161,7 +189,11 @@ def test_wrong_outputs_are_marked_in_inference():
     specs = {"good": fake("Good", own=True), "wrong": fake("Wrong"), "talkative": fake("Talkative")}
     with cell.Field(specs, 60) as entrants:
         result = cell.predict_cell(PredictCase(NETS["784-30-10"], 2), entrants, SMALL)
-    assert {name: entry["status"] for name, entry in result["entrants"].items()} == {"good": "ok", "wrong": "disagrees", "talkative": "ok"}
+    assert {name: entry["status"] for name, entry in result["entrants"].items()} == {
+        "good": "ok",
+        "wrong": "disagrees",
+        "talkative": "ok",
+    }
     assert result["best_peer"] == "talkative"
 
 
@@ -220,7 +252,9 @@ def test_time_to_accuracy(tmp_path, monkeypatch):
     done = accuracy.train_to(peer, Case(NETS["784-16-16-10"], 32, "adam"), "", seed=0, epochs=3, goal=2.0)
     assert len(done["curve"]) == 3
     assert done["reached"] is None
-    assert accuracy.train_to(peer, Case(NETS["784-16-16-10"], 32, "adam"), "", seed=0, epochs=3, goal=0.0)["reached"] == pytest.approx(0, abs=60)
+    assert accuracy.train_to(peer, Case(NETS["784-16-16-10"], 32, "adam"), "", seed=0, epochs=3, goal=0.0)[
+        "reached"
+    ] == pytest.approx(0, abs=60)
 
 
 def test_extras():
@@ -249,7 +283,17 @@ def test_environment():
 
 def tiny_plan(mode="quick", **more):
     peers = {"good": fake("Good", own=True), "talkative": fake("Talkative"), "missing": fake("Missing")}
-    return runner.Plan(mode, [TINY], [PredictCase(NETS["1-64-64-1"], 1)], SMALL, peers, gemm_sizes=[32], gemm_seconds=0.001, repeats=1, **more)
+    return runner.Plan(
+        mode,
+        [TINY],
+        [PredictCase(NETS["1-64-64-1"], 1)],
+        SMALL,
+        peers,
+        gemm_sizes=[32],
+        gemm_seconds=0.001,
+        repeats=1,
+        **more,
+    )
 
 
 def test_a_run_writes_what_it_returns(tmp_path):
@@ -257,7 +301,9 @@ def test_a_run_writes_what_it_returns(tmp_path):
     said = []
     results = runner.Comparison(tiny_plan(), path, say=said.append).run()
     assert runner.read(path) == json.loads(results_file.dumps(results))
-    assert {"train/1-64-64-1@8@sgd", "predict/1-64-64-1@1", "size/good", "import/talkative", "startup/good"} <= set(results["units"])
+    assert {"train/1-64-64-1@8@sgd", "predict/1-64-64-1@1", "size/good", "import/talkative", "startup/good"} <= set(
+        results["units"]
+    )
     assert results["peers"]["missing"]["absent"].startswith("ModuleNotFoundError")
     assert results["sessions"][0]["ceiling"]["best"] > 0
     assert results["sessions"][0]["finished"]
@@ -306,7 +352,9 @@ def test_accuracy_without_data_is_skipped_with_a_line(monkeypatch):
 
 
 def write_idx(path, array):
-    path.write_bytes(struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes())
+    path.write_bytes(
+        struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+    )
 
 
 def test_accuracy_with_data(tmp_path):
@@ -328,7 +376,18 @@ def test_accuracy_with_data(tmp_path):
     assert "Time to accuracy" in page(results)
 
 
-@pytest.mark.parametrize("content", ["", "[1]", '{"schema": 99, "units": {}}', '{"schema": 1}', '{"schema": 1, "units": []}', '{"kind": "gpu", "schema": 1, "units": {}}', "\0"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[1]",
+        '{"schema": 99, "units": {}}',
+        '{"schema": 1}',
+        '{"schema": 1, "units": []}',
+        '{"kind": "gpu", "schema": 1, "units": {}}',
+        "\0",
+    ],
+)
 def test_a_file_that_is_no_results_file(tmp_path, content):
     path = tmp_path / "x.json"
     path.write_text(content)
@@ -337,7 +396,10 @@ def test_a_file_that_is_no_results_file(tmp_path, content):
 
 
 def test_json_has_no_nan():
-    assert json.loads(results_file.dumps({"a": [float("nan"), 1.5, float("inf")], 3: (1,)})) == {"a": [None, 1.5, None], "3": [1]}
+    assert json.loads(results_file.dumps({"a": [float("nan"), 1.5, float("inf")], 3: (1,)})) == {
+        "a": [None, 1.5, None],
+        "3": [1],
+    }
 
 
 # ---- the command ----------------------------------------------------------------------------------
@@ -386,10 +448,18 @@ def test_bad_options(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "fastnn-bench.json").write_text("{}")
     for words, expected in (
-        (["--quick", "--all"], "exclude each other"), (["--peer", "tensorflow"], "--peer 'tensorflow' is not known"), (["--case", "x"], "sizes of its layers"), (["--rounds", "0"], "--rounds"),
-        (["--rounds", "x"], "--rounds must be an integer"), (["--data", "nowhere"], "nowhere: no such folder"), (["--seeds", "-1"], "--seeds"), (["--json", "no/such/folder/r.json"], "does not exist"), (["--resume", "fastnn-bench.json"], "not results of `fastnn bench` of this version"),
-        ([], "earlier run"), (["--resume", "none.json"], "none.json: not results of `fastnn bench`: No such file"),
-    ):  # fmt: skip
+        (["--quick", "--all"], "exclude each other"),
+        (["--peer", "tensorflow"], "--peer 'tensorflow' is not known"),
+        (["--case", "x"], "sizes of its layers"),
+        (["--rounds", "0"], "--rounds"),
+        (["--rounds", "x"], "--rounds must be an integer"),
+        (["--data", "nowhere"], "nowhere: no such folder"),
+        (["--seeds", "-1"], "--seeds"),
+        (["--json", "no/such/folder/r.json"], "does not exist"),
+        (["--resume", "fastnn-bench.json"], "not results of `fastnn bench` of this version"),
+        ([], "earlier run"),
+        (["--resume", "none.json"], "none.json: not results of `fastnn bench`: No such file"),
+    ):
         result = cli(*words)
         assert result.exit_code == 2, (words, result.stdout)
         assert expected in result.stderr
@@ -397,4 +467,9 @@ def test_bad_options(tmp_path, monkeypatch):
 
 def test_nothing_else_imports_the_comparison():
     code = "import sys, fastnn, fastnn.cli.app; print([m for m in sys.modules if m.startswith('fastnn.bench')])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+        ).stdout.strip()
+        == "[]"
+    )

@@ -1,4 +1,6 @@
-"""`fastnn train` with large batches: the course of the learning rate, linear scaling, micro-batches, LARS and LAMB; the recipe."""
+"""`fastnn train` with large batches: the course of the learning rate, linear scaling, micro-batches, LARS and LAMB;
+the recipe.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,8 @@ LAST = np.arange(4) + 0.5
         (("--base-batch", BATCH), np.full(4, 0.2)),
         (("--base-batch", 1366), np.full(4, 0.1)),
         (("--base-batch", 1, "--warmup-epochs", 0), np.full(4, 0.2 * 683)),
-        (("--base-batch", 1), [0.2 + (136.6 - 0.2) / 4, 0.2 + (136.6 - 0.2) * 3 / 4, 136.6, 136.6]),  # half of so few epochs
+        # half of so few epochs
+        (("--base-batch", 1), [0.2 + (136.6 - 0.2) / 4, 0.2 + (136.6 - 0.2) * 3 / 4, 136.6, 136.6]),
     ],
     ids=lambda x: " ".join(map(str, x)) if isinstance(x, tuple) else "",
 )
@@ -61,9 +64,14 @@ def test_lars_and_lamb_with_their_own_rates(cli, optimizer, rate):  # noqa: F811
 
 
 def test_for_people(cli):  # noqa: F811
-    result = cli(*TRAIN, "--optimizer", "momentum", "--learning-rate", 0.01, "--base-batch", 32, "--warmup-epochs", 1, "--decay", "linear", "--micro-batch", 64)
+    result = cli(
+        *TRAIN, "--optimizer", "momentum", "--learning-rate", 0.01, "--base-batch", 32, "--warmup-epochs", 1, "--decay",
+        "linear", "--micro-batch", 64,
+    )  # fmt: skip
     assert result.exit_code == 0, result.stderr
-    assert "momentum, learning rate 0.160078, rising from 0.01 over 1 epochs, linear decay to 0, batches of 683, 4 epochs" in result.stdout
+    assert (
+        "momentum, learning rate 0.160078, rising from 0.01 over 1 epochs, linear decay to 0, batches of 683, 4 epochs"
+    ) in result.stdout
     assert "learning rate 0.01, batches of 683" in cli(*TRAIN, "--optimizer", "sgd", "--learning-rate", 0.01).stdout
 
 
@@ -88,10 +96,14 @@ def test_what_is_refused(cli, words, said):  # noqa: F811
 
 
 def test_a_micro_batch_beside_the_default_batch(cli):  # noqa: F811
-    refused(cli("train", "digits", "--backend", "numpy", "--micro-batch", 64), "--micro-batch 64 is larger than the 32 rows of a batch")
+    refused(
+        cli("train", "digits", "--backend", "numpy", "--micro-batch", 64),
+        "--micro-batch 64 is larger than the 32 rows of a batch",
+    )
 
 
-# ---- the recipe of docs/large-batches.md -----------------------------------------------------------------------------------------
+# ---- the recipe of docs/large-batches.md
+# -----------------------------------------------------------------------------------------
 
 ROOT = Path(__file__).parents[1]
 
@@ -107,16 +119,29 @@ def bench_script():
 
 
 def recipe():
-    words = re.search(r"^fastnn (train mnist .*--optimizer lars.*)$", (ROOT / "docs" / "large-batches.md").read_text(encoding="utf-8"), re.MULTILINE).group(1).split()
+    words = (
+        re.search(
+            r"^fastnn (train mnist .*--optimizer lars.*)$",
+            (ROOT / "docs" / "large-batches.md").read_text(encoding="utf-8"),
+            re.MULTILINE,
+        )
+        .group(1)
+        .split()
+    )
     return dict(zip(words[2::2], words[3::2], strict=True))
 
 
 def test_the_command_in_the_docs_is_the_recipe_that_was_measured():
     words, measured = recipe(), next(r for r in bench_script().RECIPES if r.name == "LARS")
     options = TrainOptions(
-        "mnist", epochs=int(words["--epochs"]), batch_size=int(words["--batch-size"]), learning_rate=float(words["--learning-rate"]),
-        optimizer=words["--optimizer"], decay=words["--decay"], warmup_epochs=float(words["--warmup-epochs"]),
-    )  # fmt: skip
+        "mnist",
+        epochs=int(words["--epochs"]),
+        batch_size=int(words["--batch-size"]),
+        learning_rate=float(words["--learning-rate"]),
+        optimizer=words["--optimizer"],
+        decay=words["--decay"],
+        warmup_epochs=float(words["--warmup-epochs"]),
+    )
     check(options)
     rule = measured.rule()
     assert (options.batch_size, options.epochs, options.optimizer) == (measured.batch, measured.epochs, rule.name)
@@ -130,7 +155,10 @@ def test_the_script_measures_and_shows_what_diverged():
     data.test = (data.X[:100], data.y[:100])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(script, "SIZES", (64, 10))
-        recipes = (script.Recipe("good", 1000, 2, lambda: optimizers.LARS(5.0)), script.Recipe("bad", 1000, 2, lambda: optimizers.SGD(1e300)))
+        recipes = (
+            script.Recipe("good", 1000, 2, lambda: optimizers.LARS(5.0)),
+            script.Recipe("bad", 1000, 2, lambda: optimizers.SGD(1e300)),
+        )
         patch.setattr(script, "RECIPES", recipes)
         runs = [script.train(recipe, seed, data, "numpy") for recipe in recipes for seed in (0, 1)]
         good, bad = script.table(runs).splitlines()[1:]

@@ -52,7 +52,11 @@ def test_gradcheck_fails_loudly(monkeypatch):
 
 
 def test_gradcheck_bad_input():
-    for words, expected in ((["--backend", "x"], "--backend 'x'"), (["--seed", "-1"], "--seed must be"), (["--seed", "a"], "--seed must be an integer, got 'a'")):
+    for words, expected in (
+        (["--backend", "x"], "--backend 'x'"),
+        (["--seed", "-1"], "--seed must be"),
+        (["--seed", "a"], "--seed must be an integer, got 'a'"),
+    ):
         result = cli("gradcheck", *words)
         assert result.exit_code == 2
         assert expected in result.stderr
@@ -93,9 +97,15 @@ def test_version_and_help():
 
 def test_pairs_are_those_of_the_specification():
     assert set(diagnosis.pairs()) == {
-        ("softmax", "cross_entropy"), ("softmax", "squared_error"), ("sigmoid", "cross_entropy"), ("sigmoid", "squared_error"),
-        ("tanh", "squared_error"), ("relu", "squared_error"), ("leaky_relu", "squared_error"), ("identity", "squared_error"),
-    }  # fmt: skip
+        ("softmax", "cross_entropy"),
+        ("softmax", "squared_error"),
+        ("sigmoid", "cross_entropy"),
+        ("sigmoid", "squared_error"),
+        ("tanh", "squared_error"),
+        ("relu", "squared_error"),
+        ("leaky_relu", "squared_error"),
+        ("identity", "squared_error"),
+    }
 
 
 # ---- imports ----------------------------------------------------------------------------------------
@@ -105,12 +115,20 @@ HEAVY = ("numba", "scipy", "sklearn", "matplotlib", "rich", "typer", "cupy", "sa
 
 def loaded_by(code):
     script = f"import sys\n{code}\nprint([name for name in {HEAVY!r} if name in sys.modules])"
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120).stdout.strip()
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
+    ).stdout.strip()
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed():
     assert loaded_by("import fastnn") == "[]"
-    assert loaded_by("import fastnn.data.tables, fastnn.data.mnist, fastnn.data.digits, fastnn.plots, fastnn.progress, fastnn.doctor, fastnn.worked_example") == "[]"
+    assert (
+        loaded_by(
+            "import fastnn.data.tables, fastnn.data.mnist, fastnn.data.digits, fastnn.plots, fastnn.progress, "
+            "fastnn.doctor, fastnn.worked_example"
+        )
+        == "[]"
+    )
     assert loaded_by("import fastnn.cli") == "[]"
 
 
@@ -163,7 +181,9 @@ def train(stream, epochs, validation=0.25):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(40, 3))
     net = fastnn.Network([3, 4, 2], backend="numpy")
-    return net.fit(X, (X[:, 0] > 0).astype(int), epochs=epochs, batch_size=10, validation=validation, progress=RichProgress(stream))
+    return net.fit(
+        X, (X[:, 0] > 0).astype(int), epochs=epochs, batch_size=10, validation=validation, progress=RichProgress(stream)
+    )
 
 
 def test_one_plain_line_per_epoch_off_a_terminal():
@@ -172,7 +192,9 @@ def test_one_plain_line_per_epoch_off_a_terminal():
     lines = stream.getvalue().splitlines()
     assert len(lines) == 3
     assert lines[2].startswith(f"epoch 3/3  training: cost {history.cost[-1]:<8.4g}, accuracy")
-    assert f"validation: cost {history.val_cost[-1]:<8.4g}, accuracy {100 * history.val_accuracy[-1]:6.2f} %" in lines[2]
+    assert (
+        f"validation: cost {history.val_cost[-1]:<8.4g}, accuracy {100 * history.val_accuracy[-1]:6.2f} %"
+    ) in lines[2]
     stream = io.StringIO()
     train(stream, 2, validation=None)
     assert "validation" not in stream.getvalue()

@@ -32,11 +32,19 @@ def refused(result, *words):
 @pytest.fixture
 def classifier(tmp_path):
     """A table model written down by hand: kind is 'hot' where (t - 20) / 5 > (p - 1000) / 10, else 'cold'."""
-    net = fastnn.Network([2, 2], backend="numpy", dtype="float64", init=([np.array([[0.0, 0.0], [8.0, -8.0]])], [np.zeros(2)]))
+    net = fastnn.Network(
+        [2, 2], backend="numpy", dtype="float64", init=([np.array([[0.0, 0.0], [8.0, -8.0]])], [np.zeros(2)])
+    )
     net.preprocessing = {
-        "version": 1, "kind": "table", "task": "classification", "target": "kind", "columns": ["t", "p"], "classes": ["cold", "hot"],
-        "feature_mean": [20.0, 1000.0], "feature_factor": [0.2, 0.1],
-    }  # fmt: skip
+        "version": 1,
+        "kind": "table",
+        "task": "classification",
+        "target": "kind",
+        "columns": ["t", "p"],
+        "classes": ["cold", "hot"],
+        "feature_mean": [20.0, 1000.0],
+        "feature_factor": [0.2, 0.1],
+    }
     net.save(tmp_path / "kind.safetensors")
     return tmp_path / "kind.safetensors"
 
@@ -44,7 +52,14 @@ def classifier(tmp_path):
 @pytest.fixture
 def regressor(tmp_path):
     """value = 100 + 10 (x - 3) / 2."""
-    net = fastnn.Network([1, 1], output="identity", cost="squared_error", backend="numpy", dtype="float64", init=([np.array([[1.0]])], [np.zeros(1)]))
+    net = fastnn.Network(
+        [1, 1],
+        output="identity",
+        cost="squared_error",
+        backend="numpy",
+        dtype="float64",
+        init=([np.array([[1.0]])], [np.zeros(1)]),
+    )
     net.preprocessing = {
         "version": 1, "kind": "table", "task": "regression", "target": "value", "columns": ["x"], "classes": None,
         "feature_mean": [3.0], "feature_factor": [0.5], "target_mean": 100.0, "target_std": 10.0,
@@ -132,7 +147,11 @@ def test_bad_tables(cli, classifier, tmp_path):
 
 def test_npz_for_a_table_model(cli, classifier, tmp_path):
     np.savez(tmp_path / "new.npz", p=np.full(2, 1000), t=np.array([30, 10]))
-    assert [line.split(",")[0] for line in cli("predict", classifier, "new.npz").stdout.split()] == ["prediction", "hot", "cold"]
+    assert [line.split(",")[0] for line in cli("predict", classifier, "new.npz").stdout.split()] == [
+        "prediction",
+        "hot",
+        "cold",
+    ]
 
 
 def idx_file(path, images):
@@ -182,7 +201,10 @@ def test_bad_images(reader, tmp_path, arrays, match):
 def test_other_files_for_an_image_model(cli, reader, tmp_path):
     (tmp_path / "new.csv").write_text("a\n1\n")
     refused(cli("predict", reader, "new.csv"), "this model takes images")
-    refused(cli("predict", reader, idx_file(tmp_path / "images.gz", PIXELS.reshape(2, 3, 2))), "images of 3 x 2 pixels, the model takes 2 x 3")
+    refused(
+        cli("predict", reader, idx_file(tmp_path / "images.gz", PIXELS.reshape(2, 3, 2))),
+        "images of 3 x 2 pixels, the model takes 2 x 3",
+    )
 
 
 def test_models_that_are_none(cli, regressor, tmp_path):

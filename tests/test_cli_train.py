@@ -68,9 +68,17 @@ def test_digits_for_people(cli, tmp_path):
     assert result.exit_code == 0, result.stderr
     out = result.stdout
     for words in (
-        "engine     numpy: asked for by name", "1,797 rows, 64 features, 10 classes", "1,366 training, 72 validation, 359 test rows", "parameters",
-        "confusion matrix", "accuracy", "runs/digits.png", "runs/digits.safetensors", "fastnn predict runs/digits.safetensors", "fastnn.load('runs/digits.safetensors')",
-    ):  # fmt: skip
+        "engine     numpy: asked for by name",
+        "1,797 rows, 64 features, 10 classes",
+        "1,366 training, 72 validation, 359 test rows",
+        "parameters",
+        "confusion matrix",
+        "accuracy",
+        "runs/digits.png",
+        "runs/digits.safetensors",
+        "fastnn predict runs/digits.safetensors",
+        "fastnn.load('runs/digits.safetensors')",
+    ):
         assert words in out
     assert "overwritten" not in out
     assert result.stderr.count("epoch ") == 3
@@ -83,10 +91,24 @@ def test_digits_for_people(cli, tmp_path):
 
 
 def test_json_is_one_object_and_agrees_with_the_model(cli, tmp_path):
-    result = cli("train", "digits", "--backend", "numpy", "--epochs", 2, "--json", "--seed", 4, "--hidden", "20", "--l2", 0.5)
+    result = cli(
+        "train", "digits", "--backend", "numpy", "--epochs", 2, "--json", "--seed", 4, "--hidden", "20", "--l2", 0.5
+    )
     found = one_object(result.stdout)
     assert found["command"] == "train"
-    assert found["configuration"] | {"hidden": [20], "epochs": 2, "seed": 4, "l2": 0.5, "optimizer": "adam", "dtype": "float32", "source": "digits"} == found["configuration"]
+    assert (
+        found["configuration"]
+        | {
+            "hidden": [20],
+            "epochs": 2,
+            "seed": 4,
+            "l2": 0.5,
+            "optimizer": "adam",
+            "dtype": "float32",
+            "source": "digits",
+        }
+        == found["configuration"]
+    )
     assert found["engine"] == {"backend": "numpy", "reason": "numpy: asked for by name"}
     for key in ("cost", "accuracy", "val_cost", "val_accuracy", "seconds"):
         assert len(found["history"][key]) == 2
@@ -109,14 +131,32 @@ def test_json_is_one_object_and_agrees_with_the_model(cli, tmp_path):
 
 
 def test_patience_ends_early_and_saves_the_best_epoch(cli, simple):
-    words = ("train", simple, "--target", "kind", "--backend", "numpy", "--learning-rate", 0.05, "--l2", 0, "--validation", 0.2)
+    words = (
+        "train",
+        simple,
+        "--target",
+        "kind",
+        "--backend",
+        "numpy",
+        "--learning-rate",
+        0.05,
+        "--l2",
+        0,
+        "--validation",
+        0.2,
+    )
     found = one_object(cli(*words, "--epochs", 400, "--patience", 5, "--json").stdout)
     costs, best = found["history"]["val_cost"], found["history"]["best"]
     assert best == int(np.argmin(costs))
     assert len(costs) == best + 6 < 400
-    until = one_object(cli(*words, "--epochs", best + 1, "--json").stdout)  # the same without patience, which ends there
+    # the same without patience, which ends there
+    until = one_object(cli(*words, "--epochs", best + 1, "--json").stdout)
     assert until["history"]["val_cost"] == costs[: best + 1]
-    assert (until["test_cost"], until["confusion"], until["history"]["best"]) == (found["test_cost"], found["confusion"], None)
+    assert (until["test_cost"], until["confusion"], until["history"]["best"]) == (
+        found["test_cost"],
+        found["confusion"],
+        None,
+    )
     assert f"{best + 1} of {best + 6}, validation cost " in cli(*words, "--epochs", 400, "--patience", 5).stdout
     refused(cli(*words, "--patience", 0), "--patience")
     refused(cli(*words[:-1], 0, "--patience", 3), "--patience 3", "--validation 0")
@@ -143,7 +183,9 @@ def test_table_classification(cli, simple):
 
 def test_table_regression(cli, table):
     plain = table.parent / "numbers.csv"
-    plain.write_text("\n".join(",".join(line.split(",")[i] for i in (0, 1, 3)) for line in table.read_text().splitlines()) + "\n")
+    plain.write_text(
+        "\n".join(",".join(line.split(",")[i] for i in (0, 1, 3)) for line in table.read_text().splitlines()) + "\n"
+    )
     words = ("train", plain, "--target", "value", "--backend", "numpy", "--epochs", 60, "--learning-rate", 0.01)
     found = one_object(cli(*words, "--json").stdout)
     assert found["configuration"]["task"] == "regression"
@@ -156,7 +198,25 @@ def test_table_regression(cli, table):
 
 
 def test_float64_linear_model_without_validation(cli, simple):
-    found = one_object(cli("train", simple, "--target", "kind", "--hidden", "none", "--validation", 0, "--dtype", "float64", "--epochs", 2, "--backend", "numpy", "--json").stdout)
+    found = one_object(
+        cli(
+            "train",
+            simple,
+            "--target",
+            "kind",
+            "--hidden",
+            "none",
+            "--validation",
+            0,
+            "--dtype",
+            "float64",
+            "--epochs",
+            2,
+            "--backend",
+            "numpy",
+            "--json",
+        ).stdout
+    )
     assert found["configuration"]["sizes"] == [2, 2]
     assert found["history"]["val_cost"] == []
     assert found["data"]["validation_rows"] == 0
@@ -179,7 +239,11 @@ def test_many_classes_are_shown_as_mistakes(cli, tmp_path):
 
 
 def idx(array):
-    return gzip.compress(bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.astype(np.uint8).tobytes())
+    return gzip.compress(
+        bytes([0, 0, 8, array.ndim])
+        + b"".join(n.to_bytes(4, "big") for n in array.shape)
+        + array.astype(np.uint8).tobytes()
+    )
 
 
 @pytest.fixture
@@ -197,7 +261,9 @@ def mnist_folder(tmp_path):
 
 
 def test_mnist_from_a_folder_or_the_environment(cli, mnist_folder, monkeypatch):
-    found = one_object(cli("train", "mnist", "--data", mnist_folder, "--backend", "numpy", "--epochs", 30, "--json").stdout)
+    found = one_object(
+        cli("train", "mnist", "--data", mnist_folder, "--backend", "numpy", "--epochs", 30, "--json").stdout
+    )
     assert found["data"] | {"train_rows": 367, "validation_rows": 33, "test_rows": 100, "features": 20} == found["data"]
     assert found["test_accuracy"] > 0.9
     assert found["configuration"]["scale"] == 1 / 255
@@ -242,7 +308,7 @@ def test_mnist_from_a_folder_or_the_environment(cli, mnist_folder, monkeypatch):
     (["train", "mnist", "--data", "nowhere"], ["nowhere: no such folder"]),
     (["train", "digits", "--plot", "x.png", "--no-plot"], ["--plot and --no-plot"]),
     (["train", "digits", "--plot", "x.txt"], ["must end in .png"]),
-    (["train", "digits", "--save", "x.png"], ["--save 'x.png'", "must end in '.safetensors' or have no ending", "got '.png'"]),
+    (["train", "digits", "--save", "x.png"], ["--save 'x.png'", ("must end in '.safetensors' or have no ending"), "got '.png'"]),
     (["train", "digits", "--save", "runs/net.h5", "--no-plot"], ["--save 'runs/net.h5'", "got '.h5'", "for example 'net.safetensors'"]),
     (["train", "digits", "--save", "."], ["is a folder"]),
 ])  # fmt: skip
@@ -282,7 +348,9 @@ def test_no_matplotlib(cli, monkeypatch):
 
 
 def test_divergence_is_exit_code_1_and_saves_nothing(cli, simple, tmp_path):
-    result = cli("train", simple, "--target", "kind", "--optimizer", "sgd", "--learning-rate", 1e30, "--backend", "numpy")
+    result = cli(
+        "train", simple, "--target", "kind", "--optimizer", "sgd", "--learning-rate", 1e30, "--backend", "numpy"
+    )
     assert result.exit_code == 1
     message = result.stderr.strip().splitlines()[-1]
     assert "diverged in epoch" in message
@@ -331,7 +399,9 @@ def test_interrupt_elsewhere(cli, monkeypatch):
 
 
 def run(*words, cwd, **options):
-    return subprocess.run([*FASTNN, *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=300, check=False, **options)
+    return subprocess.run(
+        [*FASTNN, *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=300, check=False, **options
+    )
 
 
 def test_process_prints_one_object_and_exits_with_0(simple, tmp_path):
@@ -366,7 +436,9 @@ def test_process_keeps_the_model_on_ctrl_c(simple, tmp_path):
 
 @pytest.mark.slow
 def test_digits_reach_97_percent_with_the_defaults(tmp_path):
-    """The demo's seed reaches 97 %. One row of 359 is 0.28 %, and another machine rounds differently, so the other seeds are asked together."""
+    """The demo's seed reaches 97 %. One row of 359 is 0.28 %, and another machine rounds differently, so the other
+    seeds are asked together.
+    """
     accuracies = []
     for seed in range(5):
         done = run("train", "digits", "--json", "--no-plot", "--seed", seed, cwd=tmp_path)
@@ -388,13 +460,21 @@ def test_mnist_with_the_defaults(tmp_path):
 def test_numbers_that_json_does_not_have_become_null():
     from fastnn.cli.training import _plain
 
-    assert _plain({"a": [1.5, float("inf")], "b": (float("nan"), 2), "c": "x"}) == {"a": [1.5, None], "b": [None, 2], "c": "x"}
+    assert _plain({"a": [1.5, float("inf")], "b": (float("nan"), 2), "c": "x"}) == {
+        "a": [1.5, None],
+        "b": [None, 2],
+        "c": "x",
+    }
 
 
 def test_an_optimizer_of_the_users_choice_gets_its_own_learning_rate():
     from fastnn.cli.settings import LEARNING_RATES, TrainOptions, check
 
-    for source, optimizer, expected in (("mnist", None, 0.05), ("mnist", "adam", LEARNING_RATES["adam"]), ("digits", "sgd", LEARNING_RATES["sgd"])):
+    for source, optimizer, expected in (
+        ("mnist", None, 0.05),
+        ("mnist", "adam", LEARNING_RATES["adam"]),
+        ("digits", "sgd", LEARNING_RATES["sgd"]),
+    ):
         options = TrainOptions(source, optimizer=optimizer)
         check(options)
         assert options.learning_rate == expected

@@ -21,7 +21,9 @@ def cost_of(backend, output, cost, z, y):
 
 def delta_of(backend, output, cost, z, y):
     z = backend.asarray(z)
-    return backend.to_numpy(backend.output_delta(output, cost, z, backend.activate(output, z), cases.engine_targets(backend, np.asarray(y))))
+    return backend.to_numpy(
+        backend.output_delta(output, cost, z, backend.activate(output, z), cases.engine_targets(backend, np.asarray(y)))
+    )
 
 
 # ---- the oracle is right ----------------------------------------------------------------------------------
@@ -32,7 +34,9 @@ def test_the_oracles_delta_is_the_derivative_of_its_cost(output, cost):
     """Closed forms in reference.py, checked by central differences: nothing downstream rests on algebra alone."""
     z = cases.away_from_kinks(cases.normal((3, 4), np.float64))
     y = cases.targets_for(output, cost, 3, 4, np.float64)
-    N = reference.central_differences(lambda v: reference.cost_rows(output, cost, v.reshape(z.shape), y).sum(), z.ravel())
+    N = reference.central_differences(
+        lambda v: reference.cost_rows(output, cost, v.reshape(z.shape), y).sum(), z.ravel()
+    )
     tolerances.assert_close(reference.output_delta(output, cost, z, y).ravel(), N, tolerances.ORACLE_DIFFERENCES)
 
 
@@ -70,7 +74,10 @@ def test_worked_costs(backend, dtype, output, cost, z, y, expected):
 def test_cross_entropy_deltas_are_a_minus_y(backend, dtype):
     """Exactly: at z = 0, a is 1/4 or 1/2, and nothing is rounded."""
     zero = np.zeros((2, 4), dtype)
-    np.testing.assert_array_equal(delta_of(backend, "softmax", "cross_entropy", zero, [1, 3]), np.array([[0.25, -0.75, 0.25, 0.25], [0.25, 0.25, 0.25, -0.75]]))
+    np.testing.assert_array_equal(
+        delta_of(backend, "softmax", "cross_entropy", zero, [1, 3]),
+        np.array([[0.25, -0.75, 0.25, 0.25], [0.25, 0.25, 0.25, -0.75]]),
+    )
     y = np.array([[0, 1, 0.5, 0.25], [1, 1, 0, 0]], dtype)
     np.testing.assert_array_equal(delta_of(backend, "sigmoid", "cross_entropy", zero, y), 0.5 - y)
 
@@ -83,13 +90,22 @@ def test_cross_entropy_deltas_are_a_minus_y(backend, dtype):
 def test_costs_and_deltas_stay_finite(backend, dtype, output, cost, size):
     """log(h) would be -inf here from |z| = 104 in float32 on; costs come from z. The value is checked as well."""
     z = np.array([[size, -size, size / 2], [-size, size, 0], [size, size, size], [-size, -size, -size]], dtype)
-    for y in ([0, 0, 1, 2], [1, 1, 2, 0]) if (output, cost) != ("sigmoid", "cross_entropy") else (np.eye(4, 3, dtype=dtype), np.ones((4, 3), dtype)):
+    for y in (
+        ([0, 0, 1, 2], [1, 1, 2, 0])
+        if (output, cost) != ("sigmoid", "cross_entropy")
+        else (np.eye(4, 3, dtype=dtype), np.ones((4, 3), dtype))
+    ):
         y = np.asarray(y)
         J, expected = cost_of(backend, output, cost, z, y), exact_cost(output, cost, z, y)
         t, h = reference.as_rows(y, 3), reference.activation(output, z)
         tolerances.assert_close(J, expected, tolerances.cost_sum(output, cost, z, t, h))
         delta = delta_of(backend, output, cost, z, y)
-        tolerances.assert_close(delta, reference.output_delta(output, cost, z, y), tolerances.output_delta(output, cost, z, t, h), dtype=dtype)
+        tolerances.assert_close(
+            delta,
+            reference.output_delta(output, cost, z, y),
+            tolerances.output_delta(output, cost, z, t, h),
+            dtype=dtype,
+        )
 
 
 def exact_cost(output, cost, z, y):
@@ -102,7 +118,11 @@ def exact_cost(output, cost, z, y):
         return x + math.log1p(math.exp(-x)) if x > 0 else math.log1p(math.exp(x))
 
     if output == "sigmoid":
-        return math.fsum(t * softplus(-v) + (1 - t) * softplus(v) for row, targets in zip(z, y, strict=True) for v, t in zip(row, targets.astype(float), strict=True))
+        return math.fsum(
+            t * softplus(-v) + (1 - t) * softplus(v)
+            for row, targets in zip(z, y, strict=True)
+            for v, t in zip(row, targets.astype(float), strict=True)
+        )
     total = 0.0
     for row, k in zip(z, y, strict=True):
         others = sorted(row - row[k])
@@ -111,7 +131,9 @@ def exact_cost(output, cost, z, y):
 
 
 def test_cost_of_many_rows_is_summed_in_float64(backend):
-    """2^13 equal rows in float32: each is log 2 to 1e-7 relative, and so must the sum be; a float32 running sum is off by 1e-5."""
+    """2^13 equal rows in float32: each is log 2 to 1e-7 relative, and so must the sum be; a float32 running sum is
+    off by 1e-5.
+    """
     m = 1 << 13
     J = cost_of(backend, "softmax", "cross_entropy", np.zeros((m, 2), np.float32), np.zeros(m, np.int64))
     tolerances.assert_close(J, m * math.log(2), 4 * tolerances.eps(np.float32) * m * math.log(2))
@@ -125,14 +147,23 @@ def test_cost_of_many_rows_is_summed_in_float64(backend):
 def test_pairs(output, cost):
     if (output, cost) in PAIRS:
         pair = costs.pair(activations.get(output), cost)
-        kinds = {"cross_entropy": {"softmax": "classes", "sigmoid": "probabilities"}.get(output), "squared_error": "values"}
+        kinds = {
+            "cross_entropy": {"softmax": "classes", "sigmoid": "probabilities"}.get(output),
+            "squared_error": "values",
+        }
         assert pair.targets == kinds[cost]
     else:
-        with pytest.raises(ValueError, match=rf"output='{output}' fits only cost='squared_error'.*'softmax' or 'sigmoid'"):
+        with pytest.raises(
+            ValueError,
+            match=rf"output='{output}' fits only cost='squared_error'.*'softmax' or 'sigmoid'",
+        ):
             costs.pair(activations.get(output), cost)
 
 
-@pytest.mark.parametrize(("cost", "hint"), [("crossentropy", "cross_entropy"), ("squared", "squared_error"), ("mse", "Known: cross_entropy, squared_error")])
+@pytest.mark.parametrize(
+    ("cost", "hint"),
+    [("crossentropy", "cross_entropy"), ("squared", "squared_error"), ("mse", "Known: cross_entropy, squared_error")],
+)
 def test_unknown_costs(cost, hint):
     with pytest.raises(ValueError, match=hint):
         costs.pair(activations.Softmax(), cost)

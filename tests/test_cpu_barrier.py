@@ -1,4 +1,6 @@
-"""The barrier of a team's compiled code (kernels/cpu/team.py): nobody goes on before all have come, and who waits long does so asleep."""
+"""The barrier of a team's compiled code (kernels/cpu/team.py): nobody goes on before all have come, and who waits
+long does so asleep.
+"""
 
 import os
 import subprocess

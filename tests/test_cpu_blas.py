@@ -1,4 +1,6 @@
-"""Which BLAS compiled code multiplies with; the way to MKL is walked with a stand-in of three libraries that need each other, as MKL's do."""
+"""Which BLAS compiled code multiplies with; the way to MKL is walked with a stand-in of three libraries that need
+each other, as MKL's do.
+"""
 
 import json
 import os
@@ -14,7 +16,9 @@ from fastnn.backends import cpu_blas
 from fastnn.backends.host import ALIGNMENT
 from fastnn.kernels.cpu import JIT, gemm
 
-linux = pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="MKL is for Linux on x86-64")
+linux = pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64", reason="MKL is for Linux on x86-64"
+)
 compiles = pytest.mark.skipif(not JIT, reason="without JIT NumPy multiplies")
 
 # Each part lacks symbols of the others and names no dependency. Column-major products with plain loops; what
@@ -56,7 +60,12 @@ def stand_in(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stand_in_for_mkl")
     for part, source in zip(cpu_blas.PARTS, (INTERFACE, SEQUENTIAL, CORE), strict=True):
         (folder / f"{part}.cpp").write_text(source)
-        subprocess.run(["g++", "-O1", "-shared", "-fPIC", "-o", folder / f"libmkl_{part}.so.9", folder / f"{part}.cpp"], check=True, capture_output=True, timeout=120)
+        subprocess.run(
+            ["g++", "-O1", "-shared", "-fPIC", "-o", folder / f"libmkl_{part}.so.9", folder / f"{part}.cpp"],
+            check=True,
+            capture_output=True,
+            timeout=120,
+        )
     return folder
 
 
@@ -80,7 +89,14 @@ def _with_stand_in(folder, code):
     """
     program = f"{textwrap.dedent(before)}{textwrap.dedent(code)}\nprint(json.dumps(result))"
     environment = {name: value for name, value in os.environ.items() if name != cpu_blas.VARIABLE}
-    done = subprocess.run([sys.executable, "-W", "error", "-c", program], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -88,7 +104,9 @@ def _with_stand_in(folder, code):
 @linux
 @compiles
 def test_operations_programs_and_predictions_multiply_with_mkl(stand_in):
-    result = _with_stand_in(stand_in, """
+    result = _with_stand_in(
+        stand_in,
+        """
         difference = {}
         for dtype in ("float32", "float64"):
             nets = [train(backend, dtype) for backend in ("numba", "numpy")]
@@ -99,7 +117,8 @@ def test_operations_programs_and_predictions_multiply_with_mkl(stand_in):
         outside = library.MKL_Set_Num_Threads_Local(0)
         everywhere = [name for name in ("sgemm_", "count", "layer", "interface") if hasattr(ctypes.CDLL(None), name)]
         result = [engine.products, fastnn.Network([64, 10], backend="numba").plan(8, explain=True), difference, counts, outside, everywhere]
-    """)  # fmt: skip
+    """,
+    )
     products, plan, difference, (single, double, not_held), outside, everywhere = result
     assert products == "MKL 9.1 (Intel CPU, and MKL is installed)"
     assert plan.endswith("\nBLAS: MKL 9.1 (Intel CPU, and MKL is installed)")
@@ -159,12 +178,20 @@ def _machine(monkeypatch, *, intel=True, folders=(), variable=None):
         (True, True, None, "MKL 9.1", "Intel CPU, and MKL is installed"),
         (True, True, "", "MKL 9.1", "Intel CPU"),
         (False, True, None, "SciPy's BLAS", "not an Intel CPU"),
-        (True, False, None, "SciPy's BLAS", 'MKL is not installed: pip install ".[mkl]" in the folder of a clone of fastnn'),
+        (
+            True,
+            False,
+            None,
+            "SciPy's BLAS",
+            'MKL is not installed: pip install ".[mkl]" in the folder of a clone of fastnn',
+        ),
         (True, True, "scipy", "SciPy's BLAS", "FASTNN_BLAS=scipy"),
         (False, True, " MKL ", "MKL 9.1", "FASTNN_BLAS=mkl"),
     ],
 )
-def test_the_choice_follows_machine_installation_and_variable(monkeypatch, stand_in, intel, installed, variable, name, why):
+def test_the_choice_follows_machine_installation_and_variable(
+    monkeypatch, stand_in, intel, installed, variable, name, why
+):
     _machine(monkeypatch, intel=intel, folders=[stand_in] if installed else [], variable=variable)
     blas = cpu_blas.choose_blas()
     assert blas.name == name
@@ -174,7 +201,10 @@ def test_the_choice_follows_machine_installation_and_variable(monkeypatch, stand
 
 @pytest.mark.parametrize(
     ("variable", "words"),
-    [("openblas", "FASTNN_BLAS='openblas' is not known. Known: mkl, scipy."), ("mkl", 'not installed here. To install it: pip install "\\.\\[mkl]"')],
+    [
+        ("openblas", "FASTNN_BLAS='openblas' is not known. Known: mkl, scipy."),
+        ("mkl", 'not installed here. To install it: pip install "\\.\\[mkl]"'),
+    ],
 )
 def test_a_variable_that_cannot_be_followed_is_refused(monkeypatch, variable, words):
     _machine(monkeypatch, variable=variable)
@@ -184,9 +214,18 @@ def test_a_variable_that_cannot_be_followed_is_refused(monkeypatch, variable, wo
 
 def test_a_refused_variable_stops_every_way_to_an_engine():
     code = "import fastnn; fastnn.Network([2, 2])"
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, cpu_blas.VARIABLE: "nonsense"}, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, cpu_blas.VARIABLE: "nonsense"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1] == "ValueError: environment variable FASTNN_BLAS='nonsense' is not known. Known: mkl, scipy."
+    assert done.stderr.strip().splitlines()[-1] == (
+        "ValueError: environment variable FASTNN_BLAS='nonsense' is not known. Known: mkl, scipy."
+    )
 
 
 @linux
@@ -194,7 +233,10 @@ def test_a_damaged_mkl_is_said_once_and_scipy_multiplies(monkeypatch, tmp_path):
     for part in cpu_blas.PARTS:
         (tmp_path / f"libmkl_{part}.so.2").write_text("not a library")
     _machine(monkeypatch, folders=[tmp_path])
-    with pytest.warns(RuntimeWarning, match=r"cannot be loaded \(.*libmkl_intel_lp64.so.2: .*\), so SciPy's BLAS multiplies") as said:
+    with pytest.warns(
+        RuntimeWarning,
+        match=r"cannot be loaded \(.*libmkl_intel_lp64.so.2: .*\), so SciPy's BLAS multiplies",
+    ) as said:
         blas = cpu_blas.choose_blas()
     assert len(said) == 1
     assert (blas.name, blas.addresses) == ("SciPy's BLAS", gemm.scipy_addresses())
@@ -207,7 +249,11 @@ def test_a_damaged_mkl_is_said_once_and_scipy_multiplies(monkeypatch, tmp_path):
 def test_an_mkl_without_what_is_needed_is_not_taken(monkeypatch, tmp_path):
     (tmp_path / "empty.cpp").write_text("")
     for part in cpu_blas.PARTS:
-        subprocess.run(["g++", "-shared", "-fPIC", "-o", tmp_path / f"libmkl_{part}.so.2", tmp_path / "empty.cpp"], check=True, timeout=60)
+        subprocess.run(
+            ["g++", "-shared", "-fPIC", "-o", tmp_path / f"libmkl_{part}.so.2", tmp_path / "empty.cpp"],
+            check=True,
+            timeout=60,
+        )
     _machine(monkeypatch, folders=[tmp_path])
     with pytest.warns(RuntimeWarning, match="undefined symbol: MKL_Get_Version_String"):
         assert cpu_blas.choose_blas().library is None
@@ -254,7 +300,8 @@ def test_what_blas_is_given_begins_at_a_cache_line(dtype, optimizer):
     program = net.backend.compile(net, rule, 33)
     packed = fastnn.Network([37, 41, 5], backend=fastnn.get_backend("numba", panels=True), dtype=dtype)
     panels = packed.backend.compile(packed, fastnn.optimizers.get(optimizer, 0.1), 33)
-    unaligned = ("classes", "costs", "hits", "squares", "places", "firsts", "ones")  # of which no product reads a vector
+    # of which no product reads a vector
+    unaligned = ("classes", "costs", "hits", "squares", "places", "firsts", "ones")
     arrays = [
         net.theta,
         *(buffer for name, buffer in program._memory._asdict().items() if buffer.size and name not in unaligned),
@@ -288,7 +335,14 @@ def test_fresh_processes_give_equal_bits(blas):
     """
     environment = {**os.environ, cpu_blas.VARIABLE: blas}
     outputs = {
-        subprocess.run([sys.executable, "-W", "error", "-c", textwrap.dedent(code), str(k)], env=environment, capture_output=True, text=True, timeout=120, check=True).stdout
+        subprocess.run(
+            [sys.executable, "-W", "error", "-c", textwrap.dedent(code), str(k)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        ).stdout
         for k in range(5)
     }
     assert len(outputs) == 1

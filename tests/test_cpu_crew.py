@@ -1,4 +1,6 @@
-"""The threads that share a run of the CPU engine: all of it is done once, they stay for the next run, and what goes wrong reaches the caller."""
+"""The threads that share a run of the CPU engine: all of it is done once, they stay for the next run, and what goes
+wrong reaches the caller.
+"""
 
 import os
 import signal
@@ -122,7 +124,9 @@ def test_runs_at_once_have_threads_of_their_own():
 
 
 def test_a_run_within_a_part_of_another_run():
-    assert cpu_crew.run_team(lambda me: cpu_crew.run_parts(lambda i: 10 * me + i, 3, 2), 3) == [[10 * me + i for i in range(3)] for me in range(3)]
+    assert cpu_crew.run_team(lambda me: cpu_crew.run_parts(lambda i: 10 * me + i, 3, 2), 3) == [
+        [10 * me + i for i in range(3)] for me in range(3)
+    ]
 
 
 def test_nothing_of_the_caller_is_kept():

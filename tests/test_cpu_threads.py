@@ -52,7 +52,10 @@ def test_a_limit_set_by_the_user_is_respected():
         assert cpu_threads.usable_threads() == 1
 
 
-@pytest.mark.parametrize(("content", "cores"), [("max 100000", None), ("100000 100000", 1), ("50000 100000", 1), ("250000 100000", 2), ("nonsense", None)])
+@pytest.mark.parametrize(
+    ("content", "cores"),
+    [("max 100000", None), ("100000 100000", 1), ("50000 100000", 1), ("250000 100000", 2), ("nonsense", None)],
+)
 def test_the_quota_of_a_container_counts(monkeypatch, tmp_path, content, cores):
     file = tmp_path / "cpu.max"
     file.write_text(content)
@@ -109,13 +112,21 @@ def test_many_cores_are_used_only_as_far_as_they_pay():
 
 def test_plans_say_what_they_are():
     assert str(Plan(2, 64)) == "2 threads, 64 rows at a time, products by BLAS"
-    assert str(Plan(2, 64, panels=True, split=1)) == "2 threads, sharing the weights of the first layer, 64 rows at a time, products in panels"
-    assert str(Plan(3, 64, panels=True, split=2)) == "3 threads, sharing the weights of the first 2 layers, 64 rows at a time, products in panels"
-    assert str(Plan(2, 64, sliced=True, panels=True)) == "2 threads, each with a slice of the batch, 32 rows at a time, products in panels"
+    assert str(Plan(2, 64, panels=True, split=1)) == (
+        "2 threads, sharing the weights of the first layer, 64 rows at a time, products in panels"
+    )
+    assert str(Plan(3, 64, panels=True, split=2)) == (
+        "3 threads, sharing the weights of the first 2 layers, 64 rows at a time, products in panels"
+    )
+    assert str(Plan(2, 64, sliced=True, panels=True)) == (
+        "2 threads, each with a slice of the batch, 32 rows at a time, products in panels"
+    )
 
 
 def _train(plan, *, optimizer, dtype, l2=0.0):
-    backend = fastnn.get_backend("numba", threads=plan.threads, chunk=plan.chunk, sliced=plan.sliced, panels=plan.panels)
+    backend = fastnn.get_backend(
+        "numba", threads=plan.threads, chunk=plan.chunk, sliced=plan.sliced, panels=plan.panels
+    )
     rng = np.random.default_rng(5)
     X, y = rng.standard_normal((333, 37)), rng.integers(0, 5, 333)
     net = fastnn.Network([37, 41, 23, 5], hidden=["tanh", "relu"], backend=backend, dtype=dtype, l2=l2, seed=2)
@@ -135,7 +146,20 @@ PANELS = [
 
 @pytest.mark.skipif(not JIT, reason="without JIT a team has one thread")
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
-@pytest.mark.parametrize("plan", [Plan(2, 100), Plan(3, 100), Plan(1, 32), Plan(2, 32), Plan(1, 32, True), Plan(2, 100, True), Plan(3, 30, True), *PANELS], ids=str)
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan(2, 100),
+        Plan(3, 100),
+        Plan(1, 32),
+        Plan(2, 32),
+        Plan(1, 32, True),
+        Plan(2, 100, True),
+        Plan(3, 30, True),
+        *PANELS,
+    ],
+    ids=str,
+)
 def test_threads_and_chunks_change_nothing_but_the_last_bits(plan, optimizer, dtype):
     alone, history = _train(Plan(1, 100), optimizer=optimizer, dtype=dtype, l2=0.5)
     theta, other = _train(plan, optimizer=optimizer, dtype=dtype, l2=0.5)
@@ -182,7 +206,13 @@ def test_a_forked_child_trains_after_its_parent_did():
             os._exit(0 if np.allclose(train(), mine, atol=1e-3) else 3)
         sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     """
-    result = subprocess.run([sys.executable, "-W", "error", "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert result.returncode == 0, result.stderr
 
 
@@ -204,13 +234,19 @@ def test_a_forked_child_does_not_share_with_runs_of_its_parent():
             os._exit(cpu_threads.usable_threads())
         print(cpu_threads.usable_threads(), os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     """
-    result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120, check=True
+    )
     assert result.stdout.split() == ["4", "8"]
 
 
 @pytest.mark.parametrize(
     ("order", "y", "words"),
-    [([0, 1, 4], [0, 1, 1, 0], "order must hold numbers 0..3, got 0..4"), ([0, -1, 2], [0, 1, 1, 0], "order must hold"), ([0, 1, 2], [0, 2, 1, 0], "y must hold numbers 0..1")],
+    [
+        ([0, 1, 4], [0, 1, 1, 0], "order must hold numbers 0..3, got 0..4"),
+        ([0, -1, 2], [0, 1, 1, 0], "order must hold"),
+        ([0, 1, 2], [0, 2, 1, 0], "y must hold numbers 0..1"),
+    ],
 )
 def test_numba_program_never_reads_outside_its_arrays(order, y, words):
     net = fastnn.Network([2, 3, 2], backend="numba")

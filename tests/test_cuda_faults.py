@@ -47,7 +47,8 @@ def shaped(test, *first):
 
 
 N = 70
-PEAKS = np.where(np.eye(N, dtype=bool), np.float32(1e4), np.float32(0))  # the largest of each row in another place; too large for exp
+# the largest of each row in another place; too large for exp
+PEAKS = np.where(np.eye(N, dtype=bool), np.float32(1e4), np.float32(0))
 
 
 def softmax():
@@ -85,7 +86,10 @@ def squares():
 
 
 def update(rule):
-    return watching(step.test_update, *((rule, sizes, 0.25, shift, "float32") for sizes in ((5, 7, 1, 4), (60, 90, 3)) for shift in (0, 1)))
+    return watching(
+        step.test_update,
+        *((rule, sizes, 0.25, shift, "float32") for sizes in ((5, 7, 1, 4), (60, 90, 3)) for shift in (0, 1)),
+    )
 
 
 def layers(rule):
@@ -116,7 +120,11 @@ def output(g, cross_entropy, targets):
     """The rows of a batch, both ways of delta, and what is out of range."""
 
     def watch():
-        cases = [(over, g, cross_entropy, targets, shape, "float32") for over in ("delta over z", "apart") for shape in ((33, 10), (3, 33), (601, 4))]
+        cases = [
+            (over, g, cross_entropy, targets, shape, "float32")
+            for over in ("delta over z", "apart")
+            for shape in ((33, 10), (3, 33), (601, 4))
+        ]
         watching(step.test_output, *cases)()
         if isinstance(g, Softmax) and targets == "classes":
             step.test_softmax_of_peaks(g, cross_entropy, "float32")
@@ -128,10 +136,15 @@ def output(g, cross_entropy, targets):
 
 
 def sums(*gs):
-    return watching(step.test_sums_of_columns, *((g, shape, "float32") for g in gs for shape in ((257, 72), (1000, 5), (5000, 8))))
+    return watching(
+        step.test_sums_of_columns, *((g, shape, "float32") for g in gs for shape in ((257, 72), (1000, 5), (5000, 8)))
+    )
 
 
-COLUMN_SUMS = watching(kernels.test_column_sums, *((shape, accumulate, "float32") for shape in ((257, 70), (1000, 5)) for accumulate in (False, True)))
+COLUMN_SUMS = watching(
+    kernels.test_column_sums,
+    *((shape, accumulate, "float32") for shape in ((257, 70), (1000, 5)) for accumulate in (False, True)),
+)
 
 
 def column_sums():
@@ -140,12 +153,16 @@ def column_sums():
 
 
 def narrow_steps():
-    """More rows than warps and more elements than threads; parts, a short batch, every sharing, with whole tiles; bytes; one launch after another."""
+    """More rows than warps and more elements than threads; parts, a short batch, every sharing, with whole tiles;
+    bytes; one launch after another.
+    """
     for case in (
         {"sizes": (3, 9, 6, 4), "rule": "adam", "part": 3},
         {"sizes": (40, 33, 5), "rule": "momentum", "batch": 9, "rows": 8, "part": 5, "hidden": "leaky_relu"},
-        {"sizes": (3, 9, 1), "rule": "sgd", "source": "uint8", "output": narrow.OUTPUTS[5], "batch": 40},  # one output: no shuffle takes a barrier's place
-        {"sizes": (540, 9, 3), "rule": "adam", "batch": 5},  # tiles of threads side by side, something beside and below; more inputs than are fetched at once
+        # one output: no shuffle takes a barrier's place
+        {"sizes": (3, 9, 1), "rule": "sgd", "source": "uint8", "output": narrow.OUTPUTS[5], "batch": 40},
+        # tiles of threads side by side, something beside and below; more inputs than are fetched at once
+        {"sizes": (540, 9, 3), "rule": "adam", "batch": 5},
         {"sizes": (2, 6, 5, 4), "rule": "adam", "batch": 131},
     ):
         for sharing in SHARINGS:
@@ -195,7 +212,10 @@ WATCH = {
     "gather_bytes": gather("uint8"),
 }
 
-ROUNDED = "runs in bfloat16 alone, whose copy of theta test_update of that kind compares bit by bit; the faults here are in float32"
+ROUNDED = (
+    "runs in bfloat16 alone, whose copy of theta test_update of that kind compares bit by bit; the faults here are in "
+    "float32"
+)
 HARMLESS: dict[str, str] = {
     "update_neighbours: index: [k]  (9)": ROUNDED,
     "update_neighbours: index: [k]  (10)": ROUNDED,
@@ -256,7 +276,9 @@ def noticed(kernel):
 def test_a_planted_fault_turns_a_test_red(fault, plant):
     plant(fault.number)
     seen = any(noticed(kernel) for kernel in USERS[fault.function] if kernel in WATCH)
-    assert seen or str(fault) in HARMLESS, f"{fault.file}: {fault} - no test of {', '.join(USERS[fault.function])} notices it"
+    assert seen or str(fault) in HARMLESS, (
+        f"{fault.file}: {fault} - no test of {', '.join(USERS[fault.function])} notices it"
+    )
     assert not (seen and str(fault) in HARMLESS), f"{fault} is noticed: take it out of HARMLESS"
 
 

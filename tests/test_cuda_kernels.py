@@ -7,7 +7,23 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cuda_cases import ELEMENTWISE, SEEDS, Memory, activations, classes, close, floats, g_of, kernels, normal, one_hot, shapes, slope_of, softmax_of, wide
+from cuda_cases import (
+    ELEMENTWISE,
+    SEEDS,
+    Memory,
+    activations,
+    classes,
+    close,
+    floats,
+    g_of,
+    kernels,
+    normal,
+    one_hot,
+    shapes,
+    slope_of,
+    softmax_of,
+    wide,
+)
 
 from fastnn.activations import Softmax
 from fastnn.kernels.cuda.launchers import partials_shape, scratch_size

@@ -58,11 +58,17 @@ def run(rule, theta, Delta, state, spans, sizes, decay, constants, seed=1, fault
     table_of_layers, where, length = places(spans, sizes[:-1])
     moved, states, untouched = hold(theta), [hold(s) for s in state], hold(np.full(length, np.nan, theta.dtype))
     untouched[where] = Delta
-    partials, ratios = hold(np.full(layer_partials_shape(len(spans)), np.nan)), hold(np.full(layer_ratios_shape(len(spans)), np.nan))
+    partials, ratios = (
+        hold(np.full(layer_partials_shape(len(spans)), np.nan)),
+        hold(np.full(layer_ratios_shape(len(spans)), np.nan)),
+    )
     table, squares = np.full((STEP + 1, 1 + len(constants)), np.nan, theta.dtype), hold(np.zeros(256 * len(spans)))
     table[STEP] = decay, *constants
     step = getattr(LayerwiseKernels(ShimDevice(seed, faults), theta.dtype.name), rule)
-    step(moved, untouched, *states, hold(table_of_layers), partials, ratios, squares, hold(table), hold(np.array([STEP])), ROWS)
+    step(
+        moved, untouched, *states, hold(table_of_layers), partials, ratios, squares, hold(table),
+        hold(np.array([STEP])), ROWS,
+    )  # fmt: skip
     weights = np.concatenate([theta[begin:biases] for begin, biases, _ in spans]).astype(np.longdouble)
     if not faults:
         np.testing.assert_allclose(squares.sum(), (weights**2).sum() if decay else 0, rtol=1e-12)
@@ -113,14 +119,18 @@ def test_ratios_are_sums_of_everything():
     """More partial sums than a block has threads."""
     partials, ratios = np.arange(4 * 2 * 700.0).reshape(4, 2, 700), np.full(4, np.nan)
     constants = np.array([[9, 9, 9, 0.5, 0.25]], np.float32)
-    ShimDevice(1).launch("layer_ratios", "float32", (4,), (256,), (ratios, partials, 700, constants, 5, np.zeros(1, np.int64), 1))
+    ShimDevice(1).launch(
+        "layer_ratios", "float32", (4,), (256,), (ratios, partials, 700, constants, 5, np.zeros(1, np.int64), 1)
+    )
     own, other = np.sqrt(partials.sum(axis=2)).T
     np.testing.assert_allclose(ratios, 0.5 * own / (other + 0.25 * own * [1, 0, 1, 0]), rtol=1e-14)
 
 
 @pytest.mark.parametrize("rule", CONSTANTS)
 def test_the_schedule_of_threads_does_not_matter(rule):
-    results = [run(rule, *inputs(rule, (60, 90, 3), "float32"), (60, 90, 3), 0.25, CONSTANTS[rule], seed) for seed in SEEDS]
+    results = [
+        run(rule, *inputs(rule, (60, 90, 3), "float32"), (60, 90, 3), 0.25, CONSTANTS[rule], seed) for seed in SEEDS
+    ]
     for moved, states, partials, _ in results[1:]:
         np.testing.assert_array_equal(moved, results[0][0])
         np.testing.assert_array_equal(states, results[0][1])
@@ -148,7 +158,14 @@ def test_a_fault_in_the_sums_is_seen(rule, fault):
 def test_launchers_refuse(change, message):
     spans, _, _ = places(spans_of((3, 2, 2)), (3, 2))
     theta = np.ones(14, np.float32)
-    given = {"theta": theta, "Delta": np.ones(99, np.float32), "velocity": theta.copy(), "spans": spans, "partials": np.zeros(layer_partials_shape(2)), "ratios": np.zeros(4)}
+    given = {
+        "theta": theta,
+        "Delta": np.ones(99, np.float32),
+        "velocity": theta.copy(),
+        "spans": spans,
+        "partials": np.zeros(layer_partials_shape(2)),
+        "ratios": np.zeros(4),
+    }
     given |= {"squares": np.zeros(512), "constants": np.zeros((1, 5), np.float32), "step": np.zeros(1, np.int64)}
     with pytest.raises(ValueError, match=message):
         LayerwiseKernels(ShimDevice(), "float32").lars(**{**given, **change}, rows=1)

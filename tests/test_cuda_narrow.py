@@ -1,4 +1,6 @@
-"""The kernel that trains narrow nets in shared memory, compiled for the CPU, against the oracle (reference.py): several steps at once."""
+"""The kernel that trains narrow nets in shared memory, compiled for the CPU, against the oracle (reference.py):
+several steps at once.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,12 @@ from fastnn.kernels.cuda.narrow import SHARINGS, NarrowKernels, NarrowNet, Shari
 from fastnn.kernels.cuda.step import Rows
 from fastnn.layout import Layout
 
-RULES = {"sgd": optimizers.SGD(0.3), "momentum": optimizers.Momentum(0.2, 0.8), "adam": optimizers.Adam(0.03, eps=0.05)}  # an eps that shows
+# an eps that shows
+RULES = {"sgd": optimizers.SGD(0.3), "momentum": optimizers.Momentum(0.2, 0.8), "adam": optimizers.Adam(0.03, eps=0.05)}
 OUTPUTS = [("softmax", "cross_entropy", "classes"), ("sigmoid", "cross_entropy", "values")]
-OUTPUTS += [(g, "squared_error", y) for g in ("softmax", "identity", "tanh") for y in ("classes", "values")] + [("leaky_relu", "squared_error", "values")]
+OUTPUTS += [(g, "squared_error", y) for g in ("softmax", "identity", "tanh") for y in ("classes", "values")] + [
+    ("leaky_relu", "squared_error", "values")
+]
 STEP, STEPS, BATCH, DECAY = 1, 2, 7, 0.05  # the second and third step of a run
 SIZES = [(5, 4), (33, 1, 2), (3, 9, 6, 4), (2, 3, 40)]
 
@@ -37,16 +42,42 @@ class Case:
     """
 
     def __init__(
-        self, memory, sizes=(3, 9, 6, 4), hidden="tanh", output=OUTPUTS[0], rule="adam", kind="float32", *, batch=BATCH, rows=None, part=None, source="same", l2=True, sharing=None
+        self,
+        memory,
+        sizes=(3, 9, 6, 4),
+        hidden="tanh",
+        output=OUTPUTS[0],
+        rule="adam",
+        kind="float32",
+        *,
+        batch=BATCH,
+        rows=None,
+        part=None,
+        source="same",
+        l2=True,
+        sharing=None,
     ):
-        self.sizes, self.kind, self.rule, self.batch, self.rows, self.source = sizes, kind, rule, batch, rows or batch, source
+        self.sizes, self.kind, self.rule, self.batch, self.rows, self.source = (
+            sizes,
+            kind,
+            rule,
+            batch,
+            rows or batch,
+            source,
+        )
         self.part = part or batch
         rng, many, dtype = np.random.default_rng([batch, *sizes]), 3 * batch + 1, np.dtype(kind)
         g, self.cost, targets = output
         self.names, layers = [hidden] * (len(sizes) - 2) + [g], Layout(sizes)
-        self.X = rng.integers(0, 256, (many, sizes[0])).astype(np.uint8) if source == "uint8" else rng.standard_normal((many, sizes[0])).astype(dtype)
+        self.X = (
+            rng.integers(0, 256, (many, sizes[0])).astype(np.uint8)
+            if source == "uint8"
+            else rng.standard_normal((many, sizes[0])).astype(dtype)
+        )
         self.scale = np.float32(1 / 255).item() if source == "uint8" else 1.0
-        self.y = rng.integers(0, sizes[-1], many) if targets == "classes" else rng.random((many, sizes[-1])).astype(dtype)
+        self.y = (
+            rng.integers(0, sizes[-1], many) if targets == "classes" else rng.random((many, sizes[-1])).astype(dtype)
+        )
         self.order = rng.permutation(many)[: 3 * batch]
         self.theta, self.optimizer = (rng.standard_normal(layers.size) * 0.7).astype(dtype), RULES[rule]
         self.state = [np.abs(rng.standard_normal(layers.size) * 0.1).astype(dtype) for _ in self.optimizer.slots]
@@ -60,7 +91,8 @@ class Case:
         cross_entropy = self.cost == "cross_entropy"
         slopes = np.array([g.parameter for g in gs], dtype)
         self.net = NarrowNet(
-            rule, self.moved, memory.blank(layers.size, dtype), self.states, memory(table), self.elements, memory(slopes), sizes[-1], gs[-1], cross_entropy
+            rule, self.moved, memory.blank(layers.size, dtype), self.states, memory(table), self.elements,
+            memory(slopes), sizes[-1], gs[-1], cross_entropy,
         )  # fmt: skip
         self.on_device = [memory(x) for x in (self.X, self.y)]
         self.constants_there, self.order_there = memory(self.constants), memory(self.order)
@@ -69,8 +101,17 @@ class Case:
         self.device = device = device or ShimDevice(seed, shared_bytes=1 << 20)
         rows = Rows(self.order_there, self.step, self.batch, 0, self.rows)
         NarrowKernels(device, self.kind).steps(
-            self.net, *self.on_device, self.scale, rows, self.constants_there, self.totals, steps=steps, part=self.part, threads=threads, no_bytes=np.zeros(1, np.uint8)
-        )  # fmt: skip
+            self.net,
+            *self.on_device,
+            self.scale,
+            rows,
+            self.constants_there,
+            self.totals,
+            steps=steps,
+            part=self.part,
+            threads=threads,
+            no_bytes=np.zeros(1, np.uint8),
+        )
         return self
 
     def expected(self, steps=STEPS):
@@ -87,7 +128,9 @@ class Case:
             elif self.cost == "cross_entropy":
                 hits += ((h >= 0.5) == (y >= 0.5)).all(axis=1).sum()
             gradient = reference.gradient(theta, self.sizes, self.names, self.cost, X, y, l2)
-            theta, state = reference.update(self.rule, self.sizes, theta, gradient, state, 4 + s, *self.optimizer.hyper())
+            theta, state = reference.update(
+                self.rule, self.sizes, theta, gradient, state, 4 + s, *self.optimizer.hyper()
+            )
         return theta, state, cost, hits
 
     def check(self, steps=STEPS):
@@ -99,7 +142,9 @@ class Case:
         np.testing.assert_allclose(self.totals[0] - 0.5, float(cost), rtol=100 * np.finfo(self.kind).eps)
         assert self.totals[1] == 2 + hits
         assert self.step[0] == STEP + steps
-        later = np.concatenate([self.order[s * self.batch :][: self.rows] for s in range(STEP, STEP + steps)])[min(self.part, self.rows) :]
+        later = np.concatenate([self.order[s * self.batch :][: self.rows] for s in range(STEP, STEP + steps)])[
+            min(self.part, self.rows) :
+        ]
         X = self.on_device[0]
         assert sorted(self.device.prefetched) == sorted((X[row].ctypes.data, X[row].nbytes) for row in later)
 
@@ -131,7 +176,9 @@ LARGE = [((140, 9, 6), 7), ((3, 9, 6, 4), 131), ((35, 33, 33, 3), 40), ((1, 1), 
 @sharings
 @pytest.mark.parametrize(("sizes", "batch"), LARGE, ids=str)
 def test_every_sharing_of_whole_tiles_and_what_is_left(sizes, batch, sharing, kind, memory):
-    """4 x 4 sums of each thread are 4 rows and 128 columns: inputs in the gradient, rows of the batch elsewhere. More terms than lanes, and fewer."""
+    """4 x 4 sums of each thread are 4 rows and 128 columns: inputs in the gradient, rows of the batch elsewhere.
+    More terms than lanes, and fewer.
+    """
     Case(memory, sizes, "tanh", rule="adam", kind=kind, batch=batch, sharing=sharing).run(96, steps=1).check(1)
 
 
@@ -163,7 +210,9 @@ def test_one_step_and_many(memory):
 def test_the_schedule_of_threads_does_not_matter(sharing, memory):
     first, *others = (Case(memory, part=3, sharing=sharing).run(seed=seed) for seed in (1, 22, 333))
     for other in others:
-        for x, y in zip([first.moved, first.totals, *first.states], [other.moved, other.totals, *other.states], strict=True):
+        for x, y in zip(
+            [first.moved, first.totals, *first.states], [other.moved, other.totals, *other.states], strict=True
+        ):
             np.testing.assert_array_equal(x, y)
 
 
@@ -185,21 +234,30 @@ def test_a_row_out_of_range_is_not_asked_for_ahead(memory):
 
 
 def test_a_kernel_that_has_too_little_shared_memory_is_seen(memory):
-    """The stand-in guards what lies behind it; a device refuses what a block cannot have. The last element lies behind a row of 4 and is not written."""
+    """The stand-in guards what lies behind it; a device refuses what a block cannot have. The last element lies
+    behind a row of 4 and is not written.
+    """
     case = Case(memory)
     case.net = NarrowNet(**{**vars(case.net), "elements": case.elements - 2})
     with pytest.raises(KernelFault, match="beyond its dynamic shared memory"):
         case.run()
-    with pytest.raises(ValueError, match=rf"narrow_steps is to have {4 * case.elements - 8} bytes of shared memory, a block here has at most 100"):
+    with pytest.raises(
+        ValueError,
+        match=rf"narrow_steps is to have {4 * case.elements - 8} bytes of shared memory, a block here has at most 100",
+    ):
         case.run(device=ShimDevice(shared_bytes=100))
 
 
 def test_rows_that_fit():
-    """Shared memory in elements: weights with odd rows and biases, then for each row a with its one and delta, odd as well."""
+    """Shared memory in elements: weights with odd rows and biases, then for each row a with its one and delta, odd
+    as well.
+    """
     fixed, row, static = 9 * 3 + 9 + 4 * 9 + 4, (5 + 9) + (11 + 5), 1024
     for rows in (1, 5, 7):
         assert part_of_batch((3, 9, 4), 1000, 1000, 4, static + 4 * (fixed + rows * row)) == rows
-        assert part_of_batch((3, 9, 4), 1000, 1000, 4, static + 4 * (fixed + rows * row) - 4) == {1: 0, 5: 4, 7: 6}[rows]
+        assert (
+            part_of_batch((3, 9, 4), 1000, 1000, 4, static + 4 * (fixed + rows * row) - 4) == {1: 0, 5: 4, 7: 6}[rows]
+        )
         assert layout((3, 9, 4), rows, Layout((3, 9, 4)).spans(), [0, 0], 64)[1] == fixed + rows * row
     assert part_of_batch((3, 9, 4), 10, 10, 4, 1 << 20) == 10
     assert part_of_batch((3, 9, 4), 10, 6, 4, 1 << 20) == 5  # two equal parts
@@ -210,7 +268,11 @@ def test_neighbouring_lanes_meet_different_banks():
     """Along a row and down a column of everything that the products read."""
     table, end = layout((784, 16, 10, 7), 5, Layout((784, 16, 10, 7)).spans(), [0, 0, 0], 512)
     for n_in, n_out, *_, weights, biases, a, delta, after in np.c_[table[:, :8], [*table[1:, 4], end]]:
-        for begin, stop, rows, cols in ((weights, biases, n_out, n_in), (a, delta, 5, n_in + 1), (delta, after, 5, n_out)):
+        for begin, stop, rows, cols in (
+            (weights, biases, n_out, n_in),
+            (a, delta, 5, n_in + 1),
+            (delta, after, 5, n_out),
+        ):
             ld, rest = divmod(stop - begin, rows)
             assert (rest, ld >= cols) == (0, True)
             assert len({lane * ld % 32 for lane in range(32)}) == 32

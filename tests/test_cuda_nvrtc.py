@@ -28,8 +28,13 @@ def nvrtc():
     roots = [Path(place).parent for place in (spec.submodule_search_locations if spec else ())]
     found = [path for root in roots for name in WHEELS if (path := root / name).exists()]
     if not found:
-        pytest.fail("NVRTC is missing, so the CUDA kernels cannot be checked: pip install nvidia-cuda-nvrtc nvidia-cuda-runtime", pytrace=False)
-    for builtins in found[0].parent.glob("libnvrtc-builtins.so*"):  # NVRTC opens it by name; loaded first, it is found anywhere
+        pytest.fail(
+            "NVRTC is missing, so the CUDA kernels cannot be checked: pip install nvidia-cuda-nvrtc "
+            "nvidia-cuda-runtime",
+            pytrace=False,
+        )
+    for builtins in found[0].parent.glob("libnvrtc-builtins.so*"):
+        # NVRTC opens it by name; loaded first, it is found anywhere
         if ".alt." not in builtins.name:
             ctypes.CDLL(str(builtins), ctypes.RTLD_GLOBAL)
     library = ctypes.CDLL(str(found[0]))
@@ -43,12 +48,16 @@ def compile_kernels(source, name, options, result="CUBIN"):
     assert library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), name.encode(), 0, None, None) == 0
     try:
         flags = [*CUPY_FLAGS, *options]
-        status = library.nvrtcCompileProgram(program, len(flags), (ctypes.c_char_p * len(flags))(*(flag.encode() for flag in flags)))
+        status = library.nvrtcCompileProgram(
+            program, len(flags), (ctypes.c_char_p * len(flags))(*(flag.encode() for flag in flags))
+        )
         library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
         log = ctypes.create_string_buffer(size.value)
         library.nvrtcGetProgramLog(program, log)
         if status:
-            raise SyntaxError(f"{name} {' '.join(flags)}: {library.nvrtcGetErrorString(status).decode()}\n{log.value.decode()}")
+            raise SyntaxError(
+                f"{name} {' '.join(flags)}: {library.nvrtcGetErrorString(status).decode()}\n{log.value.decode()}"
+            )
         assert getattr(library, f"nvrtcGet{result}Size")(program, ctypes.byref(size)) == 0
         code = ctypes.create_string_buffer(size.value)
         assert getattr(library, f"nvrtcGet{result}")(program, code) == 0
@@ -87,7 +96,9 @@ def functions_in(code):
 
 
 # Sums over rows and elements are double on purpose; everything else in float32 is float32 throughout.
-DOUBLE_ON_PURPOSE = {name for name, kernel in sources.kernels().items() if any(p.type == "double" for p in kernel.parameters)}
+DOUBLE_ON_PURPOSE = {
+    name for name, kernel in sources.kernels().items() if any(p.type == "double" for p in kernel.parameters)
+}
 
 
 @pytest.mark.parametrize(("file", "kind"), [(file, kind) for file, kind in FILES_AND_KINDS if kind != "float64"])
@@ -110,23 +121,39 @@ def test_no_atomics(file, kind):
 
 @pytest.mark.parametrize("kind", sources.KINDS)
 @pytest.mark.parametrize(
-    ("file", "kernel"), [("gather.cu", "gather_rows"), ("bias_activation.cu", "bias_activate"), ("column_sums.cu", "derivative_sums"), ("update.cu", "update_adam")]
+    ("file", "kernel"),
+    [
+        ("gather.cu", "gather_rows"),
+        ("bias_activation.cu", "bias_activate"),
+        ("column_sums.cu", "derivative_sums"),
+        ("update.cu", "update_adam"),
+    ],
 )
 def test_memory_is_moved_16_bytes_at_a_time(file, kernel, kind):
     body = functions_in(ptx(sources.text(file), file, kind))[kernel]
-    assert re.search(r"ld\.global(\.nc)?\.v(4\.(f32|u32|b32|u16|b16)|2\.(f64|u64|b64))|ld\.global(\.nc)?\.v4", body), "no wide load"
+    assert re.search(r"ld\.global(\.nc)?\.v(4\.(f32|u32|b32|u16|b16)|2\.(f64|u64|b64))|ld\.global(\.nc)?\.v4", body), (
+        "no wide load"
+    )
     assert re.search(r"st\.global\.v", body), "no wide store"
 
 
 def test_a_broken_kernel_is_reported_with_file_and_line():
     with pytest.raises(SyntaxError, match=r"cost\.cu\(\d+\): error: identifier \"lgo\" is undefined"):
-        compile_kernels(sources.text("cost.cu").replace("log(sum)", "lgo(sum)"), "cost.cu", (*sources.options("float32"), "-arch=sm_90"))
+        compile_kernels(
+            sources.text("cost.cu").replace("log(sum)", "lgo(sum)"),
+            "cost.cu",
+            (*sources.options("float32"), "-arch=sm_90"),
+        )
 
 
 def test_line_numbers_are_those_of_the_file():
     line = next(i for i, text in enumerate(sources.read("cost.cu").splitlines(), 1) if "log(sum)" in text)
     with pytest.raises(SyntaxError, match=rf"cost\.cu\({line}\): error"):
-        compile_kernels(sources.text("cost.cu").replace("log(sum)", "lgo(sum)"), "cost.cu", (*sources.options("float32"), "-arch=sm_90"))
+        compile_kernels(
+            sources.text("cost.cu").replace("log(sum)", "lgo(sum)"),
+            "cost.cu",
+            (*sources.options("float32"), "-arch=sm_90"),
+        )
 
 
 def test_the_text_of_a_file_is_self_contained():

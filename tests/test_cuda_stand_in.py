@@ -51,7 +51,9 @@ def everything_with_a_reduction(seed, faults=()):
     k.column_sums(z, out["column_sums"], np.full(scratch_size(n), np.nan, np.float32), accumulate=False)
     out |= of_a_step(device, z, y, values)
     out["add_partials"] = np.zeros(2)
-    device.launch("add_partials", "float32", (2,), (256,), (out["add_partials"], np.arange(1400.0).reshape(2, 700), 700, 1.0))
+    device.launch(
+        "add_partials", "float32", (2,), (256,), (out["add_partials"], np.arange(1400.0).reshape(2, 700), 700, 1.0)
+    )
     out |= of_layers(device, z, values)
     case = narrow.Case(Memory(), (9, 33, 40), part=20, batch=30).run(96, device=device)
     out["narrow_steps"] = np.concatenate([case.totals, case.moved, *case.states])
@@ -63,38 +65,72 @@ def of_a_step(device, z, y, values):
     k, (m, n) = StepKernels(device, "float32"), z.shape
     rows, bias, out = Rows(np.arange(m), np.zeros(1, np.int64), m, 0, m), np.ones(n, np.float32), {}
     for name, g, ce, t in (
-        ("softmax_cross_entropy", Softmax(), True, y), ("sigmoid_cross_entropy", Sigmoid(), True, values), ("squared_values", Tanh(), False, values),
-        ("squared_classes", Tanh(), False, y), ("softmax_squared_values", Softmax(), False, values), ("softmax_squared_classes", Softmax(), False, y),
-    ):  # fmt: skip
+        ("softmax_cross_entropy", Softmax(), True, y),
+        ("sigmoid_cross_entropy", Sigmoid(), True, values),
+        ("squared_values", Tanh(), False, values),
+        ("squared_classes", Tanh(), False, y),
+        ("softmax_squared_values", Softmax(), False, values),
+        ("softmax_squared_classes", Softmax(), False, y),
+    ):
         partials, delta = np.zeros(partials_shape()), z.copy()  # delta over z, as a program has it
         k.output(g, ce, delta, bias, t, rows, delta, partials, accumulate=False)
         out[f"output_{name}"] = np.concatenate([partials.ravel(), delta.ravel()])
     chunks, delta = np.zeros(5 * n, np.float32), z.copy()
     k.derivative_sums(Tanh(), delta, values, chunks, 64, accumulate=False)
     out["derivative_sums"] = np.concatenate([chunks, delta.ravel()])
-    spans, constants = np.array([[0, 9000, 9030, 0, 9000, 300, 300]]), np.array([[0.5, 0.1, 0.1, 0.001, 2.0, 1e-3]], np.float32)
+    spans, constants = (
+        np.array([[0, 9000, 9030, 0, 9000, 300, 300]]),
+        np.array([[0.5, 0.1, 0.1, 0.001, 2.0, 1e-3]], np.float32),
+    )
     for rule, slots in (("sgd", 0), ("momentum", 1), ("adam", 2)):
-        theta, state, squares = z.ravel()[:9030].copy(), [np.abs(values.ravel()[:9030]) for _ in range(slots)], np.zeros(3)
+        theta, state, squares = (
+            z.ravel()[:9030].copy(),
+            [np.abs(values.ravel()[:9030]) for _ in range(slots)],
+            np.zeros(3),
+        )
         table = np.ascontiguousarray(constants[:, : CONSTANTS[rule]])
-        k.update(rule, theta, theta, values.ravel()[:9030].copy(), state, spans, table, np.zeros(1, np.int64), squares, 7)
+        k.update(
+            rule, theta, theta, values.ravel()[:9030].copy(), state, spans, table, np.zeros(1, np.int64), squares, 7
+        )
         out[f"update_{rule}"] = np.concatenate([squares, theta, *state])
     out["finish_step"] = np.zeros(2)
-    k.finish_step(out["finish_step"], np.zeros(1, np.int64), np.arange(512.0).reshape(2, 256), 200, np.arange(300.0), constants, 7)
+    k.finish_step(
+        out["finish_step"], np.zeros(1, np.int64), np.arange(512.0).reshape(2, 256), 200, np.arange(300.0), constants, 7
+    )
     return out
 
 
 def of_layers(device, z, values):
     """The same for the kernels of LARS and LAMB."""
-    spans, layers, out = np.array([[0, 9000, 9090, 0, 9000, 300, 300], [9090, 9100, 12000, 9090, 9100, 10, 10]]), LayerwiseKernels(device, "float32"), {}
-    for rule, slots, constants in (("lars", 1, (0.1, 0.5, 0.9, 0.02, 0.3)), ("lamb", 2, (0.1, 0.05, 0.1, 0.01, 2.0, 30.0, 1e-6, 0.3))):
+    spans, layers, out = (
+        np.array([[0, 9000, 9090, 0, 9000, 300, 300], [9090, 9100, 12000, 9090, 9100, 10, 10]]),
+        LayerwiseKernels(device, "float32"),
+        {},
+    )
+    for rule, slots, constants in (
+        ("lars", 1, (0.1, 0.5, 0.9, 0.02, 0.3)),
+        ("lamb", 2, (0.1, 0.05, 0.1, 0.01, 2.0, 30.0, 1e-6, 0.3)),
+    ):
         state = [np.zeros(z.size, np.float32) for _ in range(slots)]
-        sums, ratios, squares = np.full(layer_partials_shape(2), np.nan), np.full(layer_ratios_shape(2), np.nan), np.zeros(512)
+        sums, ratios, squares = (
+            np.full(layer_partials_shape(2), np.nan),
+            np.full(layer_ratios_shape(2), np.nan),
+            np.zeros(512),
+        )
         table = np.array([constants], np.float32)
-        getattr(layers, rule)(z.ravel().copy(), values.ravel(), *state, spans, sums, ratios, squares, table, np.zeros(1, np.int64), 7)
+        getattr(layers, rule)(
+            z.ravel().copy(), values.ravel(), *state, spans, sums, ratios, squares, table, np.zeros(1, np.int64), 7
+        )
         out[f"{rule}_norms"] = sums
     out["layer_ratios"] = np.zeros(4)
     table = np.ones((1, 5), np.float32)
-    device.launch("layer_ratios", "float32", (4,), (256,), (out["layer_ratios"], np.arange(5600.0).reshape(4, 2, 700), 700, table, 5, np.zeros(1, np.int64), 1))
+    device.launch(
+        "layer_ratios",
+        "float32",
+        (4,),
+        (256,),
+        (out["layer_ratios"], np.arange(5600.0).reshape(4, 2, 700), 700, table, 5, np.zeros(1, np.int64), 1),
+    )
     return out
 
 
@@ -117,7 +153,12 @@ def kernels_that_use(*words):
     wanted = [*words, *(h for w in words for h in helpers.get(w, ()))]
     found = []
     for kernel in sources.kernels().values():
-        body = sources.read(kernel.file).split(f" {kernel.name}(", 1)[1].split('extern "C"', 1)[0].split("__forceinline__", 1)[0]
+        body = (
+            sources.read(kernel.file)
+            .split(f" {kernel.name}(", 1)[1]
+            .split('extern "C"', 1)[0]
+            .split("__forceinline__", 1)[0]
+        )
         if any(word in body for word in wanted):
             found.append(kernel.name)
     return found
@@ -187,7 +228,9 @@ def gemm(dtype, m, n, k, op_A, op_B, beta=0.0):
     # Column-major memory of X is the row-major memory of its transpose.
     stored = [np.ascontiguousarray(x.T if op == "N" else x) for x, op in ((A, op_A), (B, op_B))]
     out = np.array(C.T, order="C")
-    ShimDevice().gemm(op_A, op_B, m, n, k, stored[0], stored[0].shape[1], stored[1], stored[1].shape[1], out, m, alpha=2.0, beta=beta)
+    ShimDevice().gemm(
+        op_A, op_B, m, n, k, stored[0], stored[0].shape[1], stored[1], stored[1].shape[1], out, m, alpha=2.0, beta=beta
+    )
     return out.T, 2 * A @ B + beta * C
 
 
@@ -206,7 +249,9 @@ def test_product_checks():
         device.gemm("N", "N", 3, 2, 2, x, 3, x.astype(np.float64), 2, x, 3)
     with pytest.raises(ValueError, match="gemm: A of 6 elements with ld=3 cannot hold 3 x 5"):
         device.gemm("N", "N", 3, 1, 5, x, 3, x, 5, x, 3)
-    with pytest.raises(ValueError, match="gemm: B must be a C-contiguous array on the device, or have its rows 2 elements apart"):
+    with pytest.raises(
+        ValueError, match="gemm: B must be a C-contiguous array on the device, or have its rows 2 elements apart"
+    ):
         device.gemm("N", "N", 3, 2, 2, x, 3, x[:, :2], 2, x, 3)
     full = np.full((2, 3), np.nan, np.float32)
     device.gemm("N", "N", 3, 2, 2, np.ones((2, 3), np.float32), 3, np.ones((2, 2), np.float32), 2, full, 3)
@@ -216,7 +261,8 @@ def test_product_checks():
 def test_a_barrier_not_reached_by_all_is_an_error(monkeypatch, tmp_path):
     source = (
         'extern "C" __global__ void half_way(REAL* x, int64 count) { if (threadIdx.x < count) __syncthreads(); }\n'
-        'extern "C" __global__ void half_warp(REAL* x, int64 count) { if (threadIdx.x < count) x[0] = __shfl_xor_sync(0xffffffffu, x[0], 1); }\n'
+        'extern "C" __global__ void half_warp(REAL* x, int64 count) { if (threadIdx.x < count) x[0] = '
+        "__shfl_xor_sync(0xffffffffu, x[0], 1); }\n"
     )
     (tmp_path / "bad.cu").write_text('#include "common.cuh"\n' + source)
     (tmp_path / "common.cuh").write_text(sources.read("common.cuh"))
@@ -225,7 +271,10 @@ def test_a_barrier_not_reached_by_all_is_an_error(monkeypatch, tmp_path):
         patch.setattr(sources, "kernels", lambda kernels=sources.kernels.__wrapped__: kernels())
         patch.setattr("cuda_on_cpu.device.library", builder.library.__wrapped__)
         x = np.zeros(8, np.float32)
-        for name, text in (("half_way", "__syncthreads was not reached"), ("half_warp", "shuffle or __syncwarp was not reached")):
+        for name, text in (
+            ("half_way", "__syncthreads was not reached"),
+            ("half_warp", "shuffle or __syncwarp was not reached"),
+        ):
             with pytest.raises(KernelFault, match=f"{name}: a {text}"):
                 ShimDevice().launch(name, "float32", (1,), (32,), (x, 7))
 

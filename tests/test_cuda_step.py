@@ -1,4 +1,6 @@
-"""The fused CUDA kernels of a training step, compiled for the CPU, in float32, float64 and bfloat16, against extended precision."""
+"""The fused CUDA kernels of a training step, compiled for the CPU, in float32, float64 and bfloat16, against
+extended precision.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,21 @@ import itertools
 
 import numpy as np
 import pytest
-from cuda_cases import Memory, activations, classes, close, g_of, normal, one_hot, places, shapes, slope_of, softmax_of, spans_of, wide
+from cuda_cases import (
+    Memory,
+    activations,
+    classes,
+    close,
+    g_of,
+    normal,
+    one_hot,
+    places,
+    shapes,
+    slope_of,
+    softmax_of,
+    spans_of,
+    wide,
+)
 from cuda_on_cpu import ShimDevice
 from cuda_on_cpu.products import rounded, widened
 from tolerances import assert_close
@@ -49,7 +65,9 @@ def eps(kind):
 def close_in(kind, got, expected, magnitude, ulps):
     """Within `ulps` units of the computation and half a unit of what it is stored in."""
     precision = np.finfo(real(kind)).eps
-    bound = (ulps * precision + (eps(kind) if kind == "bfloat16" else 0)) * np.abs(magnitude) + np.finfo(np.float32 if kind == "bfloat16" else real(kind)).tiny
+    bound = (ulps * precision + (eps(kind) if kind == "bfloat16" else 0)) * np.abs(magnitude) + np.finfo(
+        np.float32 if kind == "bfloat16" else real(kind)
+    ).tiny
     assert_close(widened(got).astype(np.longdouble), expected, bound)
 
 
@@ -69,7 +87,11 @@ def rows_of(m, memory):
 def test_gather(source, shape, kind, memory):
     m, n = shape
     rows, chosen = rows_of(m, memory)
-    x = np.random.default_rng(1).integers(0, 256, (3 * (m + 5), n)).astype(np.uint8) if source == "uint8" else normal((3 * (m + 5), n), real(kind))
+    x = (
+        np.random.default_rng(1).integers(0, 256, (3 * (m + 5), n)).astype(np.uint8)
+        if source == "uint8"
+        else normal((3 * (m + 5), n), real(kind))
+    )
     scale = np.float32(1 / 255).item() if source == "uint8" else 1.0
     out = memory.apart(stored(np.full(shape, np.nan), kind)[0])
     kernels(kind).gather(memory(x), rows, out, scale)
@@ -124,13 +146,21 @@ def expected_output(g, cross_entropy, z, y, n):
     else:
         cost = (e**2).sum() / 2
         delta = h * (e - (e * h).sum(axis=1, keepdims=True)) if isinstance(g, Softmax) else e * slope_of(g, h)
-    hits = (h.argmax(axis=1) == y).sum() if y.ndim == 1 else ((h >= 0.5) == (t >= 0.5)).all(axis=1).sum() if cross_entropy else 0
+    hits = (
+        (h.argmax(axis=1) == y).sum()
+        if y.ndim == 1
+        else ((h >= 0.5) == (t >= 0.5)).all(axis=1).sum()
+        if cross_entropy
+        else 0
+    )
     return cost, hits, delta, (np.abs(h) + np.abs(t)) * (n + 4 if isinstance(g, Softmax) else 2)
 
 
 @kinds
 @pytest.mark.parametrize("shape", WIDTHS, ids=str)
-@pytest.mark.parametrize(("g", "cross_entropy", "targets"), OUTPUTS, ids=lambda v: repr(v) if not isinstance(v, (bool, str)) else str(v))
+@pytest.mark.parametrize(
+    ("g", "cross_entropy", "targets"), OUTPUTS, ids=lambda v: repr(v) if not isinstance(v, (bool, str)) else str(v)
+)
 @pytest.mark.parametrize("over", ["delta over z", "apart"])
 def test_output(over, g, cross_entropy, targets, shape, kind, memory):
     m, n = shape
@@ -144,7 +174,9 @@ def test_output(over, g, cross_entropy, targets, shape, kind, memory):
     k = kernels(kind)
     k.output(g, cross_entropy, z, memory(b), memory(y), rows, delta, partials, accumulate=False)
     shifted = wide(exact.astype(real(kind)) + b)[0]
-    cost, hits, expected, magnitude = expected_output(g, cross_entropy, shifted, y[chosen] if y.ndim == 1 else wide(y[chosen])[0].astype(real(kind)), n)
+    cost, hits, expected, magnitude = expected_output(
+        g, cross_entropy, shifted, y[chosen] if y.ndim == 1 else wide(y[chosen])[0].astype(real(kind)), n
+    )
     spread = 1 + np.abs(shifted - shifted.max(axis=1, keepdims=True)) if isinstance(g, Softmax) else 1
     close_in(kind, delta, expected, magnitude * spread, 8)
     blocks = output_blocks(m, n)
@@ -152,7 +184,9 @@ def test_output(over, g, cross_entropy, targets, shape, kind, memory):
     assert partials[1, :blocks].sum() == hits
     if over == "apart":  # a second part of the batch adds its sums
         k.output(g, cross_entropy, z, b, y, rows, delta, partials, accumulate=True)
-        np.testing.assert_allclose(partials[0, :blocks].sum(), 2 * float(cost), rtol=64 * (n + 8) * np.finfo(real(kind)).eps)
+        np.testing.assert_allclose(
+            partials[0, :blocks].sum(), 2 * float(cost), rtol=64 * (n + 8) * np.finfo(real(kind)).eps
+        )
         assert partials[1, :blocks].sum() == 2 * hits
 
 
@@ -161,7 +195,17 @@ def test_output(over, g, cross_entropy, targets, shape, kind, memory):
 def test_a_row_or_a_class_out_of_range_makes_the_cost_nan(bad, g, cross_entropy):
     y, order = np.array([0, 1, 7 if bad == "class" else 2]), np.array([0, 5 if bad == "row" else 2])
     z, partials = np.zeros((2, 3), np.float32), np.zeros(partials_shape())
-    kernels("float32").output(g, cross_entropy, z, np.zeros(3, np.float32), y, Rows(order, np.zeros(1, np.int64), 2, 0, 2), z, partials, accumulate=False)
+    kernels("float32").output(
+        g,
+        cross_entropy,
+        z,
+        np.zeros(3, np.float32),
+        y,
+        Rows(order, np.zeros(1, np.int64), 2, 0, 2),
+        z,
+        partials,
+        accumulate=False,
+    )
     assert np.isnan(partials[0]).any()
 
 
@@ -171,11 +215,31 @@ def test_softmax_of_peaks(g, cross_entropy, kind):
     """The largest of each row in another place, and too large for exp: it must be found wherever it is."""
     n = 70
     z, y, partials = stored(np.where(np.eye(n, dtype=bool), 1e4, 0), kind)[0], np.arange(n), np.zeros(partials_shape())
-    kernels(kind).output(g, cross_entropy, z, np.zeros(n, real(kind)), y, Rows(np.arange(n), np.zeros(1, np.int64), n, 0, n), z, partials, accumulate=False)
+    kernels(kind).output(
+        g,
+        cross_entropy,
+        z,
+        np.zeros(n, real(kind)),
+        y,
+        Rows(np.arange(n), np.zeros(1, np.int64), n, 0, n),
+        z,
+        partials,
+        accumulate=False,
+    )
     assert (widened(z) == 0).all()
     assert (partials[0].sum(), partials[1].sum()) == (0, n)
     z[...], b = 0, np.where(np.arange(n) == 41, 1e4, 0).astype(real(kind))  # the same with a peak in the bias
-    kernels(kind).output(g, cross_entropy, z, b, np.full(n, 41), Rows(np.arange(n), np.zeros(1, np.int64), n, 0, n), z, partials, accumulate=False)
+    kernels(kind).output(
+        g,
+        cross_entropy,
+        z,
+        b,
+        np.full(n, 41),
+        Rows(np.arange(n), np.zeros(1, np.int64), n, 0, n),
+        z,
+        partials,
+        accumulate=False,
+    )
     assert (widened(z) == 0).all()
     assert (partials[0].sum(), partials[1].sum()) == (0, n)
 
@@ -197,7 +261,17 @@ def test_arrays_that_begin_anywhere(g, kind, memory):
 def test_softmax_at_the_edges(value, kind):
     z = stored(np.array([[value, 0, 1], [0, 1, 2]]), kind)[0]
     partials = np.zeros(partials_shape())
-    kernels(kind).output(Softmax(), True, z, np.zeros(3, real(kind)), np.array([0, 2]), Rows(np.arange(2), np.zeros(1, np.int64), 2, 0, 2), z, partials, accumulate=False)
+    kernels(kind).output(
+        Softmax(),
+        True,
+        z,
+        np.zeros(3, real(kind)),
+        np.array([0, 2]),
+        Rows(np.arange(2), np.zeros(1, np.int64), 2, 0, 2),
+        z,
+        partials,
+        accumulate=False,
+    )
     assert np.isfinite(widened(z)[1]).all()
     assert np.isfinite(partials[0]).all() == np.isfinite(value)
     assert np.isfinite(widened(z)[0]).all() == np.isfinite(value)
@@ -260,7 +334,10 @@ def updated(rule, theta, Delta, state, weights, rows, decay, constants):
 def test_update(rule, sizes, decay, shift, kind, memory):
     """1/m and L2 within the step; biases do not decay; arrays may be aligned alike, differently or not at all."""
     spans, where, length = places(spans_of(sizes), sizes[:-1])
-    begin, weights = len(where), [w for n_in, n_out in itertools.pairwise(sizes) for w in [True] * (n_in * n_out) + [False] * n_out]
+    begin, weights = (
+        len(where),
+        [w for n_in, n_out in itertools.pairwise(sizes) for w in [True] * (n_in * n_out) + [False] * n_out],
+    )
     (slots, numbers), dtype, blocks = UPDATES[rule], real(kind), 2
     theta, Delta = normal(begin, dtype), normal(begin, dtype, 1)
     state = [np.abs(normal(begin, dtype, 2 + k)) for k in range(slots)]
@@ -269,10 +346,13 @@ def test_update(rule, sizes, decay, shift, kind, memory):
     states = [memory(s) for s in state]
     constants, squares = np.zeros((3, CONSTANTS[rule]), dtype), memory(np.zeros(len(spans) * blocks))
     constants[STEP] = decay, *numbers
-    copied = kind == "bfloat16" or shift == 3  # a copy in the parameters' own dtype, as tf32 has it, in some of the cases
+    # a copy in the parameters' own dtype, as tf32 has it, in some of the cases
+    copied = kind == "bfloat16" or shift == 3
     before, _ = stored(np.full(length, -5.0), kind)
     low = memory(before) if copied else moved
-    kernels(kind).update(rule, moved, low, untouched, states, memory(spans), memory(constants), memory(np.array([STEP])), squares, 7)
+    kernels(kind).update(
+        rule, moved, low, untouched, states, memory(spans), memory(constants), memory(np.array([STEP])), squares, 7
+    )
     exact = wide(constants[STEP])[0]
     expected, expected_states = updated(rule, *wide(theta, Delta), wide(*state), weights, 7, exact[0], exact[1:])
     scale = np.abs(theta) + np.abs(Delta) + sum(np.abs(s) for s in state) + 1
@@ -320,13 +400,18 @@ def test_round_theta(sizes, kind, memory):
 
 def test_bfloat16_is_rounded_to_nearest_even():
     """The stand-in rounds in another way than the kernels: through the mantissa, not through the bits."""
-    values = np.concatenate([
-        np.random.default_rng(0).standard_normal(4000).astype(np.float32) * np.float32(10.0) ** np.random.default_rng(1).integers(-38, 38, 4000).astype(np.float32),
-        (np.arange(0x3F80_0000, 0x3F82_0000, 0x2000, dtype=np.uint32)).view(np.float32),  # ties
-        np.array([0, -0.0, np.inf, -np.inf, np.nan, 3.4e38, -3.4e38, 1e-45, 1.2e-38], np.float32),
-    ])  # fmt: skip
+    values = np.concatenate(
+        [
+            np.random.default_rng(0).standard_normal(4000).astype(np.float32)
+            * np.float32(10.0) ** np.random.default_rng(1).integers(-38, 38, 4000).astype(np.float32),
+            (np.arange(0x3F80_0000, 0x3F82_0000, 0x2000, dtype=np.uint32)).view(np.float32),  # ties
+            np.array([0, -0.0, np.inf, -np.inf, np.nan, 3.4e38, -3.4e38, 1e-45, 1.2e-38], np.float32),
+        ]
+    )
     low = np.zeros(values.size, np.uint16)
-    kernels("bfloat16").round_theta(values, low, np.array([[0, values.size, values.size, 0, 0, values.size, values.size]]))
+    kernels("bfloat16").round_theta(
+        values, low, np.array([[0, values.size, values.size, 0, 0, values.size, values.size]])
+    )
     np.testing.assert_array_equal(low, rounded(values))
     ties = values[4000:4016]
     np.testing.assert_array_equal(widened(low)[4000:4016], np.float32(2.0**-7) * np.rint(ties * np.float32(2.0**7)))
@@ -347,8 +432,20 @@ def test_launch_checks():
     with pytest.raises(TypeError, match="a must be uint16, got float32"):
         kernels("bfloat16").bias_activate(Tanh(), z, b)
     with pytest.raises(ValueError, match="z has 4 rows, 3 are taken"):
-        k.output(Softmax(), True, z, b, np.zeros(4, np.int64), Rows(np.arange(4), step, 4, 0, 3), z, np.zeros(partials_shape()), accumulate=False)
+        k.output(
+            Softmax(),
+            True,
+            z,
+            b,
+            np.zeros(4, np.int64),
+            Rows(np.arange(4), step, 4, 0, 3),
+            z,
+            np.zeros(partials_shape()),
+            accumulate=False,
+        )
     with pytest.raises(ValueError, match="chunks must have shape"):
         k.column_sums(z, b[:2], 64, accumulate=False)
     with pytest.raises(ValueError, match=r"constants must have shape \(1, 6\), got \(1, 2\)"):
-        k.update("adam", b, b, b, [b, b], np.zeros((1, 7), np.int64), np.zeros((1, 2), np.float32), step, np.zeros(1), 1)
+        k.update(
+            "adam", b, b, b, [b, b], np.zeros((1, 7), np.int64), np.zeros((1, 2), np.float32), step, np.zeros(1), 1
+        )

@@ -22,7 +22,8 @@ def test_arrays_of_other_libraries_are_used_where_they_lie(working):  # noqa: F8
     assert isinstance(net.forward(Tensor(X))[-1], DeviceArray)
     np.testing.assert_array_equal(np.asarray(h), net.predict_proba(X))
     assert type(net.predict_proba(X)) is np.ndarray
-    assert type(net.predict_proba(Tensor(X, place=(1, 0)))) is np.ndarray  # a tensor on the host is an array like any other
+    # a tensor on the host is an array like any other
+    assert type(net.predict_proba(Tensor(X, place=(1, 0)))) is np.ndarray
     other = net_on(backend)
     net.fit(Tensor(X), Tensor(y), epochs=2, batch_size=3)
     other.fit(X, y, epochs=2, batch_size=3)
@@ -41,13 +42,24 @@ def test_the_cuda_array_interface_alone_is_enough(working):  # noqa: F811
 def test_device_arrays_that_cannot_be_used(working):  # noqa: F811
     backend = CupyBackend()
     net, X = net_on(backend), np.ones((6, 4), np.float32)
-    with pytest.raises(ValueError, match=r"X: the array lies on CUDA device 3, the cupy engine works on device 0; copy it there first"):
+    with pytest.raises(
+        ValueError,
+        match=r"X: the array lies on CUDA device 3, the cupy engine works on device 0; copy it there first",
+    ):
         net.predict(Tensor(X, place=(2, 3)))
-    with pytest.raises(ValueError, match=r"X must be C-contiguous on the GPU, got shape \(6, 4\) with strides \(4, 24\); pass cupy\.ascontiguousarray\(X\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"X must be C-contiguous on the GPU, got shape \(6, 4\) with strides \(4, 24\); pass "
+        r"cupy\.ascontiguousarray\(X\)",
+    ):
         net.predict(Tensor(np.asfortranarray(X)))
     with pytest.raises(ValueError, match="y must be C-contiguous on the GPU"):
         net.fit(X, Tensor((np.arange(12) % 3)[::2]), batch_size=2)
-    with pytest.raises(TypeError, match=r"X lies on a GPU but cannot be used from there \(BufferError: bfloat16 is not known\); copy it to the host"):
+    with pytest.raises(
+        TypeError,
+        match=r"X lies on a GPU but cannot be used from there \(BufferError: bfloat16 is not known\); copy it to the "
+        r"host",
+    ):
         net.predict(Tensor("bfloat16 is not known"))
     working.current = 1
     with pytest.raises(RuntimeError, match="works on CUDA device 0, but device 1 is current here"):
@@ -56,5 +68,9 @@ def test_device_arrays_that_cannot_be_used(working):  # noqa: F811
 
 @pytest.mark.parametrize("engine", ["numpy", "numba"])
 def test_the_cpu_engines_refuse_device_arrays(engine):
-    with pytest.raises(TypeError, match=rf"X lies on a GPU \(fake_cupy\.Tensor\), the {engine} engine computes in the host's memory; pass a host array, or use backend='cupy'"):
+    with pytest.raises(
+        TypeError,
+        match=rf"X lies on a GPU \(fake_cupy\.Tensor\), the {engine} engine computes in the host's memory; pass a "
+        r"host array, or use backend='cupy'",
+    ):
         net_on(engine).predict(Tensor(np.ones((6, 4), np.float32)))

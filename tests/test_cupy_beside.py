@@ -1,4 +1,6 @@
-"""A layer's Delta beside the way back through it, as two branches of the graph: chosen by timing, neither in the other's way."""
+"""A layer's Delta beside the way back through it, as two branches of the graph: chosen by timing, neither in the
+other's way.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,12 @@ def test_delta_and_the_way_back_are_side_by_side_where_that_was_faster():
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
     ("hidden", "offers", "micro_batch"),
-    [("relu", tuple(EPILOGUES), None), ("tanh", tuple(EPILOGUES), None), ("relu", ("DEFAULT",), 3), ("relu", ("DEFAULT", "RELU_AUX_BIAS", "DRELU"), None)],
+    [
+        ("relu", tuple(EPILOGUES), None),
+        ("tanh", tuple(EPILOGUES), None),
+        ("relu", ("DEFAULT",), 3),
+        ("relu", ("DEFAULT", "RELU_AUX_BIAS", "DRELU"), None),
+    ],
     ids=str,
 )
 def test_neither_of_two_sides_needs_what_the_other_overwrites(hidden, offers, micro_batch, precision, monkeypatch):
@@ -44,13 +51,28 @@ def test_neither_of_two_sides_needs_what_the_other_overwrites(hidden, offers, mi
     X, y, thetas = rng.standard_normal((40, 6)).astype(np.float32), rng.integers(0, 4, 40), []
     chosen = cupy_program.choose
     for beside in (True, False):
-        monkeypatch.setattr(cupy_program, "choose", lambda *a, beside=beside, **k: [replace(choice, beside=beside and layer > 0) for layer, choice in enumerate(chosen(*a, **k))])
-        net = fastnn.Network([6, 20, 12, 8, 4], hidden=hidden, backend=CupyBackend(ShimDevice(offers=offers)), seed=1, precision=precision)
+        monkeypatch.setattr(
+            cupy_program,
+            "choose",
+            lambda *a, beside=beside, **k: [
+                replace(choice, beside=beside and layer > 0) for layer, choice in enumerate(chosen(*a, **k))
+            ],
+        )
+        net = fastnn.Network(
+            [6, 20, 12, 8, 4],
+            hidden=hidden,
+            backend=CupyBackend(ShimDevice(offers=offers)),
+            seed=1,
+            precision=precision,
+        )
         program = net.backend.compile(net, optimizers.Adam(0.01), 8, micro_batch)
         program.run(X, y, np.arange(40), 0, 5)
         assert program.mode == "captured"
         thetas.append(net.theta.copy())
-        assert any("side_by_side" in str(getattr(call, "func", "")) for call in program._replays[0]._steps[8]._calls) is beside
+        assert (
+            any("side_by_side" in str(getattr(call, "func", "")) for call in program._replays[0]._steps[8]._calls)
+            is beside
+        )
     np.testing.assert_array_equal(*thetas)
 
 
@@ -75,8 +97,17 @@ def test_in_a_capture_two_streams_part_and_meet_again(working):  # noqa: F811
         device.side_by_side(lambda: seen.append(working.streams[-1]), lambda: seen.append(working.streams[-1]))
         assert seen == [main, main]
         working.log.clear()
-        device.capture(lambda: device.side_by_side(lambda: seen.append(working.streams[-1]), lambda: seen.append(working.streams[-1])))
+        device.capture(
+            lambda: device.side_by_side(
+                lambda: seen.append(working.streams[-1]), lambda: seen.append(working.streams[-1])
+            )
+        )
     beside = seen[2]
     assert seen[3] is main
     assert beside is not main
-    assert working.log[:4] == [("record", main.name), ("wait", beside.name), ("record", beside.name), ("wait", main.name)]
+    assert working.log[:4] == [
+        ("record", main.name),
+        ("wait", beside.name),
+        ("record", beside.name),
+        ("wait", main.name),
+    ]

@@ -32,9 +32,18 @@ from fastnn.kernels.cuda import sources
     [
         (runtime(), None),
         (runtime(driver=0), "no CUDA driver was found"),
-        (runtime(driver=12040), "the driver supports CUDA 12.4, but the installed CuPy is built for CUDA 13.2; update the driver, or install cupy-cuda12x"),
+        (
+            runtime(driver=12040),
+            (
+                "the driver supports CUDA 12.4, but the installed CuPy is built for CUDA 13.2; update the driver, or "
+                "install cupy-cuda12x"
+            ),
+        ),
         (runtime(devices=0), "no CUDA device is visible; CUDA_VISIBLE_DEVICES is '7'"),
-        (runtime(error=RuntimeError("cudaErrorNoDevice: no CUDA-capable device\nmore")), "no CUDA device can be reached (cudaErrorNoDevice: no CUDA-capable device); CUDA"),
+        (
+            runtime(error=RuntimeError("cudaErrorNoDevice: no CUDA-capable device\nmore")),
+            "no CUDA device can be reached (cudaErrorNoDevice: no CUDA-capable device); CUDA",
+        ),
     ],
 )
 def test_reasons_of_the_device(monkeypatch, given, reason):
@@ -119,7 +128,8 @@ def test_package_names(monkeypatch):
     assert cupy_device._cupy_packages() == ["cupy", "cupy-cuda12x", "cupy-cuda13x", "cupy-rocm-5-0"]
 
 
-# ---- the real device layer over a fake CuPy ---------------------------------------------------------------------------
+# ---- the real device layer over a fake CuPy
+# ---------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -167,7 +177,14 @@ def net_on(backend, dtype="float32"):
 def run_a_little(backend, times=3):
     net = net_on(backend)
     program = backend.compile(net, optimizers.Adam(0.01), 4)
-    data = [backend.asarray(x) for x in (np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32), np.arange(10) % 3, np.arange(10))]
+    data = [
+        backend.asarray(x)
+        for x in (
+            np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32),
+            np.arange(10) % 3,
+            np.arange(10),
+        )
+    ]
     for _ in range(times):
         program.run(*data, 0, 3)
     return backend.to_numpy(net.theta), program
@@ -183,7 +200,9 @@ def test_the_binding_of_cublaslt_is_named(working):
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_a_captured_program_with_epilogues_goes_through_cublaslt(working, precision):
-    """As on the stand-in of the device, bit for bit: descriptors, types and addresses say the same as the products they were made of."""
+    """As on the stand-in of the device, bit for bit: descriptors, types and addresses say the same as the products
+    they were made of.
+    """
     X, y = np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32), np.arange(10) % 3
     thetas = []
     for backend in (CupyBackend(), CupyBackend(ShimDevice())):
@@ -196,7 +215,12 @@ def test_a_captured_program_with_epilogues_goes_through_cublaslt(working, precis
     np.testing.assert_array_equal(*thetas)
     assert working.lt.errors == []
     back = "DRELU" if precision == "bf16" else "DRELU_BGRAD"  # sums in bfloat16 would be too coarse
-    assert {problem.product().epilogue for problem in working.lt.problems} >= {"DEFAULT", "RELU_AUX_BIAS", back, "BGRADB"}
+    assert {problem.product().epilogue for problem in working.lt.problems} >= {
+        "DEFAULT",
+        "RELU_AUX_BIAS",
+        back,
+        "BGRADB",
+    }
     assert {problem.product().compute for problem in working.lt.problems} == {"tf32" if precision == "tf32" else "fp32"}
     assert ({problem.product().inputs for problem in working.lt.problems} == {"bfloat16"}) == (precision == "bf16")
 
@@ -208,7 +232,10 @@ def test_without_cublaslt_products_go_through_cublas_and_steps_are_not_captured(
         raise OSError("libcublasLt.so.13: cannot open shared object file")
 
     monkeypatch.setattr(cublaslt, "library", missing)
-    with pytest.warns(RuntimeWarning, match=r"not captured as a CUDA graph, .* cuBLASLt cannot be used \(OSError: libcublasLt.so.13: cannot open"):
+    with pytest.warns(
+        RuntimeWarning,
+        match=r"not captured as a CUDA graph, .* cuBLASLt cannot be used \(OSError: libcublasLt.so.13: cannot open",
+    ):
         theta, program = run_a_little(CupyBackend())
     assert program.why_eager.startswith("cuBLASLt cannot be used")
     assert CupyBackend().products.startswith("cuBLAS, because cuBLASLt cannot be used (OSError")
@@ -218,7 +245,11 @@ def test_without_cublaslt_products_go_through_cublas_and_steps_are_not_captured(
 def test_what_the_driver_refuses_to_capture_runs_eagerly(working):
     captured, _ = run_a_little(CupyBackend())
     working.refuses = True
-    with pytest.warns(RuntimeWarning, match="not captured as a CUDA graph, .*: RuntimeError: cudaErrorStreamCaptureUnsupported: operation not permitted$"):
+    with pytest.warns(
+        RuntimeWarning,
+        match="not captured as a CUDA graph, .*: RuntimeError: cudaErrorStreamCaptureUnsupported: operation not "
+        "permitted$",
+    ):
         theta, program = run_a_little(CupyBackend())
     assert program.why_eager == "RuntimeError: cudaErrorStreamCaptureUnsupported: operation not permitted"
     np.testing.assert_array_equal(theta, captured)
@@ -241,7 +272,10 @@ def test_no_garbage_such_as_other_graphs_is_collected_during_a_capture(working):
 def test_cublas_in_a_capture_ends_it(working):
     device = CupyBackend().device
     x = device.empty((2, 2), np.float32)
-    with device.work(), pytest.raises(CaptureRefused, match="NotImplementedError: calling cuBLAS API during stream capture"):
+    with (
+        device.work(),
+        pytest.raises(CaptureRefused, match="NotImplementedError: calling cuBLAS API during stream capture"),
+    ):
         device.capture(lambda: device.gemm("N", "N", 2, 2, 2, x, 2, x, 2, x, 2))
     assert working.recording is None  # the stream can be used again
     with device.work(), pytest.raises(ForbiddenInCapture, match="may not allocate memory"):
@@ -255,7 +289,13 @@ def test_work_is_ordered_with_the_callers_stream(working):
     with device.work():
         assert working.streams[-1].name == "own True"
         working.log.append("work")
-    assert working.log == [("record", "the caller's"), ("wait", "own True"), "work", ("record", "own True"), ("wait", "the caller's")]
+    assert working.log == [
+        ("record", "the caller's"),
+        ("wait", "own True"),
+        "work",
+        ("record", "own True"),
+        ("wait", "the caller's"),
+    ]
     working.log.clear()
     with device.copying():
         mark = device.mark()
@@ -263,7 +303,8 @@ def test_work_is_ordered_with_the_callers_stream(working):
     mark.synchronize()
     assert working.log == [("record", "own True"), ("wait", "the caller's"), ("wait for event",)]
     calls = []
-    assert device.seconds(lambda: calls.append(1), recorded=False) == 40e-3  # 40 ms by the fake clock: once to load, once to see, once to time
+    # 40 ms by the fake clock: once to load, once to see, once to time
+    assert device.seconds(lambda: calls.append(1), recorded=False) == 40e-3
     assert len(calls) == 3
     working.cuda.get_elapsed_time = lambda begin, end: 0.1
     assert device.seconds(lambda: calls.append(1), recorded=False) == 0.1e-3 / 20
@@ -272,7 +313,9 @@ def test_work_is_ordered_with_the_callers_stream(working):
 
 @pytest.mark.parametrize("refuses", [False, True])
 def test_what_is_timed_is_recorded_and_repeated_as_a_graph_where_that_is_possible(working, refuses):
-    """So that the time between two events is the device's, and not that of the host, which asks for one launch after another."""
+    """So that the time between two events is the device's, and not that of the host, which asks for one launch
+    after another.
+    """
     device = CupyBackend().device
     working.refuses = refuses
     working.cuda.get_elapsed_time = lambda begin, end: 0.1
@@ -337,7 +380,10 @@ def test_host_arrays_are_refused_and_converted(working):
     net = fastnn.Network([4, 5, 3], backend=backend)
     X, y, order = np.zeros((6, 4), np.float32), np.zeros(6, np.int64), np.arange(6)
     program = backend.compile(net, optimizers.SGD(), 4)
-    with pytest.raises(TypeError, match=r"X must be an array of the cupy engine, got numpy\.ndarray; see backend\.asarray"):
+    with pytest.raises(
+        TypeError,
+        match=r"X must be an array of the cupy engine, got numpy\.ndarray; see backend\.asarray",
+    ):
         program.run(X, backend.asarray(y), order, 0, 1)
     with pytest.raises(TypeError, match=r"y must be an array of the cupy engine, got numpy\.ndarray"):
         program.run(backend.asarray(X), y, order, 0, 1)
@@ -353,7 +399,10 @@ def test_another_device_is_refused(working):
     backend = CupyBackend()
     x = backend.zeros((2, 2), np.float32)
     working.current = 1
-    with pytest.raises(RuntimeError, match=r"works on CUDA device 0, but device 1 is current here; .*with cupy\.cuda\.Device\(0\)"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"works on CUDA device 0, but device 1 is current here; .*with cupy\.cuda\.Device\(0\)",
+    ):
         backend.activate("tanh", x)
     working.current = 0
     elsewhere = type("Elsewhere", (DeviceArray,), {"device": SimpleNamespace(id=1)})

@@ -1,4 +1,6 @@
-"""The CuPy engine over the stand-in of the device: its programs against the NumPy engine, what it costs, what it refuses."""
+"""The CuPy engine over the stand-in of the device: its programs against the NumPy engine, what it costs, what it
+refuses.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,15 @@ from fastnn.backends.cupy_backend import CupyBackend
 from fastnn.backends.numpy_backend import NumpyBackend
 
 HIDDEN = ["sigmoid", "tanh", "relu", "leaky_relu", LeakyReLU(0.0), "identity"]
-PAIRS = [("softmax", "cross_entropy"), ("sigmoid", "cross_entropy"), ("softmax", "squared_error"), ("softmax", "squared_error classes")]
-PAIRS += [(output, "squared_error") for output in ("sigmoid", "tanh", "identity", "relu")] + [("identity", "squared_error classes")]
+PAIRS = [
+    ("softmax", "cross_entropy"),
+    ("sigmoid", "cross_entropy"),
+    ("softmax", "squared_error"),
+    ("softmax", "squared_error classes"),
+]
+PAIRS += [(output, "squared_error") for output in ("sigmoid", "tanh", "identity", "relu")] + [
+    ("identity", "squared_error classes")
+]
 RULES = {
     "sgd": lambda: optimizers.SGD(0.05),
     "momentum": lambda: optimizers.Momentum(0.02, 0.8),
@@ -41,7 +50,9 @@ def problem(dtype, cost, output, seed=0):
 
 
 def trained(backend, hidden, output, cost, rule, dtype, l2, epochs=2):
-    net = fastnn.Network(SIZES, hidden=hidden, output=output, cost=cost.split()[0], l2=l2, dtype=dtype, backend=backend, seed=3)
+    net = fastnn.Network(
+        SIZES, hidden=hidden, output=output, cost=cost.split()[0], l2=l2, dtype=dtype, backend=backend, seed=3
+    )
     X, y = problem(dtype, cost, output)
     optimizer = RULES[rule]()
     program = net.backend.compile(net, optimizer, BATCH)
@@ -81,7 +92,9 @@ def test_any_size(sizes, m, batch):
     X, y = rng.standard_normal((m, sizes[0])), rng.standard_normal((m, sizes[-1]))
     thetas = []
     for backend in (make_backend(), NumpyBackend()):
-        net = fastnn.Network(sizes, hidden="tanh", output="identity", cost="squared_error", l2=0.1, dtype="float64", backend=backend)
+        net = fastnn.Network(
+            sizes, hidden="tanh", output="identity", cost="squared_error", l2=0.1, dtype="float64", backend=backend
+        )
         program = net.backend.compile(net, optimizers.SGD(0.01), batch)
         program.run(X, y, np.arange(m), 0, program.steps(m))
         thetas.append(net.theta)
@@ -119,7 +132,13 @@ def test_one_synchronisation_and_no_allocation_in_a_run(l2):
         assert backend.device.allocations == 0
         layers = len(sizes) - 1
         assert len(backend.device.calls) == steps * (3 * layers - 1)  # three products a layer, but no delta^(1)
-        assert backend.device.launches == steps * ["gather_rows", "output_softmax_cross_entropy", "update_adam", "finish_step"]  # the rest is in epilogues
+        # the rest is in epilogues
+        assert backend.device.launches == steps * [
+            "gather_rows",
+            "output_softmax_cross_entropy",
+            "update_adam",
+            "finish_step",
+        ]
 
 
 def test_an_empty_run_does_nothing():
@@ -158,8 +177,17 @@ def test_operations_take_strides():
     np.testing.assert_allclose(copy, np.tanh(z), rtol=1e-14)
     y = np.arange(12, dtype=np.int32)[::2] % 8
     h = backend.activate("softmax", z)
-    np.testing.assert_allclose(backend.output_delta("softmax", "cross_entropy", z, h, y), reference.output_delta("softmax", "cross_entropy", z, h, y), rtol=1e-12, atol=1e-14)
-    np.testing.assert_allclose(backend.cost_sum("softmax", "cross_entropy", z, h, y), reference.cost_sum("softmax", "cross_entropy", z, h, y), rtol=1e-13)
+    np.testing.assert_allclose(
+        backend.output_delta("softmax", "cross_entropy", z, h, y),
+        reference.output_delta("softmax", "cross_entropy", z, h, y),
+        rtol=1e-12,
+        atol=1e-14,
+    )
+    np.testing.assert_allclose(
+        backend.cost_sum("softmax", "cross_entropy", z, h, y),
+        reference.cost_sum("softmax", "cross_entropy", z, h, y),
+        rtol=1e-13,
+    )
 
 
 def test_scans_of_other_types_and_strides():

@@ -1,4 +1,6 @@
-"""Programs that train narrow nets by the fused kernel, over the stand-in: against the NumPy engine, when it is chosen, what is refused."""
+"""Programs that train narrow nets by the fused kernel, over the stand-in: against the NumPy engine, when it is
+chosen, what is refused.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def fewer_threads(monkeypatch):
 
 
 class Device(ShimDevice):
-    """With shared memory. `times`: seconds for pieces of work by words in their names; nothing is run but what a test asks for."""
+    """With shared memory. `times`: seconds for pieces of work by words in their names; nothing is run but what a
+    test asks for.
+    """
 
     def __init__(self, seconds=lambda work: 1.0, **kw):
         super().__init__(**{"shared_bytes": SHARED, **kw})
@@ -142,7 +146,9 @@ def test_a_run_waits_once_and_allocates_nothing():
     sizes, empty = [], net.backend.device._empty
     optimizer = optimizers.Adam()
     optimizer.bind(net, lambda: net.backend.zeros(net.theta.shape, net.dtype))
-    net.backend.device._empty = lambda shape, dtype: sizes.append(int(np.prod(shape)) * np.dtype(dtype).itemsize) or empty(shape, dtype)
+    net.backend.device._empty = lambda shape, dtype: (
+        sizes.append(int(np.prod(shape)) * np.dtype(dtype).itemsize) or empty(shape, dtype)
+    )
     program = net.backend.compile(net, optimizer, BATCH)
     predicted = Arena.size(cupy_program.footprint(net, net.backend.device, BATCH, BATCH, optimizer))
     assert sizes == [predicted] == [program.nbytes]
@@ -176,7 +182,9 @@ def test_micro_batches():
 
 
 def timed(fastest):
-    """Seconds by which captured steps, or the fused way of this number, are the fastest; every candidate is really run."""
+    """Seconds by which captured steps, or the fused way of this number, are the fastest; every candidate is really
+    run.
+    """
 
     def seconds(work):
         way = work.args[0] if hasattr(work, "args") else None
@@ -202,7 +210,8 @@ def test_the_fastest_way_is_taken_and_trials_leave_no_trace(fastest, rule):
     assert optimizer.t == 0
     X, order = program._arena["trial_X"], program._arena["order"]
     assert len({X[row].tobytes() for row in order[:512]}) == 512  # rows of their own, as in training
-    assert program._arena["step"][0] == cupy_narrow.TRIAL_STEPS  # each trial begins at the first: beyond the last are no row numbers
+    # each trial begins at the first: beyond the last are no row numbers
+    assert program._arena["step"][0] == cupy_narrow.TRIAL_STEPS
     assert {"narrow_steps", f"update_{rule}"} <= set(net.backend.device.launches)  # tried
     net.backend.device.reset_counters()
     X, y = problem()
@@ -212,11 +221,17 @@ def test_the_fastest_way_is_taken_and_trials_leave_no_trace(fastest, rule):
     for state in other.optimizer.state:
         state += 0.25
     if fastest is None:
-        assert (program.mode, program.why_not_fused) == ("captured", "captured steps were timed to be faster than fused ones")
+        assert (program.mode, program.why_not_fused) == (
+            "captured",
+            "captured steps were timed to be faster than fused ones",
+        )
         assert "captured steps were timed to be faster than fused ones" in net.plan(BATCH, optimizer=rule)
     else:
         assert (program.mode, program._fused.way) == ("fused", fastest)
-        assert net.plan(BATCH, optimizer=rule).startswith(f"fused: many whole steps in one launch, by one block in shared memory, 16 rows at a time, {fastest} threads; ")
+        assert net.plan(BATCH, optimizer=rule).startswith(
+            f"fused: many whole steps in one launch, by one block in shared memory, 16 rows at a time, {fastest} "
+            "threads; "
+        )
         assert set(net.backend.device.launches) == {"narrow_steps"}
         other._fused.way = fastest
     other.run(X, y, np.arange(ROWS), 0, 5)
@@ -236,7 +251,14 @@ def test_the_choice_is_remembered_on_disk_and_for_each_shape_and_rule(tmp_path, 
     assert (program.mode, program._fused.way, tried) == ("fused", 64, True)
     program, tried = compiled()
     assert (program.mode, program._fused.way, tried) == ("fused", 64, False)
-    for other in ({"batch": 15}, {"rule": optimizers.Adam}, {"sizes": (6, 12, 4)}, {"hidden": "tanh"}, {"dtype": "float64"}, {"output": "identity", "cost": "squared_error"}):
+    for other in (
+        {"batch": 15},
+        {"rule": optimizers.Adam},
+        {"sizes": (6, 12, 4)},
+        {"hidden": "tanh"},
+        {"dtype": "float64"},
+        {"output": "identity", "cost": "squared_error"},
+    ):
         assert compiled(**other)[1], other
     (known,) = json.loads((tmp_path / "fastnn" / "cuda-choices.json").read_text())["devices"].values()
     assert sum(name.startswith("steps of") for name in known) == 7
@@ -256,7 +278,9 @@ def test_the_plan_is_that_of_the_rule():
         text = net.plan(BATCH, optimizer=rule)
         assert text.startswith("each step as one CUDA graph")
         assert "layer 2: " in text
-        assert ("or many steps in one launch of a fused kernel, if that is timed to be faster then" in text) == (rule == "adam")
+        assert (("or many steps in one launch of a fused kernel, if that is timed to be faster then") in text) == (
+            rule == "adam"
+        )
     other = network(backend(seconds=timed(None)))
     other.backend.compile(other, optimizers.Adam(), BATCH)
     assert "captured steps were timed to be faster" in other.plan(BATCH)
@@ -287,7 +311,10 @@ REFUSED = [
     ({"sizes": (6, 129, 4)}, "a hidden layer has 129 units, more than 128"),
     ({"precision": "bf16"}, "it computes in float32 or float64, not with precision='bf16'"),
     ({"rule": optimizers.LARS}, "it knows sgd, momentum, adam, not lars"),
-    ({"sizes": (2000, 128, 4), "batch": 64}, r"a step has 32,866,304 multiply-adds, more than the 8,000,000 that one multiprocessor is given"),
+    (
+        {"sizes": (2000, 128, 4), "batch": 64},
+        r"a step has 32,866,304 multiply-adds, more than the 8,000,000 that one multiprocessor is given",
+    ),
     ({"sizes": (500, 60, 4)}, r"do not fit into the 102,400 bytes of shared memory that a block can have"),
 ]
 
@@ -328,7 +355,9 @@ def test_each_way_shares_out_for_its_own_threads(monkeypatch):
     net = network(backend(True, seconds=timed(None)), (20, 64, 64, 4), l2=0)
     fused, tables = net.backend.compile(net, optimizers.SGD(), 64)._fused, []
     for threads in ways:
-        tables.append(layout(net.sizes, fused.part, net.layout.spans(), [g.code for g in (*net.hidden, net.output)], threads)[0])
+        tables.append(
+            layout(net.sizes, fused.part, net.layout.spans(), [g.code for g in (*net.hidden, net.output)], threads)[0]
+        )
         np.testing.assert_array_equal(fused._nets[threads].table, tables[-1])
     assert (tables[0] != tables[1]).any()
 

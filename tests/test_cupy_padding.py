@@ -1,5 +1,6 @@
-"""Rows of an aligned length in training programs, for nets of any sizes: the float64 oracle, gaps that nobody reads or writes, the same
-bits as without gaps, and a stand-in that insists on the alignment. Wrong strides in single kernels: test_cuda_step.py, test_cuda_faults.py."""
+"""Rows of an aligned length in training programs, for nets of any sizes: the float64 oracle, gaps that nobody reads or
+writes, the same bits as without gaps, and a stand-in that insists on the alignment. Wrong strides in single kernels:
+test_cuda_step.py, test_cuda_faults.py."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ precisions = pytest.mark.parametrize("precision", PRECISIONS)
 odd_sizes = st.lists(st.integers(1, 41), min_size=2, max_size=5).map(tuple)
 
 
-def program_of(sizes, precision, *, rows, offers=None, hidden="relu", rule=optimizers.SGD, rate=1.0, micro_batch=None, **given):
+def program_of(
+    sizes, precision, *, rows, offers=None, hidden="relu", rule=optimizers.SGD, rate=1.0, micro_batch=None, **given
+):
     """A program over the stand-in, and data; its network has two classes or more."""
     device = ShimDevice(**({} if offers is None else {"offers": offers}), **given)
     output = {} if sizes[-1] > 1 else {"output": "sigmoid"}
@@ -44,7 +47,11 @@ def program_of(sizes, precision, *, rows, offers=None, hidden="relu", rule=optim
 
 def matrices(program):
     """Names of the pieces of memory that hold matrices, or what belongs to them."""
-    return [name for name in program._arena._views if name.startswith(("a", "delta", "Delta", "low", "mask", "chunks")) and not name.startswith("trial")]
+    return [
+        name
+        for name in program._arena._views
+        if name.startswith(("a", "delta", "Delta", "low", "mask", "chunks")) and not name.startswith("trial")
+    ]
 
 
 def poison(program):
@@ -82,7 +89,9 @@ def test_rows_begin_at_multiples_of_16_bytes():
     ((784, 300, 100, 10), "float32", "tf32", False), ((841, 300, 10), "float32", "tf32", True), ((784, 30, 10), "float32", "tf32", True), ((784, 31, 4), "float32", "tf32", True),
     ((4, 3, 4), "float32", "tf32", True), ((841, 300, 10), "float32", "fp32", False), ((841, 300, 10), "float64", "fp64", False), ((784, 300, 100, 10), "bfloat16", "fp32", True),
 ])  # fmt: skip
-def test_products_read_a_copy_of_theta_where_it_is_rounded_or_lies_as_tensor_cores_do_not_want_it(sizes, kind, compute, expected):
+def test_products_read_a_copy_of_theta_where_it_is_rounded_or_lies_as_tensor_cores_do_not_want_it(
+    sizes, kind, compute, expected
+):
     """In tf32 where rows are 841 or 30 numbers long, or the second layer begins at 31 x 785 numbers."""
     assert has_copy(sizes, kind, compute) is expected
 
@@ -104,7 +113,9 @@ def test_a_copy_is_counted_in_the_footprint():
 @example(sizes=(29, 25, 20, 15, 10), rows=40, parts=3)
 @example(sizes=(1, 1), rows=1, parts=1)
 def test_a_gradient_against_the_oracle(offers, precision, sizes, rows, parts):
-    """One step of gradient descent with rate 1 moves theta by D; tanh, because a kink would turn a rounding into another gradient."""
+    """One step of gradient descent with rate 1 moves theta by D; tanh, because a kink would turn a rounding into
+    another gradient.
+    """
     program, X, y = program_of(sizes, precision, rows=rows, offers=offers, hidden="tanh", micro_batch=-(-rows // parts))
     theta = program.net.theta.copy()
     poison(program)
@@ -126,14 +137,18 @@ RULES = [optimizers.SGD, optimizers.Momentum, optimizers.Adam, optimizers.LARS, 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
 @pytest.mark.parametrize("offers", [None, OWN], ids=["epilogues", "own kernels"])
-@given(sizes=odd_sizes, rows=st.integers(1, 40), rule=st.sampled_from(RULES), hidden=st.sampled_from(["relu", "sigmoid"]))
+@given(
+    sizes=odd_sizes, rows=st.integers(1, 40), rule=st.sampled_from(RULES), hidden=st.sampled_from(["relu", "sigmoid"])
+)
 @example(sizes=(17, 20, 12, 10), rows=33, rule=optimizers.Adam, hidden="relu")
 def test_the_same_bits_as_without_gaps(offers, precision, sizes, rows, rule, hidden):
     """NaN between rows reaches no result. (In fp32 the stand-in's products may add up in another order.)"""
     results = []
     for way in (contextlib.nullcontext(), without_gaps()):
         with way:
-            program, X, y = program_of(sizes, precision, rows=rows, offers=offers, hidden=hidden, rule=rule, rate=0.01, aligned=not results)
+            program, X, y = program_of(
+                sizes, precision, rows=rows, offers=offers, hidden=hidden, rule=rule, rate=0.01, aligned=not results
+            )
             poison(program)
             cost = [program.run(X, y, np.arange(rows + 3), 0, 2)[0] for _ in range(2)]
         results.append((cost, program.net.theta.copy(), *program.optimizer.state))
@@ -147,7 +162,9 @@ def test_the_same_bits_as_without_gaps(offers, precision, sizes, rows, rule, hid
 def test_captured_steps_equal_eager_ones_bit_for_bit(precision, hidden):
     thetas = []
     for refuse in (None, "for comparison"):
-        program, X, y = program_of((17, 20, 12, 10), precision, rows=16, hidden=hidden, rule=optimizers.Adam, rate=0.01, refuses_capture=refuse)
+        program, X, y = program_of(
+            (17, 20, 12, 10), precision, rows=16, hidden=hidden, rule=optimizers.Adam, rate=0.01, refuses_capture=refuse
+        )
         with pytest.warns(RuntimeWarning, match="for comparison") if refuse else contextlib.nullcontext():
             for epoch in range(20):
                 program.run(X, y, np.random.default_rng(epoch).permutation(19), 0, 2)
@@ -156,7 +173,8 @@ def test_captured_steps_equal_eager_ones_bit_for_bit(precision, hidden):
     np.testing.assert_array_equal(*thetas)
 
 
-# ---- memory -------------------------------------------------------------------------------------------------------------
+# ---- memory
+# -------------------------------------------------------------------------------------------------------------
 
 
 @precisions
@@ -167,7 +185,9 @@ def test_the_footprint_is_predicted_exactly(sizes, precision):
     rule = optimizers.Adam(0.01)
     rule.bind(net, lambda: net.backend.zeros(net.theta.shape, net.dtype))
     predicted, taken, empty = Arena.size(cupy_program.footprint(net, device, 7, 7, rule)), [], device._empty
-    device._empty = lambda shape, dtype: taken.append(int(np.prod(shape)) * np.dtype(dtype).itemsize) or empty(shape, dtype)
+    device._empty = lambda shape, dtype: (
+        taken.append(int(np.prod(shape)) * np.dtype(dtype).itemsize) or empty(shape, dtype)
+    )
     program = net.backend.compile(net, rule, 7)
     assert taken == [predicted] == [program.nbytes]
     rows = 7 * sum(16 * -(-n * (2 if precision == "bf16" else 4) // 16) for n in sizes[:-1])
@@ -187,25 +207,40 @@ def test_the_pieces_of_a_padded_vector_are_apart_and_aligned():
         assert length >= ends[-1]
 
 
-# ---- the alignment is insisted on ------------------------------------------------------------------------------------------
+# ---- the alignment is insisted on
+# ------------------------------------------------------------------------------------------
 
 
 @precisions
-@pytest.mark.parametrize("where", [cupy_arena, cupy_buffers, cupy_update], ids=lambda module: module.__name__.split(".")[-1])
+@pytest.mark.parametrize(
+    "where", [cupy_arena, cupy_buffers, cupy_update], ids=lambda module: module.__name__.split(".")[-1]
+)
 def test_a_program_without_gaps_is_refused_by_the_stand_in(where, precision, monkeypatch):
-    """Planted: one of the places that know leading dimensions forgets them. Memory that is too small cannot be viewed either."""
+    """Planted: one of the places that know leading dimensions forgets them. Memory that is too small cannot be
+    viewed either.
+    """
     monkeypatch.setattr(where, "row_ld", lambda units, kind: units)
-    with pytest.raises((AssertionError, ValueError), match="is not aligned to 16 bytes" if where is not cupy_arena else "aligned|reshape"):
+    with pytest.raises(
+        (AssertionError, ValueError),
+        match="is not aligned to 16 bytes" if where is not cupy_arena else "aligned|reshape",
+    ):
         program_of((17, 21, 13, 10), precision, rows=9)
 
 
 @precisions
 def test_a_bias_that_begins_anywhere_in_theta_is_added_by_an_own_kernel(precision):
-    """That is in fp32; tf32 and bf16 read it in a copy. Biases of layer 3 lie 3 * 5 + 5 + 5 * 6 numbers from the beginning of theta, 200 bytes; those of layer 2 lie 60 bytes from it."""
+    """That is in fp32; tf32 and bf16 read it in a copy. Biases of layer 3 lie 3 * 5 + 5 + 5 * 6 numbers from the
+    beginning of theta, 200 bytes; those of layer 2 lie 60 bytes from it.
+    """
     program, *_ = program_of((3, 5, 6, 4), precision, rows=9)
-    assert [choice.forward for choice in program._choices[:2]] == (["DEFAULT"] * 2 if precision == "fp32" else ["RELU_AUX_BIAS"] * 2)
+    assert [choice.forward for choice in program._choices[:2]] == (
+        ["DEFAULT"] * 2 if precision == "fp32" else ["RELU_AUX_BIAS"] * 2
+    )
     program, *_ = program_of((4, 6, 6, 4), precision, rows=9)  # 96 bytes; 264 bytes
-    assert [choice.forward for choice in program._choices[:2]] == ["RELU_AUX_BIAS", "DEFAULT" if precision == "fp32" else "RELU_AUX_BIAS"]
+    assert [choice.forward for choice in program._choices[:2]] == [
+        "RELU_AUX_BIAS",
+        "DEFAULT" if precision == "fp32" else "RELU_AUX_BIAS",
+    ]
 
 
 def test_what_the_stand_in_insists_on():

@@ -27,7 +27,11 @@ WORKSPACE = np.zeros(4096, np.uint8)
 
 def numbers(shape, kind, seed=0):
     """A stored array and its exact values."""
-    x = np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float64 if kind == "float64" else np.float32)
+    x = (
+        np.random.default_rng([seed, *shape])
+        .standard_normal(shape)
+        .astype(np.float64 if kind == "float64" else np.float32)
+    )
     x = rounded(x) if kind == "bfloat16" else x
     return x, widened(x).astype(np.longdouble)
 
@@ -46,9 +50,13 @@ def multiply(product, *arrays, **more):
 
 
 def bound(kind, compute, terms, magnitude, output=None):
-    """Of a product of `terms` terms: rounding of the sums, of tf32 factors (11 bits), and of a bfloat16 result (8 bits)."""
+    """Of a product of `terms` terms: rounding of the sums, of tf32 factors (11 bits), and of a bfloat16 result (8
+    bits).
+    """
     eps = np.finfo(np.float64 if kind == "float64" else np.float32).eps
-    return ((terms + 2) * eps + (2.0**-10 if compute == "tf32" else 0) + (2.0**-8 if (output or kind) == "bfloat16" else 0)) * magnitude + 1e-30
+    return (
+        (terms + 2) * eps + (2.0**-10 if compute == "tf32" else 0) + (2.0**-8 if (output or kind) == "bfloat16" else 0)
+    ) * magnitude + 1e-30
 
 
 @precisions
@@ -57,7 +65,12 @@ def bound(kind, compute, terms, magnitude, output=None):
 def test_forward(epilogue, shape, kind, compute):
     """z = a Theta^T + b with row-major arrays, against a product that knows nothing of columns."""
     m, n_in, n_out = shape
-    (a, A), (W, V), (b, B), z = numbers((m, n_in), kind), numbers((n_out, n_in), kind, 1), numbers((n_out,), kind, 2), blank((m, n_out), kind)
+    (a, A), (W, V), (b, B), z = (
+        numbers((m, n_in), kind),
+        numbers((n_out, n_in), kind, 1),
+        numbers((n_out,), kind, 2),
+        blank((m, n_out), kind),
+    )
     aux = np.full((m, aux_ld(n_out) // 8), 0xAA, np.uint8)
     multiply(forward(m, n_in, n_out, kind, compute, epilogue), W, a, z, bias=b, aux=aux)
     expected = A @ V.T + (B if epilogue != "DEFAULT" else 0)
@@ -82,7 +95,11 @@ def test_back(epilogue, shape, kind, compute):
     limit = bound(kind, compute, n_out, np.abs(D) @ np.abs(V))
     assert_close(widened(out), expected, limit)
     if epilogue == "DRELU_BGRAD":
-        assert_close(widened(sums), expected.sum(axis=0), limit.sum(axis=0) + bound(kind, compute, m, np.abs(expected).sum(axis=0)))
+        assert_close(
+            widened(sums),
+            expected.sum(axis=0),
+            limit.sum(axis=0) + bound(kind, compute, m, np.abs(expected).sum(axis=0)),
+        )
 
 
 @precisions
@@ -93,9 +110,18 @@ def test_outer(epilogue, shape, kind, compute):
     m, n_in, n_out = shape
     real = "float32" if kind == "bfloat16" else kind
     (a, A), (delta, D) = numbers((m, n_in), kind), numbers((m, n_out), kind, 1)
-    start, sums = (np.ones((n_out, n_in), real) if epilogue == "+=" else blank((n_out, n_in), real)), blank((n_out,), real)
+    start, sums = (
+        (np.ones((n_out, n_in), real) if epilogue == "+=" else blank((n_out, n_in), real)),
+        blank((n_out,), real),
+    )
     Delta = start.copy()
-    multiply(outer(m, n_in, n_out, kind, compute, "DEFAULT" if epilogue == "+=" else epilogue, accumulate=epilogue == "+="), a, delta, Delta, bias=sums)
+    multiply(
+        outer(m, n_in, n_out, kind, compute, "DEFAULT" if epilogue == "+=" else epilogue, accumulate=epilogue == "+="),
+        a,
+        delta,
+        Delta,
+        bias=sums,
+    )
     expected = D.T @ A + (1 if epilogue == "+=" else 0)
     assert_close(Delta, expected, bound(kind, compute, m, np.abs(D).T @ np.abs(A) + 1, real), dtype=real)
     if epilogue == "BGRADB":
@@ -110,7 +136,12 @@ def test_tf32_keeps_ten_bits():
 
 def test_what_is_not_offered():
     x = np.zeros((2, 2), np.float32)
-    assert ShimDevice(offers=("DEFAULT",), aligned=False).prepare(forward(2, 2, 2, "float32", "fp32", "BIAS"), x, x, x, WORKSPACE, bias=x[0]) == []
+    assert (
+        ShimDevice(offers=("DEFAULT",), aligned=False).prepare(
+            forward(2, 2, 2, "float32", "fp32", "BIAS"), x, x, x, WORKSPACE, bias=x[0]
+        )
+        == []
+    )
 
 
 @pytest.mark.parametrize(("make", "epilogue"), [(back, "DRELU"), (back, "DRELU_BGRAD"), (outer, "BGRADB")])
@@ -121,7 +152,16 @@ def test_products_of_one_output_are_not_asked_for_with_epilogues_that_may_not_kn
     product = make(5, 3, 1, "float32", "fp32", epilogue)
     arrays = (W, delta, x) if make is back else (x, delta, W)
     assert product.doubtful
-    assert device.prepare(product, *arrays, WORKSPACE, bias=np.zeros(3 if make is back else 1, np.float32), aux=np.zeros((5, 16), np.uint8)) == []
+    assert (
+        device.prepare(
+            product,
+            *arrays,
+            WORKSPACE,
+            bias=np.zeros(3 if make is back else 1, np.float32),
+            aux=np.zeros((5, 16), np.uint8),
+        )
+        == []
+    )
     assert not make(5, 3, 2, "float32", "fp32", epilogue).doubtful
     assert not make(5, 3, 1, "float32", "fp32").doubtful
     assert not make(5, 1, 2, "float32", "fp32", epilogue).doubtful
@@ -135,7 +175,11 @@ def test_products_refuse_arrays_that_they_would_misread():
     for arrays, more, text in (
         ((x[:3], x, x), good, r"A must have shape \(4, 4\) and rows 4 elements apart, got shape \(3, 4\)"),
         ((x, x.astype(float), x), good, "B must be float32, got float64"),
-        ((x, x, x.T), good, r"D must have shape \(4, 4\) and rows 4 elements apart, got shape \(4, 4\) with strides \(4, 16\)"),
+        (
+            (x, x, x.T),
+            good,
+            r"D must have shape \(4, 4\) and rows 4 elements apart, got shape \(4, 4\) with strides \(4, 16\)",
+        ),
         ((x, x, x), {**good, "bias": None}, "bias must be an array on the device"),
         ((x, x, x), {**good, "bias": x[0, :3]}, "bias must be 4 elements without gaps"),
         ((x, x, x), {**good, "aux": np.zeros((3, 16), np.uint8)}, r"aux must have shape \(4, 16\)"),
@@ -146,7 +190,8 @@ def test_products_refuse_arrays_that_they_would_misread():
         device.prepare(outer(4, 4, 4, "float32", "fp32", "BGRADB", accumulate=True), x, x, x, WORKSPACE, bias=x[0])
 
 
-# ---- choosing by timing --------------------------------------------------------------------------------------------------
+# ---- choosing by timing
+# --------------------------------------------------------------------------------------------------
 
 
 def program_with(duration=None, hidden="relu", offers=tuple(EPILOGUES), device=None, **kw):
@@ -166,9 +211,16 @@ def test_the_fastest_way_is_chosen_for_each_layer():
     slow_epilogues = program_with(lambda name: 1.0 if name in ("DEFAULT", "own kernel") else 5.0)
     assert slow_epilogues._choices == [own, own, own]
     slow_sums = program_with(lambda name: 9.0 if name == "DRELU_BGRAD" else 1.0)
-    assert slow_sums._choices[:2] == [Choice("RELU_AUX_BIAS", "DEFAULT", "kernel"), Choice("RELU_AUX_BIAS", "DRELU", "kernel")]
+    assert slow_sums._choices[:2] == [
+        Choice("RELU_AUX_BIAS", "DEFAULT", "kernel"),
+        Choice("RELU_AUX_BIAS", "DRELU", "kernel"),
+    ]
     slow_masks = program_with(lambda name: 5.0 if name in ("RELU_AUX_BIAS", "DRELU", "DRELU_BGRAD") else 1.0)
-    assert slow_masks._choices == [Choice("RELU_BIAS", "DEFAULT", "kernel"), Choice("RELU_BIAS", "DEFAULT", "kernel"), Choice("DEFAULT", "DEFAULT", "BGRADB")]
+    assert slow_masks._choices == [
+        Choice("RELU_BIAS", "DEFAULT", "kernel"),
+        Choice("RELU_BIAS", "DEFAULT", "kernel"),
+        Choice("DEFAULT", "DEFAULT", "BGRADB"),
+    ]
     assert program_with(hidden="identity")._choices[0] == Choice("BIAS", "DEFAULT", "kernel")
     assert program_with(hidden="tanh")._choices[:2] == [own, own]
     assert program_with(hidden=["relu", "tanh"])._choices == [
@@ -199,7 +251,9 @@ def test_whatever_is_not_offered_another_way_gives_the_same(missing, dtype):
 def test_the_short_batch_uses_own_kernels_where_an_epilogue_is_not_offered_for_it():
     class Fussy(ShimDevice):
         def _prepare(self, product, *rest):
-            return super()._prepare(product, *rest) if product.epilogue == "DEFAULT" or 8 in (product.n, product.k) else []
+            return (
+                super()._prepare(product, *rest) if product.epilogue == "DEFAULT" or 8 in (product.n, product.k) else []
+            )
 
     program = program_with(device=Fussy())
     X, y = np.random.default_rng(0).standard_normal((20, 6)).astype(np.float32), np.arange(20) % 4
@@ -287,7 +341,8 @@ def test_a_way_whose_algorithms_do_not_run_is_not_taken(missing):
         program_with(device=Broken(offers=("DEFAULT",)))
 
 
-# ---- remembering ------------------------------------------------------------------------------------------------------------
+# ---- remembering
+# ------------------------------------------------------------------------------------------------------------
 
 
 class Known(ShimDevice):
@@ -309,7 +364,8 @@ def test_choices_survive_the_process_for_the_same_device(tmp_path):
     file, device = tmp_path / "deep" / "choices.json", Known()
     device.duration = {"slow": 2.0, "fast": 1.0, "other": 0.5}.get
     tuner = Tuner(device, file)
-    assert tuner.best("work", candidates(device, "slow", "fast"), measure=False)[0].name == "slow"  # unknown and not to be timed
+    # unknown and not to be timed
+    assert tuner.best("work", candidates(device, "slow", "fast"), measure=False)[0].name == "slow"
     winner, seconds = tuner.best("work", candidates(device, "slow", "fast"))
     assert (winner.name, seconds, device.timings) == ("fast", 1.0, 2)
     tuner.save()
@@ -318,7 +374,8 @@ def test_choices_survive_the_process_for_the_same_device(tmp_path):
     winner, seconds = remembered.best("work", candidates(again, "slow", "fast"))
     assert (winner.name, seconds, again.timings) == ("fast", 1.0, 0)
     again.duration = device.duration
-    assert remembered.best("work", candidates(again, "slow", "other"))[0].name == "other"  # the known one is gone: timed anew
+    # the known one is gone: timed anew
+    assert remembered.best("work", candidates(again, "slow", "other"))[0].name == "other"
     elsewhere = Known()
     elsewhere.identity = "another card"
     Tuner(elsewhere, file).best("work", candidates(elsewhere, "slow"))
@@ -328,7 +385,17 @@ def test_choices_survive_the_process_for_the_same_device(tmp_path):
     assert anonymous.timings == 1
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 2, "devices": {}}', '{"format": 1}', '{"format": 1, "devices": {"a card, driver 1, library 2": {"work": 3}}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"format": 2, "devices": {}}',
+        '{"format": 1}',
+        '{"format": 1, "devices": {"a card, driver 1, library 2": {"work": 3}}}',
+    ],
+)
 def test_a_damaged_file_counts_as_empty_and_is_replaced(content, tmp_path):
     file, device = tmp_path / "choices.json", Known()
     file.write_text(content)

@@ -1,4 +1,6 @@
-"""The captured training program over the stand-in: graphs against eager steps, what a capture forbids, memory, parts of a batch."""
+"""The captured training program over the stand-in: graphs against eager steps, what a capture forbids, memory,
+parts of a batch.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def test_a_thousand_replays_equal_eager_steps_bit_for_bit(dtype, offers):
     assert (other.mode, other.why_eager) == ("eager", "for once")
     assert eager.backend.device.graphs == 0
     assert result == expected
-    for got, want in zip(bits(captured.theta, *program.optimizer.state), bits(eager.theta, *other.optimizer.state), strict=True):
+    for got, want in zip(
+        bits(captured.theta, *program.optimizer.state), bits(eager.theta, *other.optimizer.state), strict=True
+    ):
         np.testing.assert_array_equal(got, want)
     assert program.optimizer.t == other.optimizer.t == epochs * 5
 
@@ -134,7 +138,8 @@ def test_two_networks_train_side_by_side_on_one_device():
         np.testing.assert_array_equal(theta, expected)
 
 
-# ---- what a graph cannot hold ------------------------------------------------------------------------------------------
+# ---- what a graph cannot hold
+# ------------------------------------------------------------------------------------------
 
 FAULTS = {
     "allocate memory": lambda device, x: device.empty((2,), np.float32),
@@ -181,7 +186,8 @@ def test_a_recorded_call_is_not_done_before_the_graph_is_launched():
         device.capture(lambda: device.gemm("N", "N", 1, 1, 1, x, 1, x, 1, x, 1))
 
 
-# ---- memory ----------------------------------------------------------------------------------------------------------------
+# ---- memory
+# ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -192,7 +198,9 @@ def test_the_memory_of_a_program_is_one_allocation_of_the_predicted_size(batch, 
     optimizer.bind(net, lambda: net.backend.zeros(net.theta.shape, net.dtype))
     predicted = Arena.size(cupy_program.footprint(net, net.backend.device, batch, batch, optimizer))
     sizes, empty = [], net.backend.device._empty
-    net.backend.device._empty = lambda shape, dtype: sizes.append(int(np.prod(shape)) * np.dtype(dtype).itemsize) or empty(shape, dtype)
+    net.backend.device._empty = lambda shape, dtype: (
+        sizes.append(int(np.prod(shape)) * np.dtype(dtype).itemsize) or empty(shape, dtype)
+    )
     program = net.backend.compile(net, optimizer, batch)
     program.run(X, y, np.arange(ROWS), 0, program.steps(ROWS))
     assert sizes == [predicted] == [program.nbytes]
@@ -201,7 +209,12 @@ def test_the_memory_of_a_program_is_one_allocation_of_the_predicted_size(batch, 
 
 def test_the_pieces_of_an_arena_are_aligned_and_apart():
     device = ShimDevice()
-    pieces = {"a": ((3, 5), np.dtype(np.float32)), "b": ((1,), np.dtype(np.uint8)), "c": ((7,), np.dtype(np.float64)), "d": ((2, 2), np.dtype(np.uint16))}
+    pieces = {
+        "a": ((3, 5), np.dtype(np.float32)),
+        "b": ((1,), np.dtype(np.uint8)),
+        "c": ((7,), np.dtype(np.float64)),
+        "d": ((2, 2), np.dtype(np.uint16)),
+    }
     arena = Arena(device, pieces)
     for number, (name, (shape, dtype)) in enumerate(pieces.items()):
         assert (arena[name].shape, arena[name].dtype) == (shape, dtype)
@@ -223,7 +236,9 @@ def test_parts_of_a_batch():
 def needed(batch, rows, **kw):
     """Bytes for a network, its rule, the copies that fit keeps, and a program."""
     net = network(ShimDevice(), **kw)
-    return (2 + 3) * net.theta.nbytes + Arena.size(cupy_program.footprint(net, net.backend.device, batch, rows, optimizers.Adam()))
+    return (2 + 3) * net.theta.nbytes + Arena.size(
+        cupy_program.footprint(net, net.backend.device, batch, rows, optimizers.Adam())
+    )
 
 
 @pytest.mark.parametrize("offers", [None, ("DEFAULT",)], ids=["epilogues", "own kernels"])
@@ -249,7 +264,10 @@ def test_free_memory_in_pieces_makes_parts_too():
     """The device says that there is enough, but not in one piece."""
     whole, _, expected = trained(ShimDevice(), 3, batch=64)
     device = ShimDevice()
-    largest, empty = Arena.size(cupy_program.footprint(network(ShimDevice()), device, 64, 20, optimizers.Adam())), device._empty
+    largest, empty = (
+        Arena.size(cupy_program.footprint(network(ShimDevice()), device, 64, 20, optimizers.Adam())),
+        device._empty,
+    )
 
     def in_pieces(shape, dtype):
         if int(np.prod(shape)) * np.dtype(dtype).itemsize > largest:
@@ -271,7 +289,10 @@ def test_what_does_not_fit_at_all_is_refused_and_leaves_everything_as_it_was():
     device = ShimDevice(limit=100_000)
     net = network(device)
     free, theta, rule = device.memory()[0], net.theta.copy(), optimizers.Adam()
-    with pytest.raises(MemoryError, match=r"one row at a time needs 0\.\d+ GB of device memory beside the data, .* GB are free"):
+    with pytest.raises(
+        MemoryError,
+        match=r"one row at a time needs 0\.\d+ GB of device memory beside the data, .* GB are free",
+    ):
         net.backend.compile(net, rule, 1 << 15)
     assert device.memory()[0] == free
     assert (rule.state, rule.t) == ([], 0)

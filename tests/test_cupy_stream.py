@@ -18,7 +18,11 @@ SIZES, ROWS = (40, 12, 4), 3000
 
 def problem(dtype):
     rng = np.random.default_rng(0)
-    X = rng.integers(0, 256, (ROWS, SIZES[0])).astype(np.uint8) if dtype == "uint8" else rng.standard_normal((ROWS, SIZES[0])).astype(dtype)
+    X = (
+        rng.integers(0, 256, (ROWS, SIZES[0])).astype(np.uint8)
+        if dtype == "uint8"
+        else rng.standard_normal((ROWS, SIZES[0])).astype(dtype)
+    )
     return X, rng.integers(0, SIZES[-1], ROWS)
 
 
@@ -60,7 +64,11 @@ def test_streamed_rows_train_to_the_same_bits(dtype, precision, always):
     assert streamed.backend.device.graphs > 30  # steps are captured, one graph for each buffer
 
 
-@pytest.mark.parametrize("more", [{"validation": 0.2}, {"shuffle": False, "micro_batch": 50}, {"optimizer": "lamb"}, {"batch_size": 3000}], ids=str)
+@pytest.mark.parametrize(
+    "more",
+    [{"validation": 0.2}, {"shuffle": False, "micro_batch": 50}, {"optimizer": "lamb"}, {"batch_size": 3000}],
+    ids=str,
+)
 def test_streaming_beside_everything_else(more, always):
     resident, expected = fitted(**more)
     streamed, history = always(**more)
@@ -75,7 +83,11 @@ def test_a_divergence_is_found_in_streamed_rows(always):
 
 def test_data_that_do_not_fit_are_streamed_and_it_is_said():
     resident, expected = fitted(rows=6, epochs=1)  # 2.9 MB
-    with pytest.warns(RuntimeWarning, match=r"X takes 0\.00288 GB, the GPU has 0\.0023\d* GB for it: its rows stay in the host's memory and are copied to the GPU for each step"):
+    with pytest.warns(
+        RuntimeWarning,
+        match=r"X takes 0\.00288 GB, the GPU has 0\.0023\d* GB for it: its rows stay in the host's memory and are "
+        r"copied to the GPU for each step",
+    ):
         streamed, history = fitted(rows=6, epochs=1, limit=2_400_000)
     np.testing.assert_array_equal(streamed.theta, resident.theta)
     same(history, expected)

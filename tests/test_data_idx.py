@@ -90,7 +90,11 @@ def test_truncated_gzip_and_wrong_checksum(tmp_path):
 
 
 def test_wrong_magic_says_what_was_expected(tmp_path):
-    refused(idx.read_images, write(tmp_path / "y", LABELS), match=r"wrong magic number 0x00000801, expected 0x00000803 \(labels instead of images\?\)")
+    refused(
+        idx.read_images,
+        write(tmp_path / "y", LABELS),
+        match=r"wrong magic number 0x00000801, expected 0x00000803 \(labels instead of images\?\)",
+    )
     refused(idx.read_labels, write(tmp_path / "x", IMAGES), match="images instead of labels")
     (tmp_path / "text").write_text("hello, world")
     refused(idx.read_images, tmp_path / "text", match="wrong magic")
@@ -170,7 +174,16 @@ def test_any_bytes_are_an_array_or_a_data_file_error(tmp_path, content):
 # ---- MNIST ------------------------------------------------------------------------------------------
 
 
-def small_mnist(folder, names=("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte", "t10k-images.idx3-ubyte", "t10k-labels-idx1-ubyte.gz"), rows=40):
+def small_mnist(
+    folder,
+    names=(
+        "train-images-idx3-ubyte.gz",
+        "train-labels-idx1-ubyte",
+        "t10k-images.idx3-ubyte",
+        "t10k-labels-idx1-ubyte.gz",
+    ),
+    rows=40,
+):
     """Four files of 4 x 4 images whose brightest row tells the class, in mixed spellings."""
     folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)

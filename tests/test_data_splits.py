@@ -52,7 +52,9 @@ def test_seeds():
 
 
 def test_too_few_rows():
-    with pytest.raises(DataFileError, match="3 rows cannot be split into training, validation and test rows; at least 4"):
+    with pytest.raises(
+        DataFileError, match="3 rows cannot be split into training, validation and test rows; at least 4"
+    ):
         split_rows(3, test=0.2, validation=0.1, seed=0)
     with pytest.raises(DataFileError, match="0 rows"):
         split_rows(0, test=0.2, validation=0.0, seed=0, classes=np.zeros(0, np.int64))

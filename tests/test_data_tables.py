@@ -60,7 +60,10 @@ def test_the_task_given_is_taken_without_a_remark(tmp_path):
     assert data.task == "regression"
     assert data.classes is None
     assert data.notes == []
-    assert tables.load(numeric_table(tmp_path, target=lambda i: (i % 2) / 2), "y", task="classification").classes == [0, 0.5]
+    assert tables.load(numeric_table(tmp_path, target=lambda i: (i % 2) / 2), "y", task="classification").classes == [
+        0,
+        0.5,
+    ]
     with pytest.raises(ValueError, match="did you mean 'regression'"):
         tables.load(numeric_table(tmp_path), "y", task="regresion")
 
@@ -169,7 +172,10 @@ def test_npz_arrays_become_columns(tmp_path):
     assert data.preprocessing["columns"] == ["X[0]", "X[1]", "age"]
     assert data.X[2].tolist() == [4, 5, 2]
     assert data.classes == ["a", "b"]
-    assert tables.load(npz_file(tmp_path, X=np.ones((4, 2)), y=np.array([[0.5], [1.5], [2.5], [3.5]])), "y").task == "regression"
+    assert (
+        tables.load(npz_file(tmp_path, X=np.ones((4, 2)), y=np.array([[0.5], [1.5], [2.5], [3.5]])), "y").task
+        == "regression"
+    )
     assert tables.load(npz_file(tmp_path, X=np.ones((4, 2)), y=np.array([b"u", b"v"] * 2)), "y").classes == ["u", "v"]
 
 
@@ -268,7 +274,10 @@ def test_columns_are_found_in_any_order(tmp_path):
     X, extra = tables.read_columns(path, ["a", "b"])
     assert X.tolist() == [[1, 2], [3, 4]]
     assert extra == ["note"]
-    with pytest.raises(DataFileError, match=r"column 'aa' \(and 1 more\), which the model needs, is missing; did you mean 'a'"):
+    with pytest.raises(
+        DataFileError,
+        match=r"column 'aa' \(and 1 more\), which the model needs, is missing; did you mean 'a'",
+    ):
         tables.read_columns(path, ["aa", "q", "b"])
 
 

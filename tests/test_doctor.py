@@ -96,7 +96,16 @@ def test_openblas_versions_known_to_go_wrong():
     def library(version, internal="openblas"):
         return {"library": "libscipy_openblas.so", "internal_api": internal, "version": version}
 
-    found = doctor.openblas_warnings([library("0.3.28"), library("0.3.29.265.0"), library("0.3.30"), library("0.3.31.188.0"), library("0.3.28", "mkl"), library(None)])
+    found = doctor.openblas_warnings(
+        [
+            library("0.3.28"),
+            library("0.3.29.265.0"),
+            library("0.3.30"),
+            library("0.3.31.188.0"),
+            library("0.3.28", "mkl"),
+            library(None),
+        ]
+    )
     assert len(found) == 2
     assert all("pip install --upgrade" in line for line in found)
 
@@ -111,12 +120,24 @@ def test_report_names_both_blas_libraries_and_every_engine():
     json.dumps(report.as_json(), allow_nan=False)
     page = doctor.text(report)
     assert f"products by {fastnn.get_backend('numba').products}" in page
-    for word in ("Engines", "numba", "BLAS and threads", "CPU", "GPU", "Caches", *(f"  {name}" for name in doctor.PACKAGES)):
+    for word in (
+        "Engines",
+        "numba",
+        "BLAS and threads",
+        "CPU",
+        "GPU",
+        "Caches",
+        *(f"  {name}" for name in doctor.PACKAGES),
+    ):
         assert word in page
 
 
 def test_unusable_engines_show_reason_and_command(monkeypatch):
-    monkeypatch.setattr(doctor, "available_backends", lambda: {"numpy": None, "numba": "Numba cannot be imported", "cupy": "no CUDA driver"})
+    monkeypatch.setattr(
+        doctor,
+        "available_backends",
+        lambda: {"numpy": None, "numba": "Numba cannot be imported", "cupy": "no CUDA driver"},
+    )
     report = doctor.examine()
     page = doctor.text(report)
     assert "not usable: Numba cannot be imported" in page
@@ -125,11 +146,15 @@ def test_unusable_engines_show_reason_and_command(monkeypatch):
     assert report.ok
 
 
-@pytest.mark.parametrize(("value", "problem"), [("foo", "FASTNN_BLAS='foo' is not known. Known: mkl, scipy."), ("scipy", None)])
+@pytest.mark.parametrize(
+    ("value", "problem"), [("foo", "FASTNN_BLAS='foo' is not known. Known: mkl, scipy."), ("scipy", None)]
+)
 def test_nonsense_in_fastnn_blas_is_a_finding_and_the_rest_is_examined(value, problem):
     """In a process of its own, because a process chooses its BLAS once."""
     command = [sys.executable, "-m", "fastnn", "doctor", "--json"]
-    done = subprocess.run(command, env={**os.environ, "FASTNN_BLAS": value}, capture_output=True, text=True, timeout=300, check=True)
+    done = subprocess.run(
+        command, env={**os.environ, "FASTNN_BLAS": value}, capture_output=True, text=True, timeout=300, check=True
+    )
     report = json.loads(done.stdout)
     found = [finding for finding in report["findings"] if finding["subject"] == "FASTNN_BLAS"]
     numpy, numba, _ = report["engines"]

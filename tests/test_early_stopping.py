@@ -1,4 +1,6 @@
-"""`fit(patience=...)`: when it ends, and to what the network goes back - against a fit without it whose epochs are written down."""
+"""`fit(patience=...)`: when it ends, and to what the network goes back - against a fit without it whose epochs are
+written down.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ SIZES, EPOCHS = (4, 12, 3), 40
 
 
 def data():
-    """Rows and rows to validate on with classes drawn at random: what is learned of the first does not hold for the others, so their cost soon rises."""
+    """Rows and rows to validate on with classes drawn at random: what is learned of the first does not hold for the
+    others, so their cost soon rises.
+    """
     rng = np.random.default_rng(5)
     X, V = rng.normal(size=(2, 30, 4))
     return X, rng.integers(0, 3, 30), (V, (V[:, 0] > 0) + (V[:, 1] > 0) * rng.integers(0, 2, 30))
@@ -37,7 +41,15 @@ def written_down(backend):
     """(validation cost, state) of each of many epochs without patience."""
     net, rule, states = net_of(backend), optimizers.Adam(0.05), []
     X, y, validation = data()
-    history = net.fit(X, y, optimizer=rule, epochs=EPOCHS, batch_size=8, validation=validation, callbacks=[lambda *_: states.append(state_of(net, rule))])
+    history = net.fit(
+        X,
+        y,
+        optimizer=rule,
+        epochs=EPOCHS,
+        batch_size=8,
+        validation=validation,
+        callbacks=[lambda *_: states.append(state_of(net, rule))],
+    )
     assert history.best is None
     return history.val_cost, states
 
@@ -86,7 +98,11 @@ def test_it_goes_back_where_a_callback_or_ctrl_c_ends_the_fit(backend, written_d
 
 def test_callbacks_see_the_last_epoch_and_which_is_the_best(backend, written_down):
     seen = []
-    fit(backend, patience=3, callbacks=[lambda epoch, history, net: seen.append((history.best, net.backend.to_numpy(net.theta).tobytes()))])
+    fit(
+        backend,
+        patience=3,
+        callbacks=[lambda epoch, history, net: seen.append((history.best, net.backend.to_numpy(net.theta).tobytes()))],
+    )
     assert [theta for _, theta in seen] == [state[0][0] for state in written_down[1][: len(seen)]]
     assert [best for best, _ in seen] == [int(np.argmin(written_down[0][: epoch + 1])) for epoch in range(len(seen))]
 
@@ -100,7 +116,9 @@ def test_a_next_fit_begins_anew(backend, written_down):
     assert net.epochs_trained == before + 2
 
 
-@pytest.mark.parametrize(("patience", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError), ("3", TypeError), (True, TypeError)])
+@pytest.mark.parametrize(
+    ("patience", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError), ("3", TypeError), (True, TypeError)]
+)
 def test_what_is_no_number_of_epochs_is_refused(backend, patience, error):
     net = net_of(backend)
     X, y, validation = data()
@@ -113,7 +131,10 @@ def test_without_validation_it_is_refused(backend):
     net = net_of(backend)
     X, y, _ = data()
     before = net.backend.to_numpy(net.theta).tobytes()
-    with pytest.raises(ValueError, match=r"patience=3 waits for a lower cost of the validation rows, and there are none; give validation=0.1"):
+    with pytest.raises(
+        ValueError,
+        match=r"patience=3 waits for a lower cost of the validation rows, and there are none; give validation=0.1",
+    ):
         net.fit(X, y, patience=3)
     assert (net.epochs_trained, net.backend.to_numpy(net.theta).tobytes()) == (0, before)
 

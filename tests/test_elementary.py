@@ -23,7 +23,11 @@ def _apply(function):
     return compiled(loop)
 
 
-FUNCTIONS = {"numba-exp": _apply(elementary.exp), "numba-tanh": _apply(elementary.tanh), "numba-sigmoid": _apply(elementary.sigmoid)}
+FUNCTIONS = {
+    "numba-exp": _apply(elementary.exp),
+    "numba-tanh": _apply(elementary.tanh),
+    "numba-sigmoid": _apply(elementary.sigmoid),
+}
 
 
 def _values(name, x):
@@ -38,7 +42,9 @@ def test_error_over_the_whole_range(name, dtype):
     rng = np.random.default_rng(0)
     count = 100_000 if JIT else 500
     tiny = 10.0 ** -rng.uniform(1, -np.log10(np.finfo(dtype).tiny), count)
-    x = np.concatenate([np.linspace(low, high, count), np.linspace(-20, 20, count), 2 * rng.standard_normal(4 * count), tiny, -tiny]).astype(dtype)
+    x = np.concatenate(
+        [np.linspace(low, high, count), np.linspace(-20, 20, count), 2 * rng.standard_normal(4 * count), tiny, -tiny]
+    ).astype(dtype)
     x = x[(x > low) & (x < high)]
     if name == "numba-sigmoid":
         x = x[x > low + 2]  # below, the result is no normal number
@@ -77,12 +83,18 @@ def test_numba_exp_ends_where_the_numbers_end(dtype):
     top = np.log(np.finfo(dtype).max.astype(np.longdouble)).astype(dtype)
     while np.exp(top.astype(np.longdouble)) > np.finfo(dtype).max:
         top = np.nextafter(top, -np.inf, dtype=dtype)
-    inside, outside = _values("numba-exp", np.array([top, np.nextafter(np.nextafter(top, np.inf, dtype=dtype), np.inf, dtype=dtype)], dtype))
+    inside, outside = _values(
+        "numba-exp", np.array([top, np.nextafter(np.nextafter(top, np.inf, dtype=dtype), np.inf, dtype=dtype)], dtype)
+    )
     np.testing.assert_allclose(inside, np.exp(top.astype(np.longdouble)), rtol=2 * np.finfo(dtype).eps)
     assert np.isinf(outside)
 
 
-@pytest.mark.parametrize("row", [[1, 3, 2], [-5, -2, -9], [0, -0.0], [-np.inf, -1], [-np.inf, np.inf], [-np.inf] * 3, [1e-40, -1e-40, 0], [7]], ids=str)
+@pytest.mark.parametrize(
+    "row",
+    [[1, 3, 2], [-5, -2, -9], [0, -0.0], [-np.inf, -1], [-np.inf, np.inf], [-np.inf] * 3, [1e-40, -1e-40, 0], [7]],
+    ids=str,
+)
 def test_numba_largest_of_a_row(row, dtype):
     largest = compiled(lambda x: elementary.largest(x))
     assert largest(np.array(row, dtype)) == max(np.array(row, dtype))
@@ -90,10 +102,13 @@ def test_numba_largest_of_a_row(row, dtype):
     assert largest(x) == x.max()
 
 
-@pytest.mark.skipif(not JIT or not llvmlite.binding.get_host_cpu_features().get("avx512f"), reason="needs compiled code and AVX-512")
+@pytest.mark.skipif(
+    not JIT or not llvmlite.binding.get_host_cpu_features().get("avx512f"), reason="needs compiled code and AVX-512"
+)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_compiler_uses_its_widest_vectors(name, dtype):
-    function = numba.njit(error_model="numpy")(FUNCTIONS[name].py_func)  # what comes from the disk cache cannot be looked at
+    # what comes from the disk cache cannot be looked at
+    function = numba.njit(error_model="numpy")(FUNCTIONS[name].py_func)
     function(np.ones(4, dtype), np.empty(4, dtype))
     code = function.inspect_asm(function.signatures[0])
     assert code.count("%zmm") > 30

@@ -41,9 +41,11 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     runtime = SimpleNamespace(memGetInfo=lambda: (made.free, made.total))
     modules = {
-        "cupy": SimpleNamespace(cuda=SimpleNamespace(runtime=runtime)), "cupy.cuda.nvrtc": SimpleNamespace(getVersion=lambda: (13, 2)),
-        "cupy_backends.cuda.libs.cublas": SimpleNamespace(), "nvmath.bindings.cublasLt": SimpleNamespace(get_version=lambda: 130200),
-    }  # fmt: skip
+        "cupy": SimpleNamespace(cuda=SimpleNamespace(runtime=runtime)),
+        "cupy.cuda.nvrtc": SimpleNamespace(getVersion=lambda: (13, 2)),
+        "cupy_backends.cuda.libs.cublas": SimpleNamespace(),
+        "nvmath.bindings.cublasLt": SimpleNamespace(get_version=lambda: 130200),
+    }
     real_import, real_spec = findings.importlib.import_module, findings.importlib.util.find_spec
     broken = made.broken = {}
 
@@ -57,7 +59,9 @@ def machine(tmp_path, monkeypatch):
 
     monkeypatch.setattr(findings.importlib, "import_module", import_module)
     monkeypatch.setattr(cublaslt, "library", no_library)
-    monkeypatch.setattr(findings.importlib.util, "find_spec", lambda name, *rest: True if name == "cupy" else real_spec(name, *rest))
+    monkeypatch.setattr(
+        findings.importlib.util, "find_spec", lambda name, *rest: True if name == "cupy" else real_spec(name, *rest)
+    )
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for variable in ("NUMBA_CACHE_DIR", "CUPY_CACHE_DIR"):
         monkeypatch.setenv(variable, str(tmp_path / variable))
@@ -79,7 +83,11 @@ def test_all_is_well(machine):
     assert problems == []
     assert devices == ["Some GPU, 81559 MiB, 580.1, 9.0"]
     assert known == {"NVRTC": "13.2", "cuBLAS": "loaded", "cuBLASLt": "130200 through nvmath-python"}
-    assert [place["name"] for place in caches] == ["compiled CPU code", "compiled CUDA kernels", "timed choices of matrix products"]
+    assert [place["name"] for place in caches] == [
+        "compiled CPU code",
+        "compiled CUDA kernels",
+        "timed choices of matrix products",
+    ]
 
 
 def test_a_machine_without_gpu_lacks_nothing(machine):
@@ -99,9 +107,24 @@ def test_a_gpu_without_cupy(machine):
     ("smi", "problem", "remedy"),
     [
         (None, "there is no nvidia-smi here", "install the NVIDIA driver"),
-        ("echo 'NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver.'; exit 9", "nvidia-smi failed with exit code 9: NVIDIA-SMI has failed", "reinstall"),
-        ("echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18", "the driver was replaced while it ran", "restart the machine"),
-        ("echo 'Unable to determine the device handle for GPU0: GPU is lost.  Reboot the system to recover this GPU'; exit 15", "a GPU was lost", "dmesg"),
+        (
+            "echo 'NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver.'; exit 9",
+            "nvidia-smi failed with exit code 9: NVIDIA-SMI has failed",
+            "reinstall",
+        ),
+        (
+            "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18",
+            "the driver was replaced while it ran",
+            "restart the machine",
+        ),
+        (
+            (
+                "echo 'Unable to determine the device handle for GPU0: GPU is lost.  Reboot the system to recover "
+                "this GPU'; exit 15"
+            ),
+            "a GPU was lost",
+            "dmesg",
+        ),
         ("true", "nvidia-smi failed with exit code 0: nothing was said", "driver"),
     ],
 )
@@ -128,7 +151,10 @@ def test_two_cupy_packages(machine):
 
 
 def test_what_the_engine_says_is_a_finding(machine):
-    reason = "the driver supports CUDA 12.4, but the installed CuPy is built for CUDA 13.2; update the driver, or install cupy-cuda12x in place of the present CuPy package"
+    reason = (
+        "the driver supports CUDA 12.4, but the installed CuPy is built for CUDA 13.2; update the driver, or install "
+        "cupy-cuda12x in place of the present CuPy package"
+    )
     assert only(reason).problem == reason
 
 
@@ -136,7 +162,12 @@ def test_what_the_engine_says_is_a_finding(machine):
     ("name", "part", "consequence", "remedy"),
     [
         ("cupy.cuda.nvrtc", "NVRTC", "no kernel can be compiled", 'pip install "cupy-cuda13x[ctk]"'),
-        ("cupy_backends.cuda.libs.cublas", "cuBLAS", "no matrix product can be computed", 'pip install "cupy-cuda13x[ctk]"'),
+        (
+            "cupy_backends.cuda.libs.cublas",
+            "cuBLAS",
+            "no matrix product can be computed",
+            'pip install "cupy-cuda13x[ctk]"',
+        ),
         ("nvmath.bindings.cublasLt", "cuBLASLt", "launched one by one", 'pip install "cupy-cuda13x[ctk]"'),
     ],
 )
@@ -153,8 +184,14 @@ def test_a_library_that_is_missing(machine, name, part, consequence, remedy):
     ("error", "why"),
     [
         (ModuleNotFoundError("No module named 'nvmath'", name="nvmath"), "is not installed"),
-        (ModuleNotFoundError("No module named 'cuda'", name="cuda"), "cannot be used (ModuleNotFoundError: No module named 'cuda')"),
-        (RuntimeError("CUDA driver is not found\nlong story"), "cannot be used (RuntimeError: CUDA driver is not found)"),
+        (
+            ModuleNotFoundError("No module named 'cuda'", name="cuda"),
+            "cannot be used (ModuleNotFoundError: No module named 'cuda')",
+        ),
+        (
+            RuntimeError("CUDA driver is not found\nlong story"),
+            "cannot be used (RuntimeError: CUDA driver is not found)",
+        ),
     ],
 )
 def test_without_nvmath_nothing_is_wrong(machine, monkeypatch, error, why):
@@ -172,7 +209,14 @@ def test_no_memory(machine):
     assert "does not say how much is free (RuntimeError: cudaErrorIllegalAddress: gone)" in only().problem
 
 
-@pytest.mark.parametrize(("variable", "name"), [("NUMBA_CACHE_DIR", "compiled CPU code"), ("CUPY_CACHE_DIR", "compiled CUDA kernels"), ("XDG_CACHE_HOME", "timed choices")])
+@pytest.mark.parametrize(
+    ("variable", "name"),
+    [
+        ("NUMBA_CACHE_DIR", "compiled CPU code"),
+        ("CUPY_CACHE_DIR", "compiled CUDA kernels"),
+        ("XDG_CACHE_HOME", "timed choices"),
+    ],
+)
 def test_a_cache_that_cannot_be_written(machine, tmp_path, monkeypatch, variable, name):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(variable, str(tmp_path / "file" / "below"))
@@ -194,12 +238,16 @@ def only_of(name):
 
 def test_the_doctor_shows_them(machine, monkeypatch):
     machine.broken["nvmath.bindings.cublasLt"] = ImportError("whatever is missing")
-    monkeypatch.setattr(doctor, "available_backends", lambda: {"numpy": None, "numba": "-", "cupy": "no CUDA device is visible"})
+    monkeypatch.setattr(
+        doctor, "available_backends", lambda: {"numpy": None, "numba": "-", "cupy": "no CUDA device is visible"}
+    )
     report = doctor.examine()
     text = doctor.text(report)
     assert "What to mend" in text
     assert "  the cupy engine: no CUDA device is visible" in text
-    assert "  cuBLASLt: not usable (OSError: libcublasLt.so.13: cannot open shared object file): steps cannot be captured" in text
+    assert (
+        "  cuBLASLt: not usable (OSError: libcublasLt.so.13: cannot open shared object file): steps cannot be captured"
+    ) in text
     assert "Some GPU, 81559 MiB" in text
     plain = json.loads(json.dumps(report.as_json(), allow_nan=False))
     assert {finding["subject"] for finding in plain["findings"]} == {"the cupy engine", "cuBLASLt"}

@@ -1,6 +1,7 @@
 """A child that is forked while other threads of its parent train: nothing that they held stays held there.
 
-Each case runs in a process of its own, because Python warns of forks beside threads, and a child that hangs must be ended.
+Each case runs in a process of its own, because Python warns of forks beside threads, and a child that hangs must be
+ended.
 """
 
 import os
@@ -37,14 +38,23 @@ X, y = np.random.default_rng(0).standard_normal((4000, 64)), np.arange(4000) % 1
 
 def run(code, *arguments):
     """The exit code of a script, whose warnings are errors but for that of the fork itself."""
-    words = [sys.executable, "-W", "error", "-W", "ignore:This process:DeprecationWarning", "-c", START + textwrap.dedent(code), *arguments]
+    words = [
+        sys.executable,
+        "-W",
+        "error",
+        "-W",
+        "ignore:This process:DeprecationWarning",
+        "-c",
+        START + textwrap.dedent(code),
+        *arguments,
+    ]
     result = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     assert result.stderr == ""
     return result.returncode
 
 
-# The products of the NumPy engine's networks here are too small for OpenBLAS to use threads: NumPy alone hangs in a fork
-# beside a product for which OpenBLAS uses them.
+# The products of the NumPy engine's networks here are too small for OpenBLAS to use threads: NumPy alone hangs in a
+# fork beside a product for which OpenBLAS uses them.
 @pytest.mark.parametrize("engine", ["numpy", "numba"])
 def test_a_network_that_the_parent_trains_is_trained_predicted_with_and_copied_in_the_child(engine):
     assert not run(

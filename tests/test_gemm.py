@@ -1,4 +1,6 @@
-"""The matrix products of compiled code against NumPy, and the code on disk, which holds BLAS' name and not its address."""
+"""The matrix products of compiled code against NumPy, and the code on disk, which holds BLAS' name and not its
+address.
+"""
 
 import os
 import subprocess
@@ -60,11 +62,24 @@ def test_a_matrix_too_long_for_blas_is_refused(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.skipif(not JIT, reason="compiles nothing")
 def test_code_on_disk_serves_another_process(tmp_path):
-    """The library lies elsewhere in each process (address space randomisation): an address in the code would miss it."""
-    code = "import sys; from fastnn.kernels.cpu import gemm; print(gemm.scipy_addresses()[0], gemm.probe(), sum(gemm.gemm_nt.stats.cache_hits.values()))"
+    """The library lies elsewhere in each process (address space randomisation): an address in the code would miss
+    it.
+    """
+    code = (
+        "import sys; from fastnn.kernels.cpu import gemm; print(gemm.scipy_addresses()[0], gemm.probe(), "
+        "sum(gemm.gemm_nt.stats.cache_hits.values()))"
+    )
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     outputs = [
-        subprocess.run([sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=120).stdout.split() for _ in range(2)
+        subprocess.run(
+            [sys.executable, "-W", "error", "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        ).stdout.split()
+        for _ in range(2)
     ]
     assert [output[1:] for output in outputs] == [["None", "0"], ["None", "2"]]
     assert any(b"fastnn_sgemm" in file.read_bytes() for file in tmp_path.rglob("gemm._nt-*.nbc"))

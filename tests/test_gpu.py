@@ -31,7 +31,13 @@ def normal(shape, dtype, seed=0):
 
 SHAPES = [(1, 1, 1), (3, 5, 2), (33, 65, 31), (257, 784, 10), (1000, 300, 130)]
 floats = pytest.mark.parametrize("dtype", ["float32", "float64"])
-PAIRS = [("softmax", "cross_entropy"), ("sigmoid", "cross_entropy"), ("softmax", "squared_error"), ("tanh", "squared_error"), ("identity", "squared_error")]
+PAIRS = [
+    ("softmax", "cross_entropy"),
+    ("sigmoid", "cross_entropy"),
+    ("softmax", "squared_error"),
+    ("tanh", "squared_error"),
+    ("identity", "squared_error"),
+]
 
 
 @floats
@@ -39,19 +45,35 @@ PAIRS = [("softmax", "cross_entropy"), ("sigmoid", "cross_entropy"), ("softmax",
 @pytest.mark.parametrize("name", ["sigmoid", "tanh", "relu", "leaky_relu", "identity"])
 def test_operations(shape, name, dtype):
     gpu, cpu, (m, n_in, n_out) = engine(), fastnn.get_backend("numpy"), shape
-    a, W, b, delta = normal((m, n_in), dtype), normal((n_out, n_in), dtype, 1), normal((n_out,), dtype, 2), normal((m, n_out), dtype, 3)
+    a, W, b, delta = (
+        normal((m, n_in), dtype),
+        normal((n_out, n_in), dtype, 1),
+        normal((n_out,), dtype, 2),
+        normal((m, n_out), dtype, 3),
+    )
     start_W, start_b = normal((n_out, n_in), dtype, 4), normal((n_out,), dtype, 5)
-    on_gpu = {key: gpu.asarray(x) for key, x in {"a": a, "W": W, "b": b, "delta": delta, "start_W": start_W, "start_b": start_b}.items()}
+    on_gpu = {
+        key: gpu.asarray(x)
+        for key, x in {"a": a, "W": W, "b": b, "delta": delta, "start_W": start_W, "start_b": start_b}.items()
+    }
     eps = np.finfo(dtype).eps
 
     def compare(got, expected, magnitude):
         assert_close(gpu.to_numpy(got), expected, 2 * eps * magnitude + 10 * np.finfo(dtype).tiny, dtype=dtype)
 
-    compare(gpu.dense_forward(on_gpu["a"], on_gpu["W"], on_gpu["b"]), cpu.dense_forward(a, W, b), (n_in + 2) * (np.abs(a) @ np.abs(W).T + np.abs(b)))
+    compare(
+        gpu.dense_forward(on_gpu["a"], on_gpu["W"], on_gpu["b"]),
+        cpu.dense_forward(a, W, b),
+        (n_in + 2) * (np.abs(a) @ np.abs(W).T + np.abs(b)),
+    )
     activated, expected = gpu.activate(name, on_gpu["a"]), cpu.activate(name, a)
     compare(activated, expected, 8 * np.abs(expected))
     back = cpu.propagate_delta(delta, W, name, a, expected)
-    compare(gpu.propagate_delta(on_gpu["delta"], on_gpu["W"], name, on_gpu["a"], activated), back, (n_out + 16) * (np.abs(delta) @ np.abs(W)))
+    compare(
+        gpu.propagate_delta(on_gpu["delta"], on_gpu["W"], name, on_gpu["a"], activated),
+        back,
+        (n_out + 16) * (np.abs(delta) @ np.abs(W)),
+    )
     cpu.accumulate(start_W, start_b, delta, a)
     gpu.accumulate(on_gpu["start_W"], on_gpu["start_b"], on_gpu["delta"], on_gpu["a"])
     compare(on_gpu["start_W"], start_W, (m + 2) * (np.abs(delta).T @ np.abs(a) + np.abs(start_W) + 1))
@@ -69,10 +91,20 @@ def test_output_delta_and_cost(pair, dtype):
         h = cpu.activate(output, z)
         classes = np.random.default_rng(0).integers(0, K, m)
         values = np.random.default_rng(0).random((m, K)).astype(dtype)
-        for y in [classes] if pair == ("softmax", "cross_entropy") else [values] if cost == "cross_entropy" else [values, classes]:
+        for y in (
+            [classes]
+            if pair == ("softmax", "cross_entropy")
+            else [values]
+            if cost == "cross_entropy"
+            else [values, classes]
+        ):
             arguments = [gpu.asarray(x) for x in (z, h, y)]
             bound = 64 * (K + 8) * np.finfo(dtype).eps
-            assert_close(gpu.to_numpy(gpu.output_delta(output, cost, *arguments)), cpu.output_delta(output, cost, z, h, y), bound * (1 + np.abs(h)))
+            assert_close(
+                gpu.to_numpy(gpu.output_delta(output, cost, *arguments)),
+                cpu.output_delta(output, cost, z, h, y),
+                bound * (1 + np.abs(h)),
+            )
             expected = cpu.cost_sum(output, cost, z, h, y)
             np.testing.assert_allclose(gpu.cost_sum(output, cost, *arguments), expected, rtol=bound)
 
@@ -84,7 +116,9 @@ def test_edges(dtype):
     z = np.array([[0, 1e4, -1e4, np.inf, -np.inf, np.nan]], dtype)
     for name in ("sigmoid", "tanh", "relu", "leaky_relu", "identity"):
         expected = fastnn.activations.get(name).value(z.copy())
-        np.testing.assert_allclose(gpu.to_numpy(gpu.activate(name, gpu.asarray(z))), expected, rtol=8 * np.finfo(dtype).eps)
+        np.testing.assert_allclose(
+            gpu.to_numpy(gpu.activate(name, gpu.asarray(z))), expected, rtol=8 * np.finfo(dtype).eps
+        )
     assert np.isnan(gpu.to_numpy(gpu.activate("softmax", gpu.asarray(z)))).all()
     x = gpu.asarray(normal((100, 7), dtype))
     assert gpu.all_finite(x)
@@ -104,13 +138,24 @@ def trained(backend, rule, dtype):
     results = []
     for epoch in range(2):
         order = np.random.default_rng(epoch).permutation(len(X))
-        results.append((*program.run(net.backend.asarray(X), net.backend.asarray(y), net.backend.asarray(order), 0, program.steps(len(X))), program.hits))
+        results.append(
+            (
+                *program.run(
+                    net.backend.asarray(X), net.backend.asarray(y), net.backend.asarray(order), 0, program.steps(len(X))
+                ),
+                program.hits,
+            )
+        )
     return net, results
 
 
 @floats
 @pytest.mark.parametrize("fused", [False, True], ids=["graphs", "fused"])
-@pytest.mark.parametrize("rule", [lambda: optimizers.SGD(0.1), lambda: optimizers.Momentum(0.05), lambda: optimizers.Adam(0.01)], ids=["sgd", "momentum", "adam"])
+@pytest.mark.parametrize(
+    "rule",
+    [lambda: optimizers.SGD(0.1), lambda: optimizers.Momentum(0.05), lambda: optimizers.Adam(0.01)],
+    ids=["sgd", "momentum", "adam"],
+)
 def test_a_training_program(rule, fused, dtype):
     net, results = trained(engine(fused=fused), rule, dtype)
     reference, expected = trained("numpy", rule, dtype)

@@ -1,7 +1,8 @@
-"""cuBLASLt on a real device: every algorithm offered for every product and epilogue against extended precision; reduced precision and
-streamed data as whole programs. Skipped, with the reason, where there is no device.
+"""cuBLASLt on a real device: every algorithm offered for every product and epilogue against extended precision; reduced
+precision and streamed data as whole programs. Skipped, with the reason, where there is no device.
 
-What an epilogue is taken to mean here (mask bits, bias sums, leading dimensions) is what the stand-in imitates (cuda_on_cpu/products.py).
+What an epilogue is taken to mean here (mask bits, bias sums, leading dimensions) is what the stand-in imitates
+(cuda_on_cpu/products.py).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from fastnn.backends.cupy_products import aux_ld, back, forward, outer
 
 pytestmark = pytest.mark.gpu
 
-SHAPES = [(1, 1, 2), (3, 5, 2), (33, 65, 1), (33, 65, 31), (256, 64, 128), (512, 784, 300), (1000, 300, 130)]  # rows, n_in, n_out
+# rows, n_in, n_out
+SHAPES = [(1, 1, 2), (3, 5, 2), (33, 65, 1), (33, 65, 31), (256, 64, 128), (512, 784, 300), (1000, 300, 130)]
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 precisions = pytest.mark.parametrize(("kind", "compute"), PRECISIONS, ids=[f"{k} {c}" for k, c in PRECISIONS])
 
@@ -39,7 +41,10 @@ class Case:
         assert self.gpu.device.products is None, self.gpu.device.products
         self.arrays = {name: self.gpu.asarray(x) for name, x in arrays.items()}
         # A candidate holds addresses: what it reads is kept here.
-        self.factors, self.workspace = (self.arrays.pop("A"), self.arrays.pop("B")), self.gpu.empty((self.gpu.device.workspace_bytes,), np.uint8)
+        self.factors, self.workspace = (
+            (self.arrays.pop("A"), self.arrays.pop("B")),
+            self.gpu.empty((self.gpu.device.workspace_bytes,), np.uint8),
+        )
         more = {name: self.arrays.get(name) for name in ("bias", "aux")}
         self.candidates = self.gpu.device.prepare(product, *self.factors, self.arrays["D"], self.workspace, **more)
         self.start = {name: self.gpu.to_numpy(x) for name, x in self.arrays.items()}
@@ -64,7 +69,15 @@ def test_forward(epilogue, shape, kind, compute, record_property):
     aux = np.full((m, aux_ld(n_out) // 8), 0xAA, np.uint8)
     expected = A @ V.T + (B if epilogue != "DEFAULT" else 0)
     limit = bound(kind, compute, n_in, np.abs(A) @ np.abs(V).T + np.abs(B))
-    case = Case(forward(m, n_in, n_out, kind, compute, epilogue), record_property, A=W, B=a, D=blank((m, n_out), kind), bias=b, aux=aux)
+    case = Case(
+        forward(m, n_in, n_out, kind, compute, epilogue),
+        record_property,
+        A=W,
+        B=a,
+        D=blank((m, n_out), kind),
+        bias=b,
+        aux=aux,
+    )
     for got in case.results():
         assert_close(widened(got["D"]), np.maximum(expected, 0) if "RELU" in epilogue else expected, limit)
         if epilogue == "RELU_AUX_BIAS":  # exact zeros may count either way, and so may what rounds to them
@@ -82,10 +95,22 @@ def test_back(epilogue, shape, kind, compute, record_property):
     expected = D @ V * (bits[:, :n_in] if epilogue != "DEFAULT" else 1)
     limit = bound(kind, compute, n_out, np.abs(D) @ np.abs(V))
     aux = np.packbits(bits, axis=1, bitorder="little")
-    for got in Case(back(m, n_in, n_out, kind, compute, epilogue), record_property, A=W, B=delta, D=blank((m, n_in), kind), bias=blank((n_in,), kind), aux=aux).results():
+    for got in Case(
+        back(m, n_in, n_out, kind, compute, epilogue),
+        record_property,
+        A=W,
+        B=delta,
+        D=blank((m, n_in), kind),
+        bias=blank((n_in,), kind),
+        aux=aux,
+    ).results():
         assert_close(widened(got["D"]), expected, limit)
         if epilogue == "DRELU_BGRAD":
-            assert_close(widened(got["bias"]), expected.sum(axis=0), limit.sum(axis=0) + bound(kind, compute, m, np.abs(expected).sum(axis=0)))
+            assert_close(
+                widened(got["bias"]),
+                expected.sum(axis=0),
+                limit.sum(axis=0) + bound(kind, compute, m, np.abs(expected).sum(axis=0)),
+            )
 
 
 @precisions
@@ -103,7 +128,8 @@ def test_outer(epilogue, shape, kind, compute, record_property):
             assert_close(got["bias"], D.sum(axis=0), bound(kind, compute, m, np.abs(D).sum(axis=0), real), dtype=real)
 
 
-# ---- whole programs ----------------------------------------------------------------------------------------------------
+# ---- whole programs
+# ----------------------------------------------------------------------------------------------------
 
 
 def problem():
@@ -119,7 +145,9 @@ ROUNDING = {"fp32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-8}
 @pytest.mark.parametrize("precision", ROUNDING)
 @pytest.mark.parametrize("sizes", [(20, 64, 32, 4), (19, 33, 18, 10)], ids=str)
 def test_a_gradient(sizes, precision, hidden):
-    """One step of gradient descent with rate 1 is the gradient, off by the rounding of its factors. NaN between rows reaches nothing."""
+    """One step of gradient descent with rate 1 is the gradient, off by the rounding of its factors. NaN between
+    rows reaches nothing.
+    """
     gpu, (X, y) = engine(), problem()
     X = np.ascontiguousarray(X[:, : sizes[0]])
     net = fastnn.Network(sizes, hidden=hidden, precision=precision, backend=gpu, seed=2)
@@ -133,7 +161,9 @@ def test_a_gradient(sizes, precision, hidden):
     assert off < 8 * ROUNDING[precision] + 1e-5
     np.testing.assert_allclose(cost / 501, J, rtol=8 * ROUNDING[precision] + 1e-6)
     for gap in gaps(program):
-        assert (np.ascontiguousarray(gpu.to_numpy(gap)).view(np.uint8) == 0xFF).all(), "something was written between rows"
+        assert (np.ascontiguousarray(gpu.to_numpy(gap)).view(np.uint8) == 0xFF).all(), (
+            "something was written between rows"
+        )
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
@@ -146,7 +176,9 @@ def test_replays_equal_eager_steps_bit_for_bit(sizes, precision):  # reduced pre
         assert program.mode == "captured", program.why_eager
         program.mode = mode
         for epoch in range(125):
-            program.run(gpu.asarray(X), gpu.asarray(y), gpu.asarray(np.random.default_rng(epoch).permutation(501)), 0, 8)
+            program.run(
+                gpu.asarray(X), gpu.asarray(y), gpu.asarray(np.random.default_rng(epoch).permutation(501)), 0, 8
+            )
         thetas.append(gpu.to_numpy(net.theta))
     np.testing.assert_array_equal(*thetas)
 

@@ -1,6 +1,8 @@
-"""Faults of a GPU through the real device layer, over a fake CuPy: one clear message each, and everything as it was before.
+"""Faults of a GPU through the real device layer, over a fake CuPy: one clear message each, and everything as it was
+before.
 
-Why there is no device - driver, toolkit, packages - is in test_cupy_device.py, what `fastnn doctor` makes of it in test_findings.py.
+Why there is no device - driver, toolkit, packages - is in test_cupy_device.py, what `fastnn doctor` makes of it in
+test_findings.py.
 """
 
 from __future__ import annotations
@@ -32,7 +34,13 @@ class State:
 
     def now(self):
         to_numpy = self.net.backend.to_numpy
-        return [to_numpy(self.net.theta).tobytes(), *(to_numpy(x).tobytes() for x in self.rule.state), self.rule.t, self.net.epochs_trained, self.net.backend.name]
+        return [
+            to_numpy(self.net.theta).tobytes(),
+            *(to_numpy(x).tobytes() for x in self.rule.state),
+            self.rule.t,
+            self.net.epochs_trained,
+            self.net.backend.name,
+        ]
 
     def check(self):
         assert self.now() == self.before
@@ -51,20 +59,32 @@ def test_an_array_of_another_device(trained):
     X, y = data()
     there = net.backend.asarray(X)
     elsewhere = there.view(type("Elsewhere", (type(there),), {"device": SimpleNamespace(id=1)}))
-    for call in (lambda: net.fit(elsewhere, y, optimizer=rule, epochs=1), lambda: net.predict(elsewhere), lambda: net.score(elsewhere, y)):
-        with pytest.raises(ValueError, match="the array lies on CUDA device 1, the cupy engine works on device 0; copy it there first"):
+    for call in (
+        lambda: net.fit(elsewhere, y, optimizer=rule, epochs=1),
+        lambda: net.predict(elsewhere),
+        lambda: net.score(elsewhere, y),
+    ):
+        with pytest.raises(
+            ValueError,
+            match="the array lies on CUDA device 1, the cupy engine works on device 0; copy it there first",
+        ):
             call()
         state.check()
 
 
 def test_an_array_that_is_not_contiguous(trained):
-    """A program reads memory as it lies and refuses; `fit` and `predict` lay it out anew, and give what they give for the same rows."""
+    """A program reads memory as it lies and refuses; `fit` and `predict` lay it out anew, and give what they give
+    for the same rows.
+    """
     net, rule, state, _ = trained
     X, y = data()
     wide = net.backend.asarray(np.repeat(X, 2, axis=1))[:, ::2]
     order = net.backend.asarray(np.arange(ROWS))
     program = net.backend.compile(net, rule, 8)
-    for arrays in ((wide, net.backend.asarray(y), order), (net.backend.asarray(X), net.backend.asarray(np.repeat(y, 2))[::2], order)):
+    for arrays in (
+        (wide, net.backend.asarray(y), order),
+        (net.backend.asarray(X), net.backend.asarray(np.repeat(y, 2))[::2], order),
+    ):
         with pytest.raises((TypeError, ValueError), match=r"^[Xy] must be (a )?C-contiguous"):
             program.run(*arrays, 0, 1)
         state.check()
@@ -74,7 +94,11 @@ def test_an_array_that_is_not_contiguous(trained):
 def test_no_memory_for_a_step(trained):
     net, rule, state, cupy = trained
     enough, cupy.cuda.runtime.memGetInfo = cupy.cuda.runtime.memGetInfo, lambda: (10**6, 2 * 10**9)
-    with pytest.raises(MemoryError, match=r"needs .* GB of device memory beside the data, 0\.001 GB are free; precision='bf16' halves the activations"):
+    with pytest.raises(
+        MemoryError,
+        match=r"needs .* GB of device memory beside the data, 0\.001 GB are free; precision='bf16' halves the "
+        r"activations",
+    ):
         net.fit(*data(), optimizer=rule, batch_size=8, epochs=1)
     state.check()
     cupy.cuda.runtime.memGetInfo = enough
@@ -107,7 +131,8 @@ def test_the_device_is_lost(trained, monkeypatch):
     """From one moment on every call of CuPy fails, as after an illegal access."""
     net, rule, _, cupy = trained
     monkeypatch.setattr(lost_device, "SPARING", 0)
-    monkeypatch.setattr("fastnn.training.FIRST_SLICE_FLOPS", 0)  # one step, so that the epoch has a second slice, before which Theta is copied
+    # one step, so that the epoch has a second slice, before which Theta is copied
+    monkeypatch.setattr("fastnn.training.FIRST_SLICE_FLOPS", 0)
 
     class CUDARuntimeError(RuntimeError):
         pass
@@ -121,7 +146,11 @@ def test_the_device_is_lost(trained, monkeypatch):
         monkeypatch.setattr(cupy.cuda, "get_current_stream", lambda: SimpleNamespace(synchronize=gone, wait_event=gone))
 
     before = net.backend.to_numpy(net.theta)
-    with pytest.raises(fastnn.DeviceLost, match=r"CUDARuntimeError: cudaErrorIllegalAddress: .* Save the network \(net\.save\) and go on in a new process"):
+    with pytest.raises(
+        fastnn.DeviceLost,
+        match=r"CUDARuntimeError: cudaErrorIllegalAddress: .* Save the network \(net\.save\) and go on in a new "
+        r"process",
+    ):
         net.fit(*data(), optimizer=rule, batch_size=8, epochs=3, callbacks=[dies])
     assert net.backend.name == "numpy"
     assert np.isfinite(net.theta).all()

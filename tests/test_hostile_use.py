@@ -1,4 +1,6 @@
-"""What an adversary found: interrupts at the worst moment, streams that are closed, NumPy's integers, tables that are odd, numbers that are extreme."""
+"""What an adversary found: interrupts at the worst moment, streams that are closed, NumPy's integers, tables that
+are odd, numbers that are extreme.
+"""
 
 import os
 import signal
@@ -100,7 +102,9 @@ try:
 except KeyboardInterrupt:
     print(fastnn.get_backend("numba").name)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path
+    )
     assert (done.stdout, done.stderr) == ("numba\n", "")
 
 
@@ -108,19 +112,32 @@ except KeyboardInterrupt:
 
 
 def shell(command, folder):
-    return subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, text=True, timeout=300, check=False, env={**os.environ, "FASTNN": sys.executable})
+    return subprocess.run(
+        ["sh", "-c", command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "FASTNN": sys.executable},
+    )
 
 
 @pytest.fixture
 def table(tmp_path):
     rng = np.random.default_rng(0)
-    (tmp_path / "t.csv").write_text("a,b,t\n" + "".join(f"{a},{b},{i % 2}\n" for i, (a, b) in enumerate(rng.random((60, 2)))))
+    (tmp_path / "t.csv").write_text(
+        "a,b,t\n" + "".join(f"{a},{b},{i % 2}\n" for i, (a, b) in enumerate(rng.random((60, 2))))
+    )
     return tmp_path
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_a_training_whose_streams_are_closed_is_done_all_the_same(table, closed):
-    done = shell(f'exec "$FASTNN" -m fastnn train t.csv --target t --epochs 2 --backend numpy --no-plot --save m {closed}', table)
+    done = shell(
+        f'exec "$FASTNN" -m fastnn train t.csv --target t --epochs 2 --backend numpy --no-plot --save m {closed}',
+        table,
+    )
     assert (done.returncode, "Traceback" in done.stderr + done.stdout) == (0, False)
     assert (table / "m").is_file() or (table / "m.safetensors").is_file()
 
@@ -168,13 +185,19 @@ def test_a_fit_of_a_billion_epochs_that_something_ends_takes_no_memory_for_them(
 
 def test_an_order_that_is_no_array_is_named():
     X, y = data()
-    with pytest.raises(ValueError, match=r"order\(0\) must give a one-dimensional, non-empty array of row numbers, got what is no array"):
+    with pytest.raises(
+        ValueError,
+        match=r"order\(0\) must give a one-dimensional, non-empty array of row numbers, got what is no array",
+    ):
         fastnn.Network([4, 3], backend="numpy").fit(X, y, order=lambda epoch: [[1], [1, 2]])
 
 
 def test_a_scale_that_overflows_is_named():
     X, y = np.full((8, 4), 200, np.uint8), np.arange(8) % 3
-    with pytest.raises(ValueError, match=r"X holds 200 at .* which times scale=1e\+300 overflows float32; give a smaller scale"):
+    with pytest.raises(
+        ValueError,
+        match=r"X holds 200 at .* which times scale=1e\+300 overflows float32; give a smaller scale",
+    ):
         fastnn.Network([4, 3], backend="numpy").fit(X, y, scale=1e300)
 
 
@@ -228,6 +251,8 @@ def test_tiny_numbers_are_not_constant():
     scaling = preprocessing.fit_scaling(["x"], tiny, tiny[:, 0], notes := [])
     assert notes == []
     assert scaling["target_std"] == pytest.approx(1e-300 * np.arange(1.0, 9.0).std())
-    np.testing.assert_allclose((tiny[:, 0] - scaling["feature_mean"]) * scaling["feature_factor"], (np.arange(8) - 3.5) / np.arange(8.0).std())
+    np.testing.assert_allclose(
+        (tiny[:, 0] - scaling["feature_mean"]) * scaling["feature_factor"], (np.arange(8) - 3.5) / np.arange(8.0).std()
+    )
     with pytest.raises(DataFileError, match="column 'x' holds values too small to standardise"):
         preprocessing.fit_scaling(["x"], tiny * 1e-18, None, [])

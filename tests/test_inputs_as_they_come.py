@@ -23,7 +23,9 @@ def train(X, backend, *, scale=None, dtype="float32", validation=None):
 
 
 def assert_same(ours, theirs, kind):
-    """Bit for bit, unless bytes may go to a matrix unit that the plan does not choose for floats: to rounding, of nine steps."""
+    """Bit for bit, unless bytes may go to a matrix unit that the plan does not choose for floats: to rounding, of
+    nine steps.
+    """
     if kind == "uint8" and amx.missing() is None:
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     else:
@@ -46,7 +48,16 @@ def test_without_a_scale_numbers_are_taken_as_they_are(backend, dtype):
     assert_same(theta, expected, "uint8")
 
 
-@pytest.mark.parametrize("make", [np.asfortranarray, lambda X: np.repeat(X, 2, axis=1)[:, ::2], lambda X: X.astype(">f8"), lambda X: X > 0.5, lambda X: X.tolist()])
+@pytest.mark.parametrize(
+    "make",
+    [
+        np.asfortranarray,
+        lambda X: np.repeat(X, 2, axis=1)[:, ::2],
+        lambda X: X.astype(">f8"),
+        lambda X: X > 0.5,
+        lambda X: X.tolist(),
+    ],
+)
 def test_order_strides_byte_order_bool_and_lists(backend, make):
     X = RNG.random((150, 20))
     theta, _ = train(make(X), backend)
@@ -76,7 +87,10 @@ def test_integers_that_a_scale_makes_overflow_are_named(backend, kind):
     X = np.ones((150, 20), kind)
     X[7, 3] = 100
     train(X, backend, scale=1e36)
-    with pytest.raises(ValueError, match=r"X holds .*100.* at row 7, column 3, which times scale=1e\+37 overflows float32"):
+    with pytest.raises(
+        ValueError,
+        match=r"X holds .*100.* at row 7, column 3, which times scale=1e\+37 overflows float32",
+    ):
         train(X, backend, scale=1e37)
 
 
@@ -107,7 +121,11 @@ def _read_only(X):
 @pytest.mark.parametrize("view", VIEWS)
 def test_numba_reads_views_of_every_dtype_where_they_lie(monkeypatch, view, kind):
     monkeypatch.setattr(checks, "BLOCK", 100)  # otherwise data this small is converted
-    data = PIXELS.astype(kind) if kind == "bool" or np.iinfo(np.uint8).max <= _largest(kind) else (PIXELS // 2).astype(kind)
+    data = (
+        PIXELS.astype(kind)
+        if kind == "bool" or np.iinfo(np.uint8).max <= _largest(kind)
+        else (PIXELS // 2).astype(kind)
+    )
     X = VIEWS[view](data)
     scale = None if data.dtype.kind in "bf" else 1 / 64
     net = fastnn.Network([20, 9, 3], hidden="tanh", backend="numba", seed=1)
@@ -142,7 +160,10 @@ def test_numba_keeps_validation_rows_as_they_come():
     data = prepare(net, PIXELS.astype(np.uint8), y, (V, y), 0, 1 / 255)
     assert np.shares_memory(data.validation[0], V)
     assert prepare(net, V, y, 0.2, 0, 1 / 255).validation[0].dtype == np.uint8
-    for bad, message in ((np.nan, "validation X must be finite, got nan at row 7, column 3"), (1e39, r"validation X holds .* at row 7, column 3, which overflows float32")):
+    for bad, message in (
+        (np.nan, "validation X must be finite, got nan at row 7, column 3"),
+        (1e39, r"validation X holds .* at row 7, column 3, which overflows float32"),
+    ):
         W = np.ones((150, 20))
         W[7, 3] = bad
         with pytest.raises(ValueError, match=message):
@@ -157,7 +178,9 @@ def test_small_data_in_f_order_is_converted_once():
 
 
 def _peak_of_a_fit(X):
-    """Most bytes allocated at once during an epoch on X of MNIST's size, and those of parameters, gradient and workspace."""
+    """Most bytes allocated at once during an epoch on X of MNIST's size, and those of parameters, gradient and
+    workspace.
+    """
     labels = np.arange(60_000) % 2
     net = fastnn.Network([784, 16, 16, 2], backend="numba")
     net.fit(X, labels, epochs=1, scale=1 / 255)  # compile before measuring, what this many rows need
@@ -173,7 +196,12 @@ def _peak_of_a_fit(X):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "make"),
-    [("uint8", np.ascontiguousarray), ("uint8", np.asfortranarray), ("int16", np.ascontiguousarray), ("uint8", lambda X: np.repeat(X, 2, axis=0)[::2])],
+    [
+        ("uint8", np.ascontiguousarray),
+        ("uint8", np.asfortranarray),
+        ("int16", np.ascontiguousarray),
+        ("uint8", lambda X: np.repeat(X, 2, axis=0)[::2]),
+    ],
     ids=["uint8", "uint8 in F order", "int16", "every other row of uint8"],
 )
 def test_numba_needs_less_than_half_a_copy_of_the_data_beside_it(kind, make):

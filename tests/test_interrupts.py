@@ -26,7 +26,9 @@ def data(rows=ROWS):
 
 
 def net_of(backend, sizes=SIZES, **options):
-    return fastnn.Network(sizes, hidden=options.pop("hidden", "tanh"), init=cases.parameters(sizes), backend=backend, **options)
+    return fastnn.Network(
+        sizes, hidden=options.pop("hidden", "tanh"), init=cases.parameters(sizes), backend=backend, **options
+    )
 
 
 def theta_of(net):
@@ -38,14 +40,19 @@ def theta_of(net):
 
 @pytest.mark.parametrize("rule", [optimizers.SGD, optimizers.Momentum, optimizers.Adam])
 def test_divergence_is_named_and_undone(backend, dtype, rule):
-    """Two good epochs, then inputs so large that a product overflows: back to the state after the two, optimizer included."""
+    """Two good epochs, then inputs so large that a product overflows: back to the state after the two, optimizer
+    included.
+    """
     X, y = data()
     net = net_of(backend, (4, 5, 4, 3), hidden="identity", output="identity", cost="squared_error", dtype=dtype)
     rule = rule(0.01)
     net.fit(X, y, optimizer=rule, epochs=2, batch_size=5)
     kept = theta_of(net), [np.array(backend.to_numpy(s)) for s in rule.state], rule.t
     huge = np.sqrt(float(np.finfo(dtype).max)) * 1e3
-    with pytest.raises(fastnn.Diverged, match=r"diverged in epoch 2\b.*layer \d.*Likely causes: the learning rate 0.01 is too large.*not scaled") as caught:
+    with pytest.raises(
+        fastnn.Diverged,
+        match=r"diverged in epoch 2\b.*layer \d.*Likely causes: the learning rate 0.01 is too large.*not scaled",
+    ) as caught:
         net.fit(X * huge, y, optimizer=rule, epochs=3, batch_size=ROWS)
     assert caught.value.epoch == 2
     assert 2 <= caught.value.layer <= 4
@@ -91,7 +98,8 @@ def test_an_interrupt_between_epochs_keeps_them(backend):
         history = net.fit(X, y, epochs=9, batch_size=5, callbacks=[interrupt])
     whole = expected.fit(X, y, epochs=2, batch_size=5)
     assert history.interrupted
-    assert history.cost == pytest.approx(whole.cost, rel=1e-6)  # slices end by the clock: another grouping of partial sums
+    # slices end by the clock: another grouping of partial sums
+    assert history.cost == pytest.approx(whole.cost, rel=1e-6)
     assert theta_of(net).tobytes() == theta_of(expected).tobytes()
     assert net.epochs_trained == 2
 
@@ -179,7 +187,9 @@ def test_a_real_sigint_keeps_the_last_completed_step(engine):
         assert 400 * net.epochs_trained <= rule.t <= 400 * (net.epochs_trained + 1), "whole steps, all of them counted"
         print([w.category.__name__ for w in caught], flush=True)
         """
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout.readline() == "epoch 0\n"
         process.send_signal(signal.SIGINT)

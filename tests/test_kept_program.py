@@ -1,4 +1,6 @@
-"""A fit that goes on with the same instance of an optimizer uses the program and the memory of the fit before (fastnn/snapshot.py), and nothing else changes."""
+"""A fit that goes on with the same instance of an optimizer uses the program and the memory of the fit before
+(fastnn/snapshot.py), and nothing else changes.
+"""
 
 import copy
 import gc
@@ -46,7 +48,14 @@ def fits(net, rule, forget=False):
             net.l2 = 0.5
         if number == 6:
             rule.reset()
-        net.fit(X, y, optimizer=rule, epochs=1 + number % 2, batch_size=8 if number != 4 else 6, micro_batch=4 if number == 7 else None)
+        net.fit(
+            X,
+            y,
+            optimizer=rule,
+            epochs=1 + number % 2,
+            batch_size=8 if number != 4 else 6,
+            micro_batch=4 if number == 7 else None,
+        )
         if forget:
             net.kept = None
     return net.theta.copy(), [state.copy() for state in rule.state], rule.t
@@ -57,7 +66,8 @@ def test_fits_give_the_same_with_and_without_what_was_kept(rule, made):
     kept = fits(network(l2=0.1), rule(0.01))
     with_kept = len(made)
     forgotten = fits(network(l2=0.1), rule(0.01), forget=True)
-    assert (with_kept, len(made) - with_kept) == (5, 8)  # the first, other rows, another batch, both as before, micro_batch; not l2, epochs or reset
+    # the first, other rows, another batch, both as before, micro_batch; not l2, epochs or reset
+    assert (with_kept, len(made) - with_kept) == (5, 8)
     np.testing.assert_array_equal(kept[0], forgotten[0])
     for a, b in zip(kept[1], forgotten[1], strict=True):
         np.testing.assert_array_equal(a, b)

@@ -20,7 +20,10 @@ import fastnn
 from fastnn import optimizers
 
 SIZES = (6, 5, 1, 4)
-RULES = {"lars": lambda **more: optimizers.LARS(2.0, 0.8, 0.02, **more), "lamb": lambda **more: optimizers.LAMB(0.03, 0.8, 0.99, 1e-7, **more)}
+RULES = {
+    "lars": lambda **more: optimizers.LARS(2.0, 0.8, 0.02, **more),
+    "lamb": lambda **more: optimizers.LAMB(0.03, 0.8, 0.99, 1e-7, **more),
+}
 rules = pytest.mark.parametrize("name", RULES)
 
 
@@ -49,18 +52,23 @@ def check_step(backend, rule, theta, grad, sizes):
         w, decay = before[at], rule.weight_decay if weights else 0.0
         if rule.name == "lars":
             g_norm, w_norm = (np.sqrt((x[at].astype(np.longdouble) ** 2).sum()) for x in (grad, before))
-            step = rule.rate * rule.trust * (w_norm / (g_norm + decay * w_norm) if w_norm * g_norm + w_norm * decay else 1)
+            step = (
+                rule.rate * rule.trust * (w_norm / (g_norm + decay * w_norm) if w_norm * g_norm + w_norm * decay else 1)
+            )
             limit = tolerances.lars(w, grad[at], state[0][at], step, rule.momentum, decay)
             tolerances.assert_close(got_state[0][at], new_state[0][at], limit, dtype=before.dtype)
             limit = limit + 2 * tolerances.eps(w) * np.abs(w)
         else:
             u = r[at] + decay * w
             norms = [np.sqrt((x.astype(np.longdouble) ** 2).sum()) for x in (w, u)]
-            limit = tolerances.lamb(w, r_bound[at], u, rule.rate * (norms[0] / norms[1] if norms[0] * norms[1] else 1), decay)
+            limit = tolerances.lamb(
+                w, r_bound[at], u, rule.rate * (norms[0] / norms[1] if norms[0] * norms[1] else 1), decay
+            )
         tolerances.assert_close(got[at], expected[at], limit, dtype=before.dtype, what=f"theta, weights={weights}")
 
 
-# ---- by hand ------------------------------------------------------------------------------------------------------------
+# ---- by hand
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_lars_by_hand(backend):
@@ -80,7 +88,9 @@ def test_lars_by_hand(backend):
 
 
 def test_lamb_by_hand(backend):
-    """At the first step r = sign(g): of the weights (1, -1), norm sqrt 2, beside ||w|| = 5; the bias has no norm yet."""
+    """At the first step r = sign(g): of the weights (1, -1), norm sqrt 2, beside ||w|| = 5; the bias has no norm
+    yet.
+    """
     rule = optimizers.LAMB(0.1, eps=1e-300)
     owner = bound_rule(rule, backend, "float64", (2, 1))
     theta = backend.asarray(np.array([3.0, 4.0, 0.0]))
@@ -90,7 +100,8 @@ def test_lamb_by_hand(backend):
     del owner
 
 
-# ---- against the oracle ----------------------------------------------------------------------------------------------------
+# ---- against the oracle
+# ----------------------------------------------------------------------------------------------------
 
 
 @rules
@@ -159,7 +170,8 @@ def test_every_layer_moves_as_far_as_its_own_norm_says(backend, dtype):
         del owner
 
 
-# ---- in training ----------------------------------------------------------------------------------------------------------
+# ---- in training
+# ----------------------------------------------------------------------------------------------------------
 
 
 @rules
@@ -183,9 +195,13 @@ def test_l2_of_the_network_is_part_of_the_gradient(backend, dtype, name):
         rule = RULES[name](weight_decay=decay)
         net.fit(X, y, optimizer=rule, batch_size=12, epochs=1, shuffle=False)
         grad = reference.gradient(theta, SIZES, names, "cross_entropy", X, y, l2)
-        expected, _ = reference.update(name, SIZES, theta, grad, [np.zeros_like(theta)] * len(rule.slots), 1, *rule.hyper())
+        expected, _ = reference.update(
+            name, SIZES, theta, grad, [np.zeros_like(theta)] * len(rule.slots), 1, *rule.hyper()
+        )
         D[l2, decay] = np.array(backend.to_numpy(net.theta))
-        tolerances.assert_close(D[l2, decay], expected, 10 * tolerances.training(np.dtype(dtype), 1) * np.abs(expected).max(), dtype=dtype)
+        tolerances.assert_close(
+            D[l2, decay], expected, 10 * tolerances.training(np.dtype(dtype), 1) * np.abs(expected).max(), dtype=dtype
+        )
     assert not np.allclose(D[6.0, 0.0], D[0.0, 0.5])
 
 
@@ -230,13 +246,18 @@ def test_copies_are_fresh(name):
         fastnn.Network((3, 2), backend="numpy").fit(np.eye(3), [0, 1, 1], optimizer=twin, epochs=1)
 
 
-# ---- what is refused ---------------------------------------------------------------------------------------------------------
+# ---- what is refused
+# ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: optimizers.LARS(0), ValueError, r"learning_rate must be a finite number > 0 or a schedule \(fastnn\.schedules\), got 0"),
+        (
+            lambda: optimizers.LARS(0),
+            ValueError,
+            r"learning_rate must be a finite number > 0 or a schedule \(fastnn\.schedules\), got 0",
+        ),
         (lambda: optimizers.LARS(momentum=1), ValueError, "momentum must be a finite number >= 0 and < 1, got 1"),
         (lambda: optimizers.LARS(trust=0.0), ValueError, "trust must be a finite number > 0, got 0.0"),
         (lambda: optimizers.LARS(trust="small"), TypeError, "trust must be a finite number > 0, got 'small'"),
@@ -244,7 +265,11 @@ def test_copies_are_fresh(name):
         (lambda: optimizers.LAMB(beta1=1.0), ValueError, "beta1 must be a finite number >= 0 and < 1"),
         (lambda: optimizers.LAMB(beta2=-0.1), ValueError, "beta2 must be a finite number >= 0 and < 1"),
         (lambda: optimizers.LAMB(eps=0), ValueError, "eps must be a finite number > 0"),
-        (lambda: optimizers.LAMB(weight_decay=np.nan), ValueError, "weight_decay must be a finite number >= 0, got nan"),
+        (
+            lambda: optimizers.LAMB(weight_decay=np.nan),
+            ValueError,
+            "weight_decay must be a finite number >= 0, got nan",
+        ),
         (lambda: optimizers.get("lamp"), ValueError, "optimizer='lamp' is not known; did you mean 'lamb'"),
     ],
 )

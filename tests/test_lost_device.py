@@ -169,12 +169,20 @@ def test_the_command_line_saves_what_is_left(tmp_path):
         "    return net\n"
         "training.Network = mortal\n"
         "from fastnn.cli import main\n"
-        "sys.argv = ['fastnn', 'train', 'table.csv', '--target', 'c', '--epochs', '100', '--save', 'left.safetensors', '--no-plot', '--json']\n"
+        "sys.argv = ['fastnn', 'train', 'table.csv', '--target', 'c', '--epochs', '100', '--save', "
+        "'left.safetensors', '--no-plot', '--json']\n"
         "main()\n"
     )
     rows = "".join(f"{a},{a * a},{a % 2}\n" for a in range(60))
     (tmp_path / "table.csv").write_text("a,b,c\n" + rows)
-    result = subprocess.run([sys.executable, "-c", script, str(Path(__file__).parent)], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(Path(__file__).parent)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert result.returncode == 1, result.stderr
     last = [line for line in result.stderr.splitlines() if line.startswith("fastnn:")][-2:]
     assert last[0] == "fastnn: the network as it was before is saved to left.safetensors"

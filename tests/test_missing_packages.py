@@ -22,8 +22,14 @@ TRAIN = """
 def _run(code, folder, *flags, **environment):
     script = "import sys, numpy as np\n" + textwrap.dedent(code)
     return subprocess.run(
-        [sys.executable, *flags, "-c", script], cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300, check=False
-    )  # fmt: skip
+        [sys.executable, *flags, "-c", script],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +48,18 @@ def table(tmp_path):
     return tmp_path
 
 
-MISSING = pytest.mark.parametrize(("package", "reason"), [("numba", "Numba cannot be imported"), ("scipy", "SciPy, whose BLAS Numba calls, cannot be imported")])
+MISSING = pytest.mark.parametrize(
+    ("package", "reason"),
+    [("numba", "Numba cannot be imported"), ("scipy", "SciPy, whose BLAS Numba calls, cannot be imported")],
+)
 
 
 @MISSING
 def test_the_numpy_engine_is_taken_and_says_why(tmp_path, expected, package, reason):
-    code = f"sys.modules[{package!r}] = None  # importing it fails\nimport fastnn\ntarget = 'theta.npy'\n{textwrap.dedent(TRAIN)}\nprint(net.backend_reason)"
+    code = (
+        f"sys.modules[{package!r}] = None  # importing it fails\nimport fastnn\ntarget = "
+        f"'theta.npy'\n{textwrap.dedent(TRAIN)}\nprint(net.backend_reason)"
+    )
     result = _run(code, tmp_path, "-W", "error")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("numpy: the fastest usable engine;")
@@ -69,7 +81,9 @@ def test_a_checkout_that_is_not_installed_says_so(tmp_path):
     """
     result = _run(code, tmp_path, "-W", "error")
     assert result.returncode == 0, result.stderr
-    assert "numba not taken: this fastnn is a checkout that is not installed: run pip install -e . in it" in result.stdout
+    assert (
+        "numba not taken: this fastnn is a checkout that is not installed: run pip install -e . in it"
+    ) in result.stdout
 
 
 @MISSING
@@ -94,7 +108,9 @@ def test_the_command_line_says_so_once(table, package, reason):
 @pytest.mark.slow
 def test_a_cache_that_cannot_be_written_is_said_once_and_training_works(table, expected):
     (table / "blocked").write_text("a file, not a folder")
-    command = "['fastnn', 'train', 'table.csv', '--target', 'target', '--backend', 'numba', '--epochs', '2', '--no-plot']"
+    command = (
+        "['fastnn', 'train', 'table.csv', '--target', 'target', '--backend', 'numba', '--epochs', '2', '--no-plot']"
+    )
     # The command in the same process as the fit, because each process compiles anew.
     code = f"""
         import fastnn

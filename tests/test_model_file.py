@@ -21,7 +21,10 @@ def data():
 
 
 def trained(backend, dtype="float32", **options):
-    net = fastnn.Network(SIZES, **({"hidden": ["tanh", activations.LeakyReLU(0.3)], "l2": 0.1, "backend": backend, "dtype": dtype} | options))
+    net = fastnn.Network(
+        SIZES,
+        **({"hidden": ["tanh", activations.LeakyReLU(0.3)], "l2": 0.1, "backend": backend, "dtype": dtype} | options),
+    )
     net.fit(*data(), epochs=2)
     return net
 
@@ -41,7 +44,18 @@ def test_round_trip_is_bit_exact(backend, dtype, tmp_path):
     net.save(path)
     loaded = fastnn.load(path, backend=backend)
     assert theta_of(loaded).tobytes() == theta_of(net).tobytes()
-    for name in ("sizes", "hidden", "output", "cost", "l2", "dtype", "precision", "scale", "epochs_trained", "preprocessing"):
+    for name in (
+        "sizes",
+        "hidden",
+        "output",
+        "cost",
+        "l2",
+        "dtype",
+        "precision",
+        "scale",
+        "epochs_trained",
+        "preprocessing",
+    ):
         assert getattr(loaded, name) == getattr(net, name), name
     X, y = data()
     np.testing.assert_array_equal(loaded.predict_proba(X), net.predict_proba(X))
@@ -169,10 +183,16 @@ DAMAGED = {
     "sizes floats": (described(lambda n: n.update(sizes=[4.0, 5.0, 6.0, 3.0])), "positive integer"),
     "sizes a word": (described(lambda n: n.update(sizes="abc")), "positive integer"),
     "sizes a number": (described(lambda n: n.update(sizes=4)), "not a usable fastnn model"),
-    "hidden too many": (described(lambda n: n.update(hidden=[{"name": "relu"}] * 3)), "one activation per hidden layer"),
+    "hidden too many": (
+        described(lambda n: n.update(hidden=[{"name": "relu"}] * 3)),
+        "one activation per hidden layer",
+    ),
     "hidden unknown": (described(lambda n: n.update(hidden=[{"name": "os.system"}] * 2)), "not known"),
     "hidden not objects": (described(lambda n: n.update(hidden=["relu", "relu"])), "not a usable fastnn model"),
-    "hidden slope text": (described(lambda n: n.update(hidden=[{"name": "relu"}, {"name": "leaky_relu", "slope": "1"}])), "slope"),
+    "hidden slope text": (
+        described(lambda n: n.update(hidden=[{"name": "relu"}, {"name": "leaky_relu", "slope": "1"}])),
+        "slope",
+    ),
     "output unknown": (described(lambda n: n.update(output={"name": "argmax"})), "not known"),
     "cost unknown": (described(lambda n: n.update(cost="hinge")), "unknown cost 'hinge'"),
     "pair without sense": (described(lambda n: n.update(output={"name": "tanh"})), "fits only cost"),
@@ -251,7 +271,9 @@ def test_a_folder_that_does_not_exist_or_is_the_target(tmp_path):
         net.save(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["x.h5", "x.pkl", "x.pt", "x.onnx", "x.npz", "rate.001", "x.safetensors.gz", "ä.keras"])
+@pytest.mark.parametrize(
+    "name", ["x.h5", "x.pkl", "x.pt", "x.onnx", "x.npz", "rate.001", "x.safetensors.gz", "ä.keras"]
+)
 def test_a_name_that_promises_another_format_is_refused_before_anything_is_written(tmp_path, name, content):
     net, suffix = trained("numpy"), f".{name.rsplit('.', 1)[1]}"
     with pytest.raises(ValueError, match=r"must end in '\.safetensors' or have no ending") as caught:
@@ -268,7 +290,9 @@ def test_a_name_that_promises_another_format_is_refused_before_anything_is_writt
 def test_a_device_or_pipe_is_not_replaced_by_a_model_and_a_link_stays_one(tmp_path):
     net, pipe, link = trained("numpy"), tmp_path / "pipe", tmp_path / "latest.safetensors"
     os.mkfifo(pipe)
-    with pytest.raises(ValueError, match="pipe' is not a regular file but a device, pipe or socket; give the name of a file"):
+    with pytest.raises(
+        ValueError, match="pipe' is not a regular file but a device, pipe or socket; give the name of a file"
+    ):
         net.save(pipe)
     assert pipe.is_fifo()
     link.symlink_to("first.safetensors")

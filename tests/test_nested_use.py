@@ -1,4 +1,6 @@
-"""Fits beside each other - in a thread pool, under joblib, in processes - share the cores instead of each taking all of them."""
+"""Fits beside each other - in a thread pool, under joblib, in processes - share the cores instead of each taking
+all of them.
+"""
 
 import concurrent.futures
 import os
@@ -47,7 +49,9 @@ class Count:
 
 
 def _begin_together(count, fits):
-    """A callback after whose first call all fits have begun; from there on members are counted, until the first has ended its epochs."""
+    """A callback after whose first call all fits have begun; from there on members are counted, until the first has
+    ended its epochs.
+    """
     meeting = threading.Barrier(fits, timeout=60)
     first, last = set(), threading.Barrier(fits, timeout=60)
 
@@ -121,7 +125,9 @@ def test_an_override_of_the_threads_holds_beside_others(monkeypatch):
 def test_fewer_members_than_planned_compute_the_same(monkeypatch, members, sliced, optimizer):
     theta, sums = [], []
     for now in (3, members):
-        net = fastnn.Network([64, 40, 10], backend=fastnn.get_backend("numba", threads=3, chunk=60, sliced=sliced), l2=0.5, seed=1)
+        net = fastnn.Network(
+            [64, 40, 10], backend=fastnn.get_backend("numba", threads=3, chunk=60, sliced=sliced), l2=0.5, seed=1
+        )
         program = net.backend.compile(net, fastnn.optimizers.get(optimizer, 0.01), 100)
         order = np.arange(1000)
         program.run(X.astype(np.float32), y, order, 0, 5)  # with all three
@@ -139,7 +145,8 @@ def test_a_fit_that_fails_gives_its_cores_back():
     with pytest.raises(fastnn.Diverged):
         net.fit(1e6 * X, y, optimizer="sgd", learning_rate=1e6)
     assert not cpu_threads._busy
-    net = fastnn.Network(SIZES, backend="numba")  # on a slow machine the last finite slice has left the other with parameters that overflow at once
+    # on a slow machine the last finite slice has left the other with parameters that overflow at once
+    net = fastnn.Network(SIZES, backend="numba")
     with pytest.raises(ZeroDivisionError):
         net.fit(X, y, callbacks=[lambda *_: 1 / 0])
     assert not cpu_threads._busy
@@ -166,7 +173,9 @@ def test_processes_of_joblib_share_the_cores():
 
     cores = cpu_threads._cores()
     for workers in (2, cores + 1):
-        found = joblib.Parallel(n_jobs=workers, backend="loky")(joblib.delayed(in_a_worker)(seed) for seed in range(2 * workers))
+        found = joblib.Parallel(n_jobs=workers, backend="loky")(
+            joblib.delayed(in_a_worker)(seed) for seed in range(2 * workers)
+        )
         allowed = max(1, cores // workers)
         assert {usable for _, usable, _ in found} == {allowed}
         assert max(team for *_, team in found) <= allowed

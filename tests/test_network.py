@@ -56,10 +56,16 @@ def test_parameters_are_not_replaced_by_arrays_that_the_engines_would_not_see(ba
     net = net_of(backend, dtype)
     before = net.backend.to_numpy(net.theta).copy()
     for name in ("theta", "weights", "biases"):
-        with pytest.raises(AttributeError, match=rf"net\.{name} cannot be replaced.*net\.{name}(\[0\])?\[\.\.\.\] = values"):
+        with pytest.raises(
+            AttributeError,
+            match=rf"net\.{name} cannot be replaced.*net\.{name}(\[0\])?\[\.\.\.\] = values",
+        ):
             setattr(net, name, getattr(net, name)[:])
     for views in ("weights", "biases"):
-        with pytest.raises(TypeError, match=rf"net\.{views}\[1\] cannot be replaced.*net\.{views}\[1\]\[\.\.\.\] = values"):
+        with pytest.raises(
+            TypeError,
+            match=rf"net\.{views}\[1\] cannot be replaced.*net\.{views}\[1\]\[\.\.\.\] = values",
+        ):
             getattr(net, views)[1] = getattr(net, views)[1] * 2
     assert net.backend.to_numpy(net.theta).tobytes() == before.tobytes()
     net.theta += 1
@@ -109,7 +115,12 @@ def test_forward_gives_every_layer(backend, dtype, sizes):
 
 @pytest.mark.parametrize(
     ("output", "cost", "K"),
-    [("softmax", "cross_entropy", 3), ("softmax", "squared_error", 3), ("sigmoid", "cross_entropy", 3), ("sigmoid", "cross_entropy", 1)]
+    [
+        ("softmax", "cross_entropy", 3),
+        ("softmax", "squared_error", 3),
+        ("sigmoid", "cross_entropy", 3),
+        ("sigmoid", "cross_entropy", 1),
+    ]
     + [(output, "squared_error", K) for output in ("sigmoid", "tanh", "identity") for K in (1, 3)],
 )
 def test_predict_and_predict_proba(backend, dtype, output, cost, K):
@@ -124,7 +135,9 @@ def test_predict_and_predict_proba(backend, dtype, output, cost, K):
         np.testing.assert_array_equal(predicted, expected[:, 0] if K == 1 else expected)
         assert predicted.dtype == np.int64
     else:
-        tolerances.assert_close(predicted, h[:, 0] if K == 1 else h, tolerances.network_gradient(dtype, net.sizes, 1), dtype=dtype)
+        tolerances.assert_close(
+            predicted, h[:, 0] if K == 1 else h, tolerances.network_gradient(dtype, net.sizes, 1), dtype=dtype
+        )
     if output in ("softmax", "sigmoid"):
         tolerances.assert_close(net.predict_proba(X), h, tolerances.network_gradient(dtype, net.sizes, 1), dtype=dtype)
     else:
@@ -211,7 +224,9 @@ def test_a_vector_is_a_column_for_one_output(backend):
     for options in ({"output": "sigmoid"}, {"output": "identity", "cost": "squared_error"}):
         net = net_of(backend, sizes=(4, 5, 1), **options)
         assert net.cost_and_gradient(X, y)[0] == net.cost_and_gradient(X, y[:, None])[0]
-        assert net.cost_and_gradient(X, (y > 0.3).astype(int))[0] == net.cost_and_gradient(X, (y > 0.3).astype(float))[0]
+        assert (
+            net.cost_and_gradient(X, (y > 0.3).astype(int))[0] == net.cost_and_gradient(X, (y > 0.3).astype(float))[0]
+        )
 
 
 def test_classes_with_squared_error_are_their_one_hot_rows(backend):
@@ -238,11 +253,16 @@ def test_x_of_any_kind_and_layout_is_converted(backend, dtype, kind):
 @pytest.mark.parametrize("init", ["auto", *initializers.INITIALIZERS])
 @pytest.mark.parametrize("hidden", ["relu", "tanh"])
 def test_seeds_give_the_same_start_on_every_engine(backend, dtype, init, hidden):
-    make = [fastnn.Network([30, 20, 10], hidden=hidden, init=init, seed=seed, backend=b, dtype=dtype) for b, seed in ((backend, 3), ("numpy", 3), ("numpy", 4))]
+    make = [
+        fastnn.Network([30, 20, 10], hidden=hidden, init=init, seed=seed, backend=b, dtype=dtype)
+        for b, seed in ((backend, 3), ("numpy", 3), ("numpy", 4))
+    ]
     thetas = [np.array(net.backend.to_numpy(net.theta)) for net in make]
     assert thetas[0].tobytes() == thetas[1].tobytes()
     assert (init == "zeros") == np.array_equal(thetas[1], thetas[2])
-    assert not any(np.any(np.array(net.backend.to_numpy(b))) for net in make for b in net.biases), "biases start at zero"
+    assert not any(np.any(np.array(net.backend.to_numpy(b))) for net in make for b in net.biases), (
+        "biases start at zero"
+    )
     if dtype == np.float32:
         wide = fastnn.Network([30, 20, 10], hidden=hidden, init=init, seed=3, backend="numpy", dtype="float64")
         np.testing.assert_array_equal(wide.theta.astype(np.float32), thetas[1])
@@ -262,8 +282,12 @@ def test_seeds_give_the_same_start_on_every_engine(backend, dtype, init, hidden)
     ids=str,
 )
 def test_spread_of_initial_weights(init, spread, limit):
-    """200 -> 300: 60,000 draws have their standard deviation to 0.3 % and their mean to 0.4 % of it; five times that."""
-    W = fastnn.Network([200, 300], init=init, backend="numpy", dtype="float64", output="identity", cost="squared_error").weights[0]
+    """200 -> 300: 60,000 draws have their standard deviation to 0.3 % and their mean to 0.4 % of it; five times
+    that.
+    """
+    W = fastnn.Network(
+        [200, 300], init=init, backend="numpy", dtype="float64", output="identity", cost="squared_error"
+    ).weights[0]
     assert abs(W.std() / spread - 1) < 0.015
     assert abs(W.mean()) < 0.02 * spread
     if limit is not None:
@@ -271,10 +295,15 @@ def test_spread_of_initial_weights(init, spread, limit):
 
 
 def test_auto_is_he_before_rectifiers_and_glorot_otherwise():
-    nets = {init: fastnn.Network([9, 8, 7, 6], hidden=["relu", "tanh"], init=init, backend="numpy", dtype="float64") for init in ("auto", "he", "glorot")}
+    nets = {
+        init: fastnn.Network([9, 8, 7, 6], hidden=["relu", "tanh"], init=init, backend="numpy", dtype="float64")
+        for init in ("auto", "he", "glorot")
+    }
     for layer, row in enumerate(("he", "glorot", "glorot")):
         # the same generator goes through the layers, so only the first is drawn from the same place
-        assert abs(np.std(nets["auto"].weights[layer]) / np.std(nets[row].weights[layer]) - 1) < (1e-12 if layer == 0 else 0.5)
+        assert abs(np.std(nets["auto"].weights[layer]) / np.std(nets[row].weights[layer]) - 1) < (
+            1e-12 if layer == 0 else 0.5
+        )
     np.testing.assert_array_equal(nets["auto"].weights[0], nets["he"].weights[0])
     assert isinstance(initializers.get("auto", fastnn.activations.LeakyReLU()), initializers.He)
     assert isinstance(initializers.get("auto", fastnn.activations.Sigmoid()), initializers.Glorot)
@@ -297,7 +326,8 @@ def test_explicit_starts(backend, dtype):
     assert np.any(backend.to_numpy(net.theta)), "the start is copied"
 
 
-# ---- engines and copies ------------------------------------------------------------------------------------------------
+# ---- engines and copies
+# ------------------------------------------------------------------------------------------------
 
 
 def test_backend_and_its_reason(backend):
@@ -310,7 +340,11 @@ def test_backend_and_its_reason(backend):
     assert "cupy not taken" in auto.backend_reason, "two parameters never pay for a GPU"
 
 
-@pytest.mark.parametrize("copied", [lambda net: pickle.loads(pickle.dumps(net)), copy.deepcopy, copy.copy], ids=["pickle", "deepcopy", "copy"])
+@pytest.mark.parametrize(
+    "copied",
+    [lambda net: pickle.loads(pickle.dumps(net)), copy.deepcopy, copy.copy],
+    ids=["pickle", "deepcopy", "copy"],
+)
 @pytest.mark.parametrize("engine", ["numpy", "numba"])
 def test_copies_are_equal_and_apart(engine, copied):
     X, y = problem(20)
@@ -370,7 +404,9 @@ def test_a_wait_that_happens_once_is_announced(monkeypatch):
         assert said == []
         assert waiting.seconds == 0
         return
-    assert said == ["the CPU kernels for this are compiled now, about ten seconds, once; later runs read them from disk"]
+    assert said == [
+        "the CPU kernels for this are compiled now, about ten seconds, once; later runs read them from disk"
+    ]
     assert 0 < waiting.seconds < 60
     monkeypatch.setattr("fastnn.kernels.cpu.compiling.CACHE_FOLDER", None)
     with engine.announcing(said.append) as waiting:

@@ -36,7 +36,16 @@ def problem(sizes, names, cost):
 
 
 def network(backend, sizes, names, cost, theta, dtype, l2=L2):
-    return fastnn.Network(sizes, hidden=list(names[:-1]), output=names[-1], cost=cost, init=np.asarray(theta, np.float64), l2=l2, backend=backend, dtype=dtype)
+    return fastnn.Network(
+        sizes,
+        hidden=list(names[:-1]),
+        output=names[-1],
+        cost=cost,
+        init=np.asarray(theta, np.float64),
+        l2=l2,
+        backend=backend,
+        dtype=dtype,
+    )
 
 
 def layers(vector, sizes):
@@ -74,7 +83,9 @@ def test_gradient(backend, dtype, hidden, output, cost, depth):
             assert relative(got, differences) < tolerances.GRADCHECK_SMOOTH
 
 
-@pytest.mark.parametrize(("output", "cost", "depth"), [(*pair, "one hidden") for pair in PAIRS] + [(*PAIRS[0], "three hidden")])
+@pytest.mark.parametrize(
+    ("output", "cost", "depth"), [(*pair, "one hidden") for pair in PAIRS] + [(*PAIRS[0], "three hidden")]
+)
 @pytest.mark.parametrize("hidden", cases.HIDDEN)
 def test_gradcheck(backend, hidden, output, cost, depth):
     """fastnn's own check agrees, on the engine, to the bounds of the specification."""
@@ -140,7 +151,12 @@ def _nan(original, backend):
 
 @pytest.mark.parametrize(
     ("operation", "sabotage"),
-    [("_propagate_delta", _no_slope), ("_accumulate", _bias_too_large), ("_accumulate", _one_weight_off), ("_accumulate", _nan)],
+    [
+        ("_propagate_delta", _no_slope),
+        ("_accumulate", _bias_too_large),
+        ("_accumulate", _one_weight_off),
+        ("_accumulate", _nan),
+    ],
 )
 def test_a_sabotaged_gradient_is_caught(backend, monkeypatch, operation, sabotage):
     sizes, names = (4, 5, 3), ("tanh", "softmax")
@@ -168,7 +184,12 @@ def test_kinks_are_reported_apart(backend, hidden):
     b1[:] = 0
     X = np.abs(cases.normal((5, 3), np.float64)) + 0.5
     X[2] = 0
-    report = fastnn.gradcheck(network(backend, sizes, (hidden, "softmax"), "cross_entropy", theta, "float64"), X, np.arange(5) % 2, verbose=False)
+    report = fastnn.gradcheck(
+        network(backend, sizes, (hidden, "softmax"), "cross_entropy", theta, "float64"),
+        X,
+        np.arange(5) % 2,
+        verbose=False,
+    )
     assert report.kinks == [f"biases[0][{r}]" for r in range(4)]
     assert [(layer.checked, layer.kinks) for layer in report.layers] == [(12, 4), (10, 0)]
     assert report.ok
@@ -225,7 +246,9 @@ def test_l2_acts_on_weights_and_never_on_biases(backend, dtype):
 def test_micro_batches_give_the_gradient_of_the_whole(backend, dtype, micro_batch):
     sizes, names = (4, 6, 3, 5, 3), ("sigmoid",) * 3 + ("softmax",)
     theta, X, y, J, D, _ = problem(sizes, names, "cross_entropy")
-    got_J, got = network(backend, sizes, names, "cross_entropy", theta, dtype).cost_and_gradient(X, y, micro_batch=micro_batch)
+    got_J, got = network(backend, sizes, names, "cross_entropy", theta, dtype).cost_and_gradient(
+        X, y, micro_batch=micro_batch
+    )
     bound = tolerances.network_gradient(dtype, sizes, ROWS)
     tolerances.assert_close(got_J, J, bound * max(1, float(J)))
     tolerances.assert_close(np.array(backend.to_numpy(got)), D, bound * float(abs(D).max()), dtype=dtype)

@@ -1,4 +1,6 @@
-"""Products and training on the CPU's matrix unit. Without JIT NumPy takes the unit's place; where there is no unit the compiled ones are skipped."""
+"""Products and training on the CPU's matrix unit. Without JIT NumPy takes the unit's place; where there is no unit
+the compiled ones are skipped.
+"""
 
 import numpy as np
 import pytest
@@ -34,48 +36,31 @@ def forward(x, W, b, gate=0):
     width = -(-n_out // 16) * 16
     out, bias = np.zeros((m + 16, width), np.float32), np.zeros(width, np.float32)
     bias[:n_out] = b
-    left, weights, places = room(amx.left_pieces(m, -(-n_in // 32)) * amx.PIECE // 4), room(pieces(n_out, n_in)), np.arange(m, dtype=np.int64) * n_in
-    _forward(
-        amx_table(()),
-        at(amx.REGISTERS),
-        at(x),
-        at(places),
-        np.int64(m),
-        np.int64(n_in),
-        at(left),
-        at(W),
-        np.int64(n_out),
-        at(weights),
-        np.int64(width),
-        at(bias),
-        at(out),
-        np.int64(gate),
-        at(ERRAND),
+    left, weights, places = (
+        room(amx.left_pieces(m, -(-n_in // 32)) * amx.PIECE // 4),
+        room(pieces(n_out, n_in)),
+        np.arange(m, dtype=np.int64) * n_in,
     )
+    _forward(
+        amx_table(()), at(amx.REGISTERS), at(x), at(places), np.int64(m), np.int64(n_in), at(left), at(W),
+        np.int64(n_out), at(weights), np.int64(width), at(bias), at(out), np.int64(gate), at(ERRAND),
+    )  # fmt: skip
     return out[:m, :n_out]
 
 
 def gradient(x, d, before, share, keep):
     (m, n_in), n_out = x.shape, d.shape[1]
-    left, right, sums, out = room(pieces(n_out, m)), room(amx.right_pieces(m) * amx.PIECE // 4), room(amx.ROOM // 4), before.copy()
+    left, right, sums, out = (
+        room(pieces(n_out, m)),
+        room(amx.right_pieces(m) * amx.PIECE // 4),
+        room(amx.ROOM // 4),
+        before.copy(),
+    )
     places = np.arange(m, dtype=np.int64) * n_in
     _gradient(
-        amx_table(()),
-        at(amx.REGISTERS),
-        at(d),
-        np.int64(m),
-        np.int64(n_out),
-        at(left),
-        at(x),
-        at(places),
-        np.int64(n_in),
-        at(right),
-        at(sums),
-        at(out),
-        np.float32(share),
-        np.float32(keep),
-        at(ERRAND),
-    )
+        amx_table(()), at(amx.REGISTERS), at(d), np.int64(m), np.int64(n_out), at(left), at(x), at(places),
+        np.int64(n_in), at(right), at(sums), at(out), np.float32(share), np.float32(keep), at(ERRAND),
+    )  # fmt: skip
     return out
 
 
@@ -118,8 +103,13 @@ def test_numbers_that_are_no_numbers_stay_so():
 
 @needs_unit
 @pytest.mark.parametrize("kind", ["float32", "uint8"])
-@pytest.mark.parametrize(("sizes", "batch_size", "threads"), [((40, 33, 20, 3), 100, 2), ((40, 70, 3), 64, 1), ((40, 3), 301, 2), *([((40, 130, 4), 7, 2)] if JIT else [])])
-@pytest.mark.parametrize(("hidden", "optimizer", "l2"), [("relu", "sgd", 0.5), ("tanh", "adam", 0.0), ("sigmoid", "momentum", 0.1)])
+@pytest.mark.parametrize(
+    ("sizes", "batch_size", "threads"),
+    [((40, 33, 20, 3), 100, 2), ((40, 70, 3), 64, 1), ((40, 3), 301, 2), *([((40, 130, 4), 7, 2)] if JIT else [])],
+)
+@pytest.mark.parametrize(
+    ("hidden", "optimizer", "l2"), [("relu", "sgd", 0.5), ("tanh", "adam", 0.0), ("sigmoid", "momentum", 0.1)]
+)
 def test_training_gives_what_numpy_gives_in_float64(sizes, batch_size, threads, hidden, optimizer, l2, kind):
     rng = np.random.default_rng(0)
     X, y = rng.uniform(0, 3, (601, sizes[0])).astype(kind), rng.integers(0, sizes[-1], 601)
@@ -129,7 +119,8 @@ def test_training_gives_what_numpy_gives_in_float64(sizes, batch_size, threads, 
     oracle = fastnn.Network(sizes, hidden=hidden, backend="numpy", dtype="float64", seed=1, l2=l2)
     oracle.theta[...] = fastnn.Network(sizes, hidden=hidden, backend="numpy", dtype="float32", seed=1).theta
     oracle.fit(X, y, optimizer=optimizer, learning_rate=0.01, batch_size=batch_size, epochs=2)
-    assert np.linalg.norm(ours.theta - oracle.theta) <= 2e-5 * np.linalg.norm(oracle.theta)  # rounding of up to 172 steps
+    # rounding of up to 172 steps
+    assert np.linalg.norm(ours.theta - oracle.theta) <= 2e-5 * np.linalg.norm(oracle.theta)
     again = trained(backend, sizes, X, y, hidden, optimizer, batch_size, l2=l2)
     np.testing.assert_array_equal(again.theta, ours.theta)
 
@@ -155,11 +146,18 @@ def test_members_of_the_plan_may_stay_away(present, batch_size):
 @needs_unit
 @pytest.mark.parametrize("threads", [1, 2] if JIT else [1])
 @pytest.mark.parametrize("sizes", [(1, 64, 64, 1), (4, 33, 50, 3), (2, 5, 1), (3, 4), (1, 100, 2, 70, 4), (5, 20, 5)])
-@pytest.mark.parametrize(("hidden", "optimizer", "l2"), [("relu", "sgd", 0.5), ("tanh", "adam", 0.0), ("leaky_relu", "momentum", 0.1)])
+@pytest.mark.parametrize(
+    ("hidden", "optimizer", "l2"), [("relu", "sgd", 0.5), ("tanh", "adam", 0.0), ("leaky_relu", "momentum", 0.1)]
+)
 def test_few_inputs_and_outputs_give_what_numpy_gives_in_float64(sizes, hidden, optimizer, l2, threads):
-    """Whose layers vectors multiply (kernels/cpu/amx_thin.py); with 5 the unit does. 121 rows leave a last batch of one."""
+    """Whose layers vectors multiply (kernels/cpu/amx_thin.py); with 5 the unit does. 121 rows leave a last batch of
+    one.
+    """
     rng = np.random.default_rng(0)
-    X, y = rng.uniform(-1, 1, (121, sizes[0])).astype(np.float32), rng.standard_normal((121, sizes[-1])).astype(np.float32)
+    X, y = (
+        rng.uniform(-1, 1, (121, sizes[0])).astype(np.float32),
+        rng.standard_normal((121, sizes[-1])).astype(np.float32),
+    )
     options = {"l2": l2, "output": "identity", "cost": "squared_error"}
     backend = fastnn.get_backend("numba", threads=threads if JIT else 1, amx=True)
     ours = trained(backend, sizes, X, y, hidden, optimizer, 60, **options)
@@ -167,7 +165,8 @@ def test_few_inputs_and_outputs_give_what_numpy_gives_in_float64(sizes, hidden, 
     oracle = fastnn.Network(sizes, hidden=hidden, backend="numpy", dtype="float64", seed=1, **options)
     oracle.theta[...] = fastnn.Network(sizes, hidden=hidden, backend="numpy", dtype="float32", seed=1, **options).theta
     oracle.fit(X, y, optimizer=optimizer, learning_rate=0.01, batch_size=60, epochs=2)
-    assert np.linalg.norm(ours.theta - oracle.theta) <= 5e-6 * np.linalg.norm(oracle.theta)  # rounding of six steps, 6e-8 a number; at most 8e-7 was seen
+    # rounding of six steps, 6e-8 a number; at most 8e-7 was seen
+    assert np.linalg.norm(ours.theta - oracle.theta) <= 5e-6 * np.linalg.norm(oracle.theta)
     again = trained(backend, sizes, X, y, hidden, optimizer, 60, **options)
     np.testing.assert_array_equal(again.theta, ours.theta)
 
@@ -186,17 +185,42 @@ def _thin(table, s, places, m, count, M, width, z, gate, with_biases, d, sums, a
 def test_products_of_few_inputs_or_outputs(m, count, gate):
     """Against float64; NaN stays NaN."""
     rng, width = np.random.default_rng(m), 48
-    s, M, d, a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((m, count + 3), (count + 1, width), (m, width), (m, width), (count,)))
+    s, M, d, a, b = (
+        rng.standard_normal(shape).astype(np.float32)
+        for shape in ((m, count + 3), (count + 1, width), (m, width), (m, width), (count,))
+    )
     s[0, 0] = np.nan if gate == "relu" else s[0, 0]
-    z, sums, few, room16 = np.full((m, width), 7, np.float32), np.zeros((count + 1, width), np.float32), np.zeros((m, count), np.float32), room(16)
+    z, sums, few, room16 = (
+        np.full((m, width), 7, np.float32),
+        np.zeros((count + 1, width), np.float32),
+        np.zeros((m, count), np.float32),
+        room(16),
+    )
     places = np.arange(m, dtype=np.int64)[::-1] * s.shape[1]
     below = np.maximum(rng.standard_normal((m, width)), 0).astype(np.float32)
     gates = {"none": 0, "biases": 0, "relu": 1, "derivative": at(below)}
-    numbers = (at(s), at(places), m, count, at(M), width, at(z), gates[gate], gate in ("biases", "relu"), at(d), at(sums), at(a), at(b), at(few), at(room16))
+    numbers = (
+        at(s),
+        at(places),
+        m,
+        count,
+        at(M),
+        width,
+        at(z),
+        gates[gate],
+        gate in ("biases", "relu"),
+        at(d),
+        at(sums),
+        at(a),
+        at(b),
+        at(few),
+        at(room16),
+    )
     _thin(amx_table((), True), *(np.int64(number) for number in numbers))
     rows = s[::-1, :count].astype(float)
     exact = rows @ M[:count] + (M[count] if gate in ("biases", "relu") else 0)
-    exact = np.maximum(exact, 0) if gate == "relu" else exact * (below > 0) if gate == "derivative" else exact  # np.maximum keeps NaN
+    # np.maximum keeps NaN
+    exact = np.maximum(exact, 0) if gate == "relu" else exact * (below > 0) if gate == "derivative" else exact
     np.testing.assert_allclose(z, exact, rtol=1e-5, atol=1e-5)
     # up to 48 products, some of which cancel: 48 units of 6e-8 of their sizes, about 3, are 1e-5
     np.testing.assert_allclose(sums, np.concatenate([rows.T @ d, d.sum(axis=0, keepdims=True)]), rtol=1e-4, atol=1e-4)
@@ -225,9 +249,16 @@ def test_the_plan_takes_the_unit_where_it_pays_or_is_asked_for_and_can():
     text = explain_plan(problem, 2, Wishes(amx=True))
     assert "on the matrix unit, as asked for" in text
     assert "270 GFLOP/s  products on the matrix unit, in whole tiles" in text
-    for other in (Problem((784, 10), 1, 4, amx=True), Problem((784, 10), 8, 8, amx=True), Problem((784, 10), 8, 4, fits_panels=False, amx=True), Problem((784, 10), 8, 4)):
+    for other in (
+        Problem((784, 10), 1, 4, amx=True),
+        Problem((784, 10), 8, 8, amx=True),
+        Problem((784, 10), 8, 4, fits_panels=False, amx=True),
+        Problem((784, 10), 8, 4),
+    ):
         assert not choose_plan(other, 2, Wishes(amx=True)).amx
-    assert "not on the matrix unit, which was asked for, because the matrix unit multiplies float32 alone" in explain_plan(Problem((784, 10), 8, 8, amx=True), 2, Wishes(amx=True))
+    assert (
+        "not on the matrix unit, which was asked for, because the matrix unit multiplies float32 alone"
+    ) in explain_plan(Problem((784, 10), 8, 8, amx=True), 2, Wishes(amx=True))
     far = Problem((784, 2048, 2048, 10), 2048, 4, amx=True)
     assert far.amx_seconds(1) > far.amx_seconds(2) > problem.amx_seconds(2)
 
@@ -251,12 +282,18 @@ def test_a_unit_that_is_not_there_is_an_error(monkeypatch):
 @needs_unit
 @pytest.mark.parametrize(
     ("dtype", "optimizer", "batch_size", "reason"),
-    [("float64", "sgd", 8, "float32 alone"), ("float32", "lamb", 8, "rules with a rate for each layer"), ("float32", "sgd", 1, "steps of one row")],
+    [
+        ("float64", "sgd", 8, "float32 alone"),
+        ("float32", "lamb", 8, "rules with a rate for each layer"),
+        ("float32", "sgd", 1, "steps of one row"),
+    ],
 )
 def test_what_the_unit_cannot_do_is_said(dtype, optimizer, batch_size, reason):
     net = fastnn.Network([4, 3, 2], backend=fastnn.get_backend("numba", threads=1, amx=True), dtype=dtype)
     X, y = np.ones((16, 4), dtype), np.arange(16) % 2
-    with pytest.warns(RuntimeWarning, match=f"amx=True is not followed, products are computed (in panels|by BLAS): .*{reason}"):
+    with pytest.warns(
+        RuntimeWarning, match=f"amx=True is not followed, products are computed (in panels|by BLAS): .*{reason}"
+    ):
         net.fit(X, y, optimizer=optimizer, learning_rate=0.01, batch_size=batch_size, epochs=1)
     assert reason in net.plan(batch_size, optimizer=optimizer, explain=True)
     assert np.isfinite(net.theta).all()
@@ -264,16 +301,27 @@ def test_what_the_unit_cannot_do_is_said(dtype, optimizer, batch_size, reason):
 
 @needs_unit
 @pytest.mark.parametrize("rows", [1024, 1300] if JIT else [1024])
-@pytest.mark.parametrize(("sizes", "hidden"), [((40, 70, 33, 3), "relu"), ((2, 64, 64, 1), "tanh"), *([((33, 64, 5), "sigmoid"), ((784, 100, 10), "relu")] if JIT else [])])
+@pytest.mark.parametrize(
+    ("sizes", "hidden"),
+    [
+        ((40, 70, 33, 3), "relu"),
+        ((2, 64, 64, 1), "tanh"),
+        *([((33, 64, 5), "sigmoid"), ((784, 100, 10), "relu")] if JIT else []),
+    ],
+)
 def test_predictions_of_many_rows(monkeypatch, sizes, hidden, rows):
     """Against float64, in parts; those that are no numbers are found wherever they are."""
     asked = []
-    monkeypatch.setattr(numba_backend, "AmxPredictor", lambda net, real=numba_backend.AmxPredictor: asked.append(net) or real(net))
+    monkeypatch.setattr(
+        numba_backend, "AmxPredictor", lambda net, real=numba_backend.AmxPredictor: asked.append(net) or real(net)
+    )
     monkeypatch.setattr(numba_backend, "UNIT_OUTPUTS", 0)
     monkeypatch.setattr(numba_backend, "TEAM_FLOPS", 0)
     monkeypatch.setattr(numba_backend, "ONE_THREAD_FLOPS", 0)
     options = {} if sizes[-1] > 1 else {"output": "identity", "cost": "squared_error"}
-    net = fastnn.Network(sizes, hidden=hidden, seed=1, dtype="float32", backend=fastnn.get_backend("numba", amx=True), **options)
+    net = fastnn.Network(
+        sizes, hidden=hidden, seed=1, dtype="float32", backend=fastnn.get_backend("numba", amx=True), **options
+    )
     net.biases[0][...] = np.linspace(-1, 1, sizes[1])
     exact = fastnn.Network(sizes, hidden=hidden, dtype="float64", backend="numpy", **options)
     exact.theta[...] = net.theta
@@ -302,6 +350,10 @@ def test_predictions_of_many_rows(monkeypatch, sizes, hidden, rows):
 )  # fmt: skip
 def test_which_predictions_use_the_unit(monkeypatch, options, dtype, rows, width, used):
     asked = []
-    monkeypatch.setattr(numba_backend, "AmxPredictor", lambda net, real=numba_backend.AmxPredictor: asked.append(net) or real(net))
-    fastnn.Network([4, width, 2], backend=fastnn.get_backend("numba", **options), dtype=dtype).predict(np.ones((rows, 4), dtype))
+    monkeypatch.setattr(
+        numba_backend, "AmxPredictor", lambda net, real=numba_backend.AmxPredictor: asked.append(net) or real(net)
+    )
+    fastnn.Network([4, width, 2], backend=fastnn.get_backend("numba", **options), dtype=dtype).predict(
+        np.ones((rows, 4), dtype)
+    )
     assert bool(asked) is used

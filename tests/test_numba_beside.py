@@ -14,7 +14,8 @@ from fastnn.kernels.cpu import JIT
 
 needs_jit = pytest.mark.skipif(not JIT, reason="about code that is compiled")
 
-# Trains a little; tells how many processes were started, and how many of the six products and parts this one found on disk.
+# Trains a little; tells how many processes were started, and how many of the six products and parts this one found on
+# disk.
 TRAIN = textwrap.dedent("""
     import subprocess, sys
     import numpy as np
@@ -154,6 +155,8 @@ def test_the_parts_are_those_that_training_needs(monkeypatch, loss):
     asked = []
     monkeypatch.setattr("fastnn.backends.numba_backend.compile_beside", lambda first, call: asked.append((first, call)))
     options = {"output": "identity", "cost": loss} if loss == "squared_error" else {}
-    net = fastnn.Network([3, 4, 2], hidden="sigmoid", backend=fastnn.get_backend("numba", threads=1, panels=True), **options)
+    net = fastnn.Network(
+        [3, 4, 2], hidden="sigmoid", backend=fastnn.get_backend("numba", threads=1, panels=True), **options
+    )
     net.fit(np.ones((8, 3)), np.ones((8, 2)) if options else np.arange(8) % 2, batch_size=4, epochs=1)
     assert asked == [("panels._apply", "table('float32', {4, 5})")]

@@ -20,7 +20,14 @@ print(fastnn.kernels.cpu.CACHE_FOLDER)
 
 
 def _run(code, **environment):
-    return subprocess.run([sys.executable, "-W", "always", "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        [sys.executable, "-W", "always", "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 @pytest.mark.slow
@@ -32,7 +39,9 @@ def test_code_is_kept_where_the_user_says_and_read_back(tmp_path):
     files = {path: path.stat().st_mtime_ns for path in folder.rglob("*.nbc")}
     assert files
     assert _run(TRAIN, NUMBA_CACHE_DIR=str(tmp_path)).returncode == 0
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.nbc")} == files, "the second process compiled again"
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.nbc")} == files, (
+        "the second process compiled again"
+    )
 
 
 def test_an_edit_in_any_kernel_file_chooses_another_folder(tmp_path):

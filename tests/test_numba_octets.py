@@ -1,4 +1,6 @@
-"""Data of uint8 on the CPU's matrix unit, which takes them in one part of bfloat16 (kernels/cpu/amx_bytes.py). Without JIT NumPy takes the unit's place."""
+"""Data of uint8 on the CPU's matrix unit, which takes them in one part of bfloat16 (kernels/cpu/amx_bytes.py).
+Without JIT NumPy takes the unit's place.
+"""
 
 import numpy as np
 import pytest
@@ -15,7 +17,9 @@ from fastnn.kernels.cpu.on_demand import amx_table
 def _forward(table, registers, x, places, m, n_in, left, W, n_out, weights, width, bias, scale, out, gate, errand):
     amx.pack_weights(table, W, 4 * n_in, 0, n_out, n_out, n_in, weights, 0)
     amx.configure(registers)
-    amx_bytes.forward_bytes(table, x, places, m, n_in, left, weights, width, bias, scale, out, 4 * width, gate, 0, errand)
+    amx_bytes.forward_bytes(
+        table, x, places, m, n_in, left, weights, width, bias, scale, out, 4 * width, gate, 0, errand
+    )
     amx.release()
 
 
@@ -44,12 +48,18 @@ def test_products_are_as_exact_as_those_of_float32(m, n_in, n_out):
     rng, scale, width = np.random.default_rng(m), np.float32(1 / 255), -(-n_out // 16) * 16
     x, lying, places = data(rng, m, n_in)
     W, b = rng.standard_normal((n_out, n_in)).astype(np.float32), rng.standard_normal(n_out).astype(np.float32)
-    bias, left, weights = np.zeros(width, np.float32), room(amx.left_pieces(m, -(-n_in // 32)) * amx.PIECE // 4), room(pieces(n_out, n_in))
+    bias, left, weights = (
+        np.zeros(width, np.float32),
+        room(amx.left_pieces(m, -(-n_in // 32)) * amx.PIECE // 4),
+        room(pieces(n_out, n_in)),
+    )
     bias[:n_out] = b
     made = []
     for gate in (0, 1):
         out = np.zeros((m + 16, width), np.float32)
-        numbers = whole(at(amx.REGISTERS), at(lying), at(places), m, n_in, at(left), at(W), n_out, at(weights), width, at(bias))
+        numbers = whole(
+            at(amx.REGISTERS), at(lying), at(places), m, n_in, at(left), at(W), n_out, at(weights), width, at(bias)
+        )
         _forward(amx_table((), octets=True), *numbers, scale, *whole(at(out), gate, at(ERRAND)))
         made.append(out[:m, :n_out])
     exact = scale * (x.astype(float) @ W.T.astype(float)) + b
@@ -64,10 +74,15 @@ def test_products_are_as_exact_as_those_of_float32(m, n_in, n_out):
 def test_gradients_are_as_exact_as_those_of_float32(m, n_in, n_out, share, keep):
     rng = np.random.default_rng(m)
     x, lying, places = data(rng, m, n_in)
-    d, before = rng.standard_normal((m, n_out)).astype(np.float32), rng.standard_normal((n_out, n_in)).astype(np.float32)
+    d, before = (
+        rng.standard_normal((m, n_out)).astype(np.float32),
+        rng.standard_normal((n_out, n_in)).astype(np.float32),
+    )
     left, right, sums = room(pieces(n_out, m)), room(amx.right_pieces(m) * amx.PIECE // 4), room(amx.ROOM // 4)
     out = np.full_like(before, np.nan) if keep == 0 else before.copy()  # is not read then
-    numbers = whole(at(amx.REGISTERS), at(d), m, n_out, at(left), at(lying), at(places), n_in, at(right), at(sums), at(out))
+    numbers = whole(
+        at(amx.REGISTERS), at(d), m, n_out, at(left), at(lying), at(places), n_in, at(right), at(sums), at(out)
+    )
     _gradient(amx_table((), octets=True), *numbers, np.float32(share), np.float32(keep), at(ERRAND))
     exact = keep * before.astype(float) + share * (d.T.astype(float) @ x.astype(float))
     sizes = np.abs(keep * before) + abs(share) * (np.abs(d).T @ x.astype(float))
@@ -100,18 +115,24 @@ def tables(monkeypatch):
     ],
 )
 @pytest.mark.parametrize(
-    ("sizes", "batch_size", "threads", "hidden", "optimizer", "l2"), [((40, 33, 20, 3), 100, 2, "relu", "sgd", 0.5), ((70, 130, 3), 64, 1, "tanh", "adam", 0.0)]
+    ("sizes", "batch_size", "threads", "hidden", "optimizer", "l2"),
+    [((40, 33, 20, 3), 100, 2, "relu", "sgd", 0.5), ((70, 130, 3), 64, 1, "tanh", "adam", 0.0)],
 )
-def test_scaled_training_gives_what_numpy_gives_in_float64(tables, make, as_they_are, sizes, batch_size, threads, hidden, optimizer, l2):
+def test_scaled_training_gives_what_numpy_gives_in_float64(
+    tables, make, as_they_are, sizes, batch_size, threads, hidden, optimizer, l2
+):
     rng = np.random.default_rng(0)
     X, y = make(rng.integers(0, 256, (601, sizes[0])).astype(np.uint8)), rng.integers(0, sizes[-1], 601)
     backend = fastnn.get_backend("numba", threads=threads if JIT else 1, amx=True)
-    ours = trained(backend, sizes, X, y, hidden, optimizer, batch_size, scale=None if X.dtype == bool else 1 / 255, l2=l2)
+    ours = trained(
+        backend, sizes, X, y, hidden, optimizer, batch_size, scale=None if X.dtype == bool else 1 / 255, l2=l2
+    )
     assert set(tables) == {as_they_are}
     oracle = fastnn.Network(sizes, hidden=hidden, backend="numpy", dtype="float64", seed=1, l2=l2)
     oracle.theta[...] = fastnn.Network(sizes, hidden=hidden, backend="numpy", dtype="float32", seed=1).theta
     oracle.fit(X, y, optimizer=optimizer, learning_rate=0.01, batch_size=batch_size, epochs=2, scale=ours.scale)
-    assert np.linalg.norm(ours.theta - oracle.theta) <= 5e-6 * np.linalg.norm(oracle.theta)  # rounding of up to 20 steps; at most 1e-6 was seen
+    # rounding of up to 20 steps; at most 1e-6 was seen
+    assert np.linalg.norm(ours.theta - oracle.theta) <= 5e-6 * np.linalg.norm(oracle.theta)
     again = trained(backend, sizes, X, y, hidden, optimizer, batch_size, scale=ours.scale, l2=l2)
     np.testing.assert_array_equal(again.theta, ours.theta)
 
@@ -122,7 +143,10 @@ def test_few_columns_are_converted(tables):
     rng = np.random.default_rng(0)
     X, y = rng.integers(0, 256, (121, 4)).astype(np.uint8), rng.integers(0, 3, 121)
     backend = fastnn.get_backend("numba", threads=1, amx=True)
-    theta = [trained(backend, (4, 20, 3), x, y, "relu", "sgd", 60, scale=scale).theta for x, scale in ((X, 1 / 255), (X.astype(np.float32) * np.float32(1 / 255), None))]
+    theta = [
+        trained(backend, (4, 20, 3), x, y, "relu", "sgd", 60, scale=scale).theta
+        for x, scale in ((X, 1 / 255), (X.astype(np.float32) * np.float32(1 / 255), None))
+    ]
     np.testing.assert_array_equal(*theta)
     assert set(tables) == {False}
 
@@ -151,13 +175,22 @@ def test_fits_of_one_network_are_planned_for_their_data(tables):
         tables.clear()
         net.fit(x, y, optimizer=rule, batch_size=2048, epochs=1, scale=1 / 255 if x is X else None)
         assert tables[:1] == runs
-    with pytest.raises(TypeError, match="data_dtype must be a dtype of NumPy, of integers, floats or bool, such as 'uint8', or None, got 'bytes8x'"):
+    with pytest.raises(
+        TypeError,
+        match="data_dtype must be a dtype of NumPy, of integers, floats or bool, such as 'uint8', or None, got 'bytes8x'",
+    ):
         net.plan(2048, data_dtype="bytes8x")
 
 
 @needs_unit
 @pytest.mark.parametrize("rows", [1024, 1300] if JIT else [1024])
-@pytest.mark.parametrize(("sizes", "scale", "kind"), [((40, 70, 33, 3), 1 / 255, "uint8"), *([((33, 30, 1), None, "uint8"), ((100, 64, 2), 0.5, "bool")] if JIT else [])])
+@pytest.mark.parametrize(
+    ("sizes", "scale", "kind"),
+    [
+        ((40, 70, 33, 3), 1 / 255, "uint8"),
+        *([((33, 30, 1), None, "uint8"), ((100, 64, 2), 0.5, "bool")] if JIT else []),
+    ],
+)
 def test_predictions_of_bytes(monkeypatch, tables, sizes, scale, kind, rows):
     monkeypatch.setattr(numba_backend, "TEAM_FLOPS", 0)
     monkeypatch.setattr(numba_backend, "ONE_THREAD_FLOPS", 0)
@@ -168,12 +201,15 @@ def test_predictions_of_bytes(monkeypatch, tables, sizes, scale, kind, rows):
     net.scale = exact.scale = scale
     X = np.random.default_rng(0).integers(0, 256 if kind == "uint8" else 2, (rows, sizes[0])).astype(kind)
     ours, theirs = (other.predict(X) if sizes[-1] == 1 else other.predict_proba(X) for other in (net, exact))
-    near = {"rtol": 5e-5, "atol": 2e-6 * max(2.5, np.abs(theirs).max())}  # unscaled bytes make z of a hundred, whose roundings the softmax shows
+    # unscaled bytes make z of a hundred, whose roundings the softmax shows
+    near = {"rtol": 5e-5, "atol": 2e-6 * max(2.5, np.abs(theirs).max())}
     np.testing.assert_allclose(ours, theirs, **near)
     assert True in tables
     tables.clear()
     for other in (X[:, ::-1], X[:1023], np.asfortranarray(X)):  # are converted
-        ours, theirs = (other_net.predict(other) if sizes[-1] == 1 else other_net.predict_proba(other) for other_net in (net, exact))
+        ours, theirs = (
+            other_net.predict(other) if sizes[-1] == 1 else other_net.predict_proba(other) for other_net in (net, exact)
+        )
         np.testing.assert_allclose(ours, theirs, **near)
     assert True not in tables
     net.scale = 1e38

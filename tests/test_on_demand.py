@@ -1,4 +1,6 @@
-"""Parts of the programs on panels that are compiled when a network needs them (kernels/cpu/on_demand.py). That they compute what they should: test_programs.py."""
+"""Parts of the programs on panels that are compiled when a network needs them (kernels/cpu/on_demand.py). That they
+compute what they should: test_programs.py.
+"""
 
 import numpy as np
 import pytest
@@ -28,7 +30,14 @@ CASES = [
 @pytest.mark.skipif(not JIT, reason="without JIT nothing is compiled")
 @pytest.mark.parametrize(("hidden", "output", "cost", "by_class", "batch", "expected"), CASES)
 def test_numba_compiles_what_a_network_needs(dtype, hidden, output, cost, by_class, batch, expected):
-    net = fastnn.Network([5, 8, 7, 3], hidden=hidden, output=output, cost=cost, backend=fastnn.get_backend("numba", threads=1, panels=True), dtype=dtype)
+    net = fastnn.Network(
+        [5, 8, 7, 3],
+        hidden=hidden,
+        output=output,
+        cost=cost,
+        backend=fastnn.get_backend("numba", threads=1, panels=True),
+        dtype=dtype,
+    )
     program = net.backend.compile(net, optimizers.Adam(), batch)
     addresses = table(net.dtype, needed_parts(net, by_class, program.batch_size))
     assert np.all(addresses[: min(PARTS.values())] != 0)

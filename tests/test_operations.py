@@ -20,9 +20,16 @@ ODD = (5, 7, 3)  # one small odd shape for what does not depend on the shape
 
 def check_forward(backend, a, W, b, layout="contiguous", give_out=False):
     out = backend.asarray(np.full((len(a), len(W)), np.nan, a.dtype)) if give_out else None
-    z = backend.dense_forward(laid_out(backend, a, layout), laid_out(backend, W, layout), laid_out(backend, b, "strided" if layout == "strided" else "contiguous"), out=out)
+    z = backend.dense_forward(
+        laid_out(backend, a, layout),
+        laid_out(backend, W, layout),
+        laid_out(backend, b, "strided" if layout == "strided" else "contiguous"),
+        out=out,
+    )
     assert out is None or z is out
-    tolerances.assert_close(backend.to_numpy(z), reference.dense_forward(a, W, b), tolerances.dense_forward(a, W, b), dtype=a.dtype)
+    tolerances.assert_close(
+        backend.to_numpy(z), reference.dense_forward(a, W, b), tolerances.dense_forward(a, W, b), dtype=a.dtype
+    )
 
 
 def check_propagate(backend, delta, W, name, z, layout="contiguous", give_out=False):
@@ -32,7 +39,12 @@ def check_propagate(backend, delta, W, name, z, layout="contiguous", give_out=Fa
     d = backend.propagate_delta(arrays[0], arrays[1], name, arrays[2], arrays[3], out=out)
     assert out is None or d is out
     slope = reference.derivative(name, z)
-    tolerances.assert_close(backend.to_numpy(d), reference.propagate_delta(delta, W, name, z), tolerances.propagate_delta(delta, W, name, z, slope), dtype=z.dtype)
+    tolerances.assert_close(
+        backend.to_numpy(d),
+        reference.propagate_delta(delta, W, name, z),
+        tolerances.propagate_delta(delta, W, name, z, slope),
+        dtype=z.dtype,
+    )
 
 
 def check_accumulate(backend, Delta_W, Delta_b, delta, a, layout="contiguous"):
@@ -53,10 +65,14 @@ def check_output(backend, output, cost, z, y, layout="contiguous", give_out=Fals
     assert out is None or delta is out
     t, h = reference.as_rows(y, z.shape[1]), reference.activation(output, z)
     expected = reference.output_delta(output, cost, z, y)
-    tolerances.assert_close(backend.to_numpy(delta), expected, tolerances.output_delta(output, cost, z, t, h), dtype=z.dtype)
+    tolerances.assert_close(
+        backend.to_numpy(delta), expected, tolerances.output_delta(output, cost, z, t, h), dtype=z.dtype
+    )
     J = backend.cost_sum(output, cost, z_, a_, y_)
     assert type(J) is float
-    tolerances.assert_close(J, reference.cost_rows(output, cost, z, y).sum(), tolerances.cost_sum(output, cost, z, t, h), what="cost_sum")
+    tolerances.assert_close(
+        J, reference.cost_rows(output, cost, z, y).sum(), tolerances.cost_sum(output, cost, z, t, h), what="cost_sum"
+    )
 
 
 # ---- shapes and layouts -------------------------------------------------------------------------------
@@ -65,26 +81,49 @@ def check_output(backend, output, cost, z, y, layout="contiguous", give_out=Fals
 @shapes
 @layouts
 def test_dense_forward(backend, dtype, m, n_in, n_out, layout):
-    check_forward(backend, normal((m, n_in), dtype), normal((n_out, n_in), dtype, 1), normal((n_out,), dtype, 2), layout)
+    check_forward(
+        backend, normal((m, n_in), dtype), normal((n_out, n_in), dtype, 1), normal((n_out,), dtype, 2), layout
+    )
 
 
 @shapes
 @pytest.mark.parametrize("name", cases.HIDDEN)
 def test_propagate_delta(backend, dtype, m, n_in, n_out, name):
-    check_propagate(backend, normal((m, n_out), dtype), normal((n_out, n_in), dtype, 1), name, cases.away_from_kinks(normal((m, n_in), dtype, 2)))
+    check_propagate(
+        backend,
+        normal((m, n_out), dtype),
+        normal((n_out, n_in), dtype, 1),
+        name,
+        cases.away_from_kinks(normal((m, n_in), dtype, 2)),
+    )
 
 
 @layouts
 @pytest.mark.parametrize("give_out", [False, True])
 def test_propagate_delta_layouts(backend, dtype, layout, give_out):
     m, n_in, n_out = ODD
-    check_propagate(backend, normal((m, n_out), dtype), normal((n_out, n_in), dtype, 1), "tanh", normal((m, n_in), dtype, 2), layout, give_out)
+    check_propagate(
+        backend,
+        normal((m, n_out), dtype),
+        normal((n_out, n_in), dtype, 1),
+        "tanh",
+        normal((m, n_in), dtype, 2),
+        layout,
+        give_out,
+    )
 
 
 @shapes
 @layouts
 def test_accumulate(backend, dtype, m, n_in, n_out, layout):
-    check_accumulate(backend, normal((n_out, n_in), dtype), normal((n_out,), dtype, 1), normal((m, n_out), dtype, 2), normal((m, n_in), dtype, 3), layout)
+    check_accumulate(
+        backend,
+        normal((n_out, n_in), dtype),
+        normal((n_out,), dtype, 1),
+        normal((m, n_out), dtype, 2),
+        normal((m, n_in), dtype, 3),
+        layout,
+    )
 
 
 @pytest.mark.parametrize("give_out", [False, True])
@@ -98,7 +137,14 @@ def test_output_delta_and_cost(backend, dtype, output, cost, m, K, give_out):
 @layouts
 @pytest.mark.parametrize(("output", "cost"), PAIRS)
 def test_output_delta_layouts(backend, dtype, output, cost, layout):
-    check_output(backend, output, cost, cases.away_from_kinks(normal((5, 4), dtype)), cases.targets_for(output, cost, 5, 4, dtype), layout)
+    check_output(
+        backend,
+        output,
+        cost,
+        cases.away_from_kinks(normal((5, 4), dtype)),
+        cases.targets_for(output, cost, 5, 4, dtype),
+        layout,
+    )
 
 
 @pytest.mark.parametrize("output", ["softmax", "sigmoid", "identity"])
@@ -117,7 +163,12 @@ def test_one_output_unit(backend, dtype, output):
 def test_activate(backend, dtype, m, n_in, n_out, name):
     z = normal((m, n_in), dtype, scale=3)
     expected = reference.activation(name, z)
-    tolerances.assert_close(backend.to_numpy(backend.activate(name, backend.asarray(z))), expected, tolerances.activate(name, z, expected), dtype=dtype)
+    tolerances.assert_close(
+        backend.to_numpy(backend.activate(name, backend.asarray(z))),
+        expected,
+        tolerances.activate(name, z, expected),
+        dtype=dtype,
+    )
 
 
 @layouts
@@ -140,15 +191,24 @@ def test_activate_layouts_and_out(backend, dtype, name, layout):
 def test_leaky_relu_takes_its_slope(backend, dtype, slope):
     z, g = cases.away_from_kinks(normal((5, 7), dtype)), activations.LeakyReLU(slope)
     expected = reference.activation("leaky_relu", z, slope)
-    tolerances.assert_close(backend.to_numpy(backend.activate(g, backend.asarray(z))), expected, 2 * tolerances.eps(dtype) * np.abs(expected), dtype=dtype)
+    tolerances.assert_close(
+        backend.to_numpy(backend.activate(g, backend.asarray(z))),
+        expected,
+        2 * tolerances.eps(dtype) * np.abs(expected),
+        dtype=dtype,
+    )
     eye, ones = backend.asarray(np.eye(7, dtype=dtype)), backend.asarray(np.ones((5, 7), dtype))
     d = backend.propagate_delta(ones, eye, g, backend.asarray(z), backend.asarray(expected.astype(dtype)))
-    tolerances.assert_close(backend.to_numpy(d), reference.derivative("leaky_relu", z, slope), tolerances.eps(dtype) * slope, dtype=dtype)
+    tolerances.assert_close(
+        backend.to_numpy(d), reference.derivative("leaky_relu", z, slope), tolerances.eps(dtype) * slope, dtype=dtype
+    )
 
 
 @shapes
 def test_out_is_overwritten_and_returned(backend, dtype, m, n_in, n_out):
-    check_forward(backend, normal((m, n_in), dtype), normal((n_out, n_in), dtype, 1), normal((n_out,), dtype, 2), give_out=True)
+    check_forward(
+        backend, normal((m, n_in), dtype), normal((n_out, n_in), dtype, 1), normal((n_out,), dtype, 2), give_out=True
+    )
 
 
 def test_read_only_inputs_are_fine(backend, dtype):
@@ -161,13 +221,25 @@ def test_read_only_inputs_are_fine(backend, dtype):
     for x in (a, W, b, delta, z):
         x.flags.writeable = False
     check = tolerances.assert_close
-    check(backend.dense_forward(a, W, b), reference.dense_forward(a, W, b), tolerances.dense_forward(a, W, b), dtype=dtype)
+    check(
+        backend.dense_forward(a, W, b), reference.dense_forward(a, W, b), tolerances.dense_forward(a, W, b), dtype=dtype
+    )
     check(backend.activate("relu", z), np.maximum(z, 0), 0.0, dtype=dtype)
     got = backend.propagate_delta(delta, W, "identity", z, z)
-    check(got, reference.propagate_delta(delta, W, "identity", z), tolerances.propagate_delta(delta, W, "identity", z, np.ones_like(z)), dtype=dtype)
+    check(
+        got,
+        reference.propagate_delta(delta, W, "identity", z),
+        tolerances.propagate_delta(delta, W, "identity", z, np.ones_like(z)),
+        dtype=dtype,
+    )
     Delta_W, Delta_b = np.zeros((n_out, n_in), dtype), np.zeros(n_out, dtype)
     backend.accumulate(Delta_W, Delta_b, delta, a)
-    check(Delta_W, reference.accumulate(0, 0, delta, a)[0], tolerances.accumulate(Delta_W * 0, Delta_b * 0, delta, a)[0], dtype=dtype)
+    check(
+        Delta_W,
+        reference.accumulate(0, 0, delta, a)[0],
+        tolerances.accumulate(Delta_W * 0, Delta_b * 0, delta, a)[0],
+        dtype=dtype,
+    )
 
 
 # ---- the space of inputs ------------------------------------------------------------------------------
@@ -179,14 +251,24 @@ magnitude = st.sampled_from([1e-12, 1e-3, 1.0, 30.0, 1e6])
 @given(m=size, n_in=size, n_out=size, seed=st.integers(0, 2**32 - 1), scale=magnitude, layout=st.sampled_from(LAYOUTS))
 @example(m=1, n_in=1, n_out=1, seed=0, scale=1e6, layout="strided")
 def test_products_over_the_input_space(backend, dtype, m, n_in, n_out, seed, scale, layout):
-    a, W, b = normal((m, n_in), dtype, seed, scale), normal((n_out, n_in), dtype, seed + 1), normal((n_out,), dtype, seed, scale)
+    a, W, b = (
+        normal((m, n_in), dtype, seed, scale),
+        normal((n_out, n_in), dtype, seed + 1),
+        normal((n_out,), dtype, seed, scale),
+    )
     delta = normal((m, n_out), dtype, seed, scale)
     check_forward(backend, a, W, b, layout)
     check_propagate(backend, delta, W, "sigmoid", normal((m, n_in), dtype, seed, 3.0), layout)
     check_accumulate(backend, W.copy(), b.copy(), delta, a, layout)
 
 
-@given(pair=st.sampled_from(PAIRS), m=size, K=st.integers(2, 40), seed=st.integers(0, 2**32 - 1), scale=st.sampled_from([1e-6, 1.0, 20.0]))
+@given(
+    pair=st.sampled_from(PAIRS),
+    m=size,
+    K=st.integers(2, 40),
+    seed=st.integers(0, 2**32 - 1),
+    scale=st.sampled_from([1e-6, 1.0, 20.0]),
+)
 def test_outputs_over_the_input_space(backend, dtype, pair, m, K, seed, scale):
     z = cases.away_from_kinks(normal((m, K), dtype, seed, scale), gap=1e-7)
     check_output(backend, *pair, z, cases.targets_for(*pair, m, K, dtype, seed))
@@ -203,7 +285,9 @@ def test_two_halves_accumulate_to_the_whole(backend, dtype):
         backend.accumulate(Delta_W, Delta_b, backend.asarray(delta[rows]), backend.asarray(a[rows]))
     zero_W, zero_b = np.zeros((n_out, n_in), dtype), np.zeros(n_out, dtype)
     bounds = tolerances.accumulate(zero_W, zero_b, delta, a)
-    for got, expected, bound in zip((Delta_W, Delta_b), reference.accumulate(zero_W, zero_b, delta, a), bounds, strict=True):
+    for got, expected, bound in zip(
+        (Delta_W, Delta_b), reference.accumulate(zero_W, zero_b, delta, a), bounds, strict=True
+    ):
         tolerances.assert_close(backend.to_numpy(got), expected, 2 * bound, dtype=dtype)
 
 
@@ -214,7 +298,9 @@ def test_accumulating_twice_doubles(backend, dtype):
     once = [np.array(backend.to_numpy(x)) for x in (Delta_W, Delta_b)]
     backend.accumulate(Delta_W, Delta_b, delta, a)
     for got, first in zip((Delta_W, Delta_b), once, strict=True):
-        tolerances.assert_close(backend.to_numpy(got), 2 * first, 7 * tolerances.eps(dtype) * (2 * np.abs(first) + 1), dtype=dtype)
+        tolerances.assert_close(
+            backend.to_numpy(got), 2 * first, 7 * tolerances.eps(dtype) * (2 * np.abs(first) + 1), dtype=dtype
+        )
 
 
 def test_long_bias_sums_do_not_drift(backend):
@@ -231,7 +317,11 @@ def test_long_bias_sums_do_not_drift(backend):
 
 
 @pytest.mark.parametrize("P", [1, 7, 1000])
-@pytest.mark.parametrize("rule", [optimizers.SGD(0.3), optimizers.Momentum(0.05, 0.8), optimizers.Adam(0.02, 0.8, 0.99, 1e-7)], ids=lambda rule: rule.name)
+@pytest.mark.parametrize(
+    "rule",
+    [optimizers.SGD(0.3), optimizers.Momentum(0.05, 0.8), optimizers.Adam(0.02, 0.8, 0.99, 1e-7)],
+    ids=lambda rule: rule.name,
+)
 def test_update(backend, dtype, rule, P):
     """Steps 1 to 3, each from the engine's own state before it, so that errors do not add up."""
     rule = type(rule)(*rule.hyper())

@@ -36,7 +36,9 @@ def test_the_plan_is_the_fastest_of_those_weighed(batch, threads):
 
 
 def test_the_model_by_hand():
-    """784-300-100-10: 266,610 parameters, 31,000 of them transposed, 512 rows; 6 flops each, gradients between cores at 14 GB/s."""
+    """784-300-100-10: 266,610 parameters, 31,000 of them transposed, 512 rows; 6 flops each, gradients between
+    cores at 14 GB/s.
+    """
     problem = Problem(SIZES, 512, 4)
     assert (problem.parameters, problem.turned, problem.per_row) == (266_610, 31_000, 1604)
     assert problem.slices_pay  # 266,610 of 821,248 numbers: 0.32
@@ -45,13 +47,17 @@ def test_the_model_by_hand():
     calls, turning = 9 * 0.5e-6, 31_000 * 0.35e-9
     assert problem.seconds(1, True, False) == pytest.approx(flops / 1.1e11 + calls)
     assert problem.seconds(1, True, True) == pytest.approx(flops / 1.8e11 + turning)
-    assert problem.seconds(2, True, True) == pytest.approx(flops / 2 / 1.8e11 + turning + 4.5e-6 + 2 * 4 * 266_610 / 1.4e10)
+    assert problem.seconds(2, True, True) == pytest.approx(
+        flops / 2 / 1.8e11 + turning + 4.5e-6 + 2 * 4 * 266_610 / 1.4e10
+    )
     assert problem.seconds(2, False, False) == pytest.approx(flops / 2 / 1.1e11 + calls + 4.5e-6 + 4 * 266_610 / 1.4e10)
     assert Problem(SIZES, 512, 8).seconds(1, True, True) == pytest.approx(2 * flops / 1.8e11 + turning)
 
 
 def test_the_model_of_shared_weights_by_hand():
-    """784-300-100-10: of one lower layer 300 sums a row cross, and the gradients and parameters of 31,110 others; of two 400, and 1,010. Twice 64 rows are a tile."""
+    """784-300-100-10: of one lower layer 300 sums a row cross, and the gradients and parameters of 31,110 others;
+    of two 400, and 1,010. Twice 64 rows are a tile.
+    """
     problem = Problem(SIZES, 512, 4)
     flops, rows = 6 * 266_610 * 512, 512 * 0.06e-6
     one = 31_000 * 0.35e-9 + 4 * 4e-6 + rows + 512 * 300 * 1e-9 + 2 * 31_110 * 4 / 1.4e10
@@ -62,7 +68,8 @@ def test_the_model_of_shared_weights_by_hand():
     assert Problem(SIZES, 32, 4).split(2) == 2  # few rows: what crosses of the second layer is less than its parameters
     assert Problem((784, 10), 32, 4).split(2) == Problem(SIZES, 1, 4).split(2) == 0
     wide = Problem((784, 1024, 1024, 10), 512, 4)
-    products, reading = 6 * 1_863_690 * 512 / 2 / 1.8e11, 1.3 * 4 * 1_863_690 / 2 / 1.4e10  # of each thread's own weights
+    # of each thread's own weights
+    products, reading = 6 * 1_863_690 * 512 / 2 / 1.8e11, 1.3 * 4 * 1_863_690 / 2 / 1.4e10
     assert wide.seconds(2, False, True) == pytest.approx(products + reading + wide.split_seconds(2, 2))
 
 
@@ -87,17 +94,29 @@ def test_the_price_of_a_run_by_hand():
     assert problem.run_seconds(1, False) == 0
     assert problem.run_seconds(2, False) == pytest.approx(150e-6)
     assert problem.run_seconds(1, True) == pytest.approx(packing)
-    assert problem.seconds_with_run(2, True, True) == pytest.approx(problem.seconds(2, True, True) + (150e-6 + packing) / 10)
+    assert problem.seconds_with_run(2, True, True) == pytest.approx(
+        problem.seconds(2, True, True) + (150e-6 + packing) / 10
+    )
     many = Problem(SIZES, 512, 4, vectors=3)
     assert training.SLICE_SECONDS == cpu_machine.SLICE_SECONDS == 0.2
     slow = Problem((784, 1024, 1024, 10), 65536, 4)  # a step fills more than a slice
     assert slow.seconds_with_run(2, True, False) == pytest.approx(slow.seconds(2, True, False) + 150e-6)
     assert many.seconds_with_run(1, True, True) == pytest.approx(many.seconds(1, True, True) * (1 + packing / 0.2))
     wide = Problem((784, 1024, 1024, 10), 128, 8)
-    assert wide.run_seconds(1, True) == pytest.approx(25e-6 + 2 * 2.2e-9 * 1_863_690)  # twice the bytes, and beyond the cache
+    # twice the bytes, and beyond the cache
+    assert wide.run_seconds(1, True) == pytest.approx(25e-6 + 2 * 2.2e-9 * 1_863_690)
 
 
-@pytest.mark.parametrize(("sizes", "batch", "vectors"), [(SIZES, 8, 3), (SIZES, 128, 3), ((784, 1024, 1024, 10), 128, 3), ((784, 16, 16, 10), 32, 1), ((784, 16, 16, 10), 32, 3)])
+@pytest.mark.parametrize(
+    ("sizes", "batch", "vectors"),
+    [
+        (SIZES, 8, 3),
+        (SIZES, 128, 3),
+        ((784, 1024, 1024, 10), 128, 3),
+        ((784, 16, 16, 10), 32, 1),
+        ((784, 16, 16, 10), 32, 3),
+    ],
+)
 def test_an_epoch_of_one_step_does_not_pack(sizes, batch, vectors):
     assert choose_plan(Problem(sizes, batch, 4, vectors=vectors), 2).panels
     assert choose_plan(Problem(sizes, batch, 4, vectors=vectors, steps=1000), 2).panels
@@ -114,7 +133,9 @@ def test_fit_tells_the_plan_its_rows(engine_that_notes_its_programs):
     net.fit(X, y, batch_size=32, epochs=1)
     assert [program.plan.panels for program in programs] == [False, False, True]
     assert [program.training_rows for program in programs] == [32, 32, 32 * 400]
-    assert [str(program.plan) for program in programs] == [net.plan(32, training_rows=rows) for rows in (32, 32, 32 * 400)]
+    assert [str(program.plan) for program in programs] == [
+        net.plan(32, training_rows=rows) for rows in (32, 32, 32 * 400)
+    ]
     assert "(at most 0.2 s, or an epoch's 1 steps)" in net.plan(32, training_rows=32, explain=True)
     with pytest.raises(ValueError, match="training_rows"):
         net.plan(32, training_rows=0)
@@ -141,7 +162,8 @@ def engine_that_notes_its_programs(monkeypatch):
         (Problem((28, 300, 300, 300, 300, 1), 8, 4), True),
         (Problem((28, 300, 300, 300, 300, 1), 8, 4, mkl=True), True),
         (Problem((28, 300, 300, 300, 300, 1), 128, 4), True),
-        (Problem((64, 1024, 256, 10), 32, 4, vectors=3, steps=43), True),  # the digits; packing for 43 steps pays beside a BLAS that is slow with few rows
+        # the digits; packing for 43 steps pays beside a BLAS that is slow with few rows
+        (Problem((64, 1024, 256, 10), 32, 4, vectors=3, steps=43), True),
         (Problem((784, 1024, 1024, 10), 2, 4), True),  # BLAS goes through the parameters more often
         (Problem((784, 1024, 1024, 10), 8, 4), True),
         (Problem((784, 1024, 1024, 10), 128, 4), True),
@@ -150,7 +172,8 @@ def engine_that_notes_its_programs(monkeypatch):
         (Problem((784, 1024, 1024, 10), 512, 4, mkl=True), True),
         (Problem((784, 1024, 1024, 10), 2048, 4, mkl=True), True),
         (Problem((784, 1024, 1024, 10), 512, 4, mkl=True, vectors=3), False),  # three vectors to pack
-        (Problem((784, 2048, 2048, 10), 2048, 4, mkl=True), False),  # 22 MiB, and many rows, of which every sum would cross
+        # 22 MiB, and many rows, of which every sum would cross
+        (Problem((784, 2048, 2048, 10), 2048, 4, mkl=True), False),
         (Problem((784, 1536, 1536, 10), 128, 4, mkl=True), True),  # 13.7 MiB, of which each of two threads has half
         (Problem((784, 1536, 1536, 10), 1, 4, mkl=True), True),
         (Problem((784, 1024, 1024, 10), 1, 4, mkl=True), True),
@@ -194,14 +217,24 @@ def test_what_is_wished_for_holds_and_the_rest_is_chosen(wishes, expected):
     assert choose_plan(Problem(SIZES, 512, 4), 2, Wishes(**wishes)) == expected
 
 
-@pytest.mark.parametrize(("inputs", "itemsize", "rows"), [(784, 4, 64), (257, 4, 64), (256, 4, 208), (128, 8, 208), (129, 8, 64), (1, 4, 208)])
+@pytest.mark.parametrize(
+    ("inputs", "itemsize", "rows"),
+    [(784, 4, 64), (257, 4, 64), (256, 4, 208), (128, 8, 208), (129, 8, 64), (1, 4, 208)],
+)
 def test_more_rows_at_a_time_where_they_are_short(inputs, itemsize, rows):
     assert choose_plan(Problem((inputs, 30, 10), 8192, itemsize), 2) == Plan(2, 2 * rows, True, True)
 
 
 @pytest.mark.parametrize(
     ("sizes", "itemsize", "rows"),
-    [((784, 16, 16, 10), 4, 32), ((784, 17, 10), 4, 64), ((512, 16, 10), 4, 32), ((511, 16, 10), 4, 64), ((784, 16, 10), 8, 64), ((784, 8, 2), 8, 32)],
+    [
+        ((784, 16, 16, 10), 4, 32),
+        ((784, 17, 10), 4, 64),
+        ((512, 16, 10), 4, 32),
+        ((511, 16, 10), 4, 64),
+        ((784, 16, 10), 8, 64),
+        ((784, 8, 2), 8, 32),
+    ],
 )
 def test_fewer_rows_at_a_time_where_they_are_long_and_outputs_fill_one_vector(sizes, itemsize, rows):
     assert choose_plan(Problem(sizes, 8192, itemsize), 2) == Plan(2, 2 * rows, True, True)
@@ -216,7 +249,10 @@ def test_narrow_weights_are_shared_up_to_a_batch_of_128_and_in_tiles_of_as_many(
     assert "60 ns  a row of theirs" in explain_plan(Problem((784, 30, 10), 128, 4), 2)
 
 
-@pytest.mark.parametrize(("inputs", "batch", "rows"), [(28, 512, 256), (28, 600, 160), (28, 8192, 208), (784, 300, 80), (784, 190, 95), (784, 512, 64), (784, 130, 65)])
+@pytest.mark.parametrize(
+    ("inputs", "batch", "rows"),
+    [(28, 512, 256), (28, 600, 160), (28, 8192, 208), (784, 300, 80), (784, 190, 95), (784, 512, 64), (784, 130, 65)],
+)
 def test_the_tiles_of_a_slice_are_about_equally_high(inputs, batch, rows):
     assert choose_plan(Problem((inputs, 30, 10), batch, 4), 2, Wishes(threads=2, sliced=True)).chunk == 2 * rows
 
@@ -224,7 +260,9 @@ def test_the_tiles_of_a_slice_are_about_equally_high(inputs, batch, rows):
 @pytest.mark.parametrize(("sizes", "batch", "mkl", "panels"), [
     ((28, 300, 300, 300, 300, 1), 128, True, False), ((28, 300, 300, 300, 300, 1), 127, True, True), ((28, 300, 300, 300, 300, 1), 128, False, True), ((28, 300, 300, 255, 300, 1), 128, True, True),
 ])  # fmt: skip
-def test_mkl_multiplies_where_all_hidden_layers_are_wide_and_rows_are_many_enough_and_not_too_many(sizes, batch, mkl, panels):
+def test_mkl_multiplies_where_all_hidden_layers_are_wide_and_rows_are_many_enough_and_not_too_many(
+    sizes, batch, mkl, panels
+):
     assert choose_plan(Problem(sizes, batch, 4, mkl=mkl), 2).panels == panels
     assert choose_plan(Problem(sizes, 512, 4, mkl=mkl), 2).panels
 
@@ -236,10 +274,13 @@ def test_the_explanation_shows_the_choice_among_its_alternatives_with_their_time
     assert text.splitlines()[0] == str(chosen)
     shown = re.findall(r"^  (->|  ) +([\d,.]+) us predicted: (.*)$", text, re.M)
     assert [(mark == "->", float(us.replace(",", "")), plan) for mark, us, plan in shown] == [
-        (plan == chosen, pytest.approx(seconds * 1e6, abs=0.06), str(plan)) for seconds, plan in possible_plans(problem, 2)
+        (plan == chosen, pytest.approx(seconds * 1e6, abs=0.06), str(plan))
+        for seconds, plan in possible_plans(problem, 2)
     ]
     assert "slices of the batch, whose 266,610 gradients are added up" in text
-    assert "12,800 sums of rows and as many deltas cross between cores, instead of 266,610 gradients and parameters" in explain_plan(Problem(SIZES, 32, 4), 2)
+    assert (
+        "12,800 sums of rows and as many deltas cross between cores, instead of 266,610 gradients and parameters"
+    ) in explain_plan(Problem(SIZES, 32, 4), 2)
     assert "180 GFLOP/s  products in panels" in text
     assert "110 GFLOP/s  products by BLAS" in text
     assert "not measured on this machine" in text
@@ -249,9 +290,17 @@ def test_the_explanation_shows_the_choice_among_its_alternatives_with_their_time
     large = (784, 4096, 4096, 10)
     of_shared = "and up to 64 MiB where threads share weights)"
     beside_mkl = explain_plan(Problem(large, 128, 4, mkl=True), 2)
-    assert f"76.4 MiB of parameters do not stay in or near a core's cache (panels up to 10 MiB, and up to 16 MiB for one row, beside MKL, {of_shared}" in beside_mkl
-    assert f"76.4 MiB of parameters do not stay in or near a core's cache (panels up to 16 MiB beside this BLAS, {of_shared}" in explain_plan(Problem(large, 512, 4), 2)
-    assert "256 per thread, with which parameters from beyond the cache are read seldom" in explain_plan(Problem((784, 1024, 1024, 10), 512, 4), 2)
+    assert (
+        "76.4 MiB of parameters do not stay in or near a core's cache (panels up to 10 MiB, and up to 16 MiB for one "
+        f"row, beside MKL, {of_shared}"
+    ) in beside_mkl
+    assert (
+        "76.4 MiB of parameters do not stay in or near a core's cache (panels up to 16 MiB beside this BLAS, "
+        f"{of_shared}"
+    ) in explain_plan(Problem(large, 512, 4), 2)
+    assert ("256 per thread, with which parameters from beyond the cache are read seldom") in explain_plan(
+        Problem((784, 1024, 1024, 10), 512, 4), 2
+    )
     assert "0.75 x 512 rows" in explain_plan(problem, 2, Wishes(panels=False))
     assert "panels do not do this rule" in explain_plan(Problem(SIZES, 32, 4, fits_panels=False), 2)
 
@@ -294,7 +343,9 @@ def test_an_override_is_what_runs():
 
 
 @needs_threads
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["deepcopy", "pickle"]
+)
 def test_a_copy_of_a_network_keeps_the_override(copied):
     net = fastnn.Network([4, 3, 2], backend=fastnn.get_backend("numba", threads=3, chunk=9, panels=False))
     assert copied(net).plan(100) == net.plan(100) == str(Plan(3, 9, True))
@@ -307,7 +358,9 @@ def test_a_prediction_takes_no_more_threads_than_wished(monkeypatch, options, te
     teams = []
     run_team, run_parts = numba_backend.run_team, numba_backend.run_parts
     monkeypatch.setattr(numba_backend, "run_team", lambda work, team: teams.append(team) or run_team(work, team))
-    monkeypatch.setattr(numba_backend, "run_parts", lambda work, parts, team: teams.append(team) or run_parts(work, parts, team))
+    monkeypatch.setattr(
+        numba_backend, "run_parts", lambda work, parts, team: teams.append(team) or run_parts(work, parts, team)
+    )
     X = np.random.default_rng(0).random((2000, 784), np.float32)
     net = fastnn.Network(SIZES, backend=fastnn.get_backend("numba", **options))
     expected = fastnn.Network(SIZES, backend="numpy").predict_proba(X)
@@ -344,7 +397,20 @@ def test_numba_without_jit_refuses_threads():
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_train_explains_on_request(tmp_path, as_json):
-    command = [sys.executable, "-m", "fastnn", "train", "digits", "--backend", "numba", "--epochs", "1", "--no-plot", "--explain", *(["--json"] if as_json else [])]
+    command = [
+        sys.executable,
+        "-m",
+        "fastnn",
+        "train",
+        "digits",
+        "--backend",
+        "numba",
+        "--epochs",
+        "1",
+        "--no-plot",
+        "--explain",
+        *(["--json"] if as_json else []),
+    ]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True)
     text = "\n".join(json.loads(result.stdout)["engine"]["plan"]) if as_json else result.stdout
     assert "us predicted" in text
@@ -357,7 +423,18 @@ def test_the_bench_of_plans_compares_them_and_checks_their_results(tmp_path):
     script = Path(__file__).parents[1] / "bench" / "plans.py"
     if not script.exists():
         pytest.skip("bench/ is not beside the tests")
-    command = [sys.executable, str(script), "--case", "784-16-16-10@32", "--seconds", "0.005", "--rounds", "1", "--json", str(tmp_path / "plans.json")]
+    command = [
+        sys.executable,
+        str(script),
+        "--case",
+        "784-16-16-10@32",
+        "--seconds",
+        "0.005",
+        "--rounds",
+        "1",
+        "--json",
+        str(tmp_path / "plans.json"),
+    ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     assert "784-16-16-10@32" in result.stdout
     (cell,) = json.loads((tmp_path / "plans.json").read_text())["cells"]

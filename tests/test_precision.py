@@ -1,4 +1,6 @@
-"""precision="tf32" and "bf16": what is rounded and what is not, accuracy beside fp32, refusals, and the model file. On the stand-in."""
+"""precision="tf32" and "bf16": what is rounded and what is not, accuracy beside fp32, refusals, and the model file.
+On the stand-in.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,9 @@ def test_a_change_of_theta_from_outside_reaches_the_copy():
 def test_a_thousand_replays_equal_eager_steps_bit_for_bit(precision):
     thetas = []
     for refuse in (None, "for comparison"):
-        net = fastnn.Network(SIZES, precision=precision, backend=CupyBackend(ShimDevice(refuses_capture=refuse)), seed=2)
+        net = fastnn.Network(
+            SIZES, precision=precision, backend=CupyBackend(ShimDevice(refuses_capture=refuse)), seed=2
+        )
         program, (X, y) = net.backend.compile(net, optimizers.Adam(1e-3), 16), problem()
         with pytest.warns(RuntimeWarning) if refuse else _nothing():
             for epoch in range(250):
@@ -115,7 +119,9 @@ def test_parts_of_a_batch_add_up(precision):
 
 
 def test_digits_are_learnt_as_well_as_in_float32():
-    """The held-out fifth of the 8x8 digits, bytes read as they are: within half a percent of fp32 on average over two seeds."""
+    """The held-out fifth of the 8x8 digits, bytes read as they are: within half a percent of fp32 on average over
+    two seeds.
+    """
     X, y = fastnn_digits()
     scores = {}
     for precision in ("fp32", *REDUCED):
@@ -143,7 +149,10 @@ def test_bytes_stay_bytes_on_the_device():
     X, y = fastnn_digits()
     seen = []
     gather = backend.device._launch
-    backend.device._launch = lambda kernel, *rest: (seen.append((kernel, rest[-1][0].dtype)) if kernel.startswith("gather") else None, gather(kernel, *rest))[1]
+    backend.device._launch = lambda kernel, *rest: (
+        seen.append((kernel, rest[-1][0].dtype)) if kernel.startswith("gather") else None,
+        gather(kernel, *rest),
+    )[1]
     net.fit(X, y, batch_size=600, epochs=1, scale=1 / 16, validation=0.2)
     assert set(seen) == {("gather_bytes", np.dtype(np.uint8))}
     reference = fastnn.Network([64, 8, 10], backend="numpy")
@@ -157,7 +166,11 @@ def test_bytes_stay_bytes_on_the_device():
 @pytest.mark.parametrize("engine", ["numpy", "numba"])
 @pytest.mark.parametrize("precision", REDUCED)
 def test_the_other_engines_refuse(precision, engine):
-    with pytest.raises(ValueError, match=rf"precision='{precision}' is for the cupy engine, this network runs on {engine}; use precision='fp32', or backend='cupy'"):
+    with pytest.raises(
+        ValueError,
+        match=rf"precision='{precision}' is for the cupy engine, this network runs on {engine}; use precision='fp32', "
+        r"or backend='cupy'",
+    ):
         fastnn.Network(SIZES, precision=precision, backend=engine)
 
 
@@ -168,11 +181,15 @@ def test_what_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match=r"precision='fp16' is not known.*Known: fp32, tf32, bf16"):
         fastnn.Network(SIZES, precision="fp16", backend=backend)
     net = fastnn.Network(SIZES, precision="bf16", backend=CupyBackend(ShimDevice(offers=())))
-    with pytest.raises(ValueError, match=r"precision='bf16' cannot be used: there is no cuBLASLt here; use precision='fp32'"):
+    with pytest.raises(
+        ValueError,
+        match=r"precision='bf16' cannot be used: there is no cuBLASLt here; use precision='fp32'",
+    ):
         net.backend.compile(net, optimizers.SGD(), 4)
 
 
-# ---- recorded in the model ---------------------------------------------------------------------------------------------
+# ---- recorded in the model
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("precision", REDUCED)
@@ -181,7 +198,11 @@ def test_the_model_file_remembers(precision, tmp_path):
     net = fastnn.Network(SIZES, precision=precision, backend=backend)
     net.save(path)
     assert fastnn.load(path, backend=backend).precision == precision
-    with pytest.warns(UserWarning, match=rf"precision='{precision}', in which the network was trained, is not one of the numpy engine; it goes on with precision='fp32'"):
+    with pytest.warns(
+        UserWarning,
+        match=rf"precision='{precision}', in which the network was trained, is not one of the numpy engine; it goes "
+        r"on with precision='fp32'",
+    ):
         other = fastnn.load(path, backend="numpy")
     assert other.precision == "fp32"
     np.testing.assert_array_equal(other.theta, net.theta)
@@ -189,7 +210,10 @@ def test_the_model_file_remembers(precision, tmp_path):
 
 def test_the_plan_says_the_precision():
     backend = CupyBackend(ShimDevice())
-    texts = {precision: fastnn.Network(SIZES, precision=precision, backend=backend).plan(4096) for precision in ("fp32", *REDUCED)}
+    texts = {
+        precision: fastnn.Network(SIZES, precision=precision, backend=backend).plan(4096)
+        for precision in ("fp32", *REDUCED)
+    }
     assert all(f"{precision} products" in text for precision, text in texts.items())
     megabytes = {precision: float(text.split(" MB")[0].split()[-1]) for precision, text in texts.items()}
     assert megabytes["bf16"] < megabytes["fp32"] == megabytes["tf32"]

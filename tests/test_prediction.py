@@ -16,7 +16,9 @@ SIZES = [(7, 5), (1, 1), (13, 9, 4), (784, 30, 17, 10), (3, 64, 64, 2)]
 
 def network(sizes, dtype, backend, **options):
     hidden = ["tanh", "relu", "sigmoid"][: len(sizes) - 2]
-    return fastnn.Network(sizes, hidden=hidden, output="identity", cost="squared_error", dtype=dtype, backend=backend, seed=3, **options)
+    return fastnn.Network(
+        sizes, hidden=hidden, output="identity", cost="squared_error", dtype=dtype, backend=backend, seed=3, **options
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 511, 513])
@@ -32,14 +34,26 @@ def test_outputs_equal_the_composition_of_operations(backend, dtype, sizes, rows
     assert h.dtype == dtype
     # both are rounded in another order: each product of length n_in loses at most n_in eps of its terms,
     # and no activation here magnifies; the weights are of order one over the root of n_in
-    np.testing.assert_allclose(h, expected, rtol=0, atol=4 * sum(sizes) * np.finfo(dtype).eps * max(1, np.abs(expected).max()))
+    np.testing.assert_allclose(
+        h, expected, rtol=0, atol=4 * sum(sizes) * np.finfo(dtype).eps * max(1, np.abs(expected).max())
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 70, 600, 1100] if JIT else [1, 70])
 @pytest.mark.parametrize("output", ["softmax", "identity"])
 def test_outputs_before_their_activation(backend, dtype, output, rows):
-    """What validation takes its cost from: z of the last layer, by whatever predicts so many rows, whose activation the outputs are."""
-    net = fastnn.Network([13, 70, 4], hidden="relu", output=output, cost="cross_entropy" if output == "softmax" else "squared_error", dtype=dtype, backend=backend, seed=3)
+    """What validation takes its cost from: z of the last layer, by whatever predicts so many rows, whose activation
+    the outputs are.
+    """
+    net = fastnn.Network(
+        [13, 70, 4],
+        hidden="relu",
+        output=output,
+        cost="cross_entropy" if output == "softmax" else "squared_error",
+        dtype=dtype,
+        backend=backend,
+        seed=3,
+    )
     x = backend.asarray(np.random.default_rng(rows).standard_normal((rows, 13)).astype(dtype))
     z, h = backend.outputs(net, x, activated=False), backend.outputs(net, x)
     _, expected = net._forward(x)
@@ -52,7 +66,9 @@ def test_outputs_before_their_activation(backend, dtype, output, rows):
 @pytest.mark.parametrize("rows", [1, 3, 700, 1100] if JIT else [1, 3])
 @pytest.mark.parametrize("kind", READABLE)
 def test_rows_of_other_dtypes(monkeypatch, backend, dtype, kind, rows):
-    """As their converted copy, without that copy where the engine reads them; uint8 to rounding where a matrix unit may take them."""
+    """As their converted copy, without that copy where the engine reads them; uint8 to rounding where a matrix unit
+    may take them.
+    """
     monkeypatch.setattr(numba_backend, "TEAM_FLOPS", 0)
     net = network((13, 70, 4), dtype, backend)
     net.scale = 1 / 64
@@ -73,7 +89,13 @@ def test_rows_of_other_dtypes(monkeypatch, backend, dtype, kind, rows):
 def test_rows_of_other_dtypes_that_cannot_be_converted_are_named(backend, rows):
     net = network((13, 70, 4), "float32", backend)
     X = np.ones((rows, 13))
-    for value, message in ((np.nan, "X must be finite, got nan"), (1e39, r"X holds .*1e\+39.* at row \d+, column 7, which overflows float32")):
+    for value, message in (
+        (np.nan, "X must be finite, got nan"),
+        (
+            1e39,
+            r"X holds .*1e\+39.* at row \d+, column 7, which overflows float32",
+        ),
+    ):
         X[-1, 7] = value
         with pytest.raises(ValueError, match=message):
             net.predict(X)
@@ -91,7 +113,9 @@ def test_numba_threads_share_the_rows(monkeypatch, threads):
     monkeypatch.setattr("fastnn.backends.numba_backend.ONE_THREAD_FLOPS", 0)
     net = network((13, 9, 4), "float64", "numba")
     X = np.random.default_rng(0).standard_normal((1001, 13))
-    np.testing.assert_allclose(net.predict(X), network((13, 9, 4), "float64", "numpy").predict(X), rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(
+        net.predict(X), network((13, 9, 4), "float64", "numpy").predict(X), rtol=1e-12, atol=1e-13
+    )
     assert net.predict(X[:2]).shape == (2, 4)
 
 
@@ -132,11 +156,25 @@ SIDES = st.one_of(st.integers(1, 70), st.integers(100, 140) if JIT else st.nothi
 
 
 @settings(deadline=None, max_examples=200 if JIT else 20)
-@given(n_in=SIDES, n_out=SIDES, dtype=st.sampled_from(["float32", "float64"]), rows=st.sampled_from([1, 1, 1, 2]), seed=st.integers(0, 99))
+@given(
+    n_in=SIDES,
+    n_out=SIDES,
+    dtype=st.sampled_from(["float32", "float64"]),
+    rows=st.sampled_from([1, 1, 1, 2]),
+    seed=st.integers(0, 99),
+)
 def test_numba_one_row_against_long_double(n_in, n_out, dtype, rows, seed):
     """Every width and every rest of a vector: a hidden layer's sums, let through to the output three at a time."""
     rng = np.random.default_rng(seed)
-    net = fastnn.Network((n_in, n_out, 3), hidden="identity", output="identity", cost="squared_error", dtype=dtype, backend="numba", init="zeros")
+    net = fastnn.Network(
+        (n_in, n_out, 3),
+        hidden="identity",
+        output="identity",
+        cost="squared_error",
+        dtype=dtype,
+        backend="numba",
+        init="zeros",
+    )
     W, b = net.weights[0], net.biases[0]
     W[...], b[...] = rng.standard_normal(W.shape), rng.standard_normal(b.shape)
     for j in range(0, n_out, 3):  # three numbers of the hidden layer at a time
@@ -168,10 +206,14 @@ def test_numba_parts_of_many_rows_cover_them_and_refuse_any(monkeypatch, threads
             net.predict(spoilt)
 
 
-@pytest.mark.parametrize(("options", "packed"), [({}, True), ({"panels": True}, True), ({"panels": False}, False)], ids=str)
+@pytest.mark.parametrize(
+    ("options", "packed"), [({}, True), ({"panels": True}, True), ({"panels": False}, False)], ids=str
+)
 def test_numba_predictions_of_many_rows_use_the_products_that_were_asked_for(monkeypatch, options, packed):
     asked = []
-    monkeypatch.setattr(numba_backend, "PanelPredictor", lambda net, real=numba_backend.PanelPredictor: asked.append(net) or real(net))
+    monkeypatch.setattr(
+        numba_backend, "PanelPredictor", lambda net, real=numba_backend.PanelPredictor: asked.append(net) or real(net)
+    )
     net = fastnn.Network([20, 30, 4], backend=fastnn.get_backend("numba", **options))
     X = np.random.default_rng(1).standard_normal((600, 20)).astype(np.float32)
     reference = fastnn.Network([20, 30, 4], backend="numpy")

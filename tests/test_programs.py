@@ -53,8 +53,15 @@ class Problem:
 
     def network(self, backend, dtype):
         return fastnn.Network(
-            self.sizes, hidden=self.hidden, output=self.output, cost=self.cost, init=self.theta, l2=self.l2, backend=backend, dtype=dtype
-        )  # fmt: skip
+            self.sizes,
+            hidden=self.hidden,
+            output=self.output,
+            cost=self.cost,
+            init=self.theta,
+            l2=self.l2,
+            backend=backend,
+            dtype=dtype,
+        )
 
     def on_engine(self, backend, dtype):
         X, y = self.data(dtype)
@@ -86,7 +93,9 @@ class Problem:
                     z.append(backend.dense_forward(a[-1], W, b))
                     a.append(backend.activate(g, z[-1]))
                 squares = sum(float((backend.to_numpy(W).astype(np.float64) ** 2).sum()) for W in net.weights)
-                cost_sum += backend.cost_sum(self.output, self.cost, z[-1], a[-1], t) + m * self.l2 / (2 * self.rows) * squares
+                cost_sum += (
+                    backend.cost_sum(self.output, self.cost, z[-1], a[-1], t) + m * self.l2 / (2 * self.rows) * squares
+                )
                 hits += count_hits(backend.to_numpy(a[-1]), y[chosen])
                 Delta = backend.zeros(net.theta.shape, dtype)
                 Delta_W, Delta_b = net.split(Delta)
@@ -94,7 +103,9 @@ class Problem:
                 for layer in reversed(range(len(net.weights))):
                     backend.accumulate(Delta_W[layer], Delta_b[layer], delta, a[layer])
                     if layer:
-                        delta = backend.propagate_delta(delta, net.weights[layer], self.hidden[layer - 1], z[layer - 1], a[layer])
+                        delta = backend.propagate_delta(
+                            delta, net.weights[layer], self.hidden[layer - 1], z[layer - 1], a[layer]
+                        )
                 D = np.array(backend.to_numpy(Delta)) / dtype.type(m)
                 for D_W, W in zip(net.split(D)[0], net.weights, strict=True):
                     D_W += dtype.type(self.l2 / self.rows) * backend.to_numpy(W)
@@ -147,7 +158,9 @@ def check(problem, backend, dtype, rule, epochs, batch=BATCH):
     scale = tolerances.training(dtype, steps)
     for slot, mine, theirs in zip(first.slots, first.state, second.state, strict=True):
         theirs = np.array(backend.to_numpy(theirs))
-        tolerances.assert_close(backend.to_numpy(mine), theirs, scale * float(abs(theirs).max()), dtype=dtype, what=slot)
+        tolerances.assert_close(
+            backend.to_numpy(mine), theirs, scale * float(abs(theirs).max()), dtype=dtype, what=slot
+        )
     counted = problem.y.ndim == 1 or (problem.output, problem.cost) == ("sigmoid", "cross_entropy")
     for (_, _, hits), (_, _, expected) in zip(got[1], exact[1], strict=True):
         assert hits == (expected if counted else None)
@@ -212,12 +225,18 @@ def test_wide_batches(backend, dtype):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("plan", [Plan(1, 2), Plan(2, 5), Plan(2, 2), Plan(3, 4), Plan(1, 2, True), Plan(2, 4, True), Plan(3, 6, True)], ids=str)
+@pytest.mark.parametrize(
+    "plan",
+    [Plan(1, 2), Plan(2, 5), Plan(2, 2), Plan(3, 4), Plan(1, 2, True), Plan(2, 4, True), Plan(3, 6, True)],
+    ids=str,
+)
 @pytest.mark.parametrize("panels", [False, True], ids=["BLAS", "panels"])
 def test_plans_of_the_numba_program_against_the_oracle(monkeypatch, dtype, plan, panels, rule):
     """Batches of 5 in chunks that do not divide them, by more threads than the last chunk has rows."""
     if kernels.JIT:  # without compilation a team has one thread
-        monkeypatch.setattr("fastnn.backends.numba_backend.choose_plan", lambda *_: dataclasses.replace(plan, panels=panels))
+        monkeypatch.setattr(
+            "fastnn.backends.numba_backend.choose_plan", lambda *_: dataclasses.replace(plan, panels=panels)
+        )
     elif panels:
         monkeypatch.setattr("fastnn.backends.numba_backend.choose_plan", lambda *_: Plan(1, plan.chunk, True, True))
     check(Problem("relu", l2=2.0), fastnn.get_backend("numba"), dtype, RULES[rule], orders())
@@ -229,7 +248,13 @@ def test_plans_of_the_numba_program_against_the_oracle(monkeypatch, dtype, plan,
 def test_orders_with_repeats_and_omissions(backend, dtype):
     """An order is any sequence of row numbers: a row twice in one batch, rows left out, more entries than rows."""
     rng = np.random.default_rng(0)
-    check(Problem(), backend, dtype, RULES["adam"], [rng.integers(0, ROWS, 31), np.full(7, 4), np.array([22]), rng.integers(0, 3, 12)])
+    check(
+        Problem(),
+        backend,
+        dtype,
+        RULES["adam"],
+        [rng.integers(0, ROWS, 31), np.full(7, 4), np.array([22]), rng.integers(0, 3, 12)],
+    )
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -282,16 +307,26 @@ def test_of_equal_outputs_the_first_counts(backend, dtype, label, hits):
     """As argmax has it, so that accuracy and score agree: a network of zeros says class 0."""
     net = fastnn.Network([1, 3], init="zeros", backend=backend, dtype=dtype)
     program = backend.compile(net, optimizers.SGD(1.0), 3)
-    program.run(backend.asarray(np.zeros((3, 1), dtype)), backend.asarray(np.full(3, label)), backend.asarray(np.arange(3)), 0, 1)
+    program.run(
+        backend.asarray(np.zeros((3, 1), dtype)),
+        backend.asarray(np.full(3, label)),
+        backend.asarray(np.arange(3)),
+        0,
+        1,
+    )
     assert program.hits == hits
 
 
-# ---- reproducibility, and engines against each other ------------------------------------------------------------------
+# ---- reproducibility, and engines against each other
+# ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_the_same_run_twice_gives_the_same_bits(backend, dtype, rule):
-    runs = [Problem("relu", sizes=(40, 70, 33, 5), rows=150).train(backend, dtype, RULES[rule](), orders(150, 2), 64) for _ in range(2)]
+    runs = [
+        Problem("relu", sizes=(40, 70, 33, 5), rows=150).train(backend, dtype, RULES[rule](), orders(150, 2), 64)
+        for _ in range(2)
+    ]
     assert runs[0][0].tobytes() == runs[1][0].tobytes()
     assert runs[0][1] == runs[1][1]
 
@@ -313,7 +348,9 @@ def test_engines_agree_after_training(backend, dtype, hidden, rule):
 
 
 def test_without_compilation_the_numba_program_gives_the_same_values():
-    """The coverage run switches the compiler off; plain Python must then compute, not skip, the products and their scaling."""
+    """The coverage run switches the compiler off; plain Python must then compute, not skip, the products and their
+    scaling.
+    """
     script = """
         import numpy as np, fastnn
         rng = np.random.default_rng(0)
@@ -327,12 +364,20 @@ def test_without_compilation_the_numba_program_gives_the_same_values():
         print(np.abs(theta[0] - theta[1]).max() / np.abs(theta[1]).max())
         """
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
-    result = subprocess.run([sys.executable, "-W", "error", "-c", textwrap.dedent(script)], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert result.returncode == 0, result.stderr
     assert float(result.stdout) <= tolerances.training(np.float64, 20)
 
 
-# ---- refusals ------------------------------------------------------------------------------------------------------------
+# ---- refusals
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -365,7 +410,9 @@ def test_what_a_program_refuses_changes_nothing(backend, dtype, change, error):
     assert not any(np.any(backend.to_numpy(state)) for state in rule.state)
 
 
-@pytest.mark.parametrize(("batch_size", "error"), [(0, ValueError), (-3, ValueError), (2.0, TypeError), (True, TypeError), ("8", TypeError)])
+@pytest.mark.parametrize(
+    ("batch_size", "error"), [(0, ValueError), (-3, ValueError), (2.0, TypeError), (True, TypeError), ("8", TypeError)]
+)
 def test_compile_refuses_batch_sizes(backend, batch_size, error):
     with pytest.raises(error, match="batch_size must be a positive integer"):
         backend.compile(fastnn.Network([2, 2], backend=backend), optimizers.SGD(), batch_size)

@@ -19,7 +19,14 @@ README, API = ((ROOT / page).read_text(encoding="utf-8") for page in ("README.md
 def output_of(block, folder, page=README):
     """What a block of Python on a page prints."""
     code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[block]
-    result = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -43,12 +50,30 @@ def test_the_page_on_the_interface_tells_what_there_is(tmp_path):
     """Every argument with its default, every field of a history, every public name."""
     for function, name in ((fastnn.Network, "fastnn.Network("), (fastnn.Network.fit, "net.fit(")):
         shown = API[API.index(name) : API.index("```", API.index(name))]
-        for parameter in list(inspect.signature(function).parameters.values())[1 if function is fastnn.Network.fit else 0 :]:
-            wanted = parameter.name if parameter.default is parameter.empty or parameter.name == "learning_rate" else f"{parameter.name}={json.dumps(parameter.default)}"
-            assert wanted.replace("null", "None").replace("true", "True").replace("false", "False").replace("[]", "()") in shown, wanted
+        for parameter in list(inspect.signature(function).parameters.values())[
+            1 if function is fastnn.Network.fit else 0 :
+        ]:
+            wanted = (
+                parameter.name
+                if parameter.default is parameter.empty or parameter.name == "learning_rate"
+                else f"{parameter.name}={json.dumps(parameter.default)}"
+            )
+            assert (
+                wanted.replace("null", "None").replace("true", "True").replace("false", "False").replace("[]", "()")
+                in shown
+            ), wanted
     for field in dataclasses.fields(History):
         assert f"`{field.name}`" in API, field.name
-    for name in set(fastnn.__all__) - {"__version__", "activations", "costs", "History", "Activation", "initializers", "optimizers", "schedules"}:
+    for name in set(fastnn.__all__) - {
+        "__version__",
+        "activations",
+        "costs",
+        "History",
+        "Activation",
+        "initializers",
+        "optimizers",
+        "schedules",
+    }:
         assert f"fastnn.{name}" in API, name
     first, second = re.findall(r"\[(.*?)\]", output_of(0, tmp_path, API))
     assert (len(first.split(",")), len(second.split(","))) == (3, 2)
@@ -59,12 +84,24 @@ def test_every_command_line_it_names_exists():
     commands = set(re.findall(r"^fastnn (\w+)", block, re.MULTILINE))
     assert commands
     environment = {**os.environ, "COLUMNS": "200"}
-    help_text = subprocess.run([sys.executable, "-m", "fastnn", "--help"], env=environment, capture_output=True, text=True, timeout=120, check=True).stdout
+    help_text = subprocess.run(
+        [sys.executable, "-m", "fastnn", "--help"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout
     assert all(re.search(rf"\b{command}\b", help_text) for command in commands)
 
 
 def test_the_files_it_points_to_exist():
-    pages = [ROOT / "README.md", ROOT / "bench" / "README.md", ROOT / "bench" / "results" / "README.md", *(ROOT / "docs").glob("*.md")]
+    pages = [
+        ROOT / "README.md",
+        ROOT / "bench" / "README.md",
+        ROOT / "bench" / "results" / "README.md",
+        *(ROOT / "docs").glob("*.md"),
+    ]
     for page in pages:
         text = page.read_text(encoding="utf-8")
         for target, part in re.findall(r"\]\(([\w./-]+)(#[\w-]+)?\)", text):

@@ -12,13 +12,25 @@ from fastnn import optimizers
 CALLS = {
     "dense_forward": {"a": (5, 7), "W": (3, 7), "b": (3,), "out": (5, 3)},
     "activate": {"activation": "relu", "z": (5, 7), "out": (5, 7)},
-    "output_delta": {"output": "sigmoid", "cost": "squared_error", "z": (5, 3), "a": (5, 3), "y": (5, 3), "out": (5, 3)},
+    "output_delta": {
+        "output": "sigmoid",
+        "cost": "squared_error",
+        "z": (5, 3),
+        "a": (5, 3),
+        "y": (5, 3),
+        "out": (5, 3),
+    },
     "cost_sum": {"output": "sigmoid", "cost": "cross_entropy", "z": (5, 3), "a": (5, 3), "y": (5, 3)},
     "propagate_delta": {"delta": (5, 3), "W": (3, 7), "activation": "tanh", "z": (5, 7), "a": (5, 7), "out": (5, 7)},
     "accumulate": {"Delta_W": (3, 7), "Delta_b": (3,), "delta": (5, 3), "a": (5, 7)},
     "update": {"optimizer": optimizers.SGD(0.1), "theta": (9,), "grad": (9,)},
 }
-ARRAYS = [(operation, name) for operation, arguments in CALLS.items() for name, value in arguments.items() if isinstance(value, tuple)]
+ARRAYS = [
+    (operation, name)
+    for operation, arguments in CALLS.items()
+    for name, value in arguments.items()
+    if isinstance(value, tuple)
+]
 WRONG = {
     "the other float": lambda x: x.astype("float32" if x.dtype == "float64" else "float64"),
     "integers": lambda x: x.astype(np.int64),
@@ -42,10 +54,16 @@ def refused(backend, operation, arguments, error=(TypeError, ValueError), match=
 
 
 def arguments_of(backend, operation, dtype):
-    return {name: backend.asarray(normal(value, dtype, seed)) if isinstance(value, tuple) else value for seed, (name, value) in enumerate(CALLS[operation].items())}
+    return {
+        name: backend.asarray(normal(value, dtype, seed)) if isinstance(value, tuple) else value
+        for seed, (name, value) in enumerate(CALLS[operation].items())
+    }
 
 
-@pytest.mark.parametrize(("operation", "name", "wrong"), [(*array, wrong) for array in ARRAYS for wrong in WRONG if (array[1], wrong) != ("out", "None")])
+@pytest.mark.parametrize(
+    ("operation", "name", "wrong"),
+    [(*array, wrong) for array in ARRAYS for wrong in WRONG if (array[1], wrong) != ("out", "None")],
+)
 def test_wrong_arrays_are_refused(backend, dtype, operation, name, wrong):
     arguments = arguments_of(backend, operation, dtype)
     value = WRONG[wrong](normal(CALLS[operation][name], dtype))
@@ -53,7 +71,13 @@ def test_wrong_arrays_are_refused(backend, dtype, operation, name, wrong):
     # y may be several things, so what is wrong with it may be its type or its shape
     kind = (TypeError, ValueError) if name == "y" else ValueError if wrong.endswith("more") else TypeError
     steps = getattr(arguments.get("optimizer"), "t", None)
-    refused(backend, operation, arguments, kind, match=None if wrong.startswith("the other") else rf"\b({name}|{'|'.join(CALLS[operation])})\b")
+    refused(
+        backend,
+        operation,
+        arguments,
+        kind,
+        match=None if wrong.startswith("the other") else rf"\b({name}|{'|'.join(CALLS[operation])})\b",
+    )
     assert getattr(arguments.get("optimizer"), "t", None) == steps, "a refused update advanced the step counter"
 
 
@@ -86,9 +110,14 @@ def test_the_calls_above_are_right_but_for_what_was_made_wrong(backend, dtype, o
     ids=lambda x: x if isinstance(x, str) else "-is-".join(x),
 )
 def test_overlapping_memory_is_refused(backend, dtype, operation, aliases):
-    """Square shapes throughout, so that nothing but the overlap is wrong. Once the same array, once shifted by a row."""
+    """Square shapes throughout, so that nothing but the overlap is wrong. Once the same array, once shifted by a
+    row.
+    """
     target, source = aliases
-    arguments = {name: backend.asarray(normal((4,) * len(value), dtype)) if isinstance(value, tuple) else value for name, value in CALLS[operation].items()}
+    arguments = {
+        name: backend.asarray(normal((4,) * len(value), dtype)) if isinstance(value, tuple) else value
+        for name, value in CALLS[operation].items()
+    }
     refused(backend, operation, {**arguments, target: arguments[source]}, ValueError, "overlap")
     shape = tuple(arguments[source].shape)
     roomy = backend.asarray(normal((5, *shape[1:]), dtype))
@@ -97,7 +126,9 @@ def test_overlapping_memory_is_refused(backend, dtype, operation, aliases):
 
 def test_accumulate_refuses_sums_that_overlap(backend, dtype):
     arguments = arguments_of(backend, "accumulate", dtype)
-    refused(backend, "accumulate", arguments | {"Delta_b": arguments["Delta_W"].reshape(-1)[3:6]}, ValueError, "overlap")
+    refused(
+        backend, "accumulate", arguments | {"Delta_b": arguments["Delta_W"].reshape(-1)[3:6]}, ValueError, "overlap"
+    )
 
 
 def test_activate_refuses_an_overlap_other_than_z_itself(backend, dtype):
@@ -105,12 +136,22 @@ def test_activate_refuses_an_overlap_other_than_z_itself(backend, dtype):
     refused(backend, "activate", {"activation": "relu", "z": roomy[:-1], "out": roomy[1:]}, ValueError, "overlap")
 
 
-TARGETS = [("dense_forward", "out"), ("activate", "out"), ("output_delta", "out"), ("propagate_delta", "out"), ("accumulate", "Delta_W")]
+TARGETS = [
+    ("dense_forward", "out"),
+    ("activate", "out"),
+    ("output_delta", "out"),
+    ("propagate_delta", "out"),
+    ("accumulate", "Delta_W"),
+]
 
 
 @pytest.mark.parametrize(
     ("operation", "name", "layout"),
-    [(*target, layout) for target in [*TARGETS, ("accumulate", "Delta_b"), ("update", "theta")] for layout in ("strided", "reversed")]
+    [
+        (*target, layout)
+        for target in [*TARGETS, ("accumulate", "Delta_b"), ("update", "theta")]
+        for layout in ("strided", "reversed")
+    ]
     + [(*target, "transposed") for target in TARGETS],
 )
 def test_targets_that_are_not_contiguous_are_refused(backend, dtype, operation, name, layout):
@@ -119,7 +160,9 @@ def test_targets_that_are_not_contiguous_are_refused(backend, dtype, operation, 
     refused(backend, operation, arguments, ValueError, f"{name} must be C-contiguous")
 
 
-@pytest.mark.parametrize(("operation", "name"), [*TARGETS, ("accumulate", "Delta_b"), ("update", "theta"), ("activate", "z")])
+@pytest.mark.parametrize(
+    ("operation", "name"), [*TARGETS, ("accumulate", "Delta_b"), ("update", "theta"), ("activate", "z")]
+)
 def test_read_only_targets_are_refused(backend, dtype, operation, name):
     arguments = arguments_of(backend, operation, dtype)
     if not isinstance(arguments[name], np.ndarray):
@@ -139,16 +182,26 @@ def test_an_optimizer_without_a_fitting_state_is_refused(backend, dtype, rule, s
     if state != "none":
         shape, kind = {"short": ((8,), dtype), "long": ((10,), dtype), "other dtype": ((9,), other)}[state]
         rule.bind(backend, lambda: backend.zeros(shape, kind))
-    refused(backend, "update", {"optimizer": rule, "theta": theta, "grad": grad}, ValueError, "holds no state for a theta")
+    refused(
+        backend, "update", {"optimizer": rule, "theta": theta, "grad": grad}, ValueError, "holds no state for a theta"
+    )
     assert rule.t == 0
 
 
 @pytest.mark.parametrize("operation", ["output_delta", "cost_sum"])
-@pytest.mark.parametrize("classes", [[0, 1, 2, 3, 0], [0, -1, 2, 1, 0], [2**40, 0, 0, 0, 0]], ids=["too large", "negative", "huge"])
+@pytest.mark.parametrize(
+    "classes", [[0, 1, 2, 3, 0], [0, -1, 2, 1, 0], [2**40, 0, 0, 0, 0]], ids=["too large", "negative", "huge"]
+)
 @pytest.mark.parametrize("cost", ["cross_entropy", "squared_error"])
 def test_classes_out_of_range_are_refused(backend, dtype, operation, cost, classes):
     z = backend.asarray(normal((5, 3), dtype))
-    arguments = {"output": "softmax", "cost": cost, "z": z, "a": backend.activate("softmax", z), "y": backend.asarray(np.array(classes, np.int64))}
+    arguments = {
+        "output": "softmax",
+        "cost": cost,
+        "z": z,
+        "a": backend.activate("softmax", z),
+        "y": backend.asarray(np.array(classes, np.int64)),
+    }
     refused(backend, operation, arguments, ValueError, r"classes 0\.\.2")
 
 
@@ -157,9 +210,39 @@ def test_names_and_pairs_that_make_no_sense_are_refused(backend, dtype):
     y = backend.asarray(np.arange(4))
     refused(backend, "activate", {"activation": "rleu", "z": x}, ValueError, "did you mean 'relu'")
     refused(backend, "activate", {"activation": 3, "z": x}, TypeError, "activation")
-    refused(backend, "propagate_delta", {"delta": x, "W": x, "activation": "softmax", "z": x, "a": x}, ValueError, "output layer only")
+    refused(
+        backend,
+        "propagate_delta",
+        {"delta": x, "W": x, "activation": "softmax", "z": x, "a": x},
+        ValueError,
+        "output layer only",
+    )
     for operation in ("output_delta", "cost_sum"):
-        refused(backend, operation, {"output": "tanh", "cost": "cross_entropy", "z": x, "a": x, "y": y}, ValueError, "squared_error")
-        refused(backend, operation, {"output": "softmax", "cost": "cros_entropy", "z": x, "a": x, "y": y}, ValueError, "did you mean 'cross_entropy'")
-        refused(backend, operation, {"output": "softmax", "cost": "cross_entropy", "z": x, "a": x, "y": x}, TypeError, "integer classes")
-        refused(backend, operation, {"output": "sigmoid", "cost": "cross_entropy", "z": x, "a": x, "y": y}, ValueError, r"\(4, 4\)")
+        refused(
+            backend,
+            operation,
+            {"output": "tanh", "cost": "cross_entropy", "z": x, "a": x, "y": y},
+            ValueError,
+            "squared_error",
+        )
+        refused(
+            backend,
+            operation,
+            {"output": "softmax", "cost": "cros_entropy", "z": x, "a": x, "y": y},
+            ValueError,
+            "did you mean 'cross_entropy'",
+        )
+        refused(
+            backend,
+            operation,
+            {"output": "softmax", "cost": "cross_entropy", "z": x, "a": x, "y": x},
+            TypeError,
+            "integer classes",
+        )
+        refused(
+            backend,
+            operation,
+            {"output": "sigmoid", "cost": "cross_entropy", "z": x, "a": x, "y": y},
+            ValueError,
+            r"\(4, 4\)",
+        )

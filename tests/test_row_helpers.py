@@ -22,7 +22,9 @@ class Sent:
         monkeypatch.setattr(cpu_row, "send", lambda work: self.sent.append(work) or True)
         monkeypatch.setattr(cpu_row.time, "perf_counter", lambda: self.now)
         self.asked = 0
-        self.use(cpu_row.SharedRow(np.zeros(1 << 20, np.float32), lambda: setattr(self, "asked", self.asked + 1) or threads))
+        self.use(
+            cpu_row.SharedRow(np.zeros(1 << 20, np.float32), lambda: setattr(self, "asked", self.asked + 1) or threads)
+        )
 
     def use(self, row):
         self.row = row
@@ -113,7 +115,9 @@ def test_a_signal_while_a_helper_is_sent_for_leaves_the_seat_empty(monkeypatch):
 
 
 def test_a_signal_after_a_helper_was_sent_for_leaves_it_in_its_seat(monkeypatch):
-    """A deadline of the user's own, raised by a handler when the helper has come already: it reaches the caller, and the seat stays taken by one."""
+    """A deadline of the user's own, raised by a handler when the helper has come already: it reaches the caller,
+    and the seat stays taken by one.
+    """
     sent = Sent(monkeypatch)
 
     class TooLate(RuntimeError):

@@ -1,4 +1,6 @@
-"""Plain gradient descent on one row per step (kernels/cpu/row_program.py): its two products, and the program, against NumPy in wider arithmetic."""
+"""Plain gradient descent on one row per step (kernels/cpu/row_program.py): its two products, and the program,
+against NumPy in wider arithmetic.
+"""
 
 import itertools
 
@@ -34,7 +36,10 @@ class Layer:
         self.x, self.next_x = rng.standard_normal((2, panels.padded(depth, dtype))).astype(dtype)
         self.d = np.zeros(self.width, dtype)
         self.d[:n] = rng.standard_normal(n)
-        self.share, self.keep = self.zero + rng.standard_normal(), self.zero + 1 if seed % 2 else self.zero + rng.random()
+        self.share, self.keep = (
+            self.zero + rng.standard_normal(),
+            self.zero + 1 if seed % 2 else self.zero + rng.random(),
+        )
 
     def out(self, size):
         memory = aligned((panels.padded(size, self.dtype) + panels.lanes(self.dtype),), self.dtype)
@@ -57,7 +62,9 @@ class Layer:
 
     def expected(self, share):
         """(what the parameters should become, the bound of their rounding)."""
-        change = np.longdouble(share) * np.outer(np.append(self.x[: self.depth], 1), self.d[: self.n]).astype(np.longdouble)
+        change = np.longdouble(share) * np.outer(np.append(self.x[: self.depth], 1), self.d[: self.n]).astype(
+            np.longdouble
+        )
         kept = self.before * np.append(np.full(self.depth, np.longdouble(self.keep)), 1)[:, None]
         return kept + change, 3 * np.finfo(self.dtype).eps * (np.abs(kept) + np.abs(change))
 
@@ -67,7 +74,13 @@ def at(x):
 
 
 @settings(deadline=None, max_examples=EXAMPLES)
-@given(depth=SIZES, n=SIZES, dtype=st.sampled_from(["float32", "float64"]), seed=st.integers(0, 99), rectified=st.booleans())
+@given(
+    depth=SIZES,
+    n=SIZES,
+    dtype=st.sampled_from(["float32", "float64"]),
+    seed=st.integers(0, 99),
+    rectified=st.booleans(),
+)
 def test_numba_onward_changes_the_panel_and_multiplies_the_next_row(depth, n, dtype, seed, rectified):
     """The sum is of the numbers as they were stored, bit for bit as with a change by nothing afterwards."""
     layer = Layer(depth, n, dtype, seed)
@@ -75,7 +88,10 @@ def test_numba_onward_changes_the_panel_and_multiplies_the_next_row(depth, n, dt
     coming = at(layer.x) if seed % 3 else 0
 
     def call(d, target, share, keep):
-        row_program._onward(layer.zero, at(layer.x), at(d), at(layer.next_x), coming, at(layer.memory), layer.width, depth, at(target), share, keep, int(rectified))
+        row_program._onward(
+            layer.zero, at(layer.x), at(d), at(layer.next_x), coming, at(layer.memory), layer.width, depth, at(target),
+            share, keep, int(rectified),
+        )  # fmt: skip
 
     call(layer.d, out, layer.share, layer.keep)
     whole, bound = layer.expected(layer.share)
@@ -83,7 +99,12 @@ def test_numba_onward_changes_the_panel_and_multiplies_the_next_row(depth, n, dt
     assert_close(after, whole, bound, what="parameters")
     terms = after.astype(np.longdouble) * np.append(layer.next_x[:depth], 1)[:, None]
     z = terms.sum(axis=0)
-    assert_close(out[:n], np.maximum(z, 0) if rectified else z, (depth + 2) * np.finfo(dtype).eps * np.abs(terms).sum(axis=0), what="z")
+    assert_close(
+        out[:n],
+        np.maximum(z, 0) if rectified else z,
+        (depth + 2) * np.finfo(dtype).eps * np.abs(terms).sum(axis=0),
+        what="z",
+    )
     np.testing.assert_array_equal(out[n : layer.width], 0)
     np.testing.assert_array_equal(out[layer.width :], UNTOUCHED)
     call(nothing, again, layer.zero, layer.zero + 1)
@@ -92,18 +113,29 @@ def test_numba_onward_changes_the_panel_and_multiplies_the_next_row(depth, n, dt
 
 
 @settings(deadline=None, max_examples=EXAMPLES)
-@given(depth=SIZES, n=SIZES, dtype=st.sampled_from(["float32", "float64"]), seed=st.integers(0, 99), rectified=st.booleans())
+@given(
+    depth=SIZES,
+    n=SIZES,
+    dtype=st.sampled_from(["float32", "float64"]),
+    seed=st.integers(0, 99),
+    rectified=st.booleans(),
+)
 def test_numba_back_propagates_before_it_changes(depth, n, dtype, seed, rectified):
     layer = Layer(depth, n, dtype, seed)
     if rectified:
         layer.x[:] = np.maximum(layer.x, 0)
     spare, out = aligned((panels.PANEL // np.dtype(dtype).itemsize,), dtype), layer.out(depth)
-    row_program._back(layer.zero, at(layer.x), at(layer.d), at(layer.memory), layer.width, depth, at(out), at(spare), layer.share, layer.keep, int(rectified))
+    row_program._back(
+        layer.zero, at(layer.x), at(layer.d), at(layer.memory), layer.width, depth, at(out), at(spare), layer.share,
+        layer.keep, int(rectified),
+    )  # fmt: skip
     whole, bound = layer.expected(layer.share)
     assert_close(layer.after, whole, bound, what="parameters")
     terms = layer.before[:depth] * layer.d[:n]
     slope = (layer.x[:depth] > 0) if rectified else 1
-    assert_close(out[:depth], terms.sum(axis=1) * slope, (n + 1) * np.finfo(dtype).eps * np.abs(terms).sum(axis=1), what="delta")
+    assert_close(
+        out[:depth], terms.sum(axis=1) * slope, (n + 1) * np.finfo(dtype).eps * np.abs(terms).sum(axis=1), what="delta"
+    )
     end = panels.padded(depth, dtype)
     np.testing.assert_array_equal(out[depth:end], 0)
     np.testing.assert_array_equal(out[end:], UNTOUCHED)
@@ -120,12 +152,20 @@ def test_numba_nan_stays(dtype, rectified):
     assert np.isnan(out[:7]).all()
     spare, lower = aligned((panels.PANEL // np.dtype(dtype).itemsize,), dtype), layer.out(20)
     layer.x[5] = np.nan
-    row_program._back(layer.zero, at(layer.x), at(layer.d), at(layer.memory), layer.width, 20, at(lower), at(spare), layer.share, layer.keep, 1)
+    row_program._back(
+        layer.zero, at(layer.x), at(layer.d), at(layer.memory), layer.width, 20, at(lower), at(spare), layer.share,
+        layer.keep, 1,
+    )  # fmt: skip
     assert np.isnan(lower[5])
     assert np.isfinite(lower[:5]).all()
 
 
-PAIRS = [("softmax", "cross_entropy"), ("softmax", "squared_error"), ("sigmoid", "cross_entropy"), ("identity", "squared_error")]
+PAIRS = [
+    ("softmax", "cross_entropy"),
+    ("softmax", "squared_error"),
+    ("sigmoid", "cross_entropy"),
+    ("identity", "squared_error"),
+]
 NETS = [(23, 4), (9, 70, 4), (5, 130, 17, 4), (1, 16, 1)]
 
 
@@ -147,14 +187,22 @@ def made(sizes, hidden, output, cost, l2, dtype, rows=40, seed=0):
 @pytest.mark.parametrize("sizes", NETS if JIT else NETS[-1:], ids=str)
 @pytest.mark.parametrize("l2", [0.0, 0.5])
 def test_numba_steps_of_one_row_as_numpy_takes_them(dtype, sizes, hidden, output, cost, l2):
-    """Bytes, which are converted on their way, and numbers that are read where they lie, every other row or mirrored."""
+    """Bytes, which are converted on their way, and numbers that are read where they lie, every other row or
+    mirrored.
+    """
     if output == "softmax" and sizes[-1] == 1:
         sizes = (*sizes[:-1], 2)
     X, y, net, wide = made(sizes, hidden, output, cost, l2, dtype)
     start, order = wide.theta.copy(), np.random.default_rng(1).permutation(40)
     floats = (X / 255).astype(dtype)
     results = []
-    for one, data, scale in ((wide, X / 255, 1), (net, X, 1 / 255), (net, floats, 1), (net, np.asfortranarray(floats), 1), (net, np.repeat(floats, 2, axis=0)[::2], 1)):
+    for one, data, scale in (
+        (wide, X / 255, 1),
+        (net, X, 1 / 255),
+        (net, floats, 1),
+        (net, np.asfortranarray(floats), 1),
+        (net, np.repeat(floats, 2, axis=0)[::2], 1),
+    ):
         one.theta[:] = start
         program = one.backend.compile(one, optimizers.SGD(0.02), 1)
         program.scale = scale
@@ -197,7 +245,13 @@ def test_numba_rates_of_each_step(dtype):
 
 
 @pytest.mark.parametrize(
-    ("rule", "batch", "by_row"), [(optimizers.SGD(0.1), 1, True), (optimizers.SGD(0.1), 2, False), (optimizers.Momentum(0.1), 1, False), (optimizers.Adam(), 1, False)]
+    ("rule", "batch", "by_row"),
+    [
+        (optimizers.SGD(0.1), 1, True),
+        (optimizers.SGD(0.1), 2, False),
+        (optimizers.Momentum(0.1), 1, False),
+        (optimizers.Adam(), 1, False),
+    ],
 )
 def test_numba_the_program_of_one_row_is_taken_where_it_can_be(rule, batch, by_row):
     _, _, net, _ = made((9, 20, 4), "relu", "softmax", "cross_entropy", 0, "float32")
@@ -209,6 +263,9 @@ def test_numba_what_a_divergence_left_is_not_used(dtype):
     X, y, net, wide = made((9, 20, 4), "relu", "softmax", "cross_entropy", 0, dtype)
     program = net.backend.compile(net, optimizers.SGD(0.02), 1)
     program._memory.d[0, :20] = np.nan
-    for ready, data in ((program, (X / 255).astype(dtype)), (wide.backend.compile(wide, optimizers.SGD(0.02), 1), X / 255)):
+    for ready, data in (
+        (program, (X / 255).astype(dtype)),
+        (wide.backend.compile(wide, optimizers.SGD(0.02), 1), X / 255),
+    ):
         ready.run(data, y, np.arange(5), 0, 5)
     np.testing.assert_allclose(net.theta, wide.theta, rtol=0, atol=200 * np.finfo(dtype).eps)

@@ -1,4 +1,6 @@
-"""Schedules: their values by hand and against formulas written a second time, what they refuse, and training under them."""
+"""Schedules: their values by hand and against formulas written a second time, what they refuse, and training under
+them.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ from fastnn.schedules import Constant, Cosine, Piecewise, Polynomial, Step, Warm
 
 positive = st.floats(1e-6, 1e3)
 
-# ---- values -----------------------------------------------------------------------------------------------------------
+# ---- values
+# -----------------------------------------------------------------------------------------------------------
 
 BY_HAND = [
     (Constant(0.3), [0, 0.1, 100], [0.3, 0.3, 0.3]),
@@ -54,15 +57,21 @@ def test_cosine_and_polynomial_are_their_formulas(rate, length, share, final):
     e, low = share * length, final * rate
     inside = min(e / length, 1.0)
     got = Cosine(rate, length, low).at(e)
-    assert got == pytest.approx(low + 0.5 * (rate - low) * (1 + math.cos(math.pi * inside)), rel=1e-12, abs=1e-15 * rate)
+    assert got == pytest.approx(
+        low + 0.5 * (rate - low) * (1 + math.cos(math.pi * inside)), rel=1e-12, abs=1e-15 * rate
+    )
     assert low * (1 - 1e-12) <= got <= rate * (1 + 1e-12)
-    assert Polynomial(rate, length, 3.0, low).at(e) == pytest.approx(low + (rate - low) * (1 - inside) ** 3, rel=1e-12, abs=1e-15 * rate)
+    assert Polynomial(rate, length, 3.0, low).at(e) == pytest.approx(
+        low + (rate - low) * (1 - inside) ** 3, rel=1e-12, abs=1e-15 * rate
+    )
 
 
 @given(rate=positive, length=positive, start=positive)
 def test_a_warm_up_is_straight_and_joins_what_follows(rate, length, start):
     schedule = WarmUp(Step(rate, 2 * length), length, start)
-    np.testing.assert_allclose(schedule.at(length * np.array([0, 0.25, 0.75])), start + (rate - start) * np.array([0, 0.25, 0.75]), rtol=1e-9)
+    np.testing.assert_allclose(
+        schedule.at(length * np.array([0, 0.25, 0.75])), start + (rate - start) * np.array([0, 0.25, 0.75]), rtol=1e-9
+    )
     assert schedule.at(np.nextafter(length, 0)) == pytest.approx(schedule.at(length), rel=1e-9)
     assert schedule.at(2 * length) == pytest.approx(rate / 10)
 
@@ -74,7 +83,9 @@ def test_linear_scaling():
     np.testing.assert_allclose(scaled(0.05, 8192, base_batch=128, warmup_epochs=0).at([0, 9]), 3.2)
     np.testing.assert_allclose(scaled(0.05, 32, base_batch=128).at([0, 9]), 0.0125)  # smaller: nothing to warm up
     course = scaled(Cosine(0.1, 20), 512, base_batch=128, warmup_epochs=2)
-    np.testing.assert_allclose(course.at([0, 2, 10, 20]), [0.1, 0.4 * (1 + math.cos(0.1 * math.pi)) / 2, 0.2, 0], atol=1e-15)
+    np.testing.assert_allclose(
+        course.at([0, 2, 10, 20]), [0.1, 0.4 * (1 + math.cos(0.1 * math.pi)) / 2, 0.2, 0], atol=1e-15
+    )
 
 
 def test_schedules_are_values():
@@ -97,7 +108,8 @@ def test_schedules_are_values():
         (lambda: WarmUp(1.0, 0), ValueError, "epochs must be a finite number > 0, got 0"),
         (lambda: WarmUp(1.0, 5, math.nan), ValueError, "start must be a finite number > 0, got nan"),
         (lambda: WarmUp(1.0, 5, 0.0), ValueError, "start must be a finite number > 0"),
-        (lambda: WarmUp(Cosine(1.0, 5), 5), ValueError, "start must be a finite number > 0"),  # it would warm up to nothing
+        # it would warm up to nothing
+        (lambda: WarmUp(Cosine(1.0, 5), 5), ValueError, "start must be a finite number > 0"),
         (lambda: Cosine(0.1, math.inf), ValueError, "epochs must be a finite number > 0"),
         (lambda: Cosine(0.1, 5, -0.1), ValueError, "final must be a finite number >= 0"),
         (lambda: Cosine(0.1, 5, 0.2), ValueError, "final must be at most learning_rate=0.1, got 0.2"),
@@ -111,7 +123,11 @@ def test_schedules_are_values():
         (lambda: Piecewise((3,), (1, 0)), ValueError, r"learning_rates\[1\] must be a finite number > 0, got 0"),
         (lambda: scaled(0.1, 0, base_batch=1), ValueError, "batch_size must be a positive integer, got 0"),
         (lambda: scaled(0.1, 8, base_batch=2.0), TypeError, "base_batch must be a positive integer"),
-        (lambda: scaled(0.1, 8, base_batch=2, warmup_epochs=-1), ValueError, "warmup_epochs must be a finite number >= 0"),
+        (
+            lambda: scaled(0.1, 8, base_batch=2, warmup_epochs=-1),
+            ValueError,
+            "warmup_epochs must be a finite number >= 0",
+        ),
         (lambda: optimizers.SGD("fast"), TypeError, "learning_rate must be a finite number > 0"),
     ],
 )
@@ -120,7 +136,8 @@ def test_what_schedules_refuse(make, error, message):
         make()
 
 
-# ---- training under a schedule ------------------------------------------------------------------------------------------
+# ---- training under a schedule
+# ------------------------------------------------------------------------------------------
 
 SIZES, NAMES, ROWS, BATCH = (4, 5, 3), ("tanh", "softmax"), 23, 5
 MAKERS = {
@@ -138,7 +155,9 @@ def data(rows=ROWS):
 
 
 def network(backend, dtype, **options):
-    return fastnn.Network(SIZES, hidden="tanh", init=cases.parameters(SIZES, np.float32), backend=backend, dtype=dtype, **options)
+    return fastnn.Network(
+        SIZES, hidden="tanh", init=cases.parameters(SIZES, np.float32), backend=backend, dtype=dtype, **options
+    )
 
 
 def theta_of(net):
@@ -230,7 +249,18 @@ def test_a_rate_of_zero_takes_the_step_and_moves_nothing(backend, dtype):
     assert (rule.t, rule.rate) == (5, 0.0)
 
 
-@pytest.mark.parametrize("rates", [np.full(4, 0.1), np.full(5, 0.1, np.float32), [0.1] * 5, np.array([0.1, 0.1, math.nan, 0.1, 0.1]), np.array([0.1] * 4 + [-1]), 0.1], ids=str)
+@pytest.mark.parametrize(
+    "rates",
+    [
+        np.full(4, 0.1),
+        np.full(5, 0.1, np.float32),
+        [0.1] * 5,
+        np.array([0.1, 0.1, math.nan, 0.1, 0.1]),
+        np.array([0.1] * 4 + [-1]),
+        0.1,
+    ],
+    ids=str,
+)
 def test_a_program_refuses_rates(backend, rates):
     net, rule = network(backend, "float64"), optimizers.Momentum()
     before = theta_of(net)
@@ -245,7 +275,10 @@ def test_a_spent_schedule_is_refused_before_anything_moves(backend):
     """A rate of 0 would train on in silence and change nothing."""
     net = network(backend, "float64")
     before = theta_of(net)
-    with pytest.raises(ValueError, match=r"learning_rate=Cosine\(.*\) is down to 0 in epoch 3, but this fit runs from epoch 0 to 4"):
+    with pytest.raises(
+        ValueError,
+        match=r"learning_rate=Cosine\(.*\) is down to 0 in epoch 3, but this fit runs from epoch 0 to 4",
+    ):
         net.fit(*data(), optimizer="sgd", learning_rate=Cosine(0.1, 3), batch_size=BATCH, epochs=5)
     np.testing.assert_array_equal(theta_of(net), before)
     net.fit(*data(), optimizer="sgd", learning_rate=Cosine(0.1, 3), batch_size=BATCH, epochs=3)
@@ -258,10 +291,18 @@ def test_a_spent_schedule_is_refused_before_anything_moves(backend):
 def test_divergence_names_the_rate_of_the_step(backend):
     net = fastnn.Network((4, 5, 1), hidden="identity", output="identity", cost="squared_error", backend=backend)
     with pytest.raises(fastnn.Diverged, match=r"epoch 1.*the learning rate 1e\+20 is too large"):
-        net.fit(data()[0], data()[1] * 1.0, optimizer="sgd", learning_rate=Piecewise((1,), (0.01, 1e20)), batch_size=BATCH, epochs=3)
+        net.fit(
+            data()[0],
+            data()[1] * 1.0,
+            optimizer="sgd",
+            learning_rate=Piecewise((1,), (0.01, 1e20)),
+            batch_size=BATCH,
+            epochs=3,
+        )
 
 
-# ---- micro-batches ------------------------------------------------------------------------------------------------------
+# ---- micro-batches
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3, 8, 16])
@@ -280,7 +321,9 @@ def test_micro_batches_add_up_to_the_batch(backend, dtype, rule, micro_batch):
 
 
 def test_micro_batches_of_a_wide_net_on_a_team(backend):
-    """Shared by threads on the CPU engine: with the plan's own chunk, with one that is cut, and with one of fewer rows than threads."""
+    """Shared by threads on the CPU engine: with the plan's own chunk, with one that is cut, and with one of fewer
+    rows than threads.
+    """
     sizes, rows = (30, 600, 400, 5), 300
     X, y = cases.normal((rows, 30), np.float64), np.arange(rows) % 5
     results = []
@@ -289,7 +332,9 @@ def test_micro_batches_of_a_wide_net_on_a_team(backend):
         net.fit(X, y, optimizer="sgd", learning_rate=0.05, batch_size=200, epochs=1, micro_batch=micro_batch)
         results.append(theta_of(net))
     for got in results[1:]:
-        tolerances.assert_close(got, results[0], tolerances.training(np.dtype(np.float64), 2) * np.abs(results[0]).max() * 10)
+        tolerances.assert_close(
+            got, results[0], tolerances.training(np.dtype(np.float64), 2) * np.abs(results[0]).max() * 10
+        )
 
 
 def test_a_micro_batch_is_what_the_workspace_holds(backend):
@@ -301,7 +346,9 @@ def test_a_micro_batch_is_what_the_workspace_holds(backend):
     if backend.name == "numba":
         assert program.plan.chunk <= 8
         for make in (optimizers.SGD, optimizers.LARS):  # products in panels, and by BLAS
-            parts, whole = (sum(buffer.nbytes for buffer in backend.compile(net, make(), 64, rows)._memory) for rows in (8, None))
+            parts, whole = (
+                sum(buffer.nbytes for buffer in backend.compile(net, make(), 64, rows)._memory) for rows in (8, None)
+            )
             assert parts < whole
 
 

@@ -1,4 +1,6 @@
-"""One row that helpers share: the same numbers as alone, nobody at a seat twice, nobody who stays; in the kernel and in the engine."""
+"""One row that helpers share: the same numbers as alone, nobody at a seat twice, nobody who stays; in the kernel
+and in the engine.
+"""
 
 import os
 import subprocess
@@ -35,13 +37,17 @@ class Table:
 
     def sit(self, number, patience=FOREVER, rows=FOREVER):
         self.seats[number, 0] = COMING
-        self.threads.append(threading.Thread(target=lambda: self.served.append(shared_row.attend()(self.seats, number, patience, rows))))
+        self.threads.append(
+            threading.Thread(target=lambda: self.served.append(shared_row.attend()(self.seats, number, patience, rows)))
+        )
         self.threads[-1].start()
         until(lambda: self.seats[number, 0] != COMING)
 
     def lead(self, x, h=None, helpers=None):
         h = np.empty(self.known.shape, self.dtype) if h is None else h
-        return shared_row.lead(h.dtype)(x, self.known.layers, h, self.seats, len(self.seats) - 1 if helpers is None else helpers), h
+        return shared_row.lead(h.dtype)(
+            x, self.known.layers, h, self.seats, len(self.seats) - 1 if helpers is None else helpers
+        ), h
 
     def alone(self, x):
         h = np.empty(self.known.shape, self.dtype)
@@ -195,7 +201,9 @@ def test_rows_of_a_large_network_one_at_a_time_with_helpers(monkeypatch):
     monkeypatch.setattr(net.prepared.one_row, "_lead", lambda *given: became.append(lead(*given)) or became[-1])
     try:
         until(lambda: [net.predict_proba(X[i : i + 1]) for i in range(50)] and HELPED in became)
-        np.testing.assert_allclose(np.concatenate([net.predict_proba(X[i : i + 1]) for i in range(200)]), expected, rtol=2e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            np.concatenate([net.predict_proba(X[i : i + 1]) for i in range(200)]), expected, rtol=2e-5, atol=1e-6
+        )
         with pytest.raises(ValueError, match="X"):
             net.predict_proba(np.full((1, 784), np.nan, np.float32))
     finally:
@@ -250,5 +258,12 @@ def test_no_memory_is_used_after_it_was_freed():
             np.testing.assert_allclose(rows, expected, rtol=2e-5, atol=1e-6)
         row._dismiss(cpu_row._seats)
         """
-    result = subprocess.run([sys.executable, "-c", script], env={**os.environ, "MALLOC_PERTURB_": "165"}, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "MALLOC_PERTURB_": "165"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert (result.returncode, result.stderr) == (0, "")

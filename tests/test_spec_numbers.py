@@ -1,4 +1,6 @@
-"""The numbers of the specification, on every engine: the worked example, symmetry, parameter counts, batch arithmetic."""
+"""The numbers of the specification, on every engine: the worked example, symmetry, parameter counts, batch
+arithmetic.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ AFTER_ONE, AFTER_10000 = 0.29102777369359933, 3.510187782978859e-05
 OUTPUTS_AFTER_10000 = (0.01591362044355068, 0.9840642735146238)
 # What the lecture prints, which comes of hidden deltas computed with the already updated output weights.
 # Its last printed error, 0.0000351085, fits neither course after 10,000 steps: the printed outputs imply 3.50848e-05
-# (half the sum of squares), and correct backpropagation passes 3.510855e-05 at step 9,999. So that one is not tested for.
+# (half the sum of squares), and correct backpropagation passes 3.510855e-05 at step 9,999. So that one is not tested
+# for.
 MUTANT_AFTER_ONE, MUTANT_OUTPUTS = "0.291027924", ("0.015912196", "0.984065734")
 
 
@@ -30,7 +33,15 @@ def printed(value, text, dtype=np.float64):
 
 
 def example(backend, dtype):
-    return fastnn.Network([2, 2, 2], hidden="sigmoid", output="sigmoid", cost="squared_error", init=([W1, W2], [B1, B2]), backend=backend, dtype=dtype)
+    return fastnn.Network(
+        [2, 2, 2],
+        hidden="sigmoid",
+        output="sigmoid",
+        cost="squared_error",
+        init=([W1, W2], [B1, B2]),
+        backend=backend,
+        dtype=dtype,
+    )
 
 
 def step(net):
@@ -48,7 +59,14 @@ def test_worked_example_forward(backend, dtype):
     z2 = backend.dense_forward(a2, net.weights[1], net.biases[1])
     a3 = backend.activate("sigmoid", z2)
     z1, a2_, z2_, a3_ = (backend.to_numpy(v)[0] for v in (z1, a2, z2, a3))
-    shown = [(z1[0], "0.3775"), (a2_[0], "0.593269992"), (a2_[1], "0.596884378"), (z2_[0], "1.105905967"), (a3_[0], "0.75136507"), (a3_[1], "0.772928465")]
+    shown = [
+        (z1[0], "0.3775"),
+        (a2_[0], "0.593269992"),
+        (a2_[1], "0.596884378"),
+        (z2_[0], "1.105905967"),
+        (a3_[0], "0.75136507"),
+        (a3_[1], "0.772928465"),
+    ]
     assert [(v, text) for v, text in shown if not printed(v, text, dtype)] == []
     errors = (T[0] - a3_) ** 2 / 2
     assert printed(errors[0], "0.274811083", dtype)
@@ -82,7 +100,12 @@ WEIGHTS_AFTER_ONE = (
 def assert_weights_after_one(net, dtype):
     for W, rows in zip(net.weights, WEIGHTS_AFTER_ONE, strict=True):
         W = np.array(net.backend.to_numpy(W))
-        assert [(v, text) for values, texts in zip(W, rows, strict=True) for v, text in zip(values, texts, strict=True) if not printed(v, text, dtype)] == []
+        assert [
+            (v, text)
+            for values, texts in zip(W, rows, strict=True)
+            for v, text in zip(values, texts, strict=True)
+            if not printed(v, text, dtype)
+        ] == []
 
 
 def test_worked_example_one_step(backend, dtype):
@@ -119,7 +142,9 @@ def test_worked_example_ten_thousand_steps(backend):
 
 @pytest.mark.slow
 def test_update_order_mutation(backend):
-    """The printed numbers appear, digit for digit, when the output weights move before the hidden deltas are computed."""
+    """The printed numbers appear, digit for digit, when the output weights move before the hidden deltas are
+    computed.
+    """
     net = example(backend, "float64")
     x, t = backend.asarray(X), backend.asarray(T)
 
@@ -159,11 +184,16 @@ def spread_of_units(net):
 
 def learnable(rows=12):
     rng = np.random.default_rng(0)
-    return rng.standard_normal((rows, 3)), (np.arange(rows) % 3 == 0).astype(int)  # unequal classes, or zeros are a stationary point
+    # unequal classes, or zeros are a stationary point
+    return rng.standard_normal((rows, 3)), (np.arange(rows) % 3 == 0).astype(int)
 
 
 @pytest.mark.parametrize("hidden", ["sigmoid", "tanh"])
-@pytest.mark.parametrize("init", ["zeros", ([np.full((4, 3), 0.3), np.full((2, 4), [[0.1], [-0.2]])], [np.zeros(4), np.zeros(2)])], ids=["zeros", "equal rows"])
+@pytest.mark.parametrize(
+    "init",
+    ["zeros", ([np.full((4, 3), 0.3), np.full((2, 4), [[0.1], [-0.2]])], [np.zeros(4), np.zeros(2)])],
+    ids=["zeros", "equal rows"],
+)
 def test_equal_units_stay_equal_over_ten_steps_and_fit_warns(backend, dtype, hidden, init):
     net = fastnn.Network([3, 4, 2], hidden=hidden, init=init, backend=backend, dtype=dtype)
     start = np.array(backend.to_numpy(net.theta))
@@ -184,7 +214,9 @@ def test_a_random_start_breaks_the_symmetry_and_does_not_warn(backend, dtype):
 
 def test_units_that_differ_in_their_outgoing_weights_only_do_not_warn(backend):
     W2 = np.array([[0.1, 0.2, 0.3, 0.4], [-0.1, -0.2, -0.3, -0.4]])
-    net = fastnn.Network([3, 4, 2], hidden="tanh", init=([np.zeros((4, 3)), W2], [np.zeros(4), np.zeros(2)]), backend=backend)
+    net = fastnn.Network(
+        [3, 4, 2], hidden="tanh", init=([np.zeros((4, 3)), W2], [np.zeros(4), np.zeros(2)]), backend=backend
+    )
     net.fit(*learnable(), optimizer="sgd", learning_rate=0.5, epochs=3)
     assert spread_of_units(net) > 1e-3
 
@@ -194,7 +226,12 @@ def test_units_that_differ_in_their_outgoing_weights_only_do_not_warn(backend):
 
 @pytest.mark.parametrize(
     ("sizes", "parameters"),
-    [((784, 16, 16, 10), 13_002), ((841, 2500, 2000, 1500, 1000, 500, 10), 12_115_010), ((784, 30, 10), 23_860), ((2, 2, 2), 12)],
+    [
+        ((784, 16, 16, 10), 13_002),
+        ((841, 2500, 2000, 1500, 1000, 500, 10), 12_115_010),
+        ((784, 30, 10), 23_860),
+        ((2, 2, 2), 12),
+    ],
 )
 def test_parameter_counts(sizes, parameters):
     assert Layout(sizes).size == parameters
@@ -215,10 +252,22 @@ def test_l2_is_added_once_per_step_with_n_the_training_rows(backend):
     W = np.array([[1.0, -2.0], [0.5, 4.0]])
     n, alpha, lam = 12, 0.1, 3.0
     for batch_size in (12, 5, 1):
-        net = fastnn.Network([2, 2], output="identity", cost="squared_error", init=([W], [np.zeros(2)]), l2=lam, backend=backend, dtype="float64")
-        history = net.fit(np.zeros((n, 2)), np.zeros((n, 2)), optimizer="sgd", learning_rate=alpha, epochs=2, batch_size=batch_size)
+        net = fastnn.Network(
+            [2, 2],
+            output="identity",
+            cost="squared_error",
+            init=([W], [np.zeros(2)]),
+            l2=lam,
+            backend=backend,
+            dtype="float64",
+        )
+        history = net.fit(
+            np.zeros((n, 2)), np.zeros((n, 2)), optimizer="sgd", learning_rate=alpha, epochs=2, batch_size=batch_size
+        )
         steps = 2 * -(-n // batch_size)
-        tolerances.assert_close(np.array(backend.to_numpy(net.weights[0])), (1 - alpha * lam / n) ** steps * W, 1e-14 * steps)
+        tolerances.assert_close(
+            np.array(backend.to_numpy(net.weights[0])), (1 - alpha * lam / n) ** steps * W, 1e-14 * steps
+        )
         assert not np.any(backend.to_numpy(net.biases[0]))
         # the cost of the first epoch: rows weighted by the shrinking L2 term (lambda/2n) sum Theta^2 before each step
         shrink = [(1 - alpha * lam / n) ** (2 * s) for s in range(steps // 2)]

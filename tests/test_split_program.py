@@ -1,10 +1,24 @@
-"""The program whose threads share the weights of the lower layers (kernels/cpu/split_program.py), beside the NumPy engine in float64."""
+"""The program whose threads share the weights of the lower layers (kernels/cpu/split_program.py), beside the NumPy
+engine in float64.
+"""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from panel_tools import EXAMPLES, EXTRA, SIZES, UNTOUCHED, bound, call, packed, rows_anywhere, rows_of, step_of, unpacked
+from panel_tools import (
+    EXAMPLES,
+    EXTRA,
+    SIZES,
+    UNTOUCHED,
+    bound,
+    call,
+    packed,
+    rows_anywhere,
+    rows_of,
+    step_of,
+    unpacked,
+)
 from tolerances import assert_close
 
 import fastnn
@@ -27,7 +41,8 @@ def problem(sizes, rows, dtype, seed=0):
 def network(sizes, hidden, dtype, backend, l2=0.0):
     output, cost = ("softmax", "cross_entropy") if sizes[-1] > 1 else ("identity", "squared_error")
     net = fastnn.Network(sizes, hidden=hidden, output=output, cost=cost, backend=backend, dtype=dtype, l2=l2, seed=2)
-    net.theta[:] += np.random.default_rng(4).normal(0, 0.1, net.theta.shape)  # biases too: with equal ones, rows without any activity have several largest outputs
+    # biases too: with equal ones, rows without any activity have several largest outputs
+    net.theta[:] += np.random.default_rng(4).normal(0, 0.1, net.theta.shape)
     return net
 
 
@@ -51,7 +66,9 @@ def trained(program, net, X, y, order):
     data=st.data(),
 )
 def test_numba_shared_weights_train_as_numpy_does(inner, n_in, n_out, hidden, rule, team, batch, chunk, l2, data):
-    """Any number of lower layers and threads, more than a layer has vectors too; a last batch, and a last tile, of fewer rows."""
+    """Any number of lower layers and threads, more than a layer has vectors too; a last batch, and a last tile, of
+    fewer rows.
+    """
     sizes = (n_in, *inner, n_out)
     split = data.draw(st.integers(1, len(inner)), label="split")
     X, y, order = problem(sizes, 2 * batch + batch // 2, "float64")
@@ -60,10 +77,15 @@ def test_numba_shared_weights_train_as_numpy_does(inner, n_in, n_out, hidden, ru
         net = network(sizes, hidden, "float64", engine, l2)
         optimizer = fastnn.optimizers.get(rule)
         optimizer.learning_rate = 0.01
-        program = PanelProgram(Job(net, optimizer, batch), Plan(team, min(chunk, batch), False, True, split)) if engine == "numba" else net.backend.compile(net, optimizer, batch)
+        program = (
+            PanelProgram(Job(net, optimizer, batch), Plan(team, min(chunk, batch), False, True, split))
+            if engine == "numba"
+            else net.backend.compile(net, optimizer, batch)
+        )
         results.append(trained(program, net, X, y, order))
     (theta, cost, hits), (theta_split, cost_split, hits_split) = results
-    # Parameters near 1 after three steps: sums are cut elsewhere, a few hundred eps at most; Adam divides small gradients, and their rounding, by their size.
+    # Parameters near 1 after three steps: sums are cut elsewhere, a few hundred eps at most; Adam divides small
+    # gradients, and their rounding, by their size.
     np.testing.assert_allclose(theta_split, theta, rtol=0, atol=1e-9 if rule == "adam" else 1e-11)
     assert cost_split == pytest.approx(cost, rel=1e-11)
     assert hits_split == hits
@@ -88,7 +110,9 @@ def test_numba_shared_weights_with_data_as_it_comes(layout):
     program = PanelProgram(Job(net, fastnn.optimizers.SGD(0.1), 40), Plan(min(2, MOST), 40, False, True, 2))
     program.scale = 1 / 256
     theta, cost, _ = trained(program, net, X, y, order)
-    expected, exact_cost, _ = trained(exact.backend.compile(exact, fastnn.optimizers.SGD(0.1), 40), exact, plain, y, order)
+    expected, exact_cost, _ = trained(
+        exact.backend.compile(exact, fastnn.optimizers.SGD(0.1), 40), exact, plain, y, order
+    )
     np.testing.assert_allclose(theta, expected, rtol=0, atol=1e-5)
     assert cost == pytest.approx(exact_cost, rel=1e-5)
 
@@ -102,7 +126,9 @@ def test_numba_shared_weights_give_the_same_bits_every_time(rule):
     results = set()
     for _ in range(10):
         net = network(sizes, "tanh", "float32", "numba")
-        theta, cost, _ = trained(PanelProgram(Job(net, fastnn.optimizers.get(rule), 20), Plan(3, 20, False, True, 2)), net, X, y, order)
+        theta, cost, _ = trained(
+            PanelProgram(Job(net, fastnn.optimizers.get(rule), 20), Plan(3, 20, False, True, 2)), net, X, y, order
+        )
         results.add((theta.tobytes(), cost))
     assert len(results) == 1
 
@@ -112,7 +138,9 @@ def test_numba_shared_weights_carry_nan_to_the_cost():
     X, y, order = problem(sizes, 64, "float32")
     X[5, 7] = np.nan
     net = network(sizes, "relu", "float32", "numba")
-    theta, cost, _ = trained(PanelProgram(Job(net, fastnn.optimizers.SGD(0.1), 32), Plan(min(2, MOST), 32, False, True, 2)), net, X, y, order)
+    theta, cost, _ = trained(
+        PanelProgram(Job(net, fastnn.optimizers.SGD(0.1), 32), Plan(min(2, MOST), 32, False, True, 2)), net, X, y, order
+    )
     assert np.isnan(cost)
     assert np.isnan(theta).any()
 
@@ -126,9 +154,18 @@ def test_numba_a_network_without_hidden_layers_takes_slices():
 
 
 @settings(deadline=None, max_examples=EXAMPLES)
-@given(m=st.integers(1, 20), depth=st.integers(2, 130), n=SIZES, dtype=st.sampled_from(["float32", "float64"]), seed=st.integers(0, 99), data=st.data())
+@given(
+    m=st.integers(1, 20),
+    depth=st.integers(2, 130),
+    n=SIZES,
+    dtype=st.sampled_from(["float32", "float64"]),
+    seed=st.integers(0, 99),
+    data=st.data(),
+)
 def test_numba_products_of_some_inputs_into_wider_rows(m, depth, n, dtype, seed, data):
-    """Threads that share a layer's weights multiply, transpose and move those of their own inputs; nothing beside them is touched."""
+    """Threads that share a layer's weights multiply, transpose and move those of their own inputs; nothing beside
+    them is touched.
+    """
     rng = np.random.default_rng(seed)
     first = data.draw(st.integers(0, depth - 1), label="first")
     count = data.draw(st.integers(0, depth - first), label="count")
@@ -137,15 +174,29 @@ def test_numba_products_of_some_inputs_into_wider_rows(m, depth, n, dtype, seed,
     M, width = packed(matrix, dtype)
     wide = np.full((m + EXTRA, width + 40), UNTOUCHED, dtype)
     nothing = np.zeros(width, dtype)
-    call(0, dtype, rows.ctypes.data + first * rows.itemsize, places, m, 0, m, M, depth + 1, width, first, count, nothing, wide.ctypes.data + 24 * wide.itemsize, step_of(wide), 0)
+    call(
+        0, dtype, rows.ctypes.data + first * rows.itemsize, places, m, 0, m, M, depth + 1, width, first, count, nothing,
+        wide.ctypes.data + 24 * wide.itemsize, step_of(wide), 0,
+    )  # fmt: skip
     part, x_part = matrix[first : first + count], x[:, first : first + count]
-    assert_close(wide[:m, 24 : 24 + n], x_part.astype(np.longdouble) @ part.astype(np.longdouble), bound(dtype, x_part, part), what="apply")
+    assert_close(
+        wide[:m, 24 : 24 + n],
+        x_part.astype(np.longdouble) @ part.astype(np.longdouble),
+        bound(dtype, x_part, part),
+        what="apply",
+    )
     np.testing.assert_array_equal(wide[:, :24], UNTOUCHED)
     np.testing.assert_array_equal(wide[:, 24 + width :], UNTOUCHED)
     with_biases, _ = rows_of(m + EXTRA, width, dtype)
-    call(0, dtype, rows.ctypes.data + first * rows.itemsize, places, m, 0, m, M, depth + 1, width, first, count, 0, with_biases, step_of(with_biases), 0)
+    call(
+        0, dtype, rows.ctypes.data + first * rows.itemsize, places, m, 0, m, M, depth + 1, width, first, count, 0,
+        with_biases, step_of(with_biases), 0,
+    )  # fmt: skip
     assert_close(
-        with_biases[:m, :n], wide[:m, 24 : 24 + n].astype(np.longdouble) + matrix[-1], bound(dtype, x_part, part) + bound(dtype, x[:, :1] * 0 + 1, matrix[-1:]), what="biases"
+        with_biases[:m, :n],
+        wide[:m, 24 : 24 + n].astype(np.longdouble) + matrix[-1],
+        bound(dtype, x_part, part) + bound(dtype, x[:, :1] * 0 + 1, matrix[-1:]),
+        what="biases",
     )
     T_width = panels.padded(count, dtype)
     T = np.full(width * T_width, np.nan, dtype)

@@ -1,4 +1,6 @@
-"""What surprised somebody who used fastnn for the first time: nothing silent, nothing misleading, nothing fixed that looks as if it could be set."""
+"""What surprised somebody who used fastnn for the first time: nothing silent, nothing misleading, nothing fixed
+that looks as if it could be set.
+"""
 
 import copy
 import dataclasses
@@ -34,7 +36,17 @@ def net_of(backend, **options):
 
 @pytest.mark.parametrize(
     ("answer", "epochs"),
-    [(True, 1), (np.True_, 1), (np.float32(1) < 2, 1), (False, 3), (np.False_, 3), (None, 3), (1, 3), ("stop", 3), ([1], 3)],
+    [
+        (True, 1),
+        (np.True_, 1),
+        (np.float32(1) < 2, 1),
+        (False, 3),
+        (np.False_, 3),
+        (None, 3),
+        (1, 3),
+        ("stop", 3),
+        ([1], 3),
+    ],
     ids=["True", "np.True_", "a comparison", "False", "np.False_", "None", "1", "text", "list"],
 )
 def test_a_callback_stops_with_true_as_python_or_numpy_give_it(answer, epochs):
@@ -55,11 +67,21 @@ def test_a_fit_within_a_callback_of_the_same_network_says_so_and_one_of_another_
     net.fit(*data(), epochs=1)  # released
 
 
-# ---- what is fixed ----------------------------------------------------------------------------------------------------
+# ---- what is fixed
+# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("sizes", (4, 8, 3)), ("hidden", "tanh"), ("output", "sigmoid"), ("cost", "squared_error"), ("pair", None), ("dtype", "float64"), ("layout", None)]
+    ("name", "value"),
+    [
+        ("sizes", (4, 8, 3)),
+        ("hidden", "tanh"),
+        ("output", "sigmoid"),
+        ("cost", "squared_error"),
+        ("pair", None),
+        ("dtype", "float64"),
+        ("layout", None),
+    ],
 )
 def test_what_the_network_was_made_for_cannot_be_replaced(backend, name, value):
     net = net_of(backend)
@@ -85,7 +107,9 @@ def test_l2_may_be_set_and_is_checked(backend):
         net_of("numpy", l2=-1)
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["deepcopy", "pickle"]
+)
 def test_copies_keep_what_is_fixed_and_l2(copied):
     net = copied(net_of("numpy", l2=0.5))
     assert (net.l2, net.sizes, net.cost) == (0.5, (4, 8, 2), "cross_entropy")
@@ -111,12 +135,23 @@ def test_an_init_that_is_nothing_of_the_kind_is_a_type_error(init, message):
         net_of("numpy", init=init)
 
 
-@pytest.mark.parametrize(("name", "defaults"), [("digits", settings.DIGITS), ("mnist", settings.MNIST), ("a table", settings.TABLE)])
+@pytest.mark.parametrize(
+    ("name", "defaults"), [("digits", settings.DIGITS), ("mnist", settings.MNIST), ("a table", settings.TABLE)]
+)
 def test_the_help_tells_the_defaults_of_each_kind_of_data(name, defaults):
     environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
-    said = subprocess.run([sys.executable, "-m", "fastnn", "train", "--help"], env=environment, capture_output=True, text=True, timeout=120, check=True).stdout
+    said = subprocess.run(
+        [sys.executable, "-m", "fastnn", "train", "--help"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout
     options = {option.name.replace("_", "-"): getattr(defaults, option.name) for option in dataclasses.fields(defaults)}
-    assert f"{name}: " + " ".join(f"--{option} {value if isinstance(value, str) else f'{value:.3g}'}" for option, value in options.items()) in " ".join(said.split())
+    assert f"{name}: " + " ".join(
+        f"--{option} {value if isinstance(value, str) else f'{value:.3g}'}" for option, value in options.items()
+    ) in " ".join(said.split())
 
 
 @pytest.mark.parametrize(
@@ -139,10 +174,13 @@ def test_a_pair_of_anything_with_one_array_per_layer_is_an_init():
     np.testing.assert_array_equal(fastnn.Network([4, 2], init=stacked, backend="numpy").theta, [*range(8), 1, 1])
 
 
-# ---- rules ------------------------------------------------------------------------------------------------------------
+# ---- rules
+# ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "rate"), [("sgd", 0.1), ("momentum", 0.05), ("adam", 0.001), ("lars", 1.0), ("lamb", 0.01)])
+@pytest.mark.parametrize(
+    ("name", "rate"), [("sgd", 0.1), ("momentum", 0.05), ("adam", 0.001), ("lars", 1.0), ("lamb", 0.01)]
+)
 def test_every_rule_has_a_rate_of_its_own_and_learns_with_it(name, rate):
     assert optimizers.get(name).rate == rate
     history = net_of("numpy").fit(*data(), optimizer=name, epochs=10, batch_size=8)
@@ -160,7 +198,8 @@ def test_gradient_descent_has_no_state_and_serves_one_network_after_another(back
         assert rule.t == 10
 
 
-# ---- data that is not what it seems -----------------------------------------------------------------------------------
+# ---- data that is not what it seems
+# -----------------------------------------------------------------------------------
 
 
 def pixels(seed=0):
@@ -175,12 +214,17 @@ def test_pixels_that_became_floats_are_noticed_where_integers_are_scaled(backend
     net = net_of(backend)
     net.fit(X, y, epochs=1, scale=1 / 255)
     arguments = (y,) if method in ("score", "fit") else ()
-    with pytest.warns(fastnn.UnscaledInput, match=f"whole numbers up to 25[0-9] as {np.dtype(dtype).name}.*this network multiplies integers by scale=0.00392157") as caught:
+    with pytest.warns(
+        fastnn.UnscaledInput,
+        match=f"whole numbers up to 25[0-9] as {np.dtype(dtype).name}.*this network multiplies integers by "
+        "scale=0.00392157",
+    ) as caught:
         getattr(net, method)(X.astype(dtype), *arguments)
     assert [w.filename for w in caught] == [__file__]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for fine in (X, (X / 255).astype(dtype), (X > 9).astype(dtype), X.astype(dtype) + dtype(0.5)):  # integers, scaled, 0 and 1, and no whole numbers
+        for fine in (X, (X / 255).astype(dtype), (X > 9).astype(dtype), X.astype(dtype) + dtype(0.5)):
+            # integers, scaled, 0 and 1, and no whole numbers
             getattr(net, method)(fine, *arguments)
 
 
@@ -197,7 +241,13 @@ def test_a_network_without_a_scale_takes_any_floats_without_a_word():
     net.predict(X.astype(np.float32))
 
 
-@pytest.mark.parametrize(("cells", "classes"), [(["007", "08", "7"], ["007", "08", "7"]), ([str(2**53), str(2**53 + 1), str(2**53 + 2)], [str(2**53 + k) for k in range(3)])])
+@pytest.mark.parametrize(
+    ("cells", "classes"),
+    [
+        (["007", "08", "7"], ["007", "08", "7"]),
+        ([str(2**53), str(2**53 + 1), str(2**53 + 2)], [str(2**53 + k) for k in range(3)]),
+    ],
+)
 def test_names_made_of_digits_stay_as_they_are_written(tmp_path, cells, classes):
     path = tmp_path / "t.csv"
     path.write_text("x,name\n" + "".join(f"{i / 3},{cells[i % 3]}\n" for i in range(30)))
@@ -224,11 +274,14 @@ def test_other_numbers_are_numbers(tmp_path, cells):
         assert tables.load(path, "y").classes == [int(cell) for cell in sorted(cells, key=int)]
 
 
-# ---- divergence -------------------------------------------------------------------------------------------------------
+# ---- divergence
+# -------------------------------------------------------------------------------------------------------
 
 
 def test_a_divergence_names_the_step_and_layer_in_which_it_happens(backend):
-    """One row of the third step is huge: the steps before it were fine, and what they left behind does not hide that."""
+    """One row of the third step is huge: the steps before it were fine, and what they left behind does not hide
+    that.
+    """
     X, y = data()
     X[17] = 3e38
     net = fastnn.Network([4, 8, 8, 2], backend=backend, hidden="identity", l2=0.1)
@@ -237,12 +290,16 @@ def test_a_divergence_names_the_step_and_layer_in_which_it_happens(backend):
     assert caught.value.layer == 2
 
 
-@pytest.mark.parametrize("options", [{"threads": 1}, {"threads": 2, "sliced": True}, {"threads": 2, "sliced": False}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"threads": 1}, {"threads": 2, "sliced": True}, {"threads": 2, "sliced": False}], ids=str
+)
 @pytest.mark.parametrize("rule", ["sgd", "adam"])
 def test_nor_does_what_a_step_left_in_the_padding_of_panels(rule, options):
     X, y = data()
     X[17] = 3e38
-    net = fastnn.Network([4, 8, 8, 2], backend=fastnn.get_backend("numba", panels=True, **options), hidden="identity", l2=0.1)
+    net = fastnn.Network(
+        [4, 8, 8, 2], backend=fastnn.get_backend("numba", panels=True, **options), hidden="identity", l2=0.1
+    )
     assert "in panels" in net.plan(8, optimizer=rule)
     with pytest.raises(fastnn.Diverged, match=r"diverged in epoch 0, step 2: .* first in layer 2"):
         net.fit(X, y, batch_size=8, shuffle=False, epochs=2, optimizer=rule, learning_rate=0.01)
@@ -250,11 +307,20 @@ def test_nor_does_what_a_step_left_in_the_padding_of_panels(rule, options):
 
 def test_a_divergence_tells_what_was_large_before(backend):
     X, y = data()
-    for size, said, unsaid in ((1e3, "parameters were as large as 1000 before already", "initial weights"), (1.0, "the initial weights are too large", "before already")):
+    for size, said, unsaid in (
+        (1e3, "parameters were as large as 1000 before already", "initial weights"),
+        (1.0, "the initial weights are too large", "before already"),
+    ):
         net = net_of(backend, init="zeros", hidden="identity")
         net.theta[...] = 0.01
         net.weights[0][0, 0] = size
         with pytest.warns(fastnn.SymmetricStart), pytest.raises(fastnn.Diverged) as caught:
-            net.fit(np.where(X > 2, np.float32(3e38), X * np.float32(1e37)), y, optimizer="sgd", learning_rate=1e30, epochs=3)
+            net.fit(
+                np.where(X > 2, np.float32(3e38), X * np.float32(1e37)),
+                y,
+                optimizer="sgd",
+                learning_rate=1e30,
+                epochs=3,
+            )
         assert said in str(caught.value)
         assert unsaid not in str(caught.value)

@@ -38,7 +38,9 @@ def oracle(theta, X, y, orders, batch, rate=0.3, l2=0.0, n=None):
             share = l2 * len(rows) / n
             total += len(rows) * reference.cost(theta, SIZES, NAMES, "cross_entropy", X[rows], y[rows], share)
             hits += (reference.forward(theta, SIZES, NAMES, X[rows])[1][-1].argmax(axis=1) == y[rows]).sum()
-            theta = theta - np.longdouble(rate) * reference.gradient(theta, SIZES, NAMES, "cross_entropy", X[rows], y[rows], share)
+            theta = theta - np.longdouble(rate) * reference.gradient(
+                theta, SIZES, NAMES, "cross_entropy", X[rows], y[rows], share
+            )
         costs.append(total / len(order))
         accuracies.append(hits / len(order))
     return theta, costs, accuracies
@@ -104,9 +106,13 @@ def test_order_is_asked_with_the_epoch_over_the_networks_life(backend):
         asked.append(epoch)
         return [[3, 3, 1, 0, 22, 3], np.arange(ROWS)[::-1], np.array([5], np.int32)][epoch]
 
-    histories = [net.fit(X, y, optimizer="sgd", learning_rate=0.3, batch_size=5, epochs=epochs, order=order) for epochs in (2, 1)]
+    histories = [
+        net.fit(X, y, optimizer="sgd", learning_rate=0.3, batch_size=5, epochs=epochs, order=order) for epochs in (2, 1)
+    ]
     assert asked == [0, 1, 2]
-    expected = oracle(cases.parameters(SIZES), X, y, [np.array([3, 3, 1, 0, 22, 3]), np.arange(ROWS)[::-1], np.array([5])], 5)
+    expected = oracle(
+        cases.parameters(SIZES), X, y, [np.array([3, 3, 1, 0, 22, 3]), np.arange(ROWS)[::-1], np.array([5])], 5
+    )
     histories[0].cost += histories[1].cost
     histories[0].accuracy += histories[1].accuracy
     check(net, histories[0], expected, 8)
@@ -125,10 +131,19 @@ def test_the_same_seed_twice_gives_the_same_bits_and_another_does_not(backend, d
 # ---- optimizers ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "make", "rate"), [("sgd", optimizers.SGD, 0.1), ("momentum", optimizers.Momentum, 0.05), ("adam", optimizers.Adam, 1e-3)])
+@pytest.mark.parametrize(
+    ("name", "make", "rate"),
+    [("sgd", optimizers.SGD, 0.1), ("momentum", optimizers.Momentum, 0.05), ("adam", optimizers.Adam, 1e-3)],
+)
 def test_names_and_instances_and_learning_rates(backend, name, make, rate):
     results = []
-    for options in ({"optimizer": name, "learning_rate": 0.02}, {"optimizer": make(0.02)}, {"optimizer": name}, {"optimizer": make()}, {"optimizer": make(rate)}):
+    for options in (
+        {"optimizer": name, "learning_rate": 0.02},
+        {"optimizer": make(0.02)},
+        {"optimizer": name},
+        {"optimizer": make()},
+        {"optimizer": make(rate)},
+    ):
         net = net_of(backend)
         net.fit(*data(), epochs=2, batch_size=5, **options)
         results.append(theta_of(net).tobytes())
@@ -137,7 +152,9 @@ def test_names_and_instances_and_learning_rates(backend, name, make, rate):
     assert results[0] != results[2]
 
 
-@pytest.mark.parametrize("make", [lambda: optimizers.Momentum(0.05), lambda: optimizers.Adam(0.01)], ids=["momentum", "adam"])
+@pytest.mark.parametrize(
+    "make", [lambda: optimizers.Momentum(0.05), lambda: optimizers.Adam(0.01)], ids=["momentum", "adam"]
+)
 def test_an_instance_keeps_its_state_and_a_name_starts_fresh(backend, make):
     thetas = {}
     for way in ("one fit", "instance", "name"):
@@ -197,7 +214,9 @@ def test_accuracy_of_sigmoid_outputs(backend, targets):
 
 @pytest.mark.parametrize("l2", [0.0, 0.9])
 def test_validation_pair_is_measured_after_each_epoch(backend, l2):
-    """val_cost is the mean cost plus (lambda / 2n) sum Theta^2 with n the training rows; nothing is trained on these rows."""
+    """val_cost is the mean cost plus (lambda / 2n) sum Theta^2 with n the training rows; nothing is trained on
+    these rows.
+    """
     (X, y), (V, t) = data(), (cases.normal((9, 4), np.float64, 5), np.arange(9) % 3)
     seen, net, plain = [], net_of(backend, l2=l2), net_of(backend, l2=l2)
 
@@ -220,21 +239,36 @@ def test_a_validation_fraction_is_disjoint_chosen_by_the_seed_and_left_out_of_n(
     net = net_of(backend, l2=l2)
     history = net.fit(X, y, optimizer="sgd", learning_rate=0.3, epochs=1, batch_size=16, validation=0.2, seed=3)
     again, other = net_of(backend, l2=l2), net_of(backend, l2=l2)
-    assert again.fit(X, y, optimizer="sgd", learning_rate=0.3, epochs=1, batch_size=16, validation=0.2, seed=3).val_cost == history.val_cost
-    assert other.fit(X, y, optimizer="sgd", learning_rate=0.3, epochs=1, batch_size=16, validation=0.2, seed=4).val_cost != history.val_cost
-    # one full batch of 16: which 4 rows were left out is found by trying all, then cost, theta and val_cost must fit them
+    assert (
+        again.fit(X, y, optimizer="sgd", learning_rate=0.3, epochs=1, batch_size=16, validation=0.2, seed=3).val_cost
+        == history.val_cost
+    )
+    assert (
+        other.fit(X, y, optimizer="sgd", learning_rate=0.3, epochs=1, batch_size=16, validation=0.2, seed=4).val_cost
+        != history.val_cost
+    )
+    # one full batch of 16: which 4 rows were left out is found by trying all, then cost, theta and val_cost must fit
+    # them
     import itertools
 
-    costs = reference.cost_rows("softmax", "cross_entropy", reference.forward(cases.parameters(SIZES), SIZES, NAMES, X)[0][-1], y)
+    costs = reference.cost_rows(
+        "softmax", "cross_entropy", reference.forward(cases.parameters(SIZES), SIZES, NAMES, X)[0][-1], y
+    )
     squares = sum((W**2).sum() for W, _ in reference.split(cases.parameters(SIZES), SIZES))
     data_cost = history.cost[0] - l2 / (2 * 16) * squares
-    held_out = [rows_ for rows_ in itertools.combinations(range(rows), 4) if abs((costs.sum() - costs[list(rows_)].sum()) / 16 - data_cost) < 1e-12]
+    held_out = [
+        rows_
+        for rows_ in itertools.combinations(range(rows), 4)
+        if abs((costs.sum() - costs[list(rows_)].sum()) / 16 - data_cost) < 1e-12
+    ]
     assert len(held_out) == 1
     train = np.setdiff1d(np.arange(rows), held_out[0])
     theta, _, _ = oracle(cases.parameters(SIZES), X[train], y[train], [np.arange(16)], 16, l2=l2)
     tolerances.assert_close(theta_of(net), theta, tolerances.training(np.float64, 1) * float(abs(theta).max()))
     V = list(held_out[0])
-    tolerances.assert_close(history.val_cost[0], reference.cost(theta, SIZES, NAMES, "cross_entropy", X[V], y[V], l2 * 4 / 16), 1e-12)
+    tolerances.assert_close(
+        history.val_cost[0], reference.cost(theta, SIZES, NAMES, "cross_entropy", X[V], y[V], l2 * 4 / 16), 1e-12
+    )
 
 
 def test_callbacks_see_every_epoch_and_true_stops(backend):
@@ -269,7 +303,9 @@ def test_an_error_in_a_callback_passes_through_and_the_network_can_be_trained_ag
 
 
 def test_training_learns(backend, dtype):
-    """Three well separated clouds are told apart, with the defaults but for more epochs: right on 99 % of fresh rows."""
+    """Three well separated clouds are told apart, with the defaults but for more epochs: right on 99 % of fresh
+    rows.
+    """
     rng = np.random.default_rng(0)
     centres = np.array([[4.0, 0, 0, 0], [0, 4.0, 0, 0], [0, 0, 4.0, 0]])
     y = np.arange(300) % 3
@@ -280,7 +316,8 @@ def test_training_learns(backend, dtype):
     assert history.cost[-1] < 0.1 * history.cost[0]
 
 
-# ---- scale ----------------------------------------------------------------------------------------------------------------
+# ---- scale
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def test_scale_is_applied_to_integers_and_kept(backend, dtype):
@@ -291,7 +328,9 @@ def test_scale_is_applied_to_integers_and_kept(backend, dtype):
     plain.fit(pixels.astype(dtype) * dtype.type(1 / 255), y, epochs=2)
     assert theta_of(scaled).tobytes() == theta_of(plain).tobytes()
     assert scaled.scale == 1 / 255
-    np.testing.assert_array_equal(scaled.predict_proba(pixels), plain.predict_proba(pixels.astype(dtype) * dtype.type(1 / 255)))
+    np.testing.assert_array_equal(
+        scaled.predict_proba(pixels), plain.predict_proba(pixels.astype(dtype) * dtype.type(1 / 255))
+    )
     scaled.fit(pixels, y, epochs=1)  # goes on with the factor it has
     plain.fit(pixels.astype(dtype) * dtype.type(1 / 255), y, epochs=1)
     assert theta_of(scaled).tobytes() == theta_of(plain).tobytes()
@@ -299,7 +338,9 @@ def test_scale_is_applied_to_integers_and_kept(backend, dtype):
 
 @pytest.mark.parametrize(("flops", "slices"), [(10**8, [5]), (0, [1, 2, 2]), (3 * (6 * 43 * 5 + 10**5), [3, 2])])
 def test_the_first_slice_is_so_long_that_it_is_soon_over_anywhere(backend, monkeypatch, flops, slices):
-    """A fit of few steps has one slice; 43 parameters, batches of 5, 6 flops each; a step counts as 100,000 more. Later slices last 0.25 s by a clock that says 0.1 for each."""
+    """A fit of few steps has one slice; 43 parameters, batches of 5, 6 flops each; a step counts as 100,000 more.
+    Later slices last 0.25 s by a clock that says 0.1 for each.
+    """
     X, y = data()
     net, original, taken, clock = net_of(backend), Program.run, [], iter(0.1 * i for i in range(100))
 

@@ -31,13 +31,32 @@ def wheel(tmp_path_factory):
 def installed(wheel, tmp_path_factory):
     """The environment of a process that sees the installed wheel before anything else."""
     site = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check", "--target", str(site), str(wheel)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--disable-pip-version-check",
+        "--target",
+        str(site),
+        str(wheel),
+    ]
     subprocess.run(command, check=True, timeout=300)
     return site, {**os.environ, "PYTHONPATH": str(site)}
 
 
 def _run(installed, tmp_path, *command, expect=0):
-    result = subprocess.run([sys.executable, *command], env=installed[1], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    result = subprocess.run(
+        [sys.executable, *command],
+        env=installed[1],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
     assert result.returncode == expect, result.stdout + result.stderr
     return result
 
@@ -47,7 +66,11 @@ def test_the_wheel_holds_every_file_of_the_tree(wheel):
         shipped = {name for name in archive.namelist() if ".dist-info/" not in name}
     kinds = {".py", ".cu", ".cuh", ".typed"}
     tree = {str(path.relative_to(ROOT)) for path in (ROOT / "fastnn").rglob("*") if path.suffix in kinds}
-    tree |= {str("fastnn/kernels" / path.relative_to(ROOT / "kernels")) for path in (ROOT / "kernels").rglob("*") if path.suffix in kinds}
+    tree |= {
+        str("fastnn/kernels" / path.relative_to(ROOT / "kernels"))
+        for path in (ROOT / "kernels").rglob("*")
+        if path.suffix in kinds
+    }
     tree |= {"fastnn/py.typed"}
     assert shipped == tree
 
@@ -61,13 +84,21 @@ def test_the_wheel_names_its_licence_and_its_command(wheel):
 
 
 def test_the_installed_wheel_is_what_is_imported(installed, tmp_path):
-    result = _run(installed, tmp_path, "-c", "import fastnn, fastnn.kernels; print(fastnn.__file__); print(fastnn.kernels.__file__)")
+    result = _run(
+        installed,
+        tmp_path,
+        "-c",
+        "import fastnn, fastnn.kernels; print(fastnn.__file__); print(fastnn.kernels.__file__)",
+    )
     for line in result.stdout.split():
         assert Path(line).is_relative_to(installed[0])
 
 
 def test_the_installed_wheel_trains_and_predicts(installed, tmp_path):
-    trained = _run(installed, tmp_path, "-W", "error", "-m", "fastnn", "train", "digits", "--epochs", "6", "--learning-rate", "0.005", "--backend", "numba", "--no-plot", "--json")
+    trained = _run(
+        installed, tmp_path, "-W", "error", "-m", "fastnn", "train", "digits", "--epochs", "6", "--learning-rate",
+        "0.005", "--backend", "numba", "--no-plot", "--json",
+    )  # fmt: skip
     report = json.loads(trained.stdout)
     assert report["test_accuracy"] > 0.9
     _run(installed, tmp_path, "-W", "error", "-m", "fastnn", "doctor")
@@ -75,7 +106,18 @@ def test_the_installed_wheel_trains_and_predicts(installed, tmp_path):
 
 def test_the_suite_passes_on_the_installed_wheel(installed, tmp_path):
     files = ["test_operations.py", "test_spec_numbers.py", "test_cuda_kernels.py", "test_model_file.py"]
-    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow and not gpu", "-k", "not numpy", *(str(ROOT / "tests" / file) for file in files)]
+    command = [
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "not slow and not gpu",
+        "-k",
+        "not numpy",
+        *(str(ROOT / "tests" / file) for file in files),
+    ]
     # python -P: the folder we are in stays off the path, or the tree would shadow the wheel
     result = _run(installed, ROOT, "-P", *command, "-c", str(ROOT / "pyproject.toml"), f"--rootdir={ROOT}")
     assert " passed" in result.stdout

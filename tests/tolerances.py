@@ -88,7 +88,10 @@ def output_delta(output, cost, z, targets, h):
         return error + tiny(z)
     if output == "softmax":
         spread = error + eps(z) * (H + t) * (z.shape[1] + 4)
-        return 2 * (H * (spread + (H * spread).sum(axis=1, keepdims=True)) + error * (H + t + (H * (H + t)).sum(axis=1, keepdims=True))) + tiny(z)
+        return 2 * (
+            H * (spread + (H * spread).sum(axis=1, keepdims=True))
+            + error * (H + t + (H * (H + t)).sum(axis=1, keepdims=True))
+        ) + tiny(z)
     return error + (H + t) * (derivative(output, z) + 2 * eps(z)) + tiny(z)
 
 
@@ -143,14 +146,16 @@ UPDATES = {"sgd": sgd, "momentum": momentum, "adam": adam}
 
 
 def lars(w, g, v, step, mu, beta):
-    """Of one part, for v; theta adds its own rounding. `step` is the oracle's alpha lambda, whose norms are sums in float64."""
+    """Of one part, for v; theta adds its own rounding. `step` is the oracle's alpha lambda, whose norms are sums in
+    float64.
+    """
     W, G, V = _abs(w, g, v)
     return (6 * eps(w) + 2 * w.size * eps(np.float64)) * (mu * V + step * (G + beta * W)) + tiny(w)
 
 
 def lamb(w, r_bound, r, step, beta):
-    """Of one part of theta, from the bound of r and the oracle's r + beta w and its alpha times the ratio: the error of a
-    norm is at most the norm of the errors."""
+    """Of one part of theta, from the bound of r and the oracle's r + beta w and its alpha times the ratio: the error of
+    a norm is at most the norm of the errors."""
     W, R, B = _abs(w, r, r_bound)
     B = B + 3 * eps(w) * (R + 2 * beta * W)
     of_norm = np.sqrt((B**2).sum()) / max(np.sqrt((R**2).sum()), np.finfo(np.float64).tiny) + w.size * eps(np.float64)
@@ -216,5 +221,6 @@ def assert_close(actual, expected, bound, *, dtype=None, what="result"):
         worst = np.unravel_index(np.argmax(difference - np.broadcast_to(bound, difference.shape)), difference.shape)
         raise AssertionError(
             f"{what}: {np.count_nonzero(~within)} of {within.size} values are off; at {tuple(map(int, worst))} "
-            f"got {actual[worst]!r}, expected {expected[worst]!r}, bound {np.broadcast_to(bound, difference.shape)[worst]:.3g}"
+            f"got {actual[worst]!r}, expected {expected[worst]!r}, bound "
+            f"{np.broadcast_to(bound, difference.shape)[worst]:.3g}"
         )

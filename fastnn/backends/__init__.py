@@ -38,12 +38,16 @@ _ENGINES = {
     "numpy": _Entry(".numpy_backend", "NumpyBackend", pip_install()),
 }
 # A checkout's kernels lie beside its package, and only an installation puts them inside.
-_UNINSTALLED = "this fastnn is a checkout that is not installed: run pip install -e . in it, or leave its folder if fastnn is installed elsewhere"
+_UNINSTALLED = (
+    "this fastnn is a checkout that is not installed: run pip install -e . in it, or leave its folder if fastnn is "
+    "installed elsewhere"
+)
 _instances: dict[str, Backend] = {}
 _reasons: dict[str, str] = {}
 _lock = threading.RLock()
 if hasattr(os, "register_at_fork"):
-    # A fork waits until another thread has loaded its engine: the child would get half of its modules and a lock that nobody opens.
+    # A fork waits until another thread has loaded its engine: the child would get half of its modules and a lock that
+    # nobody opens.
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
@@ -57,10 +61,11 @@ def get_backend(backend: str | Backend = "auto", *, parameters: int | None = Non
     parameters : int, optional
         Number of parameters of the network, for "auto".
     **options
-        How this engine is to run instead of choosing for itself. "numba": threads (int), chunk (rows of a batch at a time), sliced
-        (True: each thread takes a slice of the batch through all layers; False: all work on the same rows, each with its share of the weights), panels (True: products by
-        fastnn's own kernels; False: by BLAS), amx (True: products of float32 on Intel's matrix unit). "cupy": fused (True: narrow nets by the fused kernel, an error for others; False: by
-        captured steps). What is left out is still chosen. NumPy has none.
+        How this engine is to run instead of choosing for itself. "numba": threads (int), chunk (rows of a batch at a
+        time), sliced (True: each thread takes a slice of the batch through all layers; False: all work on the same
+        rows, each with its share of the weights), panels (True: products by fastnn's own kernels; False: by BLAS), amx
+        (True: products of float32 on Intel's matrix unit). "cupy": fused (True: narrow nets by the fused kernel, an
+        error for others; False: by captured steps). What is left out is still chosen. NumPy has none.
 
     Raises
     ------
@@ -74,10 +79,15 @@ def get_backend(backend: str | Backend = "auto", *, parameters: int | None = Non
     return choose_backend(backend, parameters=parameters, options=options)[0]
 
 
-def choose_backend(backend: str | Backend = "auto", *, parameters: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[Backend, str]:
+def choose_backend(
+    backend: str | Backend = "auto", *, parameters: int | None = None, options: Mapping[str, Any] | None = None
+) -> tuple[Backend, str]:
     """The engine, and one sentence that says why it was taken. Arguments and errors as `get_backend`."""
     if options and (backend == "auto" or not isinstance(backend, str)):
-        raise ValueError(f"{', '.join(options)}: options are for an engine asked for by name, as in get_backend('numba', threads=1), got backend={backend!r}")
+        raise ValueError(
+            f"{', '.join(options)}: options are for an engine asked for by name, as in get_backend('numba', "
+            f"threads=1), got backend={backend!r}"
+        )
     if isinstance(backend, Backend):
         return backend, f"{backend.name}: given"
     if not isinstance(backend, str):
@@ -88,9 +98,13 @@ def choose_backend(backend: str | Backend = "auto", *, parameters: int | None = 
         raise unknown_name("backend", backend, ["auto", *sorted(_ENGINES)])
     reason = _load(backend)
     if reason is not None:
-        raise BackendUnavailable(f"backend={backend!r} cannot be used: {reason}. To install it: {_ENGINES[backend].install}")
+        raise BackendUnavailable(
+            f"backend={backend!r} cannot be used: {reason}. To install it: {_ENGINES[backend].install}"
+        )
     if options:
-        return _with_options(backend, options), f"{backend}: asked for by name, with {', '.join(f'{name}={value!r}' for name, value in options.items())}"
+        return _with_options(backend, options), (
+            f"{backend}: asked for by name, with {', '.join(f'{name}={value!r}' for name, value in options.items())}"
+        )
     return _instances[backend], f"{backend}: asked for by name"
 
 
@@ -100,7 +114,10 @@ def _with_options(name: str, options: Mapping[str, Any]) -> Backend:
         if not cls.options:
             raise ValueError(f"{option}={options[option]!r}: the {name} engine has no options")
         if option not in cls.options:
-            raise ValueError(f"the {name} engine has no option {option!r}{nearest(option, cls.options) or '.'} Known: {', '.join(cls.options)}.")
+            raise ValueError(
+                f"the {name} engine has no option {option!r}{nearest(option, cls.options) or '.'} Known: "
+                f"{', '.join(cls.options)}."
+            )
     engine = cls(**options)
     engine.given = dict(options)
     return engine
@@ -121,7 +138,10 @@ def _automatic(parameters: int | None) -> tuple[Backend, str]:
     for name in _ENGINES:
         reason = _load(name)
         if reason is None and name == "cupy" and (parameters or 0) < AUTO_GPU_PARAMETERS:
-            reason = f"a GPU is usable, but {parameters or 0:,} parameters are fewer than the {AUTO_GPU_PARAMETERS:,} from which one is taken to pay"
+            reason = (
+                f"a GPU is usable, but {parameters or 0:,} parameters are fewer than the {AUTO_GPU_PARAMETERS:,} from "
+                "which one is taken to pay"
+            )
         if reason is None:
             return _instances[name], "; ".join([f"{name}: the fastest usable engine", *why_not])
         why_not.append(f"{name} not taken: {reason}")
@@ -129,7 +149,9 @@ def _automatic(parameters: int | None) -> tuple[Backend, str]:
 
 
 def _why_not(name: str) -> str | None:
-    """As `_load`; also what is said to those who ask for the engine while the environment holds nonsense, which is not remembered."""
+    """As `_load`; also what is said to those who ask for the engine while the environment holds nonsense, which is
+    not remembered.
+    """
     try:
         return _load(name)
     except ValueError as error:
@@ -148,5 +170,9 @@ def _load(name: str) -> str | None:
             except BackendUnavailable as error:
                 _reasons[name] = str(error)
             except ImportError as error:
-                _reasons[name] = _UNINSTALLED if error.name == "fastnn.kernels" else f"{error.name or 'a package it needs'} cannot be imported ({error})"
+                _reasons[name] = (
+                    _UNINSTALLED
+                    if error.name == "fastnn.kernels"
+                    else f"{error.name or 'a package it needs'} cannot be imported ({error})"
+                )
         return _reasons.get(name)

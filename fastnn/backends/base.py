@@ -52,10 +52,13 @@ class Backend(ABC):
     checks_outputs: ClassVar[bool] = False  # `outputs` notices NaN and infinity in its input
     products: str = ""  # which library multiplies matrices and why that one, for people
     loses_arrays: ClassVar[bool] = False  # they lie on a device that can be lost while the process lives on
-    reads: ClassVar[frozenset[str]] = frozenset()  # dtypes of X, beside the network's, that its programs read as they are
-    predicts: ClassVar[frozenset[str]] = frozenset()  # the same of x that `outputs` takes as it is, integers times `net.scale`
+    # dtypes of X, beside the network's, that its programs read as they are
+    reads: ClassVar[frozenset[str]] = frozenset()
+    # the same of x that `outputs` takes as it is, integers times `net.scale`
+    predicts: ClassVar[frozenset[str]] = frozenset()
     options: ClassVar[tuple[str, ...]] = ()  # what `get_backend` passes to the engine's constructor
-    under_way: ClassVar[staticmethod[[], AbstractContextManager[Any]]] = staticmethod(nullcontext)  # `fit` is inside while it plans and runs
+    # `fit` is inside while it plans and runs
+    under_way: ClassVar[staticmethod[[], AbstractContextManager[Any]]] = staticmethod(nullcontext)
     given: Mapping[str, Any] = {}  # those options, where this engine was made with some
     precisions: ClassVar[frozenset[str]] = frozenset({"fp32"})  # arithmetic of products that its programs know
     reads_strides: ClassVar[bool] = False  # its programs read X of any strides, not C-contiguous ones alone
@@ -86,7 +89,9 @@ class Backend(ABC):
             return self._activate(g, z, z)
         return self._activate(g, z, self._out(out, z.shape, z))
 
-    def output_delta(self, output: str | Activation, cost: str, z: Array, a: Array, y: Array, out: Array | None = None) -> Array:
+    def output_delta(
+        self, output: str | Activation, cost: str, z: Array, a: Array, y: Array, out: Array | None = None
+    ) -> Array:
         """delta^(L) of the output layer, (m, K), without 1/m. Overwrites `out`.
 
         y: integer classes (m,), or (m, K) of z's dtype; see `fastnn.costs` for what each pair takes.
@@ -99,8 +104,12 @@ class Backend(ABC):
         _, pair = self._output(output, cost, z, a, y)
         return self._cost_sum(pair, z, a, y)
 
-    def propagate_delta(self, delta: Array, W: Array, activation: str | Activation, z: Array, a: Array, out: Array | None = None) -> Array:
-        """delta^(l) = (delta^(l+1) W) * g'(z^(l)): (m, n_out), (n_out, n_in), z and a (m, n_in) -> (m, n_in). Overwrites `out`."""
+    def propagate_delta(
+        self, delta: Array, W: Array, activation: str | Activation, z: Array, a: Array, out: Array | None = None
+    ) -> Array:
+        """delta^(l) = (delta^(l+1) W) * g'(z^(l)): (m, n_out), (n_out, n_in), z and a (m, n_in) -> (m, n_in).
+        Overwrites `out`.
+        """
         g = activations.get(activation)
         if not g.elementwise:
             raise ValueError(f"activation={g.name!r} is for the output layer only; its delta comes from output_delta")
@@ -125,28 +134,47 @@ class Backend(ABC):
         self._accumulate(Delta_W, Delta_b, delta, a)
 
     def update(self, optimizer: Optimizer, theta: Array, grad: Array) -> None:
-        """One optimizer step: moves theta (P,) in place from the gradient (P,), advances the optimizer's state and t."""
+        """One optimizer step: moves theta (P,) in place from the gradient (P,), advances the optimizer's state and
+        t.
+        """
         self._check_arrays(theta=(theta, 1), grad=(grad, 1))
         self._check_shape("grad", grad, theta.shape)
         self._check_target("theta", theta, grad)
         # A compiled update trusts these: a missing or short state would be written beyond its end.
         if [(s.shape, s.dtype) for s in optimizer.state] != [(theta.shape, theta.dtype)] * len(optimizer.slots):
-            raise ValueError(f"optimizer={optimizer!r} holds no state for a theta of shape {tuple(theta.shape)} and {theta.dtype}; call its bind() first")
+            raise ValueError(
+                f"optimizer={optimizer!r} holds no state for a theta of shape {tuple(theta.shape)} and {theta.dtype}; "
+                "call its bind() first"
+            )
         if isinstance(optimizer, LayerWise) and (optimizer.spans is None or optimizer.spans[-1, -1] != theta.shape[0]):
-            raise ValueError(f"optimizer={optimizer!r} knows no layers of a theta of shape {tuple(theta.shape)}; call its bind() with a network of that layout first")
+            raise ValueError(
+                f"optimizer={optimizer!r} knows no layers of a theta of shape {tuple(theta.shape)}; call its bind() "
+                "with a network of that layout first"
+            )
         optimizer.t += 1
         self._update(optimizer, theta, grad, optimizer.t)
 
-    def compile(self, net: Network, optimizer: Optimizer, batch_size: int, micro_batch: int | None = None, training_rows: int | None = None, data_dtype: Any = None) -> Program:
+    def compile(
+        self,
+        net: Network,
+        optimizer: Optimizer,
+        batch_size: int,
+        micro_batch: int | None = None,
+        training_rows: int | None = None,
+        data_dtype: Any = None,
+    ) -> Program:
         """`program_for` a `Job` of these, where the arguments and their errors are documented."""
         return self.program_for(Job(net, optimizer, batch_size, micro_batch, training_rows, data_dtype))
 
     @abstractmethod
     def program_for(self, job: Job) -> Program:
-        """This engine's program for the job; binds the optimizer to the network. ValueError or TypeError where the engine cannot do it, MemoryError where it has not the room."""
+        """This engine's program for the job; binds the optimizer to the network. ValueError or TypeError where the
+        engine cannot do it, MemoryError where it has not the room.
+        """
 
     def outputs(self, net: Network, x: Array, activated: bool = True) -> Array | None:
-        """a^(L) (m, K), or z^(L) if not `activated`, a fresh array, of rows x (m, s_1): C-contiguous, of the network's dtype or one that it `predicts`, on this engine.
+        """a^(L) (m, K), or z^(L) if not `activated`, a fresh array, of rows x (m, s_1): C-contiguous, of the network's
+        dtype or one that it `predicts`, on this engine.
 
         None if x holds NaN or infinity and the engine notices; else what the operations give. Nothing is validated,
         so an engine with something better than their composition overrides this method itself.
@@ -167,7 +195,9 @@ class Backend(ABC):
         """One sentence: how a program of this engine would run the steps; with `explain` several lines: why."""
 
     def announcing(self, say: Callable[[str], None]) -> AbstractContextManager[Waiting]:
-        """Inside, `say` is told of a wait that happens once, such as a compilation, when it begins; its seconds are counted in what is yielded."""
+        """Inside, `say` is told of a wait that happens once, such as a compilation, when it begins; its seconds are
+        counted in what is yielded.
+        """
         return nullcontext(Waiting())
 
     # ---- arrays ---------------------------------------------------------------------------------
@@ -178,11 +208,15 @@ class Backend(ABC):
 
     @abstractmethod
     def adopt(self, argument: str, x: Any) -> Any:
-        """x, or an array over its memory if any library has it on this engine's device; TypeError or ValueError if on another, or with strides."""
+        """x, or an array over its memory if any library has it on this engine's device; TypeError or ValueError if
+        on another, or with strides.
+        """
 
     @abstractmethod
     def as_rows(self, x: Any, beside: int) -> Array:
-        """x (m, n) C-contiguous as programs read it: on the engine, or where that has not the memory, beside so many bytes, on the host."""
+        """x (m, n) C-contiguous as programs read it: on the engine, or where that has not the memory, beside so
+        many bytes, on the host.
+        """
 
     @abstractmethod
     def asarray(self, x: Any, dtype: Any = None) -> Array:
@@ -235,7 +269,9 @@ class Backend(ABC):
     def _cost_sum(self, pair: Pair, z: Array, a: Array, y: Array) -> float: ...
 
     @abstractmethod
-    def _propagate_delta(self, delta: Array, W: Array, activation: Activation, z: Array, a: Array, out: Array) -> Array: ...
+    def _propagate_delta(
+        self, delta: Array, W: Array, activation: Activation, z: Array, a: Array, out: Array
+    ) -> Array: ...
 
     @abstractmethod
     def _accumulate(self, Delta_W: Array, Delta_b: Array, delta: Array, a: Array) -> None: ...
@@ -250,14 +286,21 @@ class Backend(ABC):
         first = ""
         for name, (x, ndim) in arrays.items():
             if not self.is_array(x):
-                raise TypeError(f"{name} must be an array of the {self.name} engine, got {type(x).__module__}.{type(x).__name__}; see backend.asarray")
+                raise TypeError(
+                    f"{name} must be an array of the {self.name} engine, got {type(x).__module__}.{type(x).__name__}; "
+                    "see backend.asarray"
+                )
             if x.ndim != ndim:
-                raise ValueError(f"{name} must have {ndim} dimension{'s' if ndim > 1 else ''}, got shape {tuple(x.shape)}")
+                raise ValueError(
+                    f"{name} must have {ndim} dimension{'s' if ndim > 1 else ''}, got shape {tuple(x.shape)}"
+                )
             if x.dtype.name not in FLOATS or not x.dtype.isnative:
                 raise TypeError(f"{name} must be float32 or float64 in native byte order, got {x.dtype}")
             first = first or name
             if x.dtype != arrays[first][0].dtype:
-                raise TypeError(f"{name} is {x.dtype} but {first} is {arrays[first][0].dtype}; the operations take one dtype")
+                raise TypeError(
+                    f"{name} is {x.dtype} but {first} is {arrays[first][0].dtype}; the operations take one dtype"
+                )
 
     def _check_shape(self, name: str, x: Array, shape: tuple[int, ...]) -> None:
         if tuple(x.shape) != tuple(shape):
@@ -267,7 +310,9 @@ class Backend(ABC):
         """A target written in place is writable, C-contiguous and does not overlap an input."""
         self._check_writable(name, target)
         if not target.flags.c_contiguous:
-            raise ValueError(f"{name} must be C-contiguous, got shape {tuple(target.shape)} with strides {target.strides}")
+            raise ValueError(
+                f"{name} must be C-contiguous, got shape {tuple(target.shape)} with strides {target.strides}"
+            )
         if any(self._overlap(target, x) for x in inputs):
             raise ValueError(f"{name} overlaps an input in memory; give it memory of its own")
 
@@ -305,14 +350,20 @@ class Backend(ABC):
             y is not an array of this engine, or its dtype or shape does not fit.
         """
         if not self.is_array(y):
-            raise TypeError(f"y must be an array of the {self.name} engine, got {type(y).__module__}.{type(y).__name__}; see backend.asarray")
+            raise TypeError(
+                f"y must be an array of the {self.name} engine, got {type(y).__module__}.{type(y).__name__}; see "
+                "backend.asarray"
+            )
         classes = y.ndim == 1 and y.dtype.kind in "iu"
         if classes and pair.targets != "probabilities":
             if y.shape[0] != m:
                 raise ValueError(f"y must have one class per row, shape ({m},), got {tuple(y.shape)}")
             return
         if pair.targets == "classes":
-            raise TypeError(f"y must be integer classes of shape ({m},) for softmax with cross_entropy, got shape {tuple(y.shape)} of {y.dtype}")
+            raise TypeError(
+                f"y must be integer classes of shape ({m},) for softmax with cross_entropy, got shape "
+                f"{tuple(y.shape)} of {y.dtype}"
+            )
         if tuple(y.shape) != (m, K) or y.dtype != dtype:
             raise ValueError(f"y must be ({m}, {K}) of {dtype}, got shape {tuple(y.shape)} of {y.dtype}")
 

@@ -1,7 +1,9 @@
-"""Where nothing is compiled yet, a process of its own compiles the products while this one compiles the program that calls them.
+"""Where nothing is compiled yet, a process of its own compiles the products while this one compiles the program that
+calls them.
 
-Numba compiles on one thread at a time, so a second core would have nothing to do. What the process compiles it leaves on disk, where this one finds it; what it does not, because
-it could not be started or failed, is compiled here, as everything is where one core may be used or the folder for compiled code cannot be written.
+Numba compiles on one thread at a time, so a second core would have nothing to do. What the process compiles it leaves
+on disk, where this one finds it; what it does not, because it could not be started or failed, is compiled here, as
+everything is where one core may be used or the folder for compiled code cannot be written.
 """
 
 from __future__ import annotations
@@ -27,14 +29,30 @@ _process: subprocess.Popen[bytes] | None = None
 
 
 def compile_beside(first: str, call: str) -> None:
-    """Begin `call`, of a function in kernels/cpu/on_demand.py, in a process of its own, unless the function `first` of the kernels ("module.name") is on disk already."""
+    """Begin `call`, of a function in kernels/cpu/on_demand.py, in a process of its own, unless the function `first`
+    of the kernels ("module.name") is on disk already.
+    """
     global _process
-    if not JIT or CACHE_FOLDER is None or not _is_python() or any(CACHE_FOLDER.rglob(f"{first}-*.nbi")) or usable_threads() < 2:
+    if (
+        not JIT
+        or CACHE_FOLDER is None
+        or not _is_python()
+        or any(CACHE_FOLDER.rglob(f"{first}-*.nbi"))
+        or usable_threads() < 2
+    ):
         return
-    code = f"import sys; sys.path[:] = {[path for path in sys.path if isinstance(path, str)]!r}; from {PACKAGE}.kernels.cpu.on_demand import amx_table, table; {call}"
+    code = (
+        f"import sys; sys.path[:] = {[path for path in sys.path if isinstance(path, str)]!r}; from "
+        f"{PACKAGE}.kernels.cpu.on_demand import amx_table, table; {call}"
+    )
     with _lock, contextlib.suppress(OSError):
         if _process is None:
-            _process = subprocess.Popen([sys.executable, "-P", "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            _process = subprocess.Popen(
+                [sys.executable, "-P", "-c", code],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
 
 
 def wait_for_products() -> None:

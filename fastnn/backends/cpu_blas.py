@@ -102,16 +102,21 @@ def choose_blas() -> Blas:
         return _scipy("not an Intel CPU, where MKL would be taken if it is installed")
     parts = _find_mkl()
     if parts is None and wanted:
-        raise ValueError(f"environment variable {VARIABLE}=mkl, but MKL is not installed here. To install it: {INSTALL}")
+        raise ValueError(
+            f"environment variable {VARIABLE}=mkl, but MKL is not installed here. To install it: {INSTALL}"
+        )
     if parts is None:
         return _scipy(f"MKL is not installed: {INSTALL}")
     try:
         return _load_mkl(parts, f"{VARIABLE}=mkl" if wanted else "Intel CPU, and MKL is installed")
     except (OSError, AttributeError) as error:
         if wanted:
-            raise ValueError(f"environment variable {VARIABLE}=mkl, but the MKL in {parts[0].parent} cannot be loaded: {error}") from error
+            raise ValueError(
+                f"environment variable {VARIABLE}=mkl, but the MKL in {parts[0].parent} cannot be loaded: {error}"
+            ) from error
         warnings.warn(
-            f"the MKL in {parts[0].parent} cannot be loaded ({error}), so SciPy's BLAS multiplies; {VARIABLE}=scipy asks for that without this warning",
+            f"the MKL in {parts[0].parent} cannot be loaded ({error}), so SciPy's BLAS multiplies; {VARIABLE}=scipy "
+            "asks for that without this warning",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -138,7 +143,14 @@ def _intel_cpu() -> bool:
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return False
     try:
-        return re.search(r"^vendor_id\s*:\s*GenuineIntel$", Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"), re.MULTILINE) is not None
+        return (
+            re.search(
+                r"^vendor_id\s*:\s*GenuineIntel$",
+                Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"),
+                re.MULTILINE,
+            )
+            is not None
+        )
     except OSError:
         return False
 
@@ -150,13 +162,19 @@ def _folders() -> Iterator[Path]:
         files = importlib.metadata.files("mkl") or []
     except importlib.metadata.PackageNotFoundError:
         return
-    yield from {Path(str(file.locate())).resolve().parent: None for file in files if file.name.startswith("libmkl_core.so")}
+    yield from {
+        Path(str(file.locate())).resolve().parent: None for file in files if file.name.startswith("libmkl_core.so")
+    }
 
 
 def _find_mkl() -> list[Path] | None:
     """Paths of MKL's parts, of the newest version that has them all; None if it is not installed."""
     for folder in _folders():
-        versions = [int(path.name.rpartition(".")[2]) for path in folder.glob("libmkl_core.so.*[0-9]") if path.name.rpartition(".")[2].isdigit()]
+        versions = [
+            int(path.name.rpartition(".")[2])
+            for path in folder.glob("libmkl_core.so.*[0-9]")
+            if path.name.rpartition(".")[2].isdigit()
+        ]
         for version in sorted(versions, reverse=True):
             parts = [folder / f"libmkl_{part}.so.{version}" for part in PARTS]
             if all(path.is_file() for path in parts):

@@ -22,7 +22,8 @@ __all__ = ["load_together"]
 _HEADER_BYTES, _SEGMENT_BYTES, _SYMBOL_BYTES = 64, 56, 24
 _LOAD, _DYNAMIC, _STACK = 1, 2, 0x6474E551  # segment types PT_LOAD, PT_DYNAMIC, PT_GNU_STACK
 _READ_WRITE = 4 | 2
-_NEEDED, _HASH, _STRINGS, _SYMBOLS, _STRINGS_BYTES, _SYMBOL_SIZE, _END = 1, 4, 5, 6, 10, 11, 0  # entries DT_* of the dynamic section
+# entries DT_* of the dynamic section
+_NEEDED, _HASH, _STRINGS, _SYMBOLS, _STRINGS_BYTES, _SYMBOL_SIZE, _END = 1, 4, 5, 6, 10, 11, 0
 
 
 def load_together(paths: Sequence[Path]) -> ctypes.CDLL:
@@ -65,5 +66,8 @@ def _library_of(needed: Sequence[bytes]) -> bytes:
     segments = segment(_LOAD, 0, end, 4096) + segment(_DYNAMIC, dynamic_at, len(dynamic), 8) + segment(_STACK, 0, 0, 16)
     # \x7fELF, 64 bits, little-endian, version 1; shared library for x86-64, version 1; no entry, segments
     # behind this header, no sections, no flags; sizes and numbers of header, segments and sections
-    header = struct.pack("<4s12B2HI3QI6H", b"\x7fELF", 2, 1, 1, *[0] * 9, 3, 62, 1, 0, _HEADER_BYTES, 0, 0, _HEADER_BYTES, _SEGMENT_BYTES, 3, 0, 0, 0)
+    header = struct.pack(
+        "<4s12B2HI3QI6H", b"\x7fELF", 2, 1, 1, *[0] * 9, 3, 62, 1, 0, _HEADER_BYTES, 0, 0, _HEADER_BYTES,
+        _SEGMENT_BYTES, 3, 0, 0, 0,
+    )  # fmt: skip
     return header + segments + strings + symbol + table + dynamic

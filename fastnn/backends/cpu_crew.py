@@ -1,4 +1,5 @@
-"""The threads that share a run of the CPU engine. They stay for the next one, because to start one takes longer than many a prediction.
+"""The threads that share a run of the CPU engine. They stay for the next one, because to start one takes longer than
+many a prediction.
 
 A thread that waits uses no core and leaves after IDLE seconds; so a process at rest has none.
 """
@@ -59,7 +60,9 @@ class _Mate:
 
 
 class _Job:
-    """work(), which may not raise, to be done once, however often it is handed over; then it is `finished` and `done` is released. allowed: the cores of the caller, if known."""
+    """work(), which may not raise, to be done once, however often it is handed over; then it is `finished` and
+    `done` is released. allowed: the cores of the caller, if known.
+    """
 
     def __init__(self, work: Callable[[], None], allowed: set[int] | None) -> None:
         self.finished = False
@@ -117,7 +120,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def _find_getcpu() -> Callable[[], int] | None:
-    """The number of the core this thread runs on, as a function; None where the system does not tell (other than Linux)."""
+    """The number of the core this thread runs on, as a function; None where the system does not tell (other than
+    Linux).
+    """
     if not hasattr(os, "sched_setaffinity"):
         return None
     try:
@@ -133,8 +138,9 @@ _getcpu = _find_getcpu()
 def _hand_over(works: list[Callable[[], None]], mates: list[_Mate], raised: list[BaseException]) -> list[_Job]:
     """Each of `works` to one of as many threads. What a signal's handler raises meanwhile goes to `raised`.
 
-    A thread wakes on the core it slept on, or on the one that woke it, and the scheduler may take milliseconds to notice the idle one beside it, which
-    is all that a short run takes. So each is sent to other cores than this one and those of the others before it wakes.
+    A thread wakes on the core it slept on, or on the one that woke it, and the scheduler may take milliseconds to
+    notice the idle one beside it, which is all that a short run takes. So each is sent to other cores than this one and
+    those of the others before it wakes.
     """
     allowed = os.sched_getaffinity(0) if _getcpu is not None else None
     cores = sorted(allowed - {_getcpu()}) if _getcpu is not None and allowed is not None else []
@@ -147,7 +153,9 @@ def _hand_over(works: list[Callable[[], None]], mates: list[_Mate], raised: list
 
 
 def send(work: Callable[[], Any]) -> bool:
-    """Lets a thread of the crew do work(), which may not raise, and does not wait for it. False if no thread could be started."""
+    """Lets a thread of the crew do work(), which may not raise, and does not wait for it. False if no thread could
+    be started.
+    """
     try:
         mates = _take(1)
     except RuntimeError:
@@ -160,7 +168,9 @@ def send(work: Callable[[], Any]) -> bool:
 
 
 def _run_beside(works: list[Callable[[], None]], own: Callable[[], None]) -> None:
-    """Each of `works` in a thread of the crew, and `own` in this one; returns when all are done, and raises then what own() or a signal's handler raised."""
+    """Each of `works` in a thread of the crew, and `own` in this one; returns when all are done, and raises then
+    what own() or a signal's handler raised.
+    """
     raised: list[BaseException] = []
     jobs = _hand_over(works, _take(len(works)), raised)
     failed = True
@@ -173,8 +183,9 @@ def _run_beside(works: list[Callable[[], None]], own: Callable[[], None]) -> Non
     while waiting:
         try:
             for job in jobs:
-                # Where this one's share failed, others may wait for it forever; otherwise they work on the caller's memory until they are done.
-                # A signal's handler may raise as `acquire` returns, which then has been effective, and would never return again.
+                # Where this one's share failed, others may wait for it forever; otherwise they work on the caller's
+                # memory until they are done. A signal's handler may raise as `acquire` returns, which then has been
+                # effective, and would never return again.
                 while not job.finished and job.done.acquire(timeout=GIVEN_UP if failed else -1):
                     pass
             waiting = False
@@ -185,7 +196,9 @@ def _run_beside(works: list[Callable[[], None]], own: Callable[[], None]) -> Non
 
 
 def _insist(call: Callable[[], Any], raised: list[BaseException]) -> None:
-    """call() until it returns: what a signal's handler raised meanwhile is kept for later. It may have been effective and raise nevertheless."""
+    """call() until it returns: what a signal's handler raised meanwhile is kept for later. It may have been
+    effective and raise nevertheless.
+    """
     while True:
         try:
             call()
@@ -228,7 +241,8 @@ def run_team(work: Callable[[int], Any], team: int) -> list[Any]:
 
 
 def run_parts(work: Callable[[int], Any], parts: int, team: int) -> list[Any]:
-    """[work(0), ..., work(parts - 1)], each by whichever of `team` threads is free; this one begins before the others are awake.
+    """[work(0), ..., work(parts - 1)], each by whichever of `team` threads is free; this one begins before the others
+    are awake.
 
     For parts that need neither each other nor BLAS.
 

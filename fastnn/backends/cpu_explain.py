@@ -12,14 +12,21 @@ def explain_plan(problem: Problem, threads: int, wishes: Wishes | None = None) -
     """Why this plan: what was weighed, the numbers of the model and where they come from. Several lines."""
     wishes = wishes or Wishes()
     chosen, weighed = choose_plan(problem, threads, wishes), possible_plans(problem, threads, wishes)
-    allowed = f"{wishes.threads}, as asked for" if wishes.threads is not None else f"up to {threads} (cores, container quota, BLAS limits, other runs under way)"
+    allowed = (
+        f"{wishes.threads}, as asked for"
+        if wishes.threads is not None
+        else f"up to {threads} (cores, container quota, BLAS limits, other runs under way)"
+    )
     lines = [
         str(chosen),
         f"form: {_form(problem, chosen, wishes)}",
         f"rows at a time: {_rows(problem, chosen, wishes)}",
         f"products: {_products(problem, chosen, weighed, wishes)}",
         f"threads: {allowed}",
-        *(f"  {'->' if plan == chosen else '  '} {seconds * 1e6:12,.1f} us predicted: {plan}" for seconds, plan in weighed),
+        *(
+            (f"  {'->' if plan == chosen else '  '} {seconds * 1e6:12,.1f} us predicted: {plan}")
+            for seconds, plan in weighed
+        ),
         "model: fitted to one two-core server, not measured on this machine",
         *(f"  {number:>14}  {of}" for number, of in _model(problem, weighed)),
     ]
@@ -33,14 +40,26 @@ def _form(problem: Problem, chosen: Plan, wishes: Wishes) -> str:
         return f"{'slices' if wishes.sliced else 'rows of all threads'}, as asked for"
     if chosen.panels and chosen.split:
         below = problem.batch * sum(problem.sizes[1 : chosen.split + 1])
-        return f"each thread keeps its share of the lower weights to itself: {below:,} sums of rows and as many deltas cross between cores, instead of {parameters:,} gradients and parameters"
+        return (
+            f"each thread keeps its share of the lower weights to itself: {below:,} sums of rows and as many deltas "
+            f"cross between cores, instead of {parameters:,} gradients and parameters"
+        )
     if chosen.panels or chosen.amx:
         return f"slices of the batch, whose {parameters:,} gradients are added up where there are several"
     most = machine.BLAS_SLICES_UP_TO
-    compared = f"{parameters:,} parameters against {most:g} x {problem.batch:,} rows x {problem.per_row:,} numbers each ({most * problem.batch * problem.per_row:,.0f})"
+    compared = (
+        f"{parameters:,} parameters against {most:g} x {problem.batch:,} rows x {problem.per_row:,} numbers each "
+        f"({most * problem.batch * problem.per_row:,.0f})"
+    )
     if problem.slices_pay:
-        return f"slices of the batch, whose gradients are added up: {compared}, so moving gradients between cores costs less than moving rows"
-    return f"rows shared by all threads, each updating its own parameters: {compared}, so moving rows costs less than moving gradients"
+        return (
+            f"slices of the batch, whose gradients are added up: {compared}, so moving gradients between cores costs "
+            "less than moving rows"
+        )
+    return (
+        f"rows shared by all threads, each updating its own parameters: {compared}, so moving rows costs less than "
+        "moving gradients"
+    )
 
 
 def _rows(problem: Problem, chosen: Plan, wishes: Wishes) -> str:
@@ -50,11 +69,18 @@ def _rows(problem: Problem, chosen: Plan, wishes: Wishes) -> str:
     if chosen.amx:
         return f"about {problem.amx_tile} per thread, for which parameters and gradients are read once"
     if chosen.panels:
-        why = "the deltas of a panel stay in the first-level cache" if problem.stays_in_cache else "parameters from beyond the cache are read seldom"
+        why = (
+            "the deltas of a panel stay in the first-level cache"
+            if problem.stays_in_cache
+            else "parameters from beyond the cache are read seldom"
+        )
         return f"about {problem.tile(True, shared=bool(chosen.split))} per thread, with which {why}"
     narrow = problem.parameters <= machine.NARROW_PARAMETERS
     tile = f"{machine.NARROW_BYTES >> 10} KiB" if narrow else f"{machine.WIDE_BYTES >> 20} MiB"
-    return f"about {tile} of rows, activations and deltas per thread, for a {'narrow' if narrow else 'wide'} net (up to {machine.NARROW_PARAMETERS:,} parameters)"
+    return (
+        f"about {tile} of rows, activations and deltas per thread, for a {'narrow' if narrow else 'wide'} net (up to "
+        f"{machine.NARROW_PARAMETERS:,} parameters)"
+    )
 
 
 def _products(problem: Problem, chosen: Plan, weighed: list[tuple[float, Plan]], wishes: Wishes) -> str:
@@ -62,7 +88,10 @@ def _products(problem: Problem, chosen: Plan, weighed: list[tuple[float, Plan]],
     if wishes.amx and chosen.amx:
         return "on the matrix unit, as asked for"
     if wishes.amx:
-        return f"not on the matrix unit, which was asked for, because {problem.no_amx or 'there are fewer rows at a time than threads'}"
+        return (
+            "not on the matrix unit, which was asked for, because "
+            f"{problem.no_amx or 'there are fewer rows at a time than threads'}"
+        )
     if wishes.panels is not None and chosen.panels == wishes.panels:
         return f"{'in panels' if wishes.panels else 'by BLAS'}, as asked for"
     if wishes.panels and problem.fits_panels:
@@ -72,9 +101,16 @@ def _products(problem: Problem, chosen: Plan, weighed: list[tuple[float, Plan]],
     if any(plan.panels or plan.amx for _, plan in weighed):
         return f"{' or '.join(dict.fromkeys(plan.products for _, plan in weighed))}, whichever the model finds faster"
     far = f"{machine.PANELS_BYTES_FAR >> 20} MiB"
-    limit = f"{machine.PANELS_BYTES_MKL >> 20} MiB, and up to {far} for one row, beside MKL" if problem.mkl else f"{far} beside this BLAS"
+    limit = (
+        f"{machine.PANELS_BYTES_MKL >> 20} MiB, and up to {far} for one row, beside MKL"
+        if problem.mkl
+        else f"{far} beside this BLAS"
+    )
     limit += f", and up to {machine.SHARED_BYTES >> 20} MiB where threads share weights"
-    return f"by BLAS, because {problem.parameters * problem.itemsize / 2**20:.1f} MiB of parameters do not stay in or near a core's cache (panels up to {limit})"
+    return (
+        f"by BLAS, because {problem.parameters * problem.itemsize / 2**20:.1f} MiB of parameters do not stay in or "
+        f"near a core's cache (panels up to {limit})"
+    )
 
 
 def _model(problem: Problem, weighed: list[tuple[float, Plan]]) -> list[tuple[str, str]]:
@@ -93,7 +129,10 @@ def _model(problem: Problem, weighed: list[tuple[float, Plan]]) -> list[tuple[st
         (_time(row), "a row of theirs"),
         (f"{machine.BYTES_PER_SECOND / 1e9:g} GB/s", "parameters between cores, and from beyond the cache"),
         (_time(machine.TEAM_SECONDS), f"to call a team, once in a run (at most {machine.SLICE_SECONDS:g} s{steps})"),
-        (_time(machine.VECTOR_SECONDS), f"to pack and unpack a vector for panels, once in a run ({problem.vectors} of them)"),
+        (
+            _time(machine.VECTOR_SECONDS),
+            f"to pack and unpack a vector for panels, once in a run ({problem.vectors} of them)",
+        ),
         (_time(pack), "and each of its numbers"),
     ]
     if any(plan.amx for _, plan in weighed):
@@ -105,7 +144,13 @@ def _model(problem: Problem, weighed: list[tuple[float, Plan]]) -> list[tuple[st
             (_time(machine.AMX_PARAMETER_SECONDS), "a parameter moved and laid out"),
             (_time(machine.AMX_UPPER_SECONDS), "an upper weight once more"),
             (_time(machine.AMX_STEP_SECONDS), "a step in which threads meet"),
-            (f"{problem.done_to_counted:.2f}", "what the other plans' seconds are taken times, because their rates count the first layer's products thrice"),
+            (
+                f"{problem.done_to_counted:.2f}",
+                (
+                    "what the other plans' seconds are taken times, because their rates count the first layer's "
+                    "products thrice"
+                ),
+            ),
         ]
     return lines
 

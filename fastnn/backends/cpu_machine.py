@@ -1,7 +1,9 @@
-"""The numbers of the CPU engine's model of a machine (fastnn/backends/cpu_plan.py): what a step is made of, and where one way gives way to another.
+"""The numbers of the CPU engine's model of a machine (fastnn/backends/cpu_plan.py): what a step is made of, and where
+one way gives way to another.
 
-Fitted to two cores of one server (AVX-512, AMX, 2 MiB of second-level cache a core) by running the plans side by side (bench/plans.py). More than two cores are extrapolation.
-Rates are operations a second of one core; seconds are of one such thing; bytes, rows and numbers as named.
+Fitted to two cores of one server (AVX-512, AMX, 2 MiB of second-level cache a core) by running the plans side by side
+(bench/plans.py). More than two cores are extrapolation. Rates are operations a second of one core; seconds are of one
+such thing; bytes, rows and numbers as named.
 """
 
 # ---- products -------------------------------------------------------------------------------------------
@@ -28,7 +30,8 @@ SPLIT_SECONDS = 4e-6  # two meetings for each layer and tile whose weights two t
 SPLIT_NUMBER_SECONDS = 1e-9  # a sum or delta of theirs that crosses, written, read and added up
 SPLIT_ROW_SECONDS = 0.06e-6  # a row, of which every thread reads a part
 SPLIT_NARROW_ROW_SECONDS = 0.02e-6  # the same where a row's outputs fill one vector
-SPLIT_INPUTS = 32  # of the widest lower layer, for each thread: with fewer, its sums cost more to begin and to add up than to make
+# of the widest lower layer, for each thread: with fewer, its sums cost more to begin and to add up than to make
+SPLIT_INPUTS = 32
 
 # ---- parameters that do not stay in a core's cache ------------------------------------------------------
 
@@ -57,7 +60,9 @@ AMX_STEP_SECONDS = 1e-6  # a step in which threads meet
 AMX_ROWS_TO_COPY = 64  # with fewer rows a thread uses weights that others have laid out,
 AMX_SHARED_SECONDS = 8e-6  # and the step waits for them
 AMX_FEW = 4  # inputs of the first layer, or outputs of the last, which vectors multiply (kernels/cpu/amx_thin.py)
-AMX_ROWS = 256  # of a thread's tile; half as many where products are too small to wait for rows behind or parameters do not stay near, a quarter where they are tiny,
+# of a thread's tile; half as many where products are too small to wait for rows behind or parameters do not stay near,
+# a quarter where they are tiny,
+AMX_ROWS = 256
 AMX_NARROW_PARAMETERS = 70_000  # which is so many parameters,
 AMX_TINY_PARAMETERS = 10_000  # or so many; and twice as many where rows are long and there are at most
 AMX_LAST_UNITS = 128  # units in the first layer, whose gradient takes the last rows first (kernels/cpu/amx_parts.py)
@@ -72,8 +77,9 @@ PANELS_BYTES_FAR = 16 << 20  # or SciPy's BLAS, or for one row
 SHARED_BYTES = 64 << 20  # and where each thread has its share of the weights
 
 # ---- rows of a tile -------------------------------------------------------------------------------------
-# With more, the deltas of a panel leave the first-level cache, or the data of the next tile push out what is needed before. Parameters from further away are read once a tile,
-# so they want more rows; one vector of outputs does little with a row, which is best used again soon.
+# With more, the deltas of a panel leave the first-level cache, or the data of the next tile push out what is needed
+# before. Parameters from further away are read once a tile, so they want more rows; one vector of outputs does little
+# with a row, which is best used again soon.
 
 PANELS_ROWS = 64
 PANELS_FAR_ROWS = 256  # of parameters beyond the cache
@@ -83,7 +89,8 @@ PANELS_NARROW_ROWS = 32  # where outputs fill one vector, of rows of at least
 LONG_ROW_BYTES = 2048  # so many bytes
 VECTOR_BYTES = 64  # of the machine that this was fitted to
 TILE_MULTIPLE = 16  # of rows
-# Rows, activations and deltas that BLAS is given at a time. A narrow net's products are small, so its tile stays in the second-level cache; a wide one's want many rows.
+# Rows, activations and deltas that BLAS is given at a time. A narrow net's products are small, so its tile stays in the
+# second-level cache; a wide one's want many rows.
 NARROW_PARAMETERS = 60_000  # of a narrow net, at most
 NARROW_BYTES = 1 << 18
 WIDE_BYTES = 3 << 20

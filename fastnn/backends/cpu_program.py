@@ -1,4 +1,6 @@
-"""What the two programs of the CPU engine have in common: arguments for compiled code, checked first, a team, and what it adds up."""
+"""What the two programs of the CPU engine have in common: arguments for compiled code, checked first, a team, and
+what it adds up.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def two_states(states: list[Array], dtype: Any) -> tuple[Array, Array]:
 
 
 class TeamProgram(Program):
-    """A program that a team of threads runs as planned. Member i adds cost and hits up in elements 16 i of `_costs` and `_hits`."""
+    """A program that a team of threads runs as planned. Member i adds cost and hits up in elements 16 i of `_costs`
+    and `_hits`.
+    """
 
     def __init__(self, job: Job, plan: Plan) -> None:
         super().__init__(job)
@@ -69,7 +73,16 @@ class TeamProgram(Program):
     def _needs(job: Job, plan: Plan) -> tuple[Any, ...]:
         """All that the workspace and the kernels' constant arguments were made from, but the optimizer."""
         net = job.net
-        return id(net.backend), id(net.theta), tuple(net.activations), net.pair, job.batch_size, job.micro_batch, job.training_rows, plan
+        return (
+            id(net.backend),
+            id(net.theta),
+            tuple(net.activations),
+            net.pair,
+            job.batch_size,
+            job.micro_batch,
+            job.training_rows,
+            plan,
+        )
 
     def serves(self, job: Job) -> bool:
         if job.optimizer is not self.optimizer:
@@ -91,13 +104,19 @@ class TeamProgram(Program):
         return sum(buffers.values())
 
     def _team(self) -> int:
-        """As many threads as planned; fewer while fits of other networks are under way. Members of the plan who stay away add nothing to the sums."""
+        """As many threads as planned; fewer while fits of other networks are under way. Members of the plan who
+        stay away add nothing to the sums.
+        """
         self._costs[...] = 0
         self._hits[...] = 0
         return self.plan.threads if self._fixed else min(self.plan.threads, usable_threads())
 
-    def _arguments(self, X: Array, y: Array, order: Array, start: int, stop: int, native: bool = False) -> tuple[Data, Run]:
-        """What the kernels are told of the data and the steps, after the range of every index that they use was checked. native: they use the rows of X where they lie."""
+    def _arguments(
+        self, X: Array, y: Array, order: Array, start: int, stop: int, native: bool = False
+    ) -> tuple[Data, Run]:
+        """What the kernels are told of the data and the steps, after the range of every index that they use was
+        checked. native: they use the rows of X where they lie.
+        """
         net = self.net
         check_range("order", order[start * self.batch_size : stop * self.batch_size], X.shape[0])
         if y.ndim == 1:

@@ -1,6 +1,8 @@
-"""One row through a network beyond a core's cache: helpers that wait for rows are asked to come when rows follow one another closely, and leave soon after.
+"""One row through a network beyond a core's cache: helpers that wait for rows are asked to come when rows follow one
+another closely, and leave soon after.
 
-To wake a thread takes as long as to read a megabyte of weights, so who predicts a row now and then does it alone, and nobody watches meanwhile.
+To wake a thread takes as long as to read a megabyte of weights, so who predicts a row now and then does it alone, and
+nobody watches meanwhile.
 """
 
 from __future__ import annotations
@@ -13,7 +15,19 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..kernels.cpu.shared_row import ALONE, AWAY, COMING, CROWDED, HELPED, NOT_FINITE, attend, dismiss, lead, new_seats, withdraw
+from ..kernels.cpu.shared_row import (
+    ALONE,
+    AWAY,
+    COMING,
+    CROWDED,
+    HELPED,
+    NOT_FINITE,
+    attend,
+    dismiss,
+    lead,
+    new_seats,
+    withdraw,
+)
 from .base import Array
 from .cpu_crew import send
 
@@ -26,7 +40,8 @@ TRIED_LOOKS = 10_000  # about a tenth of a millisecond, to see how long they tak
 USEFUL = 100  # rows with help before a slow one, for which it was worthwhile
 ROWS = 1000  # after which a helper leaves, and is asked again if there are cores for it
 SLOW = 5e-4  # seconds longer than alone is too long for a row with help: a helper without a core was waited for
-# Seconds until helpers are sent for again, where they were slow or others led; twice as many each time, unless they had been of use before.
+# Seconds until helpers are sent for again, where they were slow or others led; twice as many each time, unless they had
+# been of use before.
 LATER, LATEST = 0.01, 0.64
 
 _lock = threading.Lock()
@@ -92,9 +107,15 @@ class SharedRow:
                         continue
                     expected = True
                     _seats[number, 0] = COMING
-                sent = send(functools.partial(self._attend, _seats, number, min(1 << 62, int(PATIENCE * _looks_a_second())), ROWS))
+                sent = send(
+                    functools.partial(
+                        self._attend, _seats, number, min(1 << 62, int(PATIENCE * _looks_a_second())), ROWS
+                    )
+                )
             finally:
-                if expected and not sent:  # no thread could be started, or a signal's handler raised; who comes nevertheless finds that nobody is expected
+                if expected and not sent:
+                    # no thread could be started, or a signal's handler raised; who comes nevertheless finds that nobody
+                    # is expected
                     self._withdraw(_seats, number)
 
 

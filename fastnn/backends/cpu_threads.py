@@ -1,4 +1,5 @@
-"""Threads of the CPU engine: how many, and BLAS held to one thread meanwhile. Who they are: fastnn/backends/cpu_crew.py.
+"""Threads of the CPU engine: how many, and BLAS held to one thread meanwhile. Who they are:
+fastnn/backends/cpu_crew.py.
 
 Everything here works without environment variables, and leaves the process as it found it.
 """
@@ -46,7 +47,9 @@ def _set_threads(library: Any, count: int) -> None:
     library.set_num_threads(count)
 
 
-_OPENBLAS_SETTERS = [f"{prefix}openblas_set_num_threads{suffix}" for prefix in ("scipy_", "") for suffix in ("", "64_", "_64")]
+_OPENBLAS_SETTERS = [
+    f"{prefix}openblas_set_num_threads{suffix}" for prefix in ("scipy_", "") for suffix in ("", "64_", "_64")
+]
 
 
 def _cores() -> int:
@@ -67,8 +70,9 @@ def _told() -> list[int]:
 
 
 def usable_threads() -> int:
-    """Threads worth starting now: this process's cores (affinity and container quota), fewer where BLAS was told to use fewer (joblib's
-    workers, `threadpool_limits`, OPENBLAS_NUM_THREADS), divided among the threads of the caller's that fit or run beside this one."""
+    """Threads worth starting now: this process's cores (affinity and container quota), fewer where BLAS was told to use
+    fewer (joblib's workers, `threadpool_limits`, OPENBLAS_NUM_THREADS), divided among the threads of the caller's that
+    fit or run beside this one."""
     cores = _cores()
     with _lock:
         others = len(_busy.keys() - {threading.get_ident()})
@@ -116,7 +120,9 @@ def _restore() -> None:
 
 
 def blas_on_one_thread_here() -> None:
-    """For the other threads of a team: OpenMP counts threads per calling thread, so each must be told again. It stays so in this thread."""
+    """For the other threads of a team: OpenMP counts threads per calling thread, so each must be told again. It
+    stays so in this thread.
+    """
     for library in _blas():
         if getattr(library, "threading_layer", "") == "openmp":
             library.set_num_threads(1)

@@ -1,10 +1,11 @@
 """A thin binding of libcublasLt through ctypes, for where nvmath-python is not installed.
 
-The methods of `CublasLt` have the names and arguments of the functions of `nvmath.bindings.cublasLt`, so that `cupy_lt.py` is written once for both:
-handles, descriptors and addresses are plain integers, and a status other than success is raised. The constants here are used with either binding.
+The methods of `CublasLt` have the names and arguments of the functions of `nvmath.bindings.cublasLt`, so that
+`cupy_lt.py` is written once for both: handles, descriptors and addresses are plain integers, and a status other than
+success is raised. The constants here are used with either binding.
 
-Source of signatures, numbers and layouts: NVIDIA, cublasLt.h, cublas_api.h and library_types.h of CUDA 12 and 13; cuBLAS
-library documentation, chapter "Using the cuBLASLt API".
+Source of signatures, numbers and layouts: NVIDIA, cublasLt.h, cublas_api.h and library_types.h of CUDA 12 and 13;
+cuBLAS library documentation, chapter "Using the cuBLASLt API".
 """
 
 from __future__ import annotations
@@ -21,7 +22,14 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["HEURISTIC_RESULT", "CublasLt", "MatmulDescAttribute", "MatmulPreferenceAttribute", "ReductionScheme", "cuBLASLtError"]
+__all__ = [
+    "HEURISTIC_RESULT",
+    "CublasLt",
+    "MatmulDescAttribute",
+    "MatmulPreferenceAttribute",
+    "ReductionScheme",
+    "cuBLASLtError",
+]
 
 NAMES = ("libcublasLt.so.13", "libcublasLt.so.12")  # one for each major version of CUDA that CuPy 14 is made for
 FOLDERS = ("cu13/lib", "cublas/lib")  # of NVIDIA's wheels for CUDA 13 and 12, below site-packages/nvidia
@@ -61,7 +69,13 @@ class ReductionScheme(IntEnum):
 
 # cublasLtMatmulHeuristicResult_t, 96 bytes; `algo` is opaque and may be copied.
 HEURISTIC_RESULT = np.dtype(
-    [("algo", [("data_", np.uint64, (8,))]), ("workspace_size", np.uint64), ("state", np.int32), ("waves_count", np.float32), ("reserved", np.int32, (4,))],
+    [
+        ("algo", [("data_", np.uint64, (8,))]),
+        ("workspace_size", np.uint64),
+        ("state", np.int32),
+        ("waves_count", np.float32),
+        ("reserved", np.int32, (4,)),
+    ],
     align=True,
 )
 
@@ -69,16 +83,24 @@ STATUS = {
     0: "SUCCESS", 1: "NOT_INITIALIZED", 3: "ALLOC_FAILED", 7: "INVALID_VALUE", 8: "ARCH_MISMATCH", 11: "MAPPING_ERROR",
     13: "EXECUTION_FAILED", 14: "INTERNAL_ERROR", 15: "NOT_SUPPORTED", 16: "LICENSE_ERROR",
 }  # fmt: skip
-HINTS = {"NOT_INITIALIZED": "the driver or the device does not answer", "NOT_SUPPORTED": "the library has no algorithm for this"}
+HINTS = {
+    "NOT_INITIALIZED": "the driver or the device does not answer",
+    "NOT_SUPPORTED": "the library has no algorithm for this",
+}
 
 
 class cuBLASLtError(RuntimeError):
-    """What a function of the library answered if not success. Named as nvmath-python names it; `status` is cublasStatus_t."""
+    """What a function of the library answered if not success. Named as nvmath-python names it; `status` is
+    cublasStatus_t.
+    """
 
     def __init__(self, function: str, status: int) -> None:
         self.status = status
         name = STATUS.get(status, f"status {status}")
-        super().__init__(f"{function} answered {'CUBLAS_STATUS_' if status in STATUS else ''}{name}{': ' + HINTS[name] if name in HINTS else ''}")
+        super().__init__(
+            f"{function} answered "
+            f"{'CUBLAS_STATUS_' if status in STATUS else ''}{name}{': ' + HINTS[name] if name in HINTS else ''}"
+        )
 
 
 # ---- finding and declaring the library ---------------------------------------------------------------
@@ -119,13 +141,17 @@ def library() -> ctypes.CDLL:
         except OSError as error:
             if not mode & os.RTLD_NOLOAD:  # that it is not loaded yet is nothing wrong
                 refusals.append(str(error).splitlines()[0])
-    raise OSError(f"libcublasLt cannot be loaded ({'; '.join(dict.fromkeys(refusals))}); it comes with the [ctk] extra of the CuPy package")
+    raise OSError(
+        f"libcublasLt cannot be loaded ({'; '.join(dict.fromkeys(refusals))}); it comes with the [ctk] extra of the "
+        "CuPy package"
+    )
 
 
 def _places() -> Iterator[tuple[str, int]]:
     """(file or soname, mode of dlopen), the best first: what CuPy computes with, then what is installed."""
     for name in NAMES:
-        yield name, os.RTLD_NOW | os.RTLD_NOLOAD  # CuPy's cuBLAS has loaded its own already, and a second version is not wanted
+        # CuPy's cuBLAS has loaded its own already, and a second version is not wanted
+        yield name, os.RTLD_NOW | os.RTLD_NOLOAD
     found = _by_pathfinder()
     if found is not None:
         yield found, os.RTLD_NOW
@@ -143,7 +169,8 @@ def _by_pathfinder() -> str | None:
     """The file that NVIDIA's own search names: wheels, conda, CUDA_PATH, the system."""
     try:
         return str(importlib.import_module("cuda.pathfinder").load_nvidia_dynamic_lib("cublasLt").abs_path)
-    except Exception:  # not installed, or nothing found: its error types are its own, and there are other places to look
+    except Exception:
+        # not installed, or nothing found: its error types are its own, and there are other places to look
         return None
 
 
@@ -220,13 +247,45 @@ class CublasLt:
         """Set a MatmulPreferenceAttribute from `size` bytes of host memory."""
         self._call("cublasLtMatmulPreferenceSetAttribute", preference, attribute, address, size)
 
-    def matmul_algo_get_heuristic(self, handle: int, desc: int, A: int, B: int, C: int, D: int, preference: int, wanted: int, results: int, found: int) -> None:
+    def matmul_algo_get_heuristic(
+        self,
+        handle: int,
+        desc: int,
+        A: int,
+        B: int,
+        C: int,
+        D: int,
+        preference: int,
+        wanted: int,
+        results: int,
+        found: int,
+    ) -> None:
         """Write at most `wanted` HEURISTIC_RESULTs, and their number as an int32, to these addresses."""
         self._call("cublasLtMatmulAlgoGetHeuristic", handle, desc, A, B, C, D, preference, wanted, results, found)
 
     def matmul(
-        self, handle: int, desc: int, alpha: int, A: int, A_layout: int, B: int, B_layout: int, beta: int, C: int, C_layout: int, D: int, D_layout: int,
-        algorithm: int, workspace: int, workspace_bytes: int, stream: int,
-    ) -> None:  # fmt: skip
-        """D = epilogue(alpha op(A) op(B) + beta C) on the stream. alpha, beta and the algorithm lie in host memory, the rest on the device."""
-        self._call("cublasLtMatmul", handle, desc, alpha, A, A_layout, B, B_layout, beta, C, C_layout, D, D_layout, algorithm, workspace, workspace_bytes, stream)
+        self,
+        handle: int,
+        desc: int,
+        alpha: int,
+        A: int,
+        A_layout: int,
+        B: int,
+        B_layout: int,
+        beta: int,
+        C: int,
+        C_layout: int,
+        D: int,
+        D_layout: int,
+        algorithm: int,
+        workspace: int,
+        workspace_bytes: int,
+        stream: int,
+    ) -> None:
+        """D = epilogue(alpha op(A) op(B) + beta C) on the stream. alpha, beta and the algorithm lie in host memory,
+        the rest on the device.
+        """
+        self._call(
+            "cublasLtMatmul", handle, desc, alpha, A, A_layout, B, B_layout, beta, C, C_layout, D, D_layout, algorithm,
+            workspace, workspace_bytes, stream,
+        )  # fmt: skip

@@ -27,18 +27,31 @@ def steps_per_upload(batch: int) -> int:
     return max(1, min(MOST_STEPS, ORDER_ROWS // batch))
 
 
-def pieces_of_program(sizes: Sequence[int], rows: int, batch: int, kind: str, compute: str, rule: str, relu: Sequence[bool], workspace: int) -> Pieces:
+def pieces_of_program(
+    sizes: Sequence[int],
+    rows: int,
+    batch: int,
+    kind: str,
+    compute: str,
+    rule: str,
+    relu: Sequence[bool],
+    workspace: int,
+) -> Pieces:
     """What a program needs for batches of `batch` rows of which `rows` are computed at a time.
 
-    sizes (s_1, ..., s_L); kind one of `sources.KINDS`; compute: arithmetic of products; rule: name of the optimizer; relu: which hidden
-    layers have a mask; workspace in bytes.
+    sizes (s_1, ..., s_L); kind one of `sources.KINDS`; compute: arithmetic of products; rule: name of the optimizer;
+    relu: which hidden layers have a mask; workspace in bytes.
     """
     real, store = sources.real(kind), sources.store(kind)
     layers, steps, lds = len(sizes) - 1, steps_per_upload(batch), [row_ld(size, kind) for size in sizes]
     pieces: Pieces = {f"a{layer}": ((rows, ld), store) for layer, ld in enumerate(lds[:-1])}
     # Two deltas are alive at a time, the one that arrives and the one that is made from it.
     pieces |= {f"delta{turn}": ((rows * max(lds[1:]),), store) for turn in range(min(2, layers))}
-    pieces |= {f"mask{layer}": ((rows, aux_ld(sizes[layer]) // 8), np.dtype(np.uint8)) for layer in range(1, layers) if relu[layer - 1]}
+    pieces |= {
+        f"mask{layer}": ((rows, aux_ld(sizes[layer]) // 8), np.dtype(np.uint8))
+        for layer in range(1, layers)
+        if relu[layer - 1]
+    }
     pieces["Delta"] = (padded(sizes)[1],), real
     if has_copy(sizes, kind, compute):
         pieces["low"] = (padded(sizes)[1],), store

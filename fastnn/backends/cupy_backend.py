@@ -46,8 +46,8 @@ class CupyBackend(Backend):
     device : Device, optional
         What to compute on; None is the current CUDA device through CuPy.
     fused : bool, optional
-        Whether one kernel trains narrow nets in shared memory (cupy_narrow.py): True, where it cannot that is an error; False, never;
-        None, where it is timed to be faster.
+        Whether one kernel trains narrow nets in shared memory (cupy_narrow.py): True, where it cannot that is an error;
+        False, never; None, where it is timed to be faster.
 
     Raises
     ------
@@ -117,7 +117,11 @@ class CupyBackend(Backend):
         (grad,) = self._contiguous(grad)
         P, dtype = theta.shape[0], theta.dtype
         # Layers matter to LARS and LAMB alone, which know them; for the others theta is one layer without biases.
-        layers = optimizer.spans if isinstance(optimizer, LayerWise) and optimizer.spans is not None else np.array([[0, P, P]], np.int64)
+        layers = (
+            optimizer.spans
+            if isinstance(optimizer, LayerWise) and optimizer.spans is not None
+            else np.array([[0, P, P]], np.int64)
+        )
         pieces = update_pieces(optimizer.name, (P,) + (1,) * len(layers), 1, dtype)
         memory = {name: self.zeros(shape, kind) for name, (shape, kind) in pieces.items()}
         self.device.upload(memory["spans"], spans_of_theta(layers))
@@ -152,7 +156,9 @@ class CupyBackend(Backend):
         except MemoryError as error:
             return f"not enough device memory at present: {error}"
         size = Arena.size(footprint(net, self.device, batch_size, rows, None))
-        memory = f"{size / 1e6:,.1f} MB of device memory beside the data and the parameters; one wait per slice of steps"
+        memory = (
+            f"{size / 1e6:,.1f} MB of device memory beside the data and the parameters; one wait per slice of steps"
+        )
         for_rule = self.plans.get(plan_key(net, batch_size, rows, rule))
         chosen = for_rule or self.plans.get(plan_key(net, batch_size, rows))
         may_fuse = not why_not(net, self.device, batch_size, rule)
@@ -181,9 +187,15 @@ class CupyBackend(Backend):
         except ValueError as error:
             raise ValueError(f"{argument}: {error}") from None
         except (TypeError, BufferError, RuntimeError) as error:
-            raise TypeError(f"{argument} lies on a GPU but cannot be used from there ({type(error).__name__}: {error}); copy it to the host, or to a cupy.ndarray") from error
+            raise TypeError(
+                f"{argument} lies on a GPU but cannot be used from there ({type(error).__name__}: {error}); copy it "
+                "to the host, or to a cupy.ndarray"
+            ) from error
         if not x.flags.c_contiguous:
-            raise ValueError(f"{argument} must be C-contiguous on the GPU, got shape {tuple(x.shape)} with strides {tuple(x.strides)}; pass cupy.ascontiguousarray({argument})")
+            raise ValueError(
+                f"{argument} must be C-contiguous on the GPU, got shape {tuple(x.shape)} with strides "
+                f"{tuple(x.strides)}; pass cupy.ascontiguousarray({argument})"
+            )
         return x
 
     def as_rows(self, x: Any, beside: int) -> Array:
@@ -193,7 +205,8 @@ class CupyBackend(Backend):
         if x.nbytes <= max(SHARE_OF_DATA * free, self.device.reserve_bytes):  # so little is not what fills a GPU
             return self.device.asarray(x)
         warnings.warn(
-            f"X takes {x.nbytes / 1e9:.3g} GB, the GPU has {max(0, free) / 1e9:.3g} GB for it: its rows stay in the host's memory and are copied to the GPU for each step",
+            f"X takes {x.nbytes / 1e9:.3g} GB, the GPU has {max(0, free) / 1e9:.3g} GB for it: its rows stay in the "
+            "host's memory and are copied to the GPU for each step",
             RuntimeWarning,
             stacklevel=6,
         )

@@ -32,7 +32,9 @@ FILL = 1 << 18  # numbers that are made on the host
 
 @dataclass(frozen=True)
 class Prepared:
-    """A product on its arrays: `work` names it with all that its time depends on; no candidates where it is not offered."""
+    """A product on its arrays: `work` names it with all that its time depends on; no candidates where it is not
+    offered.
+    """
 
     work: str
     candidates: list[Candidate]
@@ -41,8 +43,9 @@ class Prepared:
 class Buffers:
     """Views for one network, at most `rows` rows at a time.
 
-    Rows of every matrix but theta's own, which tf32 and bf16 do not read then, begin at multiples of 16 bytes (`row_ld`, `padded`): products are slow otherwise, or not
-    offered. What lies between rows is zero at first, and neither read nor written.
+    Rows of every matrix but theta's own, which tf32 and bf16 do not read then, begin at multiples of 16 bytes
+    (`row_ld`, `padded`): products are slow otherwise, or not offered. What lies between rows is zero at first, and
+    neither read nor written.
 
     Attributes
     ----------
@@ -54,7 +57,9 @@ class Buffers:
         Rows summed by one block where biases' gradients are summed by own kernels.
     """
 
-    def __init__(self, net: Network, device: Device, arena: Arena, kind: str, compute: str, rows: int, tuner: Tuner) -> None:
+    def __init__(
+        self, net: Network, device: Device, arena: Arena, kind: str, compute: str, rows: int, tuner: Tuner
+    ) -> None:
         self.net, self.device, self.arena, self.kind, self.compute, self.rows = net, device, arena, kind, compute, rows
         self.kernels = StepKernels(device, kind)
         self._tuner = tuner
@@ -104,14 +109,18 @@ class Buffers:
 
     @contextmanager
     def filled(self) -> Iterator[None]:
-        """Inside, activations, deltas, masks and the copy of theta hold numbers like those of training, because products of zeros are faster; afterwards zeros. Inside `work()`."""
+        """Inside, activations, deltas, masks and the copy of theta hold numbers like those of training, because
+        products of zeros are faster; afterwards zeros. Inside `work()`.
+        """
         arena, device, rng = self.arena, self.device, np.random.default_rng(0)
         block = rng.standard_normal(FILL).astype(sources.real(self.kind))
         if self.kind == "bfloat16":
             block = (block.view(np.uint32) >> 16).astype(sources.store(self.kind))
         names = [name for name in arena.names if name.rstrip("0123456789") in ("a", "delta", "mask")]
         for name in names:
-            _fill(device, arena[name], rng.integers(0, 256, FILL).astype(np.uint8) if name.startswith("mask") else block)
+            _fill(
+                device, arena[name], rng.integers(0, 256, FILL).astype(np.uint8) if name.startswith("mask") else block
+            )
         if self.low is not self.net.theta:
             self.kernels.round_theta(self.net.theta, self.low, arena["spans"])
         try:
@@ -128,7 +137,9 @@ class Buffers:
         aux = self.mask(layer + 1, m) if epilogue == "RELU_AUX_BIAS" else None
         bias = None if epilogue == "DEFAULT" else self.biases[layer]
         arrays = self.weights[layer], self.a(layer, m), self.z(layer + 1, m)
-        return self._prepare(forward(m, n_in, n_out, self.kind, self.compute, epilogue, lds=lds(arrays)), arrays, bias, aux)
+        return self._prepare(
+            forward(m, n_in, n_out, self.kind, self.compute, epilogue, lds=lds(arrays)), arrays, bias, aux
+        )
 
     def back(self, layer: int, m: int, epilogue: str) -> Prepared:
         """delta^(layer) from delta^(layer + 1): without the factor g', or with that of ReLU."""
@@ -136,16 +147,31 @@ class Buffers:
         aux = self.mask(layer, m) if epilogue in ("DRELU", "DRELU_BGRAD") else None
         bias = self.Delta_b[layer - 1] if epilogue == "DRELU_BGRAD" else None
         arrays = self.weights[layer], self.delta(layer + 1, m), self.delta(layer, m)
-        return self._prepare(back(m, n_in, n_out, self.kind, self.compute, epilogue, lds=lds(arrays)), arrays, bias, aux)
+        return self._prepare(
+            back(m, n_in, n_out, self.kind, self.compute, epilogue, lds=lds(arrays)), arrays, bias, aux
+        )
 
     def outer(self, layer: int, m: int, epilogue: str, *, accumulate: bool = False) -> Prepared:
         """Delta of weights `layer` (+)= delta^T a."""
         n_in, n_out = self.net.sizes[layer : layer + 2]
         bias = self.Delta_b[layer] if epilogue == "BGRADB" else None
         arrays = self.a(layer, m), self.delta(layer + 1, m), self.Delta_W[layer]
-        return self._prepare(outer(m, n_in, n_out, self.kind, self.compute, epilogue, accumulate, lds=lds(arrays)), arrays, bias, None, "workspace_beside")
+        return self._prepare(
+            outer(m, n_in, n_out, self.kind, self.compute, epilogue, accumulate, lds=lds(arrays)),
+            arrays,
+            bias,
+            None,
+            "workspace_beside",
+        )
 
-    def _prepare(self, product: Product, arrays: tuple[Array, Array, Array], bias: Array | None, aux: Array | None, workspace: str = "workspace") -> Prepared:
+    def _prepare(
+        self,
+        product: Product,
+        arrays: tuple[Array, Array, Array],
+        bias: Array | None,
+        aux: Array | None,
+        workspace: str = "workspace",
+    ) -> Prepared:
         addresses = [None if x is None else self.device.address(x) for x in (*arrays, bias, aux)]
         key = (product, *addresses)
         if key not in self._prepared:

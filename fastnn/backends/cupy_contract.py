@@ -75,7 +75,8 @@ class Device(ABC):
     library : str
         What products are computed by, for people.
     refusals : mapping
-        Product -> what the library answered if that was anything but that it does not offer it; {} unless the engine is at fault.
+        Product -> what the library answered if that was anything but that it does not offer it; {} unless the engine is
+        at fault.
     """
 
     workspace_bytes = 0
@@ -128,7 +129,8 @@ class Device(ABC):
         return self._empty(shape, dtype)
 
     def view(self, memory: Array, offset: int, shape: tuple[int, ...], dtype: Any) -> Array:
-        """An array over the bytes of `memory`, one-dimensional uint8, from `offset` on; the memory lives as long as the view.
+        """An array over the bytes of `memory`, one-dimensional uint8, from `offset` on; the memory lives as long as the
+        view.
 
         Raises
         ------
@@ -136,8 +138,17 @@ class Device(ABC):
             It would reach beyond the memory, or the offset is no multiple of the item's size.
         """
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        if memory.dtype != np.uint8 or memory.ndim != 1 or offset < 0 or offset + size > memory.shape[0] or offset % np.dtype(dtype).itemsize:
-            raise ValueError(f"a view of {size} bytes at {offset} does not fit into {memory.dtype} memory of shape {tuple(memory.shape)}")
+        if (
+            memory.dtype != np.uint8
+            or memory.ndim != 1
+            or offset < 0
+            or offset + size > memory.shape[0]
+            or offset % np.dtype(dtype).itemsize
+        ):
+            raise ValueError(
+                f"a view of {size} bytes at {offset} does not fit into {memory.dtype} memory of shape "
+                f"{tuple(memory.shape)}"
+            )
         return memory[offset : offset + size].view(dtype).reshape(shape)
 
     @abstractmethod
@@ -165,7 +176,8 @@ class Device(ABC):
         return self._to_numpy(x)
 
     def upload(self, target: Array, source: np.ndarray[Any, Any]) -> None:
-        """Overwrites target with a host array of its shape and dtype. `source` may be changed afterwards, unless it is `pinned`.
+        """Overwrites target with a host array of its shape and dtype. `source` may be changed afterwards, unless it is
+        `pinned`.
 
         From pinned memory the copy is asynchronous: leave the source alone until a later `mark` is reached.
         """
@@ -204,7 +216,8 @@ class Device(ABC):
 
     @contextmanager
     def work(self) -> Iterator[None]:
-        """Inside, work goes to the device's own stream: after what the caller's current stream holds, before what it is given later.
+        """Inside, work goes to the device's own stream: after what the caller's current stream holds, before what it is
+        given later.
 
         One thread at a time; another waits.
         """
@@ -214,7 +227,9 @@ class Device(ABC):
 
     @abstractmethod
     def copying(self) -> AbstractContextManager[None]:
-        """Inside, work goes to a second stream, for copies beside computation; only marks put it in order with other streams."""
+        """Inside, work goes to a second stream, for copies beside computation; only marks put it in order with
+        other streams.
+        """
 
     @abstractmethod
     def mark(self) -> Mark:
@@ -238,7 +253,9 @@ class Device(ABC):
             self._here.capturing = False
 
     def side_by_side(self, first: Callable[[], None], second: Callable[[], None]) -> None:
-        """Asks for both, of which neither may touch what the other overwrites: in a step that is being captured so that neither waits for the other, else one after the other. What is asked for next waits for both."""
+        """Asks for both, of which neither may touch what the other overwrites: in a step that is being captured so
+        that neither waits for the other, else one after the other. What is asked for next waits for both.
+        """
         self.guard()
         if getattr(self._here, "capturing", False):
             self._side_by_side(first, second)
@@ -253,13 +270,22 @@ class Device(ABC):
     def seconds(self, work: Callable[[], None], *, recorded: bool = True) -> float:
         """How long the device takes for `work`, done several times in a row; inside `work()`, waits.
 
-        recorded: as one graph, as in training, for a kernel may end before the host has asked for the next one; where a graph is refused, and where
-        `work` launches graphs itself and is long, it is asked for each time.
+        recorded: as one graph, as in training, for a kernel may end before the host has asked for the next one; where a
+        graph is refused, and where `work` launches graphs itself and is long, it is asked for each time.
         """
 
     # ---- work ---------------------------------------------------------------------------------------
 
-    def launch(self, kernel: str, kind: str, grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...], *, shared: int = 0) -> None:
+    def launch(
+        self,
+        kernel: str,
+        kind: str,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        arguments: tuple[Any, ...],
+        *,
+        shared: int = 0,
+    ) -> None:
         """Start a kernel, compiled for one of `sources.KINDS`. Arrays as `sources.bind` wants them.
 
         shared: bytes of dynamic shared memory for each block, at most `shared_bytes`.
@@ -271,16 +297,36 @@ class Device(ABC):
         """
         self.guard()
         if shared > self.shared_bytes:
-            raise ValueError(f"kernel {kernel} is to have {shared} bytes of shared memory, a block here has at most {self.shared_bytes}")
+            raise ValueError(
+                f"kernel {kernel} is to have {shared} bytes of shared memory, a block here has at most "
+                f"{self.shared_bytes}"
+            )
         declared = sources.kernels()[kernel]
         self._launch(kernel, kind, grid, block, shared, sources.bind(declared, kind, arguments, self.is_array))
 
-    def gemm(self, op_A: str, op_B: str, m: int, n: int, k: int, A: Array, lda: int, B: Array, ldb: int, C: Array, ldc: int, *, alpha: float = 1.0, beta: float = 0.0) -> None:
+    def gemm(
+        self,
+        op_A: str,
+        op_B: str,
+        m: int,
+        n: int,
+        k: int,
+        A: Array,
+        lda: int,
+        B: Array,
+        ldb: int,
+        C: Array,
+        ldc: int,
+        *,
+        alpha: float = 1.0,
+        beta: float = 0.0,
+    ) -> None:
         """C = alpha op(A) op(B) + beta C with the column-major meaning of BLAS; C is not read where beta is 0.
 
-        op(A) is (m, k), op(B) (k, n), C (m, n), each stored with columns one after another, `ld` elements apart.
-        A row-major (rows, columns) array is the column-major (columns, rows) one with ld = columns, or more where its rows
-        lie apart. All are C-contiguous, or such matrices, of one dtype, float32 (in full precision, no TF32) or float64.
+        op(A) is (m, k), op(B) (k, n), C (m, n), each stored with columns one after another, `ld` elements apart. A
+        row-major (rows, columns) array is the column-major (columns, rows) one with ld = columns, or more where its
+        rows lie apart. All are C-contiguous, or such matrices, of one dtype, float32 (in full precision, no TF32) or
+        float64.
 
         Raises
         ------
@@ -290,20 +336,43 @@ class Device(ABC):
         self.guard()
         if C.dtype.name not in ("float32", "float64") or not A.dtype == B.dtype == C.dtype:
             raise TypeError(f"gemm takes float32 or float64 arrays of one dtype, got {A.dtype}, {B.dtype}, {C.dtype}")
-        for name, x, op, rows, columns, ld in (("A", A, op_A, m, k, lda), ("B", B, op_B, k, n, ldb), ("C", C, "N", m, n, ldc)):
+        for name, x, op, rows, columns, ld in (
+            ("A", A, op_A, m, k, lda),
+            ("B", B, op_B, k, n, ldb),
+            ("C", C, "N", m, n, ldc),
+        ):
             stored_rows, stored_columns = (rows, columns) if op == "N" else (columns, rows)
             apart = self.is_array(x) and tuple(x.shape) == (stored_columns, stored_rows) and sources.rows_apart(x, ld)
             if not self.is_array(x) or not (x.flags.c_contiguous or apart):
-                raise ValueError(f"gemm: {name} must be a C-contiguous array on the device, or have its rows {ld} elements apart")
-            if ld < max(1, stored_rows) or not (apart or x.size >= stored_columns * ld) or max(ld, rows, columns) > INT_MAX:
-                raise ValueError(f"gemm: {name} of {x.size} elements with ld={ld} cannot hold {stored_rows} x {stored_columns}")
+                raise ValueError(
+                    f"gemm: {name} must be a C-contiguous array on the device, or have its rows {ld} elements apart"
+                )
+            if (
+                ld < max(1, stored_rows)
+                or not (apart or x.size >= stored_columns * ld)
+                or max(ld, rows, columns) > INT_MAX
+            ):
+                raise ValueError(
+                    f"gemm: {name} of {x.size} elements with ld={ld} cannot hold {stored_rows} x {stored_columns}"
+                )
         if m and n and (k or beta != 1):
             self._gemm(op_A, op_B, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc)
 
-    def prepare(self, product: Product, A: Array, B: Array, D: Array, workspace: Array, *, bias: Array | None = None, aux: Array | None = None) -> list[Candidate]:
-        """Ways to compute this product on these arrays, the most promising first; none if the library does not offer it, is not to be asked (`Product.doubtful`), or the bias does not
-        begin at a multiple of 16 bytes: cuBLASLt is known to have answered that with an alignment error on the device (A100; marian-dev,
-        src/tensors/gpu/prod.cpp), after which a process is lost.
+    def prepare(
+        self,
+        product: Product,
+        A: Array,
+        B: Array,
+        D: Array,
+        workspace: Array,
+        *,
+        bias: Array | None = None,
+        aux: Array | None = None,
+    ) -> list[Candidate]:
+        """Ways to compute this product on these arrays, the most promising first; none if the library does not offer
+        it, is not to be asked (`Product.doubtful`), or the bias does not begin at a multiple of 16 bytes: cuBLASLt is
+        known to have answered that with an alignment error on the device (A100; marian-dev, src/tensors/gpu/prod.cpp),
+        after which a process is lost.
 
         Calling a candidate asks for the product on the current stream; it allocates nothing and may be captured.
         A candidate knows addresses: the caller keeps the arrays as long as it. bias, aux: what the epilogue reads or
@@ -326,7 +395,9 @@ class Device(ABC):
     def _own_stream(self) -> AbstractContextManager[None]: ...
 
     @abstractmethod
-    def _prepare(self, product: Product, A: Array, B: Array, D: Array, workspace: Array, bias: Array | None, aux: Array | None) -> list[Candidate]: ...
+    def _prepare(
+        self, product: Product, A: Array, B: Array, D: Array, workspace: Array, bias: Array | None, aux: Array | None
+    ) -> list[Candidate]: ...
 
     @abstractmethod
     def _empty(self, shape: tuple[int, ...], dtype: Any) -> Array: ...
@@ -350,7 +421,24 @@ class Device(ABC):
     def _capture(self, step: Callable[[], None]) -> Graph: ...
 
     @abstractmethod
-    def _launch(self, kernel: str, kind: str, grid: tuple[int, ...], block: tuple[int, ...], shared: int, arguments: list[Any]) -> None: ...
+    def _launch(
+        self, kernel: str, kind: str, grid: tuple[int, ...], block: tuple[int, ...], shared: int, arguments: list[Any]
+    ) -> None: ...
 
     @abstractmethod
-    def _gemm(self, op_A: str, op_B: str, m: int, n: int, k: int, alpha: float, A: Array, lda: int, B: Array, ldb: int, beta: float, C: Array, ldc: int) -> None: ...
+    def _gemm(
+        self,
+        op_A: str,
+        op_B: str,
+        m: int,
+        n: int,
+        k: int,
+        alpha: float,
+        A: Array,
+        lda: int,
+        B: Array,
+        ldb: int,
+        beta: float,
+        C: Array,
+        ldc: int,
+    ) -> None: ...

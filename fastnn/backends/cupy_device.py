@@ -52,7 +52,9 @@ class _CupyMark(Mark):
 
 
 class CupyDevice(Device):
-    """The current CUDA device, through CuPy. Work goes to CuPy's current stream, which `work` and `copying` replace by their own."""
+    """The current CUDA device, through CuPy. Work goes to CuPy's current stream, which `work` and `copying` replace
+    by their own.
+    """
 
     workspace_bytes = 32 << 20  # what cuBLAS itself takes on Hopper
     reserve_bytes = 256 << 20
@@ -70,7 +72,8 @@ class CupyDevice(Device):
         self._lt = self._open_lt()
         self._modules: dict[tuple[str, str], Any] = {}
         self._functions: dict[tuple[str, str], Any] = {}
-        self._scalars: dict[tuple[str, float], np.ndarray[Any, Any]] = {}  # alpha and beta, which cuBLAS reads through host pointers
+        # alpha and beta, which cuBLAS reads through host pointers
+        self._scalars: dict[tuple[str, float], np.ndarray[Any, Any]] = {}
 
     def _open_lt(self) -> Any:
         """cuBLASLt, named in `library`, or None with the reason in `products`."""
@@ -82,7 +85,10 @@ class CupyDevice(Device):
             return None
         runtime = self._cupy.cuda.runtime
         name = runtime.getDeviceProperties(self.id)["name"]
-        self.identity = f"{name.decode() if isinstance(name, bytes) else name}, driver {runtime.driverGetVersion()}, cublasLt {lt.version}"
+        self.identity = (
+            f"{name.decode() if isinstance(name, bytes) else name}, driver {runtime.driverGetVersion()}, cublasLt "
+            f"{lt.version}"
+        )
         self.library, self.refusals = f"cuBLASLt {lt.binding}", lt.refusals
         return lt
 
@@ -90,7 +96,10 @@ class CupyDevice(Device):
         super().guard()
         current = self._cupy.cuda.runtime.getDevice()
         if current != self.id:
-            raise RuntimeError(f"the cupy engine works on CUDA device {self.id}, but device {current} is current here; call it inside `with cupy.cuda.Device({self.id}):`")
+            raise RuntimeError(
+                f"the cupy engine works on CUDA device {self.id}, but device {current} is current here; call it "
+                f"inside `with cupy.cuda.Device({self.id}):`"
+            )
 
     # ---- memory -------------------------------------------------------------------------------------
 
@@ -99,7 +108,9 @@ class CupyDevice(Device):
             return False
         place = x.device.id
         if place != self.id:
-            raise ValueError(f"the array lies on CUDA device {place}, the cupy engine works on device {self.id}; copy it there first")
+            raise ValueError(
+                f"the array lies on CUDA device {place}, the cupy engine works on device {self.id}; copy it there first"
+            )
         return True
 
     def adopt(self, x: Any) -> Array:
@@ -107,7 +118,10 @@ class CupyDevice(Device):
         if not self.is_array(x):
             place = device_of(x)
             if place not in (None, self.id):
-                raise ValueError(f"the array lies on CUDA device {place}, the cupy engine works on device {self.id}; copy it there first")
+                raise ValueError(
+                    f"the array lies on CUDA device {place}, the cupy engine works on device {self.id}; copy it there "
+                    "first"
+                )
             x = self._cupy.from_dlpack(x) if hasattr(x, "__dlpack__") else self._cupy.asarray(x)
             self.is_array(x)  # the CUDA array interface does not say where it lies; its memory does
         return x
@@ -118,7 +132,9 @@ class CupyDevice(Device):
         except self._cupy.cuda.memory.OutOfMemoryError as error:
             free, total = self.memory()
             wanted = int(np.prod(shape)) * np.dtype(dtype).itemsize
-            raise MemoryError(f"the GPU has {free / 1e9:.3g} GB of {total / 1e9:.3g} GB free, {wanted / 1e9:.3g} GB were asked for") from error
+            raise MemoryError(
+                f"the GPU has {free / 1e9:.3g} GB of {total / 1e9:.3g} GB free, {wanted / 1e9:.3g} GB were asked for"
+            ) from error
 
     def clear(self, x: Array) -> None:
         self.guard()
@@ -189,7 +205,8 @@ class CupyDevice(Device):
 
     def _capture(self, step: Callable[[], None]) -> Graph:
         stream = self._cupy.cuda.get_current_stream()
-        # What the collector frees meanwhile, in this thread, might be another graph: to destroy one is an operation that a capture does not permit.
+        # What the collector frees meanwhile, in this thread, might be another graph: to destroy one is an operation
+        # that a capture does not permit.
         collects = gc.isenabled()
         gc.disable()
         try:
@@ -258,30 +275,56 @@ class CupyDevice(Device):
 
     # ---- work -----------------------------------------------------------------------------------------
 
-    def _launch(self, kernel: str, kind: str, grid: tuple[int, ...], block: tuple[int, ...], shared: int, arguments: list[Any]) -> None:
+    def _launch(
+        self, kernel: str, kind: str, grid: tuple[int, ...], block: tuple[int, ...], shared: int, arguments: list[Any]
+    ) -> None:
         function = self._functions.get((kernel, kind))
         if function is None:
             file = sources.kernels()[kernel].file
             if (file, kind) not in self._modules:
                 self._modules[file, kind] = self._cupy.RawModule(code=sources.text(file), options=sources.options(kind))
             function = self._functions[kernel, kind] = self._modules[file, kind].get_function(kernel)
-            if shared:  # above 48 KiB it must be allowed; what a later launch of this kernel may want is allowed as well
+            if shared:
+                # above 48 KiB it must be allowed; what a later launch of this kernel may want is allowed as well
                 function.max_dynamic_shared_size_bytes = self.shared_bytes - function.shared_size_bytes
         function(grid, block, tuple(arguments), shared_mem=shared)
 
-    def _gemm(self, op_A: str, op_B: str, m: int, n: int, k: int, alpha: float, A: Array, lda: int, B: Array, ldb: int, beta: float, C: Array, ldc: int) -> None:
-        cublas, handle = self._cublas, self._get_handle()  # one handle for each thread and device; the call below sets its stream
+    def _gemm(
+        self,
+        op_A: str,
+        op_B: str,
+        m: int,
+        n: int,
+        k: int,
+        alpha: float,
+        A: Array,
+        lda: int,
+        B: Array,
+        ldb: int,
+        beta: float,
+        C: Array,
+        ldc: int,
+    ) -> None:
+        # one handle for each thread and device; the call below sets its stream
+        cublas, handle = self._cublas, self._get_handle()
         if cublas.getMathMode(handle) != cublas.CUBLAS_DEFAULT_MATH:  # somebody allowed TF32 on the shared handle
             cublas.setMathMode(handle, cublas.CUBLAS_DEFAULT_MATH)
         product = cublas.sgemm if C.dtype == np.float32 else cublas.dgemm
         one, other = self._scalar(C.dtype, alpha), self._scalar(C.dtype, beta)
-        product(handle, OPERATIONS[op_A], OPERATIONS[op_B], m, n, k, one, A.data.ptr, lda, B.data.ptr, ldb, other, C.data.ptr, ldc)
+        product(
+            handle, OPERATIONS[op_A], OPERATIONS[op_B], m, n, k, one, A.data.ptr, lda, B.data.ptr, ldb, other,
+            C.data.ptr, ldc,
+        )  # fmt: skip
 
-    def _prepare(self, product: Product, A: Array, B: Array, D: Array, workspace: Array, bias: Array | None, aux: Array | None) -> list[Candidate]:
+    def _prepare(
+        self, product: Product, A: Array, B: Array, D: Array, workspace: Array, bias: Array | None, aux: Array | None
+    ) -> list[Candidate]:
         if self._lt is None:
             return []
         addresses = [None if x is None else int(x.data.ptr) for x in (A, B, D, bias, aux)]
-        found: list[Candidate] = self._lt.candidates(product, addresses, int(workspace.data.ptr), int(workspace.nbytes), self._cupy.cuda.get_current_stream)
+        found: list[Candidate] = self._lt.candidates(
+            product, addresses, int(workspace.data.ptr), int(workspace.nbytes), self._cupy.cuda.get_current_stream
+        )
         return found
 
     def _scalar(self, dtype: np.dtype[Any], value: float) -> int:
@@ -289,7 +332,8 @@ class CupyDevice(Device):
         key = (dtype.name, value)
         scalar = self._scalars.get(key)
         if scalar is None:
-            scalar = self._scalars.setdefault(key, np.array([value], dtype))  # the same for all threads: cuBLAS may read it later
+            # the same for all threads: cuBLAS may read it later
+            scalar = self._scalars.setdefault(key, np.array([value], dtype))
         return int(scalar.ctypes.data)
 
 
@@ -321,7 +365,8 @@ def open_device() -> CupyDevice:
         _try_out(device)
     except Exception as error:
         raise BackendUnavailable(
-            f"a CUDA device is there, but a first kernel and matrix product on it failed ({type(error).__name__}: {_first_line(error)}); "
+            f"a CUDA device is there, but a first kernel and matrix product on it failed ({type(error).__name__}: "
+            f"{_first_line(error)}); "
             "cuBLAS and NVRTC come with the [ctk] extra of the CuPy package"
         ) from error
     return device
@@ -350,7 +395,8 @@ def device_reason(runtime: Any) -> str | None:
             return "no CUDA driver was found (the NVIDIA driver brings libcuda; `nvidia-smi` shows whether it works)"
         if driver // 1000 < toolkit // 1000:  # within a major version older drivers run newer toolkits
             return (
-                f"the driver supports CUDA {_version(driver)}, but the installed CuPy is built for CUDA {_version(toolkit)}; "
+                f"the driver supports CUDA {_version(driver)}, but the installed CuPy is built for CUDA "
+                f"{_version(toolkit)}; "
                 f"update the driver, or install cupy-cuda{driver // 1000}x in place of the present CuPy package"
             )
         devices = int(runtime.getDeviceCount())

@@ -25,16 +25,20 @@ COMPUTE_TYPES = {"fp32": 68, "fp64": 70, "tf32": 77}  # cublasComputeType_t
 OPERATIONS = {"N": 0, "T": 1}
 ALGORITHMS = 8  # heuristic results looked at
 MAX_ALIGNMENT = 256
-# cublasStatus_t of an algorithm that was proposed and then does not run: invalid value, another architecture, failed while running or inside, not supported.
-# cublasLt.h names the first two for cublasLtMatmul as well; the third was seen of a proposed algorithm (RAPIDS raft, issue 3097).
+# cublasStatus_t of an algorithm that was proposed and then does not run: invalid value, another architecture, failed
+# while running or inside, not supported. cublasLt.h names the first two for cublasLtMatmul as well; the third was seen
+# of a proposed algorithm (RAPIDS raft, issue 3097).
 INVALID_VALUE, ARCH_MISMATCH, EXECUTION_FAILED, INTERNAL_ERROR, NOT_SUPPORTED = 7, 8, 13, 14, 15
 DOES_NOT_RUN = (INVALID_VALUE, ARCH_MISMATCH, EXECUTION_FAILED, INTERNAL_ERROR, NOT_SUPPORTED)
-BINDING = "FASTNN_CUBLASLT"  # environment variable: "nvmath" or "ctypes" for that binding alone, to tell which of them is at fault
+# environment variable: "nvmath" or "ctypes" for that binding alone, to tell which of them is at fault
+BINDING = "FASTNN_CUBLASLT"
 
 
 @dataclass(frozen=True)
 class Binding:
-    """A way to call the library: the module, or object, with its functions, the library's version, and which way that is and why, for people."""
+    """A way to call the library: the module, or object, with its functions, the library's version, and which way
+    that is and why, for people.
+    """
 
     module: Any
     version: int
@@ -67,7 +71,9 @@ def choose_binding() -> Binding:
         return Binding(module, int(module.get_version()), "nvmath-python")
     except Exception as error:  # it loads driver and library by rules of its own, with its own kinds of errors
         missing = isinstance(error, ModuleNotFoundError) and str(error.name).split(".")[0] == "nvmath"
-        why = "is not installed" if missing else f"cannot be used ({type(error).__name__}: {str(error).splitlines()[0]})"
+        why = (
+            "is not installed" if missing else f"cannot be used ({type(error).__name__}: {str(error).splitlines()[0]})"
+        )
         if wanted == "nvmath":
             raise ImportError(f"{BINDING} asks for nvmath-python, which {why}") from error
     own = CublasLt()
@@ -77,8 +83,8 @@ def choose_binding() -> Binding:
 class Lt:
     """The library on the current device; `version` is its own, `binding` says how it is called.
 
-    `refusals` has what the library answered about a product if that was anything but "not supported": a mistake in what it was asked, or an
-    algorithm that it proposed and that then failed.
+    `refusals` has what the library answered about a product if that was anything but "not supported": a mistake in what
+    it was asked, or an algorithm that it proposed and that then failed.
     """
 
     def __init__(self, binding: Binding | None = None) -> None:
@@ -88,16 +94,29 @@ class Lt:
         self.version = self.binding.version
         self.refusals: dict[str, str] = {}
 
-    def candidates(self, product: Product, addresses: list[int | None], workspace: int, workspace_bytes: int, stream: Callable[[], Any]) -> list[Candidate]:
-        """The algorithms that the library offers for this product at these addresses (A, B, D, bias, aux), best guess first; perhaps none."""
+    def candidates(
+        self,
+        product: Product,
+        addresses: list[int | None],
+        workspace: int,
+        workspace_bytes: int,
+        stream: Callable[[], Any],
+    ) -> list[Candidate]:
+        """The algorithms that the library offers for this product at these addresses (A, B, D, bias, aux), best
+        guess first; perhaps none.
+        """
         lib = self._module
         call = _Call(lib, product, addresses, workspace)
         results = np.zeros(ALGORITHMS, HEURISTIC_RESULT)
         found = np.zeros(1, np.int32)
         preference = _preference(lib, addresses, workspace_bytes)
         try:
-            lib.matmul_algo_get_heuristic(self._handle, call.desc, *call.layouts, call.layouts[2], preference, ALGORITHMS, results.ctypes.data, found.ctypes.data)
-        except lib.cuBLASLtError as error:  # NOT_SUPPORTED: this combination does not exist; there is another way for every product
+            lib.matmul_algo_get_heuristic(
+                self._handle, call.desc, *call.layouts, call.layouts[2], preference, ALGORITHMS, results.ctypes.data,
+                found.ctypes.data,
+            )  # fmt: skip
+        except lib.cuBLASLtError as error:
+            # NOT_SUPPORTED: this combination does not exist; there is another way for every product
             if error.status != NOT_SUPPORTED:
                 self.refusals[str(product)] = str(error)
             return []
@@ -115,8 +134,11 @@ class _Call:
         self._A, self._B, self._D, bias, aux = addresses
         self._workspace = workspace
         real = np.float64 if product.compute == "fp64" else np.float32
-        self._scalars = np.array([1, 1 if product.accumulate else 0], real)  # alpha and beta, read from host memory at the call
-        self.desc = lib.matmul_desc_create(COMPUTE_TYPES[product.compute], DATA_TYPES["float64" if real is np.float64 else "float32"])
+        # alpha and beta, read from host memory at the call
+        self._scalars = np.array([1, 1 if product.accumulate else 0], real)
+        self.desc = lib.matmul_desc_create(
+            COMPUTE_TYPES[product.compute], DATA_TYPES["float64" if real is np.float64 else "float32"]
+        )
         (rows_A, columns_A), (rows_B, columns_B) = product.stored
         self.layouts = [
             lib.matrix_layout_create(DATA_TYPES[product.inputs], rows_A, columns_A, product.lda),
@@ -139,7 +161,9 @@ class _Call:
         self._lib.matmul_desc_set_attribute(self.desc, int(attribute), buffer.ctypes.data, buffer.itemsize)
 
     def candidate(self, handle: int, result: Any, stream: Callable[[], Any], refusals: dict[str, str]) -> Candidate:
-        """A call with this algorithm. Its name is the algorithm's own bytes, the same as long as the library is. One that does not run is told in `refusals`, unless it is not supported."""
+        """A call with this algorithm. Its name is the algorithm's own bytes, the same as long as the library is.
+        One that does not run is told in `refusals`, unless it is not supported.
+        """
         algorithm = np.array([result["algo"]])
         alpha = self._scalars.ctypes.data
         beta = alpha + self._scalars.itemsize
@@ -148,7 +172,10 @@ class _Call:
 
         def call() -> None:
             try:
-                self._lib.matmul(handle, self.desc, alpha, self._A, A, self._B, B, beta, self._D, C, self._D, C, algorithm.ctypes.data, self._workspace, size, stream().ptr)
+                self._lib.matmul(
+                    handle, self.desc, alpha, self._A, A, self._B, B, beta, self._D, C, self._D, C,
+                    algorithm.ctypes.data, self._workspace, size, stream().ptr,
+                )  # fmt: skip
             except self._lib.cuBLASLtError as error:
                 if error.status not in DOES_NOT_RUN:
                     raise
@@ -156,7 +183,9 @@ class _Call:
                     stream().synchronize()  # which raises where the device is lost
                 if error.status != NOT_SUPPORTED:
                     refusals[str(self._product)] = str(error)
-                raise NotOffered(f"cuBLASLt proposed an algorithm for {self._product} that it does not run: {error}") from error
+                raise NotOffered(
+                    f"cuBLASLt proposed an algorithm for {self._product} that it does not run: {error}"
+                ) from error
 
         return Candidate(algorithm.tobytes().hex(), call)
 
@@ -175,10 +204,12 @@ def _preference(lib: Any, addresses: list[int | None], workspace_bytes: int) -> 
         lib.matmul_preference_set_attribute(preference, int(attribute), buffer.ctypes.data, buffer.itemsize)
 
     put(MatmulPreferenceAttribute.MAX_WORKSPACE_BYTES, np.uint64(workspace_bytes))
-    # Split sums in the compute type only: INPLACE adds into D itself in turns, OUTPUT_TYPE rounds partial sums to bfloat16.
+    # Split sums in the compute type only: INPLACE adds into D itself in turns, OUTPUT_TYPE rounds partial sums to
+    # bfloat16.
     put(MatmulPreferenceAttribute.REDUCTION_SCHEME_MASK, np.uint32(ReductionScheme.COMPUTE_TYPE))
     A, B, D, bias, _ = (alignment(address or 0) for address in addresses)
-    # 256 is assumed otherwise, and parameters begin anywhere. A bias is moved with D, so that D can claim no more than it.
+    # 256 is assumed otherwise, and parameters begin anywhere. A bias is moved with D, so that D can claim no more than
+    # it.
     for attribute, bytes_ in (
         (MatmulPreferenceAttribute.MIN_ALIGNMENT_A_BYTES, A),
         (MatmulPreferenceAttribute.MIN_ALIGNMENT_B_BYTES, B),

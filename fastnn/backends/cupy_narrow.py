@@ -1,4 +1,5 @@
-"""Narrow nets on the CuPy engine: whether one kernel can train them in shared memory, and its launches (kernels/cuda/narrow.cu).
+"""Narrow nets on the CuPy engine: whether one kernel can train them in shared memory, and its launches
+(kernels/cuda/narrow.cu).
 
 Whether it is faster than a captured graph nobody can say beforehand: programs time both (cupy_program.py).
 """
@@ -24,14 +25,16 @@ __all__ = ["TRIAL_STEPS", "WAYS", "Fused", "pieces_of_narrow", "why_not"]
 
 Array = Any
 WIDEST = 128  # units of a hidden layer
-# Multiply-adds of a step. One multiprocessor does at most 128 a cycle, so that many take 36 us at 1.75 GHz however good the
-# code: more than the dozen launches of a captured step are thought to take. Below, the device's clock decides.
+# Multiply-adds of a step. One multiprocessor does at most 128 a cycle, so that many take 36 us at 1.75 GHz however good
+# the code: more than the dozen launches of a captured step are thought to take. Below, the device's clock decides.
 MOST_PRODUCTS = 8_000_000
 # Threads that share the work; how they do, narrow.py chooses for each product. Fewer wait less for each other.
 WAYS = (512, 256, 128)
 STEPS_PER_LAUNCH = 256  # a launch should take milliseconds, not seconds: what shares the device waits for it
 TRIAL_STEPS = 16  # of each way that is timed
-TRIAL_ROWS = 512  # that these are taken from: as many as steps of 32 rows see, for to fetch one row again and again would flatter the kernel
+# that these are taken from: as many as steps of 32 rows see, for to fetch one row again and again would flatter the
+# kernel
+TRIAL_ROWS = 512
 
 
 def why_not(net: Network, device: Device, batch: int, rule: str) -> str:
@@ -44,9 +47,14 @@ def why_not(net: Network, device: Device, batch: int, rule: str) -> str:
         return f"a hidden layer has {max(net.sizes[1:-1])} units, more than {WIDEST}"
     products = _products(net, batch)
     if products > MOST_PRODUCTS:
-        return f"a step has {products:,} multiply-adds, more than the {MOST_PRODUCTS:,} that one multiprocessor is given"
+        return (
+            f"a step has {products:,} multiply-adds, more than the {MOST_PRODUCTS:,} that one multiprocessor is given"
+        )
     if not part_of_batch(net.sizes, batch, batch, net.dtype.itemsize, device.shared_bytes):
-        return f"the parameters and a row's activations do not fit into the {device.shared_bytes:,} bytes of shared memory that a block can have"
+        return (
+            f"the parameters and a row's activations do not fit into the {device.shared_bytes:,} bytes of shared "
+            "memory that a block can have"
+        )
     return ""
 
 
@@ -94,21 +102,45 @@ class Fused:
         self._kernels, cross_entropy = NarrowKernels(device, net.dtype.name), is_cross_entropy(net.pair)
         self._nets = {
             threads: NarrowNet(
-                optimizer.name, net.theta, arena["Delta"][: net.layout.size], optimizer.state, arena["narrow_tables"][k], tables[k][1], arena["narrow_slopes"], net.sizes[-1], net.output, cross_entropy
+                optimizer.name,
+                net.theta,
+                arena["Delta"][: net.layout.size],
+                optimizer.state,
+                arena["narrow_tables"][k],
+                tables[k][1],
+                arena["narrow_slopes"],
+                net.sizes[-1],
+                net.output,
+                cross_entropy,
             )
             for k, threads in enumerate(WAYS)
-        }  # fmt: skip
+        }
 
     def repeat(self, X: Array, y: Array, scale: float, m: int, times: int) -> None:
-        """`times` steps of m rows each, inside `Device.work`; the row numbers and constants of these steps lie in the arena."""
+        """`times` steps of m rows each, inside `Device.work`; the row numbers and constants of these steps lie in
+        the arena.
+        """
         arena = self._arena
         rows = Rows(arena["order"], arena["step"], self._batch, 0, m)
         for first in range(0, times, STEPS_PER_LAUNCH):
             steps = min(STEPS_PER_LAUNCH, times - first)
             self._kernels.steps(
-                self._nets[self.way], X, y, scale, rows, arena["constants"], arena["totals"], steps=steps, part=self.part, threads=self.way, no_bytes=arena["workspace"]
-            )  # fmt: skip
+                self._nets[self.way],
+                X,
+                y,
+                scale,
+                rows,
+                arena["constants"],
+                arena["totals"],
+                steps=steps,
+                part=self.part,
+                threads=self.way,
+                no_bytes=arena["workspace"],
+            )
 
     def describe(self) -> str:
         """How steps are computed, for people."""
-        return f"fused: many whole steps in one launch, by one block in shared memory, {self.part} rows at a time, {self.way} threads"
+        return (
+            f"fused: many whole steps in one launch, by one block in shared memory, {self.part} rows at a time, "
+            f"{self.way} threads"
+        )

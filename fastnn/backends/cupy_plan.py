@@ -10,8 +10,8 @@ For a hidden layer there are up to four ways, of which the fastest as a whole is
 Which combinations cuBLASLt offers, and whether they are faster, differs between cards and shapes; one that is
 not offered is left out. What is added to Delta in parts knows no epilogue for bias sums.
 
-A layer's Delta and the deltas below it need nothing of each other. Where products are too small to fill the card, both may be computed side by side, as two branches of
-the graph; where they are not, each would only slow the other down.
+A layer's Delta and the deltas below it need nothing of each other. Where products are too small to fill the card, both
+may be computed side by side, as two branches of the graph; where they are not, each would only slow the other down.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ __all__ = ["Choice", "choose", "describe", "offered", "timings", "way_back"]
 
 @dataclass(frozen=True)
 class Choice:
-    """Around weights l: the epilogues of the product forward and of the one back to delta^(l) (l > 0), and what sums the gradient of the biases."""
+    """Around weights l: the epilogues of the product forward and of the one back to delta^(l) (l > 0), and what
+    sums the gradient of the biases.
+    """
 
     forward: str = "DEFAULT"  # DEFAULT, BIAS, RELU_BIAS, RELU_AUX_BIAS
     back: str = "DEFAULT"  # DEFAULT, DRELU, DRELU_BGRAD
@@ -45,17 +47,29 @@ def choose(buffers: Buffers, m: int, *, in_parts: bool) -> list[Choice]:
     forwards, backs, biases = ["DEFAULT"] * layers, ["DEFAULT"] * layers, ["kernel"] * layers
     timed = _Timed(buffers, m)
     if not in_parts:
-        biases[-1] = timed.least({"BGRADB": [timed.outer(layers - 1, "BGRADB")], "kernel": [timed.outer(layers - 1, "DEFAULT"), timed.column_sums(layers - 1)]})
+        biases[-1] = timed.least(
+            {
+                "BGRADB": [timed.outer(layers - 1, "BGRADB")],
+                "kernel": [timed.outer(layers - 1, "DEFAULT"), timed.column_sums(layers - 1)],
+            }
+        )
     for hidden in range(1, layers):
         ways = timed.ways(hidden, in_parts)
         name = timed.least({key: seconds for key, (_, seconds) in ways.items()})
         forwards[hidden - 1], backs[hidden], biases[hidden - 1] = ways[name][0]
-    beside = [layer > 0 and timed.faster_beside(layer, backs[layer], biases[layer - 1], biases[layer], in_parts) for layer in range(layers)]
+    beside = [
+        layer > 0 and timed.faster_beside(layer, backs[layer], biases[layer - 1], biases[layer], in_parts)
+        for layer in range(layers)
+    ]
     return [Choice(*each) for each in zip(forwards, backs, biases, beside, strict=True)]
 
 
-def way_back(buffers: Buffers, hidden: int, m: int, epilogue: str, sums: str, *, accumulate: bool) -> Callable[[], None]:
-    """delta of a hidden layer from the one above it, and the partial sums of its columns unless an epilogue takes them (`sums`)."""
+def way_back(
+    buffers: Buffers, hidden: int, m: int, epilogue: str, sums: str, *, accumulate: bool
+) -> Callable[[], None]:
+    """delta of a hidden layer from the one above it, and the partial sums of its columns unless an epilogue takes
+    them (`sums`).
+    """
     b, g = buffers, buffers.net.hidden[hidden - 1]
     product = b.fastest(b.back(hidden, m, epilogue), measure=False)[0].call
     chunks = b.chunks(hidden - 1)
@@ -71,9 +85,14 @@ def way_back(buffers: Buffers, hidden: int, m: int, epilogue: str, sums: str, *,
 
 
 def offered(buffers: Buffers, choices: list[Choice], m: int) -> list[Choice]:
-    """The same choices for another number of rows, too few to be worth timing; own kernels throughout if one is not offered for it."""
+    """The same choices for another number of rows, too few to be worth timing; own kernels throughout if one is not
+    offered for it.
+    """
     for layer, choice in enumerate(choices):
-        products = [buffers.forward(layer, m, choice.forward), buffers.outer(layer, m, "BGRADB" if choice.biases == "BGRADB" else "DEFAULT")]
+        products = [
+            buffers.forward(layer, m, choice.forward),
+            buffers.outer(layer, m, "BGRADB" if choice.biases == "BGRADB" else "DEFAULT"),
+        ]
         if layer:
             products.append(buffers.back(layer, m, choice.back))
         if not all(product.candidates for product in products):
@@ -82,15 +101,29 @@ def offered(buffers: Buffers, choices: list[Choice], m: int) -> list[Choice]:
 
 
 def timings(buffers: Buffers, m: int) -> list[dict[str, float | None]]:
-    """For each hidden layer the seconds of every way there is, None where it is not offered. Inside `work()`; overwrites the buffers."""
+    """For each hidden layer the seconds of every way there is, None where it is not offered. Inside `work()`;
+    overwrites the buffers.
+    """
     timed = _Timed(buffers, m)
     layers = [timed.ways(hidden, in_parts=False) for hidden in range(1, len(buffers.weights))]
-    return [{name: None if None in pieces else sum(s for s in pieces if s is not None) for name, (_, pieces) in ways.items()} for ways in layers]
+    return [
+        {
+            name: None if None in pieces else sum(s for s in pieces if s is not None)
+            for name, (_, pieces) in ways.items()
+        }
+        for ways in layers
+    ]
 
 
 def describe(choices: list[Choice]) -> str:
     """The choices in words, layer by layer."""
-    return "; ".join(f"layer {layer + 2}: {c.forward} forward, {c.back} back{' beside Delta' if c.beside else ''}, biases by {c.biases}" for layer, c in enumerate(choices))
+    return "; ".join(
+        (
+            f"layer {layer + 2}: {c.forward} forward, {c.back} back{' beside Delta' if c.beside else ''}, biases by "
+            f"{c.biases}"
+        )
+        for layer, c in enumerate(choices)
+    )
 
 
 def _in_turn(first: Callable[[], None], second: Callable[[], None]) -> None:
@@ -109,7 +142,8 @@ class _Timed:
         totals = {name: sum(s for s in pieces if s is not None) for name, pieces in ways.items() if None not in pieces}
         if not totals:
             raise NotOffered(
-                f"{self._b.device.library} offers no way to compute a layer in {self._b.compute} on {self._b.kind}: {dict(self._b.device.refusals) or 'it names no algorithm'}"
+                f"{self._b.device.library} offers no way to compute a layer in {self._b.compute} on {self._b.kind}: "
+                f"{dict(self._b.device.refusals) or 'it names no algorithm'}"
             )
         return min(totals, key=lambda name: totals[name])
 
@@ -121,17 +155,35 @@ class _Timed:
         outer = self.outer(hidden - 1, "DEFAULT")
         if g == "relu" and not in_parts:
             if self._b.kind == "bfloat16":  # bias sums of DRELU_BGRAD would be rounded to bfloat16
-                ways["epilogues"] = ("RELU_AUX_BIAS", "DRELU", "BGRADB"), [self.forward(hidden, "RELU_AUX_BIAS"), self.back(hidden, "DRELU"), self.outer(hidden - 1, "BGRADB")]
+                ways["epilogues"] = (
+                    ("RELU_AUX_BIAS", "DRELU", "BGRADB"),
+                    [
+                        self.forward(hidden, "RELU_AUX_BIAS"),
+                        self.back(hidden, "DRELU"),
+                        self.outer(hidden - 1, "BGRADB"),
+                    ],
+                )
             else:
                 pieces = [self.forward(hidden, "RELU_AUX_BIAS"), self.back(hidden, "DRELU_BGRAD"), outer]
                 ways["epilogues"] = ("RELU_AUX_BIAS", "DRELU_BGRAD", "DRELU_BGRAD"), pieces
         if g == "relu":
-            ways["masks"] = ("RELU_AUX_BIAS", "DRELU", "kernel"), [self.forward(hidden, "RELU_AUX_BIAS"), self.back(hidden, "DRELU"), self.column_sums(hidden - 1), outer]
+            ways["masks"] = (
+                ("RELU_AUX_BIAS", "DRELU", "kernel"),
+                [
+                    self.forward(hidden, "RELU_AUX_BIAS"),
+                    self.back(hidden, "DRELU"),
+                    self.column_sums(hidden - 1),
+                    outer,
+                ],
+            )
         rest = [*back, outer]
         if g in ("relu", "identity"):
             epilogue = "RELU_BIAS" if g == "relu" else "BIAS"
             ways["forward"] = (epilogue, "DEFAULT", "kernel"), [self.forward(hidden, epilogue), *rest]
-        ways["own"] = ("DEFAULT", "DEFAULT", "kernel"), [self.forward(hidden, "DEFAULT"), self.bias_activate(hidden), *rest]
+        ways["own"] = (
+            ("DEFAULT", "DEFAULT", "kernel"),
+            [self.forward(hidden, "DEFAULT"), self.bias_activate(hidden), *rest],
+        )
         return ways
 
     def faster_beside(self, layer: int, back: str, sums_below: str, sums: str, in_parts: bool) -> bool:
@@ -139,8 +191,14 @@ class _Timed:
         b, m = self._b, self._m
         delta = b.outer(layer, m, "BGRADB" if sums == "BGRADB" else "DEFAULT")
         ways = b.fastest(delta, measure=False)[0].call, way_back(b, layer, m, back, sums_below, accumulate=in_parts)
-        work = f"{delta.work} and back by {back}, {sums_below}, {b.net.hidden[layer - 1].name}, to {b.back(layer, m, back).work}"
-        in_turn, beside = (Candidate(name, functools.partial(how, *ways)) for name, how in (("in turn", _in_turn), ("side by side", b.device.side_by_side)))
+        work = (
+            f"{delta.work} and back by {back}, {sums_below}, {b.net.hidden[layer - 1].name}, to "
+            f"{b.back(layer, m, back).work}"
+        )
+        in_turn, beside = (
+            Candidate(name, functools.partial(how, *ways))
+            for name, how in (("in turn", _in_turn), ("side by side", b.device.side_by_side))
+        )
         return b.fastest(Prepared(work, [in_turn, beside]), measure=True)[0] is beside
 
     # ---- pieces: `hidden` is the layer that they make or come back to ------------------------------------
@@ -157,16 +215,30 @@ class _Timed:
     def bias_activate(self, hidden: int) -> float:
         b, m = self._b, self._m
         g = b.net.hidden[hidden - 1]
-        return self._kernel(f"bias_activate {g.name}", hidden, lambda: b.kernels.bias_activate(g, b.a(hidden, m), b.net.biases[hidden - 1]))
+        return self._kernel(
+            f"bias_activate {g.name}",
+            hidden,
+            lambda: b.kernels.bias_activate(g, b.a(hidden, m), b.net.biases[hidden - 1]),
+        )
 
     def derivative_sums(self, hidden: int) -> float:
         b, m = self._b, self._m
         g, chunks = b.net.hidden[hidden - 1], b.chunks(hidden - 1)
-        return self._kernel(f"derivative_sums {g.name}", hidden, lambda: b.kernels.derivative_sums(g, b.delta(hidden, m), b.a(hidden, m), chunks, b.per_chunk, accumulate=False))
+        return self._kernel(
+            f"derivative_sums {g.name}",
+            hidden,
+            lambda: b.kernels.derivative_sums(
+                g, b.delta(hidden, m), b.a(hidden, m), chunks, b.per_chunk, accumulate=False
+            ),
+        )
 
     def column_sums(self, layer: int) -> float:
         b, m = self._b, self._m
-        return self._kernel("column_sums", layer + 1, lambda: b.kernels.column_sums(b.delta(layer + 1, m), b.chunks(layer), b.per_chunk, accumulate=False))
+        return self._kernel(
+            "column_sums",
+            layer + 1,
+            lambda: b.kernels.column_sums(b.delta(layer + 1, m), b.chunks(layer), b.per_chunk, accumulate=False),
+        )
 
     def _product(self, product: Prepared) -> float | None:
         try:

@@ -44,8 +44,9 @@ class CupyProgram(Program):
     Attributes
     ----------
     mode : str
-        "captured", "eager", or "fused": one kernel for whole steps (cupy_narrow.py), taken where it was timed to be faster, or as the
-        engine's `fused` says. Rows that are streamed from the host are computed by captured or eager steps all the same.
+        "captured", "eager", or "fused": one kernel for whole steps (cupy_narrow.py), taken where it was timed to be
+        faster, or as the engine's `fused` says. Rows that are streamed from the host are computed by captured or eager
+        steps all the same.
     why_eager : str
         The reason why nothing is captured.
     why_not_fused : str
@@ -60,7 +61,9 @@ class CupyProgram(Program):
         device, net, optimizer = backend.device, job.net, job.optimizer
         update_constants(optimizer, 1, 1, 0.0, net.dtype)  # refuses a rule without a kernel before any work
         kind, compute = arithmetic(net, device)
-        self.why_not_fused = "fused=False was given" if backend.fused is False else why_not(net, device, job.batch_size, optimizer.name)
+        self.why_not_fused = (
+            "fused=False was given" if backend.fused is False else why_not(net, device, job.batch_size, optimizer.name)
+        )
         if backend.fused and self.why_not_fused:
             raise ValueError(f"fused=True, but the fused kernel cannot train this network: {self.why_not_fused}")
         rows = rows_that_fit(net, device, job.batch_size, job.rows, optimizer)
@@ -85,7 +88,10 @@ class CupyProgram(Program):
                 self._choices = choose(self._buffers, rows, in_parts=rows < self.batch_size)
             if not self.why_not_fused:
                 self._fused = Fused(net, device, arena, optimizer, self.batch_size, job.micro_batch or self.batch_size)
-                self._trials = Trials(net, device, arena, optimizer, self.batch_size, rows, self._fused, self._bound, functools.partial(self._repeat, 0, self.batch_size))
+                self._trials = Trials(
+                    net, device, arena, optimizer, self.batch_size, rows, self._fused, self._bound,
+                    functools.partial(self._repeat, 0, self.batch_size),
+                )  # fmt: skip
                 self._fusing = self._trials.fused_is_faster(backend.tuner, forced=bool(backend.fused))
                 self.why_not_fused = "" if self._fusing else f"{CAPTURED} were timed to be faster than fused ones"
         backend.tuner.save()
@@ -133,12 +139,19 @@ class CupyProgram(Program):
         with self._device.work(), self._buffers.filled():
             return timings(self._buffers, self.micro_batch)
 
-    def _run(self, X: Array, y: Array, order: Array, start: int, stop: int, rates: np.ndarray[Any, Any] | None) -> tuple[float, int]:
+    def _run(
+        self, X: Array, y: Array, order: Array, start: int, stop: int, rates: np.ndarray[Any, Any] | None
+    ) -> tuple[float, int]:
         net, backend, arena, device = self.net, self._backend, self._arena, self._device
         if not backend.is_array(X) and not isinstance(X, HostRows):
-            raise TypeError(f"X must be an array of the {backend.name} engine, got {type(X).__module__}.{type(X).__name__}; see backend.asarray")
+            raise TypeError(
+                f"X must be an array of the {backend.name} engine, got {type(X).__module__}.{type(X).__name__}; see "
+                "backend.asarray"
+            )
         if not y.flags.c_contiguous or (y.ndim == 1 and y.dtype != np.int64):
-            raise TypeError(f"y must be C-contiguous, and int64 where it holds classes, got shape {tuple(y.shape)} of {y.dtype}")
+            raise TypeError(
+                f"y must be C-contiguous, and int64 where it holds classes, got shape {tuple(y.shape)} of {y.dtype}"
+            )
         order = backend.asarray(order)
         end = min(stop * self.batch_size, order.shape[0])
         rows = end - min(start * self.batch_size, end)
@@ -154,7 +167,14 @@ class CupyProgram(Program):
             for first in range(start, stop, steps_per_upload(self.batch_size)):
                 last = min(stop, first + steps_per_upload(self.batch_size))
                 given = None if rates is None else rates[first - start : last - start]
-                constants = update_constants(self.optimizer, self.optimizer.t + 1 + first - start, last - first, self.l2_per_row(X), net.dtype, given)
+                constants = update_constants(
+                    self.optimizer,
+                    self.optimizer.t + 1 + first - start,
+                    last - first,
+                    self.l2_per_row(X),
+                    net.dtype,
+                    given,
+                )
                 taken = order[first * self.batch_size : last * self.batch_size]
                 self._upload(taken, constants)
                 if chosen is None and self._fusing:
@@ -190,7 +210,8 @@ class CupyProgram(Program):
                 feeder.done(buffer)
                 if len(following):
                     feeder.fetch(1 - buffer, following)
-        except BaseException:  # a Ctrl-C: whoever drops this program gives memory back into which a copy may be under way
+        except BaseException:
+            # a Ctrl-C: whoever drops this program gives memory back into which a copy may be under way
             feeder.settle()
             raise
 
@@ -209,7 +230,9 @@ class CupyProgram(Program):
         self._fused.repeat(X, y, scale, short, 1 if short else 0)
 
     def fused_timings(self) -> dict[str, float]:
-        """Seconds of a step by captured steps and by the one kernel in each of its ways; {} where that cannot be used."""
+        """Seconds of a step by captured steps and by the one kernel in each of its ways; {} where that cannot be
+        used.
+        """
         if self._trials is None:
             return {}
         with self._device.work():
@@ -230,19 +253,29 @@ class CupyProgram(Program):
         full, feeder = m == self.batch_size, self._feeder
         choices = self._choices if full else offered(self._buffers, self._choices, min(m, self.micro_batch))
         own_order = None if feeder is None else (feeder.order, feeder.step)
-        return Step(self._buffers, self.optimizer, X, y, self.batch_size, m, choices, scale, self._arena["tables"][0 if full else 1], own_order)
+        return Step(
+            self._buffers, self.optimizer, X, y, self.batch_size, m, choices, scale,
+            self._arena["tables"][0 if full else 1], own_order,
+        )  # fmt: skip
 
     def _bind(self, X: Array, y: Array) -> None:
         """Steps hold the addresses of the data: other data, other steps."""
         scale = self.scale if X.dtype.kind in "iu" else 1.0
-        if self._data and self._data[2] == scale and all(_same_memory(self._device, old, new) for old, new in zip(self._data, (X, y), strict=False)):
+        if (
+            self._data
+            and self._data[2] == scale
+            and all(_same_memory(self._device, old, new) for old, new in zip(self._data, (X, y), strict=False))
+        ):
             return
         self._feeder = Feeder(self._device, X, self.batch_size) if isinstance(X, HostRows) else None
         self._data = (X, y, scale)
         if self._feeder is not None and self._fusing and self._device.products is not None:
             self._capture.refused(self._device.products)  # not said yet: fused steps do without products
         sources = [X] if self._feeder is None else self._feeder.rows
-        self._replays = [Replay(self._device, self._capture, functools.partial(self._make_step, source), self.batch_size) for source in sources]
+        self._replays = [
+            Replay(self._device, self._capture, functools.partial(self._make_step, source), self.batch_size)
+            for source in sources
+        ]
 
 
 def _numbers(chosen: np.ndarray[Any, Any], rows: int) -> np.ndarray[Any, Any]:
@@ -259,8 +292,19 @@ def _same_memory(device: Device, old: Array, new: Array) -> bool:
 
 
 def plan_key(net: Network, batch: int, rows: int, rule: str = "") -> tuple[object, ...]:
-    """What the choices of a program depend on, on one device; with the name of a rule, those that are for it alone: whether steps are fused."""
-    return (net.sizes, tuple(g.name for g in (*net.hidden, net.output)), net.pair.code, net.dtype.name, net.precision, batch, rows, rule)
+    """What the choices of a program depend on, on one device; with the name of a rule, those that are for it alone:
+    whether steps are fused.
+    """
+    return (
+        net.sizes,
+        tuple(g.name for g in (*net.hidden, net.output)),
+        net.pair.code,
+        net.dtype.name,
+        net.precision,
+        batch,
+        rows,
+        rule,
+    )
 
 
 def arithmetic(net: Network, device: Device) -> tuple[str, str]:
@@ -289,7 +333,9 @@ def footprint(net: Network, device: Device, batch: int, rows: int, optimizer: Op
     """The memory of a program that computes `rows` rows of a batch at a time; with Adam if no optimizer is given."""
     kind, compute = arithmetic_of(net)
     rule, masks = "adam" if optimizer is None else optimizer.name, [g.name == "relu" for g in net.hidden]
-    return pieces_of_program(net.sizes, rows, batch, kind, compute, rule, masks, device.workspace_bytes) | pieces_of_narrow(net, device, batch, optimizer)
+    return pieces_of_program(
+        net.sizes, rows, batch, kind, compute, rule, masks, device.workspace_bytes
+    ) | pieces_of_narrow(net, device, batch, optimizer)
 
 
 def rows_that_fit(net: Network, device: Device, batch: int, most: int, optimizer: Optimizer | None) -> int:
@@ -309,7 +355,8 @@ def rows_that_fit(net: Network, device: Device, batch: int, most: int, optimizer
         if parts >= most:
             hint = "" if net.precision == "bf16" else "; precision='bf16' halves the activations"
             raise MemoryError(
-                f"a training step of one row at a time needs {needed / 1e9:.3g} GB of device memory beside the data, {free / 1e9:.3g} GB are free{hint}, a smaller network less"
+                f"a training step of one row at a time needs {needed / 1e9:.3g} GB of device memory beside the data, "
+                f"{free / 1e9:.3g} GB are free{hint}, a smaller network less"
             )
         parts = min(most, 2 * parts)
     return -(-most // parts)

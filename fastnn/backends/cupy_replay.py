@@ -10,7 +10,8 @@ from .cupy_step import Step
 
 __all__ = ["Capture", "Replay"]
 
-STEPS_PER_GRAPH = 16  # of the graph that is launched while there are so many steps to do; a launch costs a few microseconds
+# of the graph that is launched while there are so many steps to do; a launch costs a few microseconds
+STEPS_PER_GRAPH = 16
 
 
 class Capture:
@@ -30,7 +31,11 @@ class Capture:
     def refused(self, reason: str) -> None:
         """From now on steps run launch by launch, which is said."""
         self.mode, self.why_eager = "eager", reason
-        warnings.warn(f"training steps are not captured as a CUDA graph, the same kernels are launched one by one: {reason}", RuntimeWarning, stacklevel=4)
+        warnings.warn(
+            f"training steps are not captured as a CUDA graph, the same kernels are launched one by one: {reason}",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 class Replay:

@@ -26,7 +26,9 @@ Array = Any
 
 
 def cut(count: int, most: int) -> list[tuple[int, int]]:
-    """(first row, rows) of the parts of `count` rows: as few as possible of at most `most`, of one size but the last."""
+    """(first row, rows) of the parts of `count` rows: as few as possible of at most `most`, of one size but the
+    last.
+    """
     size = ceil(count, ceil(count, most))
     return [(first, min(size, count - first)) for first in range(0, count, size)]
 
@@ -80,7 +82,15 @@ class Step:
         if self._table is not None:
             kernels.sum_chunks(arena["chunks"], arena["Delta"], self._table, max(b.net.sizes[1:]))
         self._update(self._rows)
-        kernels.finish_step(arena["totals"], arena["step"], arena["partials"], self._blocks, arena["squares"], arena["constants"], self._rows)
+        kernels.finish_step(
+            arena["totals"],
+            arena["step"],
+            arena["partials"],
+            self._blocks,
+            arena["squares"],
+            arena["constants"],
+            self._rows,
+        )
 
     def _add_part(self, X: Array, y: Array, of_X: Rows, rows: Rows, scale: float, *, accumulate: bool) -> None:
         b, m, add = self._b, rows.count, self._calls.append
@@ -91,12 +101,27 @@ class Step:
             if layer < last and choice.forward == "DEFAULT":
                 add(functools.partial(kernels.bias_activate, net.hidden[layer], b.a(layer + 1, m), net.biases[layer]))
         z = delta = b.delta(last + 1, m)
-        add(lambda: kernels.output(net.output, is_cross_entropy(net.pair), z, net.biases[last], y, rows, delta, b.arena["partials"], accumulate=accumulate))
+        add(
+            lambda: kernels.output(
+                net.output,
+                is_cross_entropy(net.pair),
+                z,
+                net.biases[last],
+                y,
+                rows,
+                delta,
+                b.arena["partials"],
+                accumulate=accumulate,
+            )
+        )
         if self._choices[last].biases == "kernel":
             add(lambda: kernels.column_sums(delta, b.chunks(last), b.per_chunk, accumulate=accumulate))
         for layer in reversed(range(last + 1)):
             choice = self._choices[layer]
-            gradient = b.fastest(b.outer(layer, m, "BGRADB" if choice.biases == "BGRADB" else "DEFAULT", accumulate=accumulate), measure=False)[0].call
+            gradient = b.fastest(
+                b.outer(layer, m, "BGRADB" if choice.biases == "BGRADB" else "DEFAULT", accumulate=accumulate),
+                measure=False,
+            )[0].call
             if not layer:  # there is no delta^(1)
                 add(gradient)
                 continue
@@ -114,7 +139,10 @@ class Step:
         if not any(by_kernel):
             return None
         begins, _ = padded(b.net.sizes)
-        content = [(b.chunk_begin(w), ceil(rows, b.per_chunk) if by_kernel[w] else 0, begins[w][2], n) for w, n in enumerate(b.net.sizes[1:])]
+        content = [
+            (b.chunk_begin(w), ceil(rows, b.per_chunk) if by_kernel[w] else 0, begins[w][2], n)
+            for w, n in enumerate(b.net.sizes[1:])
+        ]
         b.device.upload(table, np.array(content, np.int64))
         return table
 

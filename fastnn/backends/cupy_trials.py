@@ -1,4 +1,6 @@
-"""Whether the kernel of narrow nets (cupy_narrow.py) pays: steps by it and captured steps, timed beside each other on the device."""
+"""Whether the kernel of narrow nets (cupy_narrow.py) pays: steps by it and captured steps, timed beside each other
+on the device.
+"""
 
 from __future__ import annotations
 
@@ -56,12 +58,20 @@ class Trials:
         self._steps = min(TRIAL_STEPS, steps_per_upload(batch))
 
     def fused_is_faster(self, tuner: Tuner, *, forced: bool) -> bool:
-        """Whether the one kernel is to be used, always where `forced`; its fastest way is set. Timed once for each shape, rule and device."""
+        """Whether the one kernel is to be used, always where `forced`; its fastest way is set. Timed once for each
+        shape, rule and device.
+        """
         net, g = self._net, (*self._net.hidden, self._net.output)
-        work = f"steps of {net.sizes} {' '.join(map(str, g))} {net.pair.code} {self._optimizer.name} {net.dtype} batch {self._batch} parts {self._parts}, {self._fused.part}"
+        work = (
+            f"steps of {net.sizes} {' '.join(map(str, g))} {net.pair.code} {self._optimizer.name} {net.dtype} batch "
+            f"{self._batch} parts {self._parts}, {self._fused.part}"
+        )
         with self._prepared():
-            candidates = [Candidate(name, call) for name, call in self._ways().items() if not (forced and name == CAPTURED)]
-            winner, _ = tuner.best(f"{work}{', fused alone' if forced else ''}", candidates, recorded=False)  # captured steps are graphs already, and each call takes sixteen steps
+            candidates = [
+                Candidate(name, call) for name, call in self._ways().items() if not (forced and name == CAPTURED)
+            ]
+            # captured steps are graphs already, and each call takes sixteen steps
+            winner, _ = tuner.best(f"{work}{', fused alone' if forced else ''}", candidates, recorded=False)
         if winner.name == CAPTURED:
             return False
         self._fused.way = next(way for way in WAYS if _name(way) == winner.name)
@@ -71,7 +81,9 @@ class Trials:
         """Of a step in every way."""
         way = self._fused.way
         with self._prepared():
-            found = {name: self._device.seconds(call, recorded=False) / self._steps for name, call in self._ways().items()}
+            found = {
+                name: self._device.seconds(call, recorded=False) / self._steps for name, call in self._ways().items()
+            }
         self._fused.way = way
         return found
 
@@ -100,7 +112,9 @@ class Trials:
         device.upload(arena["order"], np.arange(arena["order"].shape[0]) % TRIAL_ROWS)
         numbers = np.random.default_rng(0).standard_normal(arena["trial_X"].shape)
         device.upload(arena["trial_X"], numbers.astype(arena["trial_X"].dtype))
-        device.upload(arena["constants"][: self._steps], update_constants(rule, rule.t + 1, self._steps, net.l2, net.dtype))
+        device.upload(
+            arena["constants"][: self._steps], update_constants(rule, rule.t + 1, self._steps, net.l2, net.dtype)
+        )
         try:
             with self._bound(arena["trial_X"], arena["trial_y"]):
                 yield

@@ -43,10 +43,14 @@ class Tuner:
         self._news = False
         self._runs: dict[tuple[str, str], bool] = {}  # what was not timed, but tried
 
-    def best(self, work: str, candidates: Sequence[Candidate], *, measure: bool = True, recorded: bool = True) -> tuple[Candidate, float]:
-        """The fastest of one or more candidates for `work`, and its seconds. Without `measure` where none is known the first that runs, of 0 s.
+    def best(
+        self, work: str, candidates: Sequence[Candidate], *, measure: bool = True, recorded: bool = True
+    ) -> tuple[Candidate, float]:
+        """The fastest of one or more candidates for `work`, and its seconds. Without `measure` where none is known the
+        first that runs, of 0 s.
 
-        `work` names what is computed, with everything that its time depends on. Synchronises when it times; recorded: as in `Device.seconds`.
+        `work` names what is computed, with everything that its time depends on. Synchronises when it times; recorded:
+        as in `Device.seconds`.
 
         Raises
         ------
@@ -103,7 +107,12 @@ class Tuner:
                 json.dump({"format": FORMAT, "devices": everything}, file)
             os.replace(temporary, self._file)  # at once, for other processes
         except OSError as error:
-            warnings.warn(f"the timed choices of matrix products cannot be kept in {self._file} ({error}); each process times them anew", RuntimeWarning, stacklevel=2)
+            warnings.warn(
+                f"the timed choices of matrix products cannot be kept in {self._file} ({error}); each process times "
+                "them anew",
+                RuntimeWarning,
+                stacklevel=2,
+            )
             self._file = None
 
     def _read(self) -> dict[str, dict[str, tuple[str, float]]]:
@@ -113,6 +122,9 @@ class Tuner:
             content = json.loads(self._file.read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
                 return {}
-            return {device: {work: (str(name), float(seconds)) for work, (name, seconds) in known.items()} for device, known in content["devices"].items()}
+            return {
+                device: {work: (str(name), float(seconds)) for work, (name, seconds) in known.items()}
+                for device, known in content["devices"].items()
+            }
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}  # a cache: what cannot be read is measured again

@@ -1,4 +1,6 @@
-"""The update of a training step on the CuPy engine, for every rule: the memory it needs, its constants, its launches."""
+"""The update of a training step on the CuPy engine, for every rule: the memory it needs, its constants, its
+launches.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,16 @@ class Update:
         As `memory["spans"]` says: `padded`, or laid out as theta.
     """
 
-    def __init__(self, device: Device, kind: str, optimizer: Optimizer, theta: Array, low: Array, Delta: Array, memory: Mapping[str, Array] | Any) -> None:
+    def __init__(
+        self,
+        device: Device,
+        kind: str,
+        optimizer: Optimizer,
+        theta: Array,
+        low: Array,
+        Delta: Array,
+        memory: Mapping[str, Array] | Any,
+    ) -> None:
         self._kernels, self._layers = StepKernels(device, kind), LayerwiseKernels(device, sources.real(kind).name)
         self._optimizer, self._theta, self._low, self._Delta, self._memory = optimizer, theta, low, Delta, memory
 
@@ -44,16 +55,26 @@ class Update:
         """One step from D = Delta / rows, plus decay * Theta on the weights."""
         of, name, state, theta = self._memory, self._optimizer.name, self._optimizer.state, self._theta
         if name not in LAYERWISE:
-            self._kernels.update(name, theta, self._low, self._Delta, state, of["spans"], of["constants"], of["step"], of["squares"], rows)
+            self._kernels.update(
+                name, theta, self._low, self._Delta, state, of["spans"], of["constants"], of["step"], of["squares"],
+                rows,
+            )  # fmt: skip
             return
         rule = self._layers.lars if name == "lars" else self._layers.lamb
-        rule(theta, self._Delta, *state, of["spans"], of["layer_partials"], of["layer_ratios"], of["squares"], of["constants"], of["step"], rows)
+        rule(
+            theta, self._Delta, *state, of["spans"], of["layer_partials"], of["layer_ratios"], of["squares"],
+            of["constants"], of["step"], rows,
+        )  # fmt: skip
         if self._low is not theta:
             self._kernels.round_theta(theta, self._low, of["spans"])
 
 
-def update_pieces(rule: str, sizes: Sequence[int], steps: int, real: np.dtype[Any]) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-    """Shapes and dtypes of what an update needs beside theta, Delta and the state, with the constants of so many steps."""
+def update_pieces(
+    rule: str, sizes: Sequence[int], steps: int, real: np.dtype[Any]
+) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Shapes and dtypes of what an update needs beside theta, Delta and the state, with the constants of so many
+    steps.
+    """
     layers, double, integer = len(sizes) - 1, np.dtype(np.float64), np.dtype(np.int64)
     pieces: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
         "spans": ((layers, OF_A_SPAN), integer),
@@ -62,15 +83,19 @@ def update_pieces(rule: str, sizes: Sequence[int], steps: int, real: np.dtype[An
         "squares": ((layers * (REDUCTION_BLOCKS if rule in LAYERWISE else update_blocks(sizes)),), double),
     }
     if rule in LAYERWISE:
-        pieces |= {"layer_partials": (layer_partials_shape(layers), double), "layer_ratios": (layer_ratios_shape(layers), double)}
+        pieces |= {
+            "layer_partials": (layer_partials_shape(layers), double),
+            "layer_ratios": (layer_ratios_shape(layers), double),
+        }
     return pieces
 
 
 def padded(sizes: Sequence[int]) -> tuple[list[tuple[int, int, int]], int]:
-    """How Delta and the copy of theta lie, and their length: for each layer, where its weights begin, elements from one of
-    their rows to the next, and where its biases begin.
+    """How Delta and the copy of theta lie, and their length: for each layer, where its weights begin, elements from one
+    of their rows to the next, and where its biases begin.
 
-    Products are fast only where bases and rows begin at multiples of 16 bytes. theta cannot have that: it is one vector without gaps.
+    Products are fast only where bases and rows begin at multiples of 16 bytes. theta cannot have that: it is one vector
+    without gaps.
     """
     end, begins = 0, []
     for n_in, n_out in itertools.pairwise(sizes):
@@ -82,7 +107,8 @@ def padded(sizes: Sequence[int]) -> tuple[list[tuple[int, int, int]], int]:
 
 
 def has_copy(sizes: Sequence[int], kind: str, compute: str) -> bool:
-    """Whether products read a copy of theta: in bf16, and in tf32 where some matrix or row of theta does not begin at a multiple of 16 bytes, as tensor cores are to be given them (`row_ld`).
+    """Whether products read a copy of theta: in bf16, and in tf32 where some matrix or row of theta does not begin at a
+    multiple of 16 bytes, as tensor cores are to be given them (`row_ld`).
 
     In fp32 and fp64 they read theta as it lies. What a copy gains in tf32 has not been measured on a device.
     """
@@ -90,11 +116,16 @@ def has_copy(sizes: Sequence[int], kind: str, compute: str) -> bool:
         return True
     begins = itertools.accumulate(((n_in + 1) * n_out for n_in, n_out in itertools.pairwise(sizes)), initial=0)
     itemsize = sources.store(kind).itemsize
-    return compute == "tf32" and any(begin * itemsize % ROW_BYTES or n_in * itemsize % ROW_BYTES for begin, n_in in zip(begins, sizes[:-1], strict=False))
+    return compute == "tf32" and any(
+        begin * itemsize % ROW_BYTES or n_in * itemsize % ROW_BYTES
+        for begin, n_in in zip(begins, sizes[:-1], strict=False)
+    )
 
 
 def spans(layer_spans: np.ndarray[Any, Any], sizes: Sequence[int]) -> np.ndarray[Any, Any]:
-    """(layers, 7) int64 as in layers.cuh, from layer_spans (layers, 3): where weights begin, biases begin, the layer ends in theta."""
+    """(layers, 7) int64 as in layers.cuh, from layer_spans (layers, 3): where weights begin, biases begin, the
+    layer ends in theta.
+    """
     rows = [(weights, biases, n_in, ld) for n_in, (weights, ld, biases) in zip(sizes, padded(sizes)[0], strict=False)]
     return np.ascontiguousarray(np.column_stack([layer_spans, np.array(rows, np.int64)]))
 
@@ -102,11 +133,21 @@ def spans(layer_spans: np.ndarray[Any, Any], sizes: Sequence[int]) -> np.ndarray
 def spans_of_theta(layer_spans: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The same where Delta is laid out as theta."""
     weights, biases, _ = layer_spans.T
-    return np.ascontiguousarray(np.column_stack([layer_spans, weights, biases, biases - weights, biases - weights]), np.int64)
+    return np.ascontiguousarray(
+        np.column_stack([layer_spans, weights, biases, biases - weights, biases - weights]), np.int64
+    )
 
 
-def update_constants(optimizer: Optimizer, t: int, steps: int, decay: float, dtype: np.dtype[Any], rates: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
-    """(steps, width) of the dtype, from float64: for steps number t, t + 1, ... what the rule's kernels read (update.cu, layerwise.cu), decay = lambda / n first.
+def update_constants(
+    optimizer: Optimizer,
+    t: int,
+    steps: int,
+    decay: float,
+    dtype: np.dtype[Any],
+    rates: np.ndarray[Any, Any] | None = None,
+) -> np.ndarray[Any, Any]:
+    """(steps, width) of the dtype, from float64: for steps number t, t + 1, ... what the rule's kernels read
+    (update.cu, layerwise.cu), decay = lambda / n first.
 
     rates (steps,): alpha of each step; the rule's own if not given.
 
@@ -126,9 +167,17 @@ def update_constants(optimizer: Optimizer, t: int, steps: int, decay: float, dty
         # In float64: a float32 would lose its digits at small t.
         scale, correction = 1 / (1 - beta1**numbers), 1 / (1 - beta2**numbers)
         moments = (1 - beta1, 1 - beta2)
-        columns = [alpha * scale, *moments, correction, eps] if optimizer.name == "adam" else [alpha, *moments, scale, correction, eps, *weight_decay]
+        columns = (
+            [alpha * scale, *moments, correction, eps]
+            if optimizer.name == "adam"
+            else [alpha, *moments, scale, correction, eps, *weight_decay]
+        )
     else:
-        raise TypeError(f"optimizer={optimizer!r} has no kernel in the cupy engine; use sgd, momentum, adam, lars or lamb, or another backend")
+        raise TypeError(
+            f"optimizer={optimizer!r} has no kernel in the cupy engine; use sgd, momentum, adam, lars or lamb, or "
+            "another backend"
+        )
     table = np.column_stack([np.broadcast_to(np.asarray(column, np.float64), steps) for column in (decay, *columns)])
-    with np.errstate(over="ignore"):  # a rate beyond float32 is infinite there, as it is in the other engines: training diverges and says so
+    with np.errstate(over="ignore"):
+        # a rate beyond float32 is infinite there, as it is in the other engines: training diverges and says so
         return table.astype(dtype)

@@ -37,7 +37,8 @@ class HostBackend(Backend):
     def adopt(self, argument: str, x: Any) -> Any:
         if device_of(x) is not None:
             raise TypeError(
-                f"{argument} lies on a GPU ({type(x).__module__}.{type(x).__name__}), the {self.name} engine computes in the host's memory; pass a host array, or use backend='cupy'"
+                f"{argument} lies on a GPU ({type(x).__module__}.{type(x).__name__}), the {self.name} engine computes "
+                "in the host's memory; pass a host array, or use backend='cupy'"
             )
         return x
 

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["OCTETS", "AmxPredictor", "AmxProgram", "any_few"]
 
-COPIED = 5 << 18  # bytes of all weights as factors up to which each thread lays out its own, if it has enough rows: what another core has written is long on its way
+# bytes of all weights as factors up to which each thread lays out its own, if it has enough rows: what another core has
+# written is long on its way
+COPIED = 5 << 18
 OCTETS = (np.dtype(np.uint8), np.dtype(np.bool_))  # of data that the unit takes in one part
 
 
@@ -54,22 +56,45 @@ class AmxProgram(TeamProgram):
         steps = _steps(net)
         starts = _cumulative(steps)
         pieces = [
-            max(_groups(n_out) * _pieces(n_in) + (_groups(n_in) * _pieces(n_out) if layer else 0), _few_pieces(n_in, n_out))
+            max(
+                _groups(n_out) * _pieces(n_in) + (_groups(n_in) * _pieces(n_out) if layer else 0),
+                _few_pieces(n_in, n_out),
+            )
             for layer, (n_in, n_out) in enumerate(itertools.pairwise(sizes))
         ]
         begin, piece = _cumulative(pieces), amx.PIECE // 4  # float32 in a piece's place
         self._shape = _shape(net)
         copied = begin[-1] * amx.PIECE <= COPIED and C >= AMX_ROWS_TO_COPY
-        others = aligned((0,), np.float32)  # theta and the optimizer's state, which are not the program's: their place is taken in each run
+        # theta and the optimizer's state, which are not the program's: their place is taken in each run
+        others = aligned((0,), np.float32)
         self._memory = AmxMemory(
-            packed=others, state1=others, state2=others, grads=_rows(team, net.layout.size), weights=_rows(team if copied else 1, int(begin[-1]) * piece), layers=begin,
-            x=_rows(team, C * sizes[0]), a=_rows(team, rows * int(starts[-1])), d=_rows(team, rows * int(starts[-1])),
-            side=_rows(team, amx.left_pieces(C, deepest) * piece), right=_rows(team, amx.right_pieces(C) * piece), rooms=_rows(team, amx.ROOM // 4),
-            turned=_rows(team, max(_groups(n) for n in sizes[1:]) * _pieces(C) * piece), rows=_rows(team, (FEW + 1) * max(steps)),
-            h=_rows(team, C * K), e=_rows(team, C * K), wanted=_rows(team, C * K), labels=aligned((team, C), np.int64, np.zeros), errands=aligned((team, _to(amx.ERRAND, 16)), np.int64, np.zeros),
-            places=_places(steps, rows), firsts=np.zeros((team, C + ROOM_AHEAD), np.int64),
-            ones=np.ones(1, np.float32), zeros=aligned((rows * max(steps),), np.float32, np.zeros), registers=amx.REGISTERS, costs=self._costs, hits=self._hits,
-        )  # fmt: skip
+            packed=others,
+            state1=others,
+            state2=others,
+            grads=_rows(team, net.layout.size),
+            weights=_rows(team if copied else 1, int(begin[-1]) * piece),
+            layers=begin,
+            x=_rows(team, C * sizes[0]),
+            a=_rows(team, rows * int(starts[-1])),
+            d=_rows(team, rows * int(starts[-1])),
+            side=_rows(team, amx.left_pieces(C, deepest) * piece),
+            right=_rows(team, amx.right_pieces(C) * piece),
+            rooms=_rows(team, amx.ROOM // 4),
+            turned=_rows(team, max(_groups(n) for n in sizes[1:]) * _pieces(C) * piece),
+            rows=_rows(team, (FEW + 1) * max(steps)),
+            h=_rows(team, C * K),
+            e=_rows(team, C * K),
+            wanted=_rows(team, C * K),
+            labels=aligned((team, C), np.int64, np.zeros),
+            errands=aligned((team, _to(amx.ERRAND, 16)), np.int64, np.zeros),
+            places=_places(steps, rows),
+            firsts=np.zeros((team, C + ROOM_AHEAD), np.int64),
+            ones=np.ones(1, np.float32),
+            zeros=aligned((rows * max(steps),), np.float32, np.zeros),
+            registers=amx.REGISTERS,
+            costs=self._costs,
+            hits=self._hits,
+        )
         self._worker: Any = amx_program(np.float32)
 
     def clear(self) -> None:
@@ -103,10 +128,15 @@ class AmxPredictor:
 
     def __init__(self, net: Network) -> None:
         steps, sizes = _steps(net), net.sizes
-        pieces = [max(_groups(n_out) * _pieces(n_in), _few_pieces(n_in, n_out)) for n_in, n_out in itertools.pairwise(sizes)]
+        pieces = [
+            max(_groups(n_out) * _pieces(n_in), _few_pieces(n_in, n_out)) for n_in, n_out in itertools.pairwise(sizes)
+        ]
         self._shape, self._places = _shape(net), _places(steps, ROWS + amx.SIDE)
-        self._shapes = self._shape._replace(codes=without_last(self._shape.codes)), self._shape  # for outputs that are not activated, and that are
-        self._begin = _cumulative([count * (amx.PIECE // 4) + _to(n_out, amx.SIDE) for count, n_out in zip(pieces, sizes[1:], strict=True)])
+        # for outputs that are not activated, and that are
+        self._shapes = self._shape._replace(codes=without_last(self._shape.codes)), self._shape
+        self._begin = _cumulative(
+            [count * (amx.PIECE // 4) + _to(n_out, amx.SIDE) for count, n_out in zip(pieces, sizes[1:], strict=True)]
+        )
         self._numbers = (ROWS + amx.SIDE) * sum(steps)
         self._side = amx.left_pieces(ROWS, max(_pieces(n) for n in sizes)) * amx.PIECE // 4
         self._zeros = aligned(((ROWS + amx.SIDE) * max(steps),), np.float32, np.zeros)
@@ -125,7 +155,8 @@ class AmxPredictor:
         return cuts_for_team(rows, team, ROWS)
 
     def predict(self, packed: Array, x: Array, h: Array, activated: bool, scale: float = 1.0) -> bool:
-        """Overwrites h (m, s_L) with a^(L) of x (m, s_1), or z^(L), both C-contiguous; False if x holds NaN or infinity. Several threads may call it.
+        """Overwrites h (m, s_L) with a^(L) of x (m, s_1), or z^(L), both C-contiguous; False if x holds NaN or
+        infinity. Several threads may call it.
 
         x may be uint8, and then `scale` of it counts, if it has more than FEW columns.
         """
@@ -134,16 +165,37 @@ class AmxPredictor:
         a, side = aligned((self._numbers,), np.float32, np.zeros), aligned((self._side,), np.float32)
         first, errand = np.empty(ROWS + ROOM_AHEAD, np.int64), np.zeros(16, np.int64)
         rows = x.ctypes.data, len(x), octets, packed.dtype.type(scale)
-        return bool(self._predict(*rows, table, self._registers, self._shapes[activated], self._begin, packed, a, side, self._zeros, self._places, first, errand, h))
+        return bool(
+            self._predict(
+                *rows,
+                table,
+                self._registers,
+                self._shapes[activated],
+                self._begin,
+                packed,
+                a,
+                side,
+                self._zeros,
+                self._places,
+                first,
+                errand,
+                h,
+            )
+        )
 
 
 def _shape(net: Network) -> Shape:
     sizes, steps = net.sizes, _steps(net)
     return Shape(
-        sizes=np.array(sizes, np.int64), widths=np.array([_to(n, amx.SIDE) for n in sizes[1:]], np.int64), blocks=np.asarray(net.layout.offsets, np.int64), starts=_cumulative(steps),
-        turns=np.zeros(len(sizes), np.int64), codes=np.array([g.code for g in net.activations], np.int64), slopes=np.array([g.parameter for g in net.activations], np.float32),
+        sizes=np.array(sizes, np.int64),
+        widths=np.array([_to(n, amx.SIDE) for n in sizes[1:]], np.int64),
+        blocks=np.asarray(net.layout.offsets, np.int64),
+        starts=_cumulative(steps),
+        turns=np.zeros(len(sizes), np.int64),
+        codes=np.array([g.code for g in net.activations], np.int64),
+        slopes=np.array([g.parameter for g in net.activations], np.float32),
         pair=net.pair.code,
-    )  # fmt: skip
+    )
 
 
 def _steps(net: Network) -> list[int]:

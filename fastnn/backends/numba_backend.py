@@ -1,7 +1,8 @@
 """The Numba engine: the fastest way here to train on a CPU.
 
-Operations are single compiled calls. A program runs many steps inside one compiled function, with no Python between them, on as many threads as the plan says
-(fastnn/backends/cpu_plan.py). There are five: through BLAS (kernels/cpu/program.py), on panels (panel_program.py), on panels whose lower weights threads share (split_program.py),
+Operations are single compiled calls. A program runs many steps inside one compiled function, with no Python between
+them, on as many threads as the plan says (fastnn/backends/cpu_plan.py). There are five: through BLAS
+(kernels/cpu/program.py), on panels (panel_program.py), on panels whose lower weights threads share (split_program.py),
 for single rows (row_program.py) and on the matrix unit (amx_program.py).
 """
 
@@ -65,7 +66,8 @@ ONE_THREAD_FLOPS, TEAM_FLOPS = 1_000_000, 20_000_000
 MOST = 2**31 - 1  # rows or columns of a matrix that BLAS of 32-bit integers can take
 # A prediction pays for packing the parameters from so many rows on, and a row for each so many parameters.
 PACKING_ROWS, PACKED_PER_ROW = 512, 128
-# Rows, and rows times units of the widest hidden layer, from which the matrix unit predicts faster; bytes, which would have to be converted elsewhere, at any width.
+# Rows, and rows times units of the widest hidden layer, from which the matrix unit predicts faster; bytes, which would
+# have to be converted elsewhere, at any width.
 UNIT_ROWS, UNIT_WIDTH, UNIT_OUTPUTS = 1024, 64, 1 << 18
 SHARED_ROW_BYTES = 3 << 19  # of parameters, above which one row is shared with helpers
 PREDICTION_ROWS = 512  # a tile: its activations stay in the cache
@@ -85,7 +87,8 @@ class NumbaBackend(HostBackend):
     BackendUnavailable
         Numba or SciPy is missing, or the product inside compiled code does not work.
     TypeError, ValueError
-        A plan that makes no sense, amx=True where there is no matrix unit that can be used, or FASTNN_BLAS asks for a BLAS that does not exist or cannot be used.
+        A plan that makes no sense, amx=True where there is no matrix unit that can be used, or FASTNN_BLAS asks for a
+        BLAS that does not exist or cannot be used.
     """
 
     name = "numba"
@@ -95,7 +98,14 @@ class NumbaBackend(HostBackend):
     options = ("threads", "chunk", "sliced", "panels", "amx")
     under_way = staticmethod(sharing)
 
-    def __init__(self, threads: int | None = None, chunk: int | None = None, sliced: bool | None = None, panels: bool | None = None, amx: bool | None = None) -> None:
+    def __init__(
+        self,
+        threads: int | None = None,
+        chunk: int | None = None,
+        sliced: bool | None = None,
+        panels: bool | None = None,
+        amx: bool | None = None,
+    ) -> None:
         self._wishes = Wishes(threads, chunk, sliced, panels, amx)
         if not JIT and (threads or 1) > 1:
             raise ValueError(f"threads={threads} needs compiled code, and NUMBA_DISABLE_JIT is set")
@@ -103,7 +113,11 @@ class NumbaBackend(HostBackend):
         self.no_matrix_unit = "amx=False" if amx is False else missing() if JIT or amx else "NUMBA_DISABLE_JIT is set"
         if amx and self.no_matrix_unit:
             raise ValueError(f"amx=True asks for a matrix unit that cannot be used: {self.no_matrix_unit}")
-        self.matrix_unit = f"not used: {self.no_matrix_unit}" if self.no_matrix_unit else "float32 in three parts of bfloat16, as exact as products of float32"
+        self.matrix_unit = (
+            f"not used: {self.no_matrix_unit}"
+            if self.no_matrix_unit
+            else "float32 in three parts of bfloat16, as exact as products of float32"
+        )
         self.blas = blas_of_process()
         self.products = str(self.blas) if JIT else "NumPy, because NUMBA_DISABLE_JIT is set"
         with interrupt_after():  # it is compiled, or loaded
@@ -134,7 +148,14 @@ class NumbaBackend(HostBackend):
         return out
 
     def _output_delta(self, activation: Activation, pair: Pair, z: Array, a: Array, y: Array, out: Array) -> Array:
-        operations.output_delta(pair.code, activation.code, a.dtype.type(activation.parameter), _c(a), *targets_of(y, a.shape[1], a.dtype), out)
+        operations.output_delta(
+            pair.code,
+            activation.code,
+            a.dtype.type(activation.parameter),
+            _c(a),
+            *targets_of(y, a.shape[1], a.dtype),
+            out,
+        )
         return out
 
     def _cost_sum(self, pair: Pair, z: Array, a: Array, y: Array) -> float:
@@ -146,7 +167,9 @@ class NumbaBackend(HostBackend):
 
         def part(first: int, last: int) -> None:
             gemm.gemm_nn(delta[first:last], W, out[first:last], 1.0, 0.0)
-            operations.times_derivative(activation.code, a.dtype.type(activation.parameter), out[first:last], a[first:last])
+            operations.times_derivative(
+                activation.code, a.dtype.type(activation.parameter), out[first:last], a[first:last]
+            )
 
         self._in_parts(part, delta.shape[0], 2 * delta.shape[0] * W.size)
         return out
@@ -154,7 +177,11 @@ class NumbaBackend(HostBackend):
     def _accumulate(self, Delta_W: Array, Delta_b: Array, delta: Array, a: Array) -> None:
         _check_dimensions(*delta.shape, *a.shape)
         delta, a = _c(delta), _c(a)
-        self._in_parts(lambda first, last: gemm.gemm_tn_columns(delta, first, last, a, Delta_W, 1.0, 1.0), delta.shape[1], 2 * delta.shape[0] * Delta_W.size)
+        self._in_parts(
+            lambda first, last: gemm.gemm_tn_columns(delta, first, last, a, Delta_W, 1.0, 1.0),
+            delta.shape[1],
+            2 * delta.shape[0] * Delta_W.size,
+        )
         operations.sum_columns(delta, 0, Delta_b.shape[0], Delta_b, np.empty_like(Delta_b))
 
     def _update(self, optimizer: Optimizer, theta: Array, grad: Array, t: int) -> None:
@@ -173,9 +200,15 @@ class NumbaBackend(HostBackend):
         plan, net = self.choose(job), job.net
         if self._wishes.amx and not plan.amx:
             reason = self._problem(job).no_amx or "there are fewer rows at a time than threads"
-            warnings.warn(f"amx=True is not followed, products are computed {plan.products}: {reason}", RuntimeWarning, stacklevel=5)
+            warnings.warn(
+                f"amx=True is not followed, products are computed {plan.products}: {reason}",
+                RuntimeWarning,
+                stacklevel=5,
+            )
         if plan.amx:
-            compile_beside("amx._forward", f"amx_table({likely_parts(net, job.batch_size)}, {any_few(net)}, {_octets(job)})")
+            compile_beside(
+                "amx._forward", f"amx_table({likely_parts(net, job.batch_size)}, {any_few(net)}, {_octets(job)})"
+            )
             return AmxProgram(job, plan)
         if plan.panels:
             compile_beside("panels._apply", f"table({net.dtype.name!r}, {likely_parts(net, job.batch_size)})")
@@ -183,7 +216,9 @@ class NumbaBackend(HostBackend):
         return NumbaProgram(job, plan, self.blas)
 
     def outputs(self, net: Network, x: Array, activated: bool = True) -> Array | None:
-        """One compiled call; a team of threads for many rows. One row touches neither threads nor limits, unless its weights are more than a cache holds (cpu_row.py)."""
+        """One compiled call; a team of threads for many rows. One row touches neither threads nor limits, unless
+        its weights are more than a cache holds (cpu_row.py).
+        """
         known = net.prepared or self._known(net)
         m = len(x)
         if m == 1 and activated:  # every step in Python between the caller and the compiled code would be noticed here
@@ -209,34 +244,63 @@ class NumbaBackend(HostBackend):
             def predict(x: Array, h: Array) -> bool:
                 return predictor.predict(packed, x, h, activated, *([scale] if octets else []))
 
-            return all(run_parts(lambda i: _by_part(predict, x[cuts[i] : cuts[i + 1]], h[cuts[i] : cuts[i + 1]], x.dtype if octets else dtype, scale), len(cuts) - 1, team))
+            return all(
+                run_parts(
+                    lambda i: _by_part(
+                        predict, x[cuts[i] : cuts[i + 1]], h[cuts[i] : cuts[i + 1]], x.dtype if octets else dtype, scale
+                    ),
+                    len(cuts) - 1,
+                    team,
+                )
+            )
 
         def work(first: int, last: int) -> bool:
             scratch = np.empty(min(last - first, PREDICTION_ROWS) * known.width, dtype)
-            return _by_part(lambda x, h: bool(known.predict(x, *known.shapes[activated], net.theta, scratch, h)), x[first:last], h[first:last], dtype, scale)
+            return _by_part(
+                lambda x, h: bool(known.predict(x, *known.shapes[activated], net.theta, scratch, h)),
+                x[first:last],
+                h[first:last],
+                dtype,
+                scale,
+            )
 
         return all(self._in_parts(work, x.shape[0], flops))
 
     def _takes_bytes(self, net: Network, x: Array) -> bool:
-        """Whether the matrix unit takes these as they are; where scaled bytes may overflow, they are converted, which shows."""
+        """Whether the matrix unit takes these as they are; where scaled bytes may overflow, they are converted,
+        which shows.
+        """
         return x.dtype in OCTETS and net.sizes[0] > AMX_FEW and 255 * _factor(net, x) <= float(np.finfo(net.dtype).max)
 
     def _fits_unit(self, net: Network, rows: int) -> bool:
-        return rows >= UNIT_ROWS and net.dtype == np.float32 and self.no_matrix_unit is None and self._wishes.panels is None
+        return (
+            rows >= UNIT_ROWS
+            and net.dtype == np.float32
+            and self.no_matrix_unit is None
+            and self._wishes.panels is None
+        )
 
     def _packing(self, known: _Predictor, net: Network, x: Array) -> AmxPredictor | PanelPredictor | None:
         """What predicts these rows on parameters that are packed or laid out first, if that pays."""
         rows = x.shape[0]
-        if self._fits_unit(net, rows) and ((known.widest >= UNIT_WIDTH and rows * known.widest >= UNIT_OUTPUTS) or self._takes_bytes(net, x)):
+        if self._fits_unit(net, rows) and (
+            (known.widest >= UNIT_WIDTH and rows * known.widest >= UNIT_OUTPUTS) or self._takes_bytes(net, x)
+        ):
             known.unit = known.unit or AmxPredictor(net)
             return known.unit
-        if rows >= max(PACKING_ROWS, net.layout.size // PACKED_PER_ROW) and known.fits_panels and self._wishes.panels is not False:
+        if (
+            rows >= max(PACKING_ROWS, net.layout.size // PACKED_PER_ROW)
+            and known.fits_panels
+            and self._wishes.panels is not False
+        ):
             known.panels = known.panels or PanelPredictor(net)
             return known.panels
         return None
 
     def _in_parts(self, work: Callable[[int, int], Any], total: int, flops: int) -> list[Any]:
-        """[work(first, last), ...] for the parts of 0..total, one for each thread that so much arithmetic pays for; their products use one each."""
+        """[work(first, last), ...] for the parts of 0..total, one for each thread that so much arithmetic pays for;
+        their products use one each.
+        """
         team = self._team_for(total, flops)
         cuts = [total * member // team for member in range(team + 1)]
 
@@ -261,9 +325,20 @@ class NumbaBackend(HostBackend):
     def _problem(self, job: Job) -> Problem:
         net, optimizer, batch = job.net, job.optimizer, job.batch_size
         steps = None if job.training_rows is None else -(-job.training_rows // batch)
-        fits_panels = not isinstance(optimizer, LayerWise)  # LARS and LAMB want norms of whole layers, which panels are cut across
+        # LARS and LAMB want norms of whole layers, which panels are cut across
+        fits_panels = not isinstance(optimizer, LayerWise)
         mkl, vectors = self.blas.library is not None, 1 + len(optimizer.slots)
-        return Problem(net.sizes, batch, net.dtype.itemsize, fits_panels, mkl, vectors, steps, amx=self.no_matrix_unit is None, octets=_octets(job))
+        return Problem(
+            net.sizes,
+            batch,
+            net.dtype.itemsize,
+            fits_panels,
+            mkl,
+            vectors,
+            steps,
+            amx=self.no_matrix_unit is None,
+            octets=_octets(job),
+        )
 
     def _most_threads(self) -> int:
         """As wished, else as many as this process may use now."""
@@ -275,7 +350,14 @@ class NumbaBackend(HostBackend):
         if not explain:
             return str(plan)
         first, *why = explain_plan(*given).splitlines()
-        limited = [] if str(plan) == first else [str(plan), f"micro_batch={job.micro_batch}: fewer rows than the engine's own choice, which is explained below"]
+        limited = (
+            []
+            if str(plan) == first
+            else [
+                str(plan),
+                f"micro_batch={job.micro_batch}: fewer rows than the engine's own choice, which is explained below",
+            ]
+        )
         return "\n".join([*limited, first, *why, f"matrix unit (AMX): {self.matrix_unit}", f"BLAS: {self.products}"])
 
     def announcing(self, say: Callable[[str], None]) -> AbstractContextManager[Waiting]:
@@ -293,17 +375,23 @@ class _Predictor:
 
     def __init__(self, net: Network, threads: Callable[[], int], most: int | None) -> None:
         sizes, offsets, starts, codes, slopes = shapes = _shapes(net)
-        self.shapes = (sizes, offsets, starts, without_last(codes), slopes), shapes  # for outputs that are not activated, and that are
+        # for outputs that are not activated, and that are
+        self.shapes = (sizes, offsets, starts, without_last(codes), slopes), shapes
         self.dtype = net.dtype
         self.width = int(starts[-1])
         self.shape = (1, net.sizes[-1])
         self._theta = net.theta  # read by its address, so it is to live as long
         weights = net.theta.ctypes.data + net.theta.itemsize * offsets[:-1]
-        self.layers = np.stack([sizes[:-1], sizes[1:], weights, codes, slopes.ctypes.data + slopes.itemsize * np.arange(len(codes))], axis=1)
+        self.layers = np.stack(
+            [sizes[:-1], sizes[1:], weights, codes, slopes.ctypes.data + slopes.itemsize * np.arange(len(codes))],
+            axis=1,
+        )
         self.predict: Any = prediction(net.dtype)
         self.fits_panels = Problem(net.sizes, 1, net.dtype.itemsize).stays_in_cache
         shared = net.theta.nbytes > SHARED_ROW_BYTES and most != 1 and JIT
-        self._making = functools.partial(SharedRow, net.theta, threads, most) if shared else functools.partial(one_row, net.dtype)
+        self._making = (
+            functools.partial(SharedRow, net.theta, threads, most) if shared else functools.partial(one_row, net.dtype)
+        )
         self.one_row: Any = None
         self.widest = max(net.sizes[1:-1], default=0)
         self.panels: PanelPredictor | None = None
@@ -329,13 +417,25 @@ class NumbaProgram(TeamProgram):
         def scratch(*shape: int) -> Array:
             return aligned(shape, dtype)
 
-        others = aligned((0,), dtype)  # theta and the optimizer's state, which are not the program's: their place is taken in each run
+        # theta and the optimizer's state, which are not the program's: their place is taken in each run
+        others = aligned((0,), dtype)
         self._shape = FlatShape(*shapes, net.pair.code)
         self._memory = FlatMemory(
-            theta=others, grads=scratch(team if self.plan.sliced else 1, net.layout.size), state1=others, state2=others, x=scratch(C * net.sizes[0]),
-            a=scratch(C * width), d=scratch(C * width), h=scratch(C * K), classes=np.empty(C, np.int64), values=scratch(C * K), partials=scratch(team * widest),
-            costs=self._costs, hits=self._hits, squares=np.zeros((len(net.sizes) - 1, 2, team, 2)),
-        )  # fmt: skip
+            theta=others,
+            grads=scratch(team if self.plan.sliced else 1, net.layout.size),
+            state1=others,
+            state2=others,
+            x=scratch(C * net.sizes[0]),
+            a=scratch(C * width),
+            d=scratch(C * width),
+            h=scratch(C * K),
+            classes=np.empty(C, np.int64),
+            values=scratch(C * K),
+            partials=scratch(team * widest),
+            costs=self._costs,
+            hits=self._hits,
+            squares=np.zeros((len(net.sizes) - 1, 2, team, 2)),
+        )
         self._worker: Any = training_program(dtype)
 
     def _capacity(self) -> int:

@@ -30,12 +30,17 @@ if TYPE_CHECKING:
 
 __all__ = ["PanelPredictor", "PanelProgram", "cuts_for_team", "likely_parts", "needed_parts", "without_last"]
 
-IDENTITY, RELU, CROSS_ENTROPY, SQUARED_ERROR = 0, 3, 0, 2  # codes of activations, and of pairs: softmax with cross-entropy, an elementwise function with squared error
-UNPACKED = 128  # rows of a panel that leave it at a time: with more, the lines that one output's weights lie on drive each other out of the first-level cache
+# codes of activations, and of pairs: softmax with cross-entropy, an elementwise function with squared error
+IDENTITY, RELU, CROSS_ENTROPY, SQUARED_ERROR = 0, 3, 0, 2
+# rows of a panel that leave it at a time: with more, the lines that one output's weights lie on drive each other out of
+# the first-level cache
+UNPACKED = 128
 
 
 class PanelProgram(TeamProgram):
-    """One compiled call per thread for a whole slice of steps, on parameters packed for it; the workspace is allocated here, once."""
+    """One compiled call per thread for a whole slice of steps, on parameters packed for it; the workspace is
+    allocated here, once.
+    """
 
     def __init__(self, job: Job, plan: Plan) -> None:
         super().__init__(job, plan)
@@ -47,23 +52,42 @@ class PanelProgram(TeamProgram):
         N, rows = int(layout.blocks[-1]), C + AHEAD
         codes = np.array([g.code for g in net.activations], np.int64)
         slopes = np.array([g.parameter for g in net.activations], dtype)
-        self._shape = Shape(layout.sizes, layout.widths, layout.blocks, layout.starts, layout.turns, codes, slopes, net.pair.code)
-        self._by_row = team == job.batch_size == 1 and self.optimizer.code == 0  # plain gradient descent: kernels/cpu/row_program.py, which needs no Delta
+        self._shape = Shape(
+            layout.sizes, layout.widths, layout.blocks, layout.starts, layout.turns, codes, slopes, net.pair.code
+        )
+        # plain gradient descent: kernels/cpu/row_program.py, which needs no Delta
+        self._by_row = team == job.batch_size == 1 and self.optimizer.code == 0
         lower_N = int(layout.blocks[split])  # whose gradients are in no two threads' hands
         widest = max((int(P) for P in layout.widths if P * dtype.itemsize > PANEL), default=0)
-        upper = int(layout.starts[-1] - (layout.starts[split - 1] if split else 0))  # numbers of a row that a thread has to itself
+        # numbers of a row that a thread has to itself
+        upper = int(layout.starts[-1] - (layout.starts[split - 1] if split else 0))
         lower, sums = (int(layout.starts[split - 1]), max(layout.steps[:split])) if split else (0, 0)
         state1, state2 = two_states([aligned((N,), dtype, np.zeros) for _ in self.optimizer.state], dtype)
         self._memory = Memory(
-            packed=aligned((N,), dtype, np.zeros), state1=state1, state2=state2,
-            grads=_rows(1, lower_N + team * padded(N - lower_N, dtype), dtype) if split else _rows(team, 0 if self._by_row else N, dtype),
+            packed=aligned((N,), dtype, np.zeros),
+            state1=state1,
+            state2=state2,
+            grads=_rows(1, lower_N + team * padded(N - lower_N, dtype), dtype)
+            if split
+            else _rows(team, 0 if self._by_row else N, dtype),
             turned=_rows(team, PANEL // dtype.itemsize if self._by_row else int(layout.turns[-1]), dtype),
-            x=_rows(2 if self._by_row else team, C * net.sizes[0], dtype), a=_rows(team, rows * upper, dtype), d=_rows(team, rows * upper, dtype),
-            side=_rows(team, min(C, TALL) * widest, dtype), h=_rows(team, C * K, dtype), e=_rows(team, C * K, dtype), wanted=_rows(team, C * K, dtype),
-            labels=aligned((team, C), np.int64, np.zeros), low=_rows(2, rows * lower, dtype), parts=_rows(team, (2 * rows + 1) * sums, dtype),
-            places=layout.places(rows), firsts=np.zeros((team, rows + C), np.int64), ones=np.ones(AHEAD, dtype), zeros=aligned((rows * max(layout.steps),), dtype, np.zeros),
-            costs=self._costs, hits=self._hits,
-        )  # fmt: skip
+            x=_rows(2 if self._by_row else team, C * net.sizes[0], dtype),
+            a=_rows(team, rows * upper, dtype),
+            d=_rows(team, rows * upper, dtype),
+            side=_rows(team, min(C, TALL) * widest, dtype),
+            h=_rows(team, C * K, dtype),
+            e=_rows(team, C * K, dtype),
+            wanted=_rows(team, C * K, dtype),
+            labels=aligned((team, C), np.int64, np.zeros),
+            low=_rows(2, rows * lower, dtype),
+            parts=_rows(team, (2 * rows + 1) * sums, dtype),
+            places=layout.places(rows),
+            firsts=np.zeros((team, rows + C), np.int64),
+            ones=np.ones(AHEAD, dtype),
+            zeros=aligned((rows * max(layout.steps),), dtype, np.zeros),
+            costs=self._costs,
+            hits=self._hits,
+        )
         self._worker: Any = (row_program if self._by_row else split_program if split else panel_program)(dtype)
 
     def clear(self) -> None:
@@ -76,10 +100,19 @@ class PanelProgram(TeamProgram):
 
     def _run(self, X: Array, y: Array, order: Array, start: int, stop: int, rates: Array | None) -> tuple[float, int]:
         net, optimizer, team, memory = self.net, self.optimizer, self._team(), self._memory
-        native = JIT and X.dtype == net.dtype and (X.strides[1] == X.itemsize or X.shape[1] == 1) and X.strides[0] % X.itemsize == 0
+        native = (
+            JIT
+            and X.dtype == net.dtype
+            and (X.strides[1] == X.itemsize or X.shape[1] == 1)
+            and X.strides[0] % X.itemsize == 0
+        )
         data, run = self._arguments(X, y, order, start, stop, bool(native))
         wait_for_products()
-        rule, meeting, panels = self._rule(X, rates), new_barrier(team), table(net.dtype, needed_parts(net, data.by_class, self.batch_size))
+        rule, meeting, panels = (
+            self._rule(X, rates),
+            new_barrier(team),
+            table(net.dtype, needed_parts(net, data.by_class, self.batch_size)),
+        )
         vectors = [(net.theta, memory.packed), *zip(optimizer.state, (memory.state1, memory.state2), strict=False)]
         for vector, packed in vectors:
             self._layout.pack(net.split(vector), packed)
@@ -101,7 +134,8 @@ def needed_parts(net: Network, by_class: bool, batch_size: int) -> set[int]:
     if batch_size == 1:  # of one row the derivative comes after the product, but in the program of its own
         needed.add(DERIVATIVE)
     pair, linear = net.pair.code, net.activations[-1].code == IDENTITY
-    within = by_class if pair == CROSS_ENTROPY else linear and pair == SQUARED_ERROR and not by_class  # the program does these two itself
+    # the program does these two itself
+    within = by_class if pair == CROSS_ENTROPY else linear and pair == SQUARED_ERROR and not by_class
     if not within:
         needed.add(OUTPUTS)
     return needed
@@ -113,7 +147,9 @@ def likely_parts(net: Network, batch_size: int) -> set[int]:
 
 
 def cuts_for_team(rows: int, team: int, tile: int) -> list[int]:
-    """Where parts of whole tiles begin, and the end: two for each thread, because they begin at different times, and no more, because nobody fetches a part's first rows."""
+    """Where parts of whole tiles begin, and the end: two for each thread, because they begin at different times,
+    and no more, because nobody fetches a part's first rows.
+    """
     part = tile * -(-rows // (tile * 2 * team)) if team > 1 else rows
     return [*range(0, rows, part), rows]
 
@@ -132,7 +168,8 @@ class PanelPredictor:
         codes = np.array([g.code for g in net.activations], np.int64)
         slopes = np.array([g.parameter for g in net.activations], net.dtype)
         shapes = table(net.dtype, {ACTIVATE}), layout.sizes, layout.widths, layout.blocks, layout.starts
-        self._shapes = (*shapes, without_last(codes), slopes), (*shapes, codes, slopes)  # for outputs that are not activated, and that are
+        # for outputs that are not activated, and that are
+        self._shapes = (*shapes, without_last(codes), slopes), (*shapes, codes, slopes)
         self._zeros = aligned((rows * max(layout.steps),), net.dtype, np.zeros)
         self._places = layout.places(rows)
         self._predict: Any = panel_prediction(net.dtype)
@@ -148,13 +185,28 @@ class PanelPredictor:
         return cuts_for_team(rows, team, ROWS)
 
     def predict(self, packed: Array, x: Array, h: Array, activated: bool) -> bool:
-        """Overwrites h (m, s_L) with a^(L) of x (m, s_1), or z^(L), both C-contiguous; False if x holds NaN or infinity. Several threads may call it."""
+        """Overwrites h (m, s_L) with a^(L) of x (m, s_1), or z^(L), both C-contiguous; False if x holds NaN or
+        infinity. Several threads may call it.
+        """
         scratch = aligned(((ROWS + AHEAD) * int(self._layout.starts[-1]),), packed.dtype, np.zeros)
-        return bool(self._predict(x, *self._shapes[activated], packed, scratch, np.empty(2 * ROWS + AHEAD, np.int64), self._places, self._zeros, h))
+        return bool(
+            self._predict(
+                x,
+                *self._shapes[activated],
+                packed,
+                scratch,
+                np.empty(2 * ROWS + AHEAD, np.int64),
+                self._places,
+                self._zeros,
+                h,
+            )
+        )
 
 
 class _Panels:
-    """Where each layer's panel lies in a packed vector, and its activations in a row's; see kernels/cpu/panel_program.py."""
+    """Where each layer's panel lies in a packed vector, and its activations in a row's; see
+    kernels/cpu/panel_program.py.
+    """
 
     def __init__(self, net: Network) -> None:
         sizes = net.sizes
@@ -171,7 +223,9 @@ class _Panels:
         return np.stack([0 * numbers, *(numbers * step for step in self.steps)])
 
     def _pairs(self, packed: Array, parts: Any) -> Iterator[tuple[Array, Array, Array]]:
-        """(panel without its padding, weights (outputs, inputs), biases) of each panel of a packed vector, and what belongs there."""
+        """(panel without its padding, weights (outputs, inputs), biases) of each panel of a packed vector, and what
+        belongs there.
+        """
         for layer, (W, b) in enumerate(zip(*parts, strict=True)):
             n_out, n_in = W.shape
             first = int(self.blocks[layer])
@@ -182,7 +236,9 @@ class _Panels:
                 first += size
 
     def pack(self, parts: Any, packed: Array) -> None:
-        """Overwrites packed with a vector that lies as theta, given by its views (weights, biases); the padding stays as it is, zero."""
+        """Overwrites packed with a vector that lies as theta, given by its views (weights, biases); the padding
+        stays as it is, zero.
+        """
         for panel, W, b in self._pairs(packed, parts):
             panel[:-1], panel[-1] = W.T, b
 

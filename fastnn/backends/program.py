@@ -1,4 +1,6 @@
-"""The second level of the contract between a network and an engine (base.py): many training steps in the engine's own best form."""
+"""The second level of the contract between a network and an engine (base.py): many training steps in the engine's
+own best form.
+"""
 
 from __future__ import annotations
 
@@ -53,8 +55,14 @@ class Job:
 
     def __post_init__(self) -> None:
         if not isinstance(self.optimizer, Optimizer):
-            raise TypeError(f"optimizer must be an Optimizer, such as fastnn.optimizers.SGD(0.1), got {self.optimizer!r}")
-        for name, given in (("batch_size", self.batch_size), ("micro_batch", self.micro_batch), ("training_rows", self.training_rows)):
+            raise TypeError(
+                f"optimizer must be an Optimizer, such as fastnn.optimizers.SGD(0.1), got {self.optimizer!r}"
+            )
+        for name, given in (
+            ("batch_size", self.batch_size),
+            ("micro_batch", self.micro_batch),
+            ("training_rows", self.training_rows),
+        ):
             if given is not None or name == "batch_size":
                 object.__setattr__(self, name, positive_integer(name, given))  # of NumPy's integers some would overflow
 
@@ -91,15 +99,24 @@ class Program(ABC):
 
     def __init__(self, job: Job) -> None:
         net = self.net = job.net
-        self.optimizer, self.batch_size, self.micro_batch, self.training_rows = job.optimizer, job.batch_size, job.rows, job.training_rows
+        self.optimizer, self.batch_size, self.micro_batch, self.training_rows = (
+            job.optimizer,
+            job.batch_size,
+            job.rows,
+            job.training_rows,
+        )
         self.optimizer.bind(net, lambda: net.backend.zeros(net.theta.shape, net.dtype))
 
     def serves(self, job: Job) -> bool:
-        """Whether this program, made for this network, is what would be made for the job now, so that it can be used again."""
+        """Whether this program, made for this network, is what would be made for the job now, so that it can be
+        used again.
+        """
         return False
 
     def clear(self) -> None:  # noqa: B027 - most engines write all that they read
-        """Forget what earlier runs left in the workspace; NaN there, where zeros are taken for granted, would spread."""
+        """Forget what earlier runs left in the workspace; NaN there, where zeros are taken for granted, would
+        spread.
+        """
 
     def steps(self, rows: int) -> int:
         """Steps in an epoch over `rows` rows; the short last batch counts."""
@@ -109,7 +126,9 @@ class Program(ABC):
         """lambda / n of the L2 term."""
         return self.net.l2 / (self.training_rows or X.shape[0])
 
-    def run(self, X: Array, y: Array, order: Array, start: int, stop: int, rates: np.ndarray[Any, Any] | None = None) -> tuple[float, int]:
+    def run(
+        self, X: Array, y: Array, order: Array, start: int, stop: int, rates: np.ndarray[Any, Any] | None = None
+    ) -> tuple[float, int]:
         """Take steps start..stop (stop excluded) of an epoch over the rows of X in this order.
 
         Step s takes rows order[s * batch_size : (s + 1) * batch_size], averages their gradient over
@@ -118,7 +137,8 @@ class Program(ABC):
 
         Parameters
         ----------
-        X : (n, s_1), on the engine's device, of the network's dtype or one that the engine `reads`; C-contiguous, unless it `reads_strides`
+        X : (n, s_1), on the engine's device, of the network's dtype or one that the engine `reads`; C-contiguous,
+            unless it `reads_strides`
         y : (n,) int64 classes, or (n, K) of the network's dtype
         order : (any,) int64, row numbers
         start, stop : int
@@ -151,12 +171,22 @@ class Program(ABC):
         fits = X.dtype == net.dtype or (X.dtype.name in net.backend.reads and X.dtype.isnative)
         lies_well = X.flags.c_contiguous or (net.backend.reads_strides and X.flags.aligned)
         if X.ndim != 2 or X.shape[1] != net.sizes[0] or not fits or not lies_well:
-            raise ValueError(f"X must be a C-contiguous (n, {net.sizes[0]}) array of {net.dtype}, got shape {tuple(X.shape)} of {X.dtype}")
+            raise ValueError(
+                f"X must be a C-contiguous (n, {net.sizes[0]}) array of {net.dtype}, got shape {tuple(X.shape)} of "
+                f"{X.dtype}"
+            )
         net.backend.check_targets(net.pair, y, X.shape[0], net.sizes[-1], net.dtype)
         if order.ndim != 1 or order.dtype != np.int64 or not order.flags.c_contiguous:
-            raise TypeError(f"order must be a contiguous one-dimensional int64 array, got shape {tuple(order.shape)} of {order.dtype}")
+            raise TypeError(
+                f"order must be a contiguous one-dimensional int64 array, got shape {tuple(order.shape)} of "
+                f"{order.dtype}"
+            )
         if not 0 <= start <= stop <= self.steps(order.shape[0]):
-            raise ValueError(f"start={start}, stop={stop} must satisfy 0 <= start <= stop <= {self.steps(order.shape[0])}")
+            raise ValueError(
+                f"start={start}, stop={stop} must satisfy 0 <= start <= stop <= {self.steps(order.shape[0])}"
+            )
 
     @abstractmethod
-    def _run(self, X: Array, y: Array, order: Array, start: int, stop: int, rates: np.ndarray[Any, Any] | None) -> tuple[float, int]: ...
+    def _run(
+        self, X: Array, y: Array, order: Array, start: int, stop: int, rates: np.ndarray[Any, Any] | None
+    ) -> tuple[float, int]: ...

@@ -32,7 +32,9 @@ def _mnist(folder: str) -> tuple[Array, Array, Array, Array]:
     return data.X * scale, data.y, data.test[0] * scale, data.test[1]
 
 
-def train_to(peer: Peer, case: Case, folder: str, seed: int, epochs: int, goal: float, rows: int | None = None) -> dict[str, Any]:
+def train_to(
+    peer: Peer, case: Case, folder: str, seed: int, epochs: int, goal: float, rows: int | None = None
+) -> dict[str, Any]:
     """Train until the test accuracy is reached, at most `epochs`.
 
     Whole batches only: the rows of each epoch's permutation that do not fill the last batch are
@@ -42,13 +44,18 @@ def train_to(peer: Peer, case: Case, folder: str, seed: int, epochs: int, goal: 
     Returns
     -------
     dict
-        curve: [[seconds so far, test accuracy], ...]; reached: seconds, or None; first_seconds: of the first, untimed epoch.
+        curve: [[seconds so far, test accuracy], ...]; reached: seconds, or None; first_seconds: of the first, untimed
+        epoch.
     """
     X, y, X_test, y_test = _mnist(folder)
     X, y = X[:rows], y[:rows]
     steps = len(y) // case.batch
-    order = np.concatenate([np.random.default_rng([seed, epoch]).permutation(len(y))[: steps * case.batch] for epoch in range(epochs)])
-    problem = Problem(case.net, X, y, initial_theta(case.net, seed), order, case.batch, case.optimizer, case.learning_rate)
+    order = np.concatenate(
+        [np.random.default_rng([seed, epoch]).permutation(len(y))[: steps * case.batch] for epoch in range(epochs)]
+    )
+    problem = Problem(
+        case.net, X, y, initial_theta(case.net, seed), order, case.batch, case.optimizer, case.learning_rate
+    )
     start = time.perf_counter()
     peer.load(problem)
     peer.reset(problem.theta)
@@ -65,4 +72,9 @@ def train_to(peer: Peer, case: Case, folder: str, seed: int, epochs: int, goal: 
         curve.append([seconds, float((h.argmax(axis=1) == y_test).mean())])
         if curve[-1][1] >= goal:
             break
-    return {"curve": curve, "reached": seconds if curve[-1][1] >= goal else None, "first_seconds": first, "steps": steps}
+    return {
+        "curve": curve,
+        "reached": seconds if curve[-1][1] >= goal else None,
+        "first_seconds": first,
+        "steps": steps,
+    }

@@ -9,7 +9,20 @@ from dataclasses import dataclass, replace
 
 from ..errors import nearest
 
-__all__ = ["BATCHES", "NETS", "Case", "Net", "PredictCase", "Target", "net_named", "predict_cases", "predict_target", "select", "target", "training_cases"]
+__all__ = [
+    "BATCHES",
+    "NETS",
+    "Case",
+    "Net",
+    "PredictCase",
+    "Target",
+    "net_named",
+    "predict_cases",
+    "predict_target",
+    "select",
+    "target",
+    "training_cases",
+]
 
 
 PIXELS = ":uint8"
@@ -17,7 +30,9 @@ PIXELS = ":uint8"
 
 @dataclass(frozen=True)
 class Net:
-    """Layers and functions of one network, and whether its data are pixels; the name is the sizes, with ":uint8" behind them if so."""
+    """Layers and functions of one network, and whether its data are pixels; the name is the sizes, with ":uint8"
+    behind them if so.
+    """
 
     sizes: tuple[int, ...]
     hidden: str = "relu"
@@ -69,7 +84,9 @@ ONE_ROW_RATE = 0.01  # of sgd with one row per step, whose gradient is the noisi
 
 
 def net_named(name: str) -> Net:
-    """The net of this name; of sizes that no table has, ReLU with softmax, or with one output a number with squared error."""
+    """The net of this name; of sizes that no table has, ReLU with softmax, or with one output a number with squared
+    error.
+    """
     if name in NETS:
         return NETS[name]
     if (of_sizes := name.removesuffix(PIXELS)) != name:
@@ -80,7 +97,9 @@ def net_named(name: str) -> Net:
 
 @dataclass(frozen=True)
 class Case:
-    """One cell of training: a net, rows per step, an optimizer, a precision of the products ("fp32", "tf32", "bf16")."""
+    """One cell of training: a net, rows per step, an optimizer, a precision of the products ("fp32", "tf32",
+    "bf16").
+    """
 
     net: Net
     batch: int
@@ -89,11 +108,13 @@ class Case:
 
     @property
     def key(self) -> str:
-        return f"train/{self.net.name}@{self.batch}@{self.optimizer}{'' if self.precision == 'fp32' else '@' + self.precision}"
+        precision = "" if self.precision == "fp32" else f"@{self.precision}"
+        return f"train/{self.net.name}@{self.batch}@{self.optimizer}{precision}"
 
     @property
     def learning_rate(self) -> float:
-        if self.net.pixels and self.optimizer == "sgd":  # whose squares are four times those of the other rows, around 0
+        if self.net.pixels and self.optimizer == "sgd":
+            # whose squares are four times those of the other rows, around 0
             return (ONE_ROW_RATE if self.batch == 1 else LEARNING_RATES["sgd"]) / 4
         if self.optimizer == "adam":  # whose steps do not shrink with the gradient: a wide layer's sums would run away
             return LEARNING_RATES["adam"] * min(1.0, 1024 / self.net.width)
@@ -140,7 +161,9 @@ class Target:
 
 
 def target(case: Case) -> Target | None:
-    """The row of the table that a cell of training belongs to, if any; nothing is asked of nets that it does not name."""
+    """The row of the table that a cell of training belongs to, if any; nothing is asked of nets that it does not
+    name.
+    """
     width, batch = case.net.width, case.batch
     if case.net.name not in NETS:
         return None
@@ -149,9 +172,17 @@ def target(case: Case) -> Target | None:
     if case.net.hidden == "tanh":
         return Target("28-300-300-300-300-1, tanh, batch >= 32", 1.2) if batch >= 32 else None
     if width <= 32:
-        return Target("nets up to 32 wide, batch <= 32", 3.0) if batch <= 32 else Target("nets up to 32 wide, batch 128-8192", 1.5)
+        return (
+            Target("nets up to 32 wide, batch <= 32", 3.0)
+            if batch <= 32
+            else Target("nets up to 32 wide, batch 128-8192", 1.5)
+        )
     if 100 <= width <= 300:
-        return Target("100-300 wide, batch <= 128", 1.3) if batch <= 128 else Target("100-300 wide, batch >= 512", 1.15, 0.88)
+        return (
+            Target("100-300 wide, batch <= 128", 1.3)
+            if batch <= 128
+            else Target("100-300 wide, batch >= 512", 1.15, 0.88)
+        )
     if width == 1024 and batch >= 64:
         return Target("1024 wide, any batch >= 64", 1.05, 0.90 if batch >= 1024 else None)
     return None
@@ -163,16 +194,27 @@ def predict_target(case: PredictCase) -> Target | None:
 
 
 def training_cases(mode: str) -> list[Case]:
-    """The cells of "quick", "default" (every cell that has a target, Adam where it differs, and some of pixels) or "all"."""
+    """The cells of "quick", "default" (every cell that has a target, Adam where it differs, and some of pixels) or
+    "all".
+    """
     if mode == "all":
-        return [Case(net, batch, optimizer) for optimizer in LEARNING_RATES for net in NETS.values() for batch in BATCHES]
+        return [
+            Case(net, batch, optimizer) for optimizer in LEARNING_RATES for net in NETS.values() for batch in BATCHES
+        ]
     if mode == "quick":
         cells = [("784-16-16-10", 32), ("784-30-10", 512), ("1-64-64-1", 32), ("784-300-100-10", 128)]
         return [Case(NETS[name], batch) for name, batch in cells]
     table = [Case(net, batch) for net in NETS.values() for batch in BATCHES]
-    adam = [Case(NETS[name], batch, "adam") for name, batch in (("784-16-16-10", 32), ("784-300-100-10", 128), ("784-1024-1024-10", 512))]
+    adam = [
+        Case(NETS[name], batch, "adam")
+        for name, batch in (("784-16-16-10", 32), ("784-300-100-10", 128), ("784-1024-1024-10", 512))
+    ]
     pixels = [("784-30-10", 512), ("784-100-100-10", 512), ("784-100-100-10", 2048), ("784-300-100-10", 512)]
-    return [case for case in table if target(case)] + adam + [Case(net_named(name + PIXELS), batch) for name, batch in pixels]
+    return (
+        [case for case in table if target(case)]
+        + adam
+        + [Case(net_named(name + PIXELS), batch) for name, batch in pixels]
+    )
 
 
 def predict_cases(mode: str) -> list[PredictCase]:
@@ -184,7 +226,8 @@ def predict_cases(mode: str) -> list[PredictCase]:
 
 
 def select(cases: Sequence[Case], wanted: Iterable[str]) -> list[Case]:
-    """The cases named by "NET", "NET@BATCH" or "NET@BATCH@OPTIMIZER", where a net may be "SIZES:uint8"; a named net, batch or optimizer need not be in the list.
+    """The cases named by "NET", "NET@BATCH" or "NET@BATCH@OPTIMIZER", where a net may be "SIZES:uint8"; a named net,
+    batch or optimizer need not be in the list.
 
     Raises
     ------
@@ -196,12 +239,22 @@ def select(cases: Sequence[Case], wanted: Iterable[str]) -> list[Case]:
         name, _, rest = text.partition("@")
         batch, _, optimizer = rest.partition("@")
         if not re.fullmatch(rf"[1-9][0-9]*(-[1-9][0-9]*)+({PIXELS})?", name, re.ASCII):
-            raise ValueError(f"--case {text!r}: a net is the sizes of its layers, inputs first, as 784-300-100-10, or 784-300-100-10{PIXELS} for data of pixels; got {name!r}")
+            raise ValueError(
+                f"--case {text!r}: a net is the sizes of its layers, inputs first, as 784-300-100-10, or "
+                f"784-300-100-10{PIXELS} for data of pixels; got {name!r}"
+            )
         if batch and (not batch.isdecimal() or int(batch) < 1):
             raise ValueError(f"--case {text!r}: the batch must be an integer >= 1, got {batch!r}")
         if optimizer and optimizer not in LEARNING_RATES:
-            raise ValueError(f"--case {text!r}: unknown optimizer{nearest(optimizer, LEARNING_RATES) or '.'} Known: {', '.join(LEARNING_RATES)}")
-        found = [case for case in cases if case.net.name == name and not batch and case.optimizer == (optimizer or case.optimizer)]
+            raise ValueError(
+                f"--case {text!r}: unknown optimizer{nearest(optimizer, LEARNING_RATES) or '.'} Known: "
+                f"{', '.join(LEARNING_RATES)}"
+            )
+        found = [
+            case
+            for case in cases
+            if case.net.name == name and not batch and case.optimizer == (optimizer or case.optimizer)
+        ]
         if not found:
             sizes = [int(batch)] if batch else [32, 512]
             found = [Case(net_named(name), size, optimizer or "sgd") for size in sizes]

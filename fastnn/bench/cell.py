@@ -22,7 +22,9 @@ from .statistics import Result, judge, spread
 __all__ = ["PREDICT_RIVALS", "Field", "Settings", "predict_cell", "training_cell"]
 
 SLOW, SLOW_ROUNDS = 4.0, 3  # an entrant this many times slower than the fastest is timed in so many rounds only,
-BEGINNING, BEGINNING_STEPS = 16, 20  # and over this part of the steps, if that leaves so many: a step of theirs costs the same, and 100,000 of them half a minute a round
+# and over this part of the steps, if that leaves so many: a step of theirs costs the same, and 100,000 of them half a
+# minute a round
+BEGINNING, BEGINNING_STEPS = 16, 20
 PREDICT_TOLERANCE = 1e-4  # largest difference of an output from float64's
 PREDICT_RIVALS = ("onnx", "sklearn", "torch")  # those that the target of one-row latency names
 
@@ -123,7 +125,9 @@ def _choices(name: str, cell: Result, field_: Field, settings: Settings) -> list
     return field_.threads(name)
 
 
-def _sweep(field_: Field, name: str, choices: Iterable[int], prepare: Callable[[Client], Result]) -> tuple[Result, Client | None]:
+def _sweep(
+    field_: Field, name: str, choices: Iterable[int], prepare: Callable[[Client], Result]
+) -> tuple[Result, Client | None]:
     """Prepare a library with each number of threads; the entry of the fastest, and its process."""
     entry: Result = {}
     fastest: Client | None = None
@@ -147,22 +151,40 @@ def _sweep(field_: Field, name: str, choices: Iterable[int], prepare: Callable[[
 
 
 def training_cell(
-    case: Case, field_: Field, settings: Settings, ceiling: float | None = None, allowance: float = math.inf, say: Say = lambda text: None,
-    wanted: Callable[[Case], Target | None] = target, product: Callable[[], float] | None = None,
-) -> Result:  # fmt: skip
+    case: Case,
+    field_: Field,
+    settings: Settings,
+    ceiling: float | None = None,
+    allowance: float = math.inf,
+    say: Say = lambda text: None,
+    wanted: Callable[[Case], Target | None] = target,
+    product: Callable[[], float] | None = None,
+) -> Result:
     """Measure one cell.
 
-    Every timing runs the same steps from the same Theta - those who are much slower than the fastest, the first
-    of them - so what is compared with the oracle is what was timed. `allowance` seconds limit the number of rounds (never below three).
-    ceiling: GFLOP/s of the fastest product, found before; product: makes it again and tells what it reaches now. Where a share of
-    the ceiling is asked for, it is made in every round, and the median is the ceiling: the machine is not the same at all times.
+    Every timing runs the same steps from the same Theta - those who are much slower than the fastest, the first of them
+    - so what is compared with the oracle is what was timed. `allowance` seconds limit the number of rounds (never below
+    three). ceiling: GFLOP/s of the fastest product, found before; product: makes it again and tells what it reaches
+    now. Where a share of the ceiling is asked for, it is made in every round, and the median is the ceiling: the
+    machine is not the same at all times.
     """
     began, asked = time.monotonic(), wanted(case)
     description = {"net": case.net.name, "batch": case.batch, "optimizer": case.optimizer, "precision": case.precision}
     names = field_.present("train")
     steps, reason = _pace(names, field_, settings, description)
-    cell: Result = {"kind": "train", **description, "flops": case.flops, "bytes": case.bytes, "learning_rate": learning_rate(case, steps) if steps else None, "rows": settings.rows, "steps": steps,
-                    "load_before": load_average(), "entrants": {}, "busy_rounds": [], "products": []}  # fmt: skip
+    cell: Result = {
+        "kind": "train",
+        **description,
+        "flops": case.flops,
+        "bytes": case.bytes,
+        "learning_rate": learning_rate(case, steps) if steps else None,
+        "rows": settings.rows,
+        "steps": steps,
+        "load_before": load_average(),
+        "entrants": {},
+        "busy_rounds": [],
+        "products": [],
+    }
     if steps is None:
         cell["entrants"] = {name: {"status": "error", "note": reason} for name in names}
         judge(cell, field_.own(), asked, ceiling)
@@ -178,7 +200,12 @@ def training_cell(
         clients: dict[str, Client] = {}
         for name in names:
             say(f"{name} prepares")
-            entry, client = _sweep(field_, name, _choices(name, cell, field_, settings), lambda client: client.ask("prepare", settings.timeout, **problem))
+            entry, client = _sweep(
+                field_,
+                name,
+                _choices(name, cell, field_, settings),
+                lambda client: client.ask("prepare", settings.timeout, **problem),
+            )
             if client is not None and entry["digest"] != truth["digest"]:
                 entry |= {"status": "disagrees", "note": "was given other data, order or parameters than the oracle"}
                 client = None
@@ -197,7 +224,11 @@ def training_cell(
             settings,
             began + allowance,
             lambda name, round_: clients[name].ask(
-                "time", settings.timeout, path=path, compare=settings.compared is None or round_ < settings.compared, steps=cell["entrants"][name]["steps"]
+                "time",
+                settings.timeout,
+                path=path,
+                compare=settings.compared is None or round_ < settings.compared,
+                steps=cell["entrants"][name]["steps"],
             ),
             say,
             product if asked is not None and asked.ceiling is not None else None,
@@ -220,7 +251,9 @@ def _pace(names: list[str], field_: Field, settings: Settings, description: Resu
     reason = "no library is here that trains"
     for name in names:
         try:
-            reply = field_.client(name, field_.threads(name)[-1]).ask("pace", settings.timeout, rows=settings.rows, seed=0, least=min(0.02, settings.seconds), **description)
+            reply = field_.client(name, field_.threads(name)[-1]).ask(
+                "pace", settings.timeout, rows=settings.rows, seed=0, least=min(0.02, settings.seconds), **description
+            )
         except PeerError as error:
             reason = error.reason
             continue
@@ -229,7 +262,13 @@ def _pace(names: list[str], field_: Field, settings: Settings, description: Resu
 
 
 def _rounds(
-    cell: Result, clients: dict[str, Client], settings: Settings, deadline: float, measure: Callable[[str, int], Result], say: Say, product: Callable[[], float] | None = None
+    cell: Result,
+    clients: dict[str, Client],
+    settings: Settings,
+    deadline: float,
+    measure: Callable[[str, int], Result],
+    say: Say,
+    product: Callable[[], float] | None = None,
 ) -> None:
     """Time everyone, and the product, in turn, `rounds` times, or until the deadline once there are three rounds."""
     entrants = cell["entrants"]
@@ -257,7 +296,9 @@ def _rounds(
                 continue
             entry["rounds"][str(round_)] = reply["seconds"]
             entry["samples"].append(reply)
-            samples.append(Sample(float(reply["wall"] if "wall" in reply else reply["seconds"]), reply["cpu"], reply["others"]))
+            samples.append(
+                Sample(float(reply["wall"] if "wall" in reply else reply["seconds"]), reply["cpu"], reply["others"])
+            )
         busy = is_busy(samples)
         cell["busy_known"] = busy is not None
         if busy:
@@ -285,24 +326,45 @@ def _summarise(entry: Result) -> None:
 
 def predict_cell(case: PredictCase, field_: Field, settings: Settings, say: Say = lambda text: None) -> Result:
     """Measure one cell of inference: median seconds per call of the public or the fastest way to the outputs."""
-    cell: Result = {"kind": "predict", "net": case.net.name, "batch": case.rows, "flops": case.flops, "load_before": load_average(), "entrants": {}, "busy_rounds": []}
+    cell: Result = {
+        "kind": "predict",
+        "net": case.net.name,
+        "batch": case.rows,
+        "flops": case.flops,
+        "load_before": load_average(),
+        "entrants": {},
+        "busy_rounds": [],
+    }
     cell["tolerance"] = {"output": PREDICT_TOLERANCE}
     clients: dict[str, Client] = {}
     block = max(0.05, settings.seconds)
     for name in field_.present("predict"):
         say(f"{name} prepares")
         entry, client = _sweep(
-            field_, name, _choices(name, cell, field_, settings), lambda client: client.ask("predict", settings.timeout, net=case.net.name, rows=case.rows, seconds=block)
+            field_,
+            name,
+            _choices(name, cell, field_, settings),
+            lambda client: client.ask("predict", settings.timeout, net=case.net.name, rows=case.rows, seconds=block),
         )
         cell["entrants"][name] = entry
         if client is None:
             continue
         if not entry["error"] <= PREDICT_TOLERANCE:
-            entry |= {"status": "disagrees", "note": f"outputs are off by {entry['error']:.1e} (allowed {PREDICT_TOLERANCE:.0e})"}
+            entry |= {
+                "status": "disagrees",
+                "note": f"outputs are off by {entry['error']:.1e} (allowed {PREDICT_TOLERANCE:.0e})",
+            }
             continue
         clients[name] = client
         entry["rounds"], entry["samples"] = {}, []
-    _rounds(cell, clients, settings, math.inf, lambda name, round_: clients[name].ask("calls", settings.timeout, seconds=block), say)
+    _rounds(
+        cell,
+        clients,
+        settings,
+        math.inf,
+        lambda name, round_: clients[name].ask("calls", settings.timeout, seconds=block),
+        say,
+    )
     for entry in cell["entrants"].values():
         if "rounds" in entry:
             del entry["samples"], entry["probe_seconds"]

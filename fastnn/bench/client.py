@@ -86,12 +86,18 @@ class Client:
 
     def _start(self) -> None:
         self.close(kill=True)
-        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed by close()
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - see close()
         # A group of its own, so that a hang can be ended together with the compilers it may have started.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "fastnn.bench.worker", self.driver, str(self.threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
-            text=True, encoding="utf-8", env={**os.environ, **self.environment}, start_new_session=True,
-        )  # fmt: skip
+            [sys.executable, "-P", "-m", "fastnn.bench.worker", self.driver, str(self.threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, **self.environment},
+            start_new_session=True,
+        )
         self._answers = queue.SimpleQueue()
         threading.Thread(target=self._read, args=(self._process.stdout, self._answers), daemon=True).start()
 

@@ -34,7 +34,9 @@ def _cpu() -> tuple[str, list[str]]:
     model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     flags = re.search(r"^flags\s*:\s*(.+)$", text, re.MULTILINE)
     known = set(flags[1].split()) if flags else set()
-    return (model[1] if model else platform.machine()), [name for name in ("sse4_2", "avx2", "fma", "avx512f", "avx512_bf16", "amx_tile") if name in known]
+    return (model[1] if model else platform.machine()), [
+        name for name in ("sse4_2", "avx2", "fma", "avx512f", "avx512_bf16", "amx_tile") if name in known
+    ]
 
 
 def _memory() -> int | None:
@@ -48,17 +50,29 @@ def _blas() -> list[dict[str, Any]]:
     import threadpoolctl
 
     found = threadpoolctl.threadpool_info()
-    return [{key: library.get(key) for key in ("internal_api", "version", "architecture", "num_threads", "prefix")} for library in found]
+    return [
+        {key: library.get(key) for key in ("internal_api", "version", "architecture", "num_threads", "prefix")}
+        for library in found
+    ]
 
 
 def describe() -> dict[str, Any]:
     """Everything that a reader needs to judge a time."""
     model, flags = _cpu()
     return {
-        "date": now(), "cpu": model, "flags": flags, "cores": cores(), "memory": _memory(), "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(), "fastnn": __version__, "numpy": np.__version__, "blas": _blas(), "load": load_average(),
+        "date": now(),
+        "cpu": model,
+        "flags": flags,
+        "cores": cores(),
+        "memory": _memory(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "fastnn": __version__,
+        "numpy": np.__version__,
+        "blas": _blas(),
+        "load": load_average(),
         "variables": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
-    }  # fmt: skip
+    }
 
 
 # ---- installed size -----------------------------------------------------------------------------------------------

@@ -22,7 +22,10 @@ CACHES = ("NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
 
 def import_time(spec: Spec, repeats: int, timeout: float = 120) -> dict[str, Any]:
     """Seconds of the library's import in fresh processes after NumPy's, and of NumPy's own."""
-    code = f"import time; a = time.perf_counter(); import numpy; b = time.perf_counter(); {spec.imports}; c = time.perf_counter(); print(b - a, c - b)"
+    code = (
+        f"import time; a = time.perf_counter(); import numpy; b = time.perf_counter(); {spec.imports}; c = "
+        "time.perf_counter(); print(b - a, c - b)"
+    )
     pairs = []
     for _ in range(repeats):
         output = _run([sys.executable, "-P", "-c", code], timeout).split()
@@ -37,7 +40,11 @@ def startup(spec: Spec, threads: int, repeats: int, cold: bool = True, timeout: 
     """
     command = [sys.executable, "-P", "-m", "fastnn.bench.firststep", spec.driver, str(threads)]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        environment = {**os.environ, **{name: os.path.join(folder, name.lower()) for name in CACHES}} if cold else dict(os.environ)
+        environment = (
+            {**os.environ, **{name: os.path.join(folder, name.lower()) for name in CACHES}}
+            if cold
+            else dict(os.environ)
+        )
         seconds = []
         for _ in range(repeats + 1):
             start = time.perf_counter()
@@ -61,7 +68,16 @@ def _run(command: list[str], timeout: float, environment: dict[str, str] | None 
 def memory(spec: Spec, threads: int, rows: int, timeout: float = 300) -> dict[str, Any]:
     """Peak resident bytes of a process that trains an epoch of 784-300-100-10 at batch 128, its rows included."""
     with Client(spec.driver, threads) as client:
-        client.ask("prepare", timeout, net="784-300-100-10", batch=128, optimizer="sgd", rows=rows, steps=max(2, rows // 128), seed=0)
+        client.ask(
+            "prepare",
+            timeout,
+            net="784-300-100-10",
+            batch=128,
+            optimizer="sgd",
+            rows=rows,
+            steps=max(2, rows // 128),
+            seed=0,
+        )
         peak = client.ask("memory", timeout)["peak"]
     return {"peak": peak, "rows": rows * 785 * 4}
 

@@ -23,7 +23,9 @@ def load_average() -> list[float] | None:
 
 
 def _machine_busy() -> float | None:
-    """Seconds of CPU time spent by everyone since the machine started, stolen time included; None where it cannot be known."""
+    """Seconds of CPU time spent by everyone since the machine started, stolen time included; None where it cannot
+    be known.
+    """
     try:
         with open("/proc/stat", encoding="ascii") as file:
             ticks = [int(value) for value in file.readline().split()[1:9]]

@@ -11,7 +11,8 @@ __all__ = ["section", "table"]
 def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     """Cells are HTML already."""
     rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in body)
-    return f'<div class="scroll"><table><thead><tr>{"".join(f"<th>{escape(cell)}</th>" for cell in head)}</tr></thead><tbody>{rows}</tbody></table></div>'
+    names = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    return f'<div class="scroll"><table><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
 def section(title: str, text: str, *content: str) -> str:

@@ -16,8 +16,8 @@ Array = NDArray[Any]
 # (share of the way Theta went, relative difference of the mean cost). Rounding in float32 is amplified
 # where a unit crosses the kink of relu, and by Adam where a gradient is near zero, whose sign alone it
 # takes; plain float32 NumPy was within a third of these in the longest runs of every net.
-# A wrong learning rate, order, mean or missing bias is off by 0.1 to 1. Products whose factors are rounded to
-# tf32 (11 bits) or bf16 (8 bits) were imitated in NumPy, and in bf16 computed by PyTorch and JAX: within a third of theirs.
+# A wrong learning rate, order, mean or missing bias is off by 0.1 to 1. Products whose factors are rounded to tf32 (11
+# bits) or bf16 (8 bits) were imitated in NumPy, and in bf16 computed by PyTorch and JAX: within a third of theirs.
 TOLERANCES = {"sgd": (2e-2, 1e-5), "adam": (5e-2, 1e-4)}
 ROUNDED = {"tf32": {"sgd": (6e-2, 1e-4), "adam": (0.25, 2e-3)}, "bf16": {"sgd": (9e-2, 3e-4), "adam": (0.35, 2e-3)}}
 

@@ -22,13 +22,25 @@ __all__ = ["page"]
 def page(results: Result) -> str:
     """A complete document; also well-formed XML after its first line."""
     parts = [
-        _head(results), _asked(results), _ratios(results), _sweeps(results), _roofline(results), _accuracy(results), _inference(results), _besides(results),
-        _everyone(results), *gpu_sections(results.get("gpu")), _remarks(results), _environment(results),
-    ]  # fmt: skip
+        _head(results),
+        _asked(results),
+        _ratios(results),
+        _sweeps(results),
+        _roofline(results),
+        _accuracy(results),
+        _inference(results),
+        _besides(results),
+        _everyone(results),
+        *gpu_sections(results.get("gpu")),
+        _remarks(results),
+        _environment(results),
+    ]
     environment = results["sessions"][-1]["environment"]
     return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/><meta name="viewport" content="width=device-width, initial-scale=1"/>'
-        f"<title>fastnn {escape(environment['fastnn'])} compared</title><style>{CSS}</style></head><body><main>{''.join(parts)}</main></body></html>\n"
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/><meta name="viewport" '
+        'content="width=device-width, initial-scale=1"/>'
+        f"<title>fastnn {escape(environment['fastnn'])} "
+        f"compared</title><style>{CSS}</style></head><body><main>{''.join(parts)}</main></body></html>\n"
     )
 
 
@@ -37,7 +49,8 @@ def _label(results: Result, name: str) -> str:
 
 
 def _legend(results: Result, names: Iterable[str]) -> str:
-    return f'<ul class="legend">{"".join(f"""<li><i class="key {name}"></i>{escape(_label(results, name))}</li>""" for name in names)}</ul>'
+    entries = (f'<li><i class="key {name}"></i>{escape(_label(results, name))}</li>' for name in names)
+    return f'<ul class="legend">{"".join(entries)}</ul>'
 
 
 def _present(results: Result, found: Sequence[Row]) -> list[str]:
@@ -49,17 +62,24 @@ def _head(results: Result) -> str:
     environment, ceiling = session["environment"], session.get("ceiling") or {}
     peers = [peer["label"] for peer in results["peers"].values() if not peer["own"] and not peer["absent"]]
     ratios = [row for row in [*rows(results, "train"), *rows(results, "predict")] if row.ratio is not None]
-    tiles = [(f"{total['passed']} / {total['judged']}", "cells reach what is asked"), (f"{total['lost']} / {total['cells']}", "cells slower than the best peer")]
+    tiles = [
+        (f"{total['passed']} / {total['judged']}", "cells reach what is asked"),
+        (f"{total['lost']} / {total['cells']}", "cells slower than the best peer"),
+    ]
     if ratios:
         worst, best = min(ratios, key=lambda row: row.ratio or 0), max(ratios, key=lambda row: row.ratio or 0)
         tiles += [(f"{worst.ratio:.2f}×", f"worst: {worst.title}"), (f"{best.ratio:.2f}×", f"best: {best.title}")]
     if ceiling.get("best"):
         tiles.append((f"{ceiling['best']:.0f}", "GFLOP/s, sgemm ceiling of this machine"))
-    shown = "".join(f'<div class="tile"><b>{escape(value)}</b><span>{escape(text)}</span></div>' for value, text in tiles)
+    shown = "".join(
+        f'<div class="tile"><b>{escape(value)}</b><span>{escape(text)}</span></div>' for value, text in tiles
+    )
     return (
         f"<h1>fastnn against {escape(_and(peers))}</h1>"
-        f'<p class="soft">Training dense networks on {escape(environment["cpu"])}, {environment["cores"]} cores, {escape(environment["date"][:10])}. The same rows in the same '
-        f'shuffled order from the same parameters, float32; every result was compared with a float64 run before its time counted.</p><div class="tiles">{shown}</div>'
+        f'<p class="soft">Training dense networks on {escape(environment["cpu"])}, {environment["cores"]} cores, '
+        f"{escape(environment['date'][:10])}. The same rows in the same "
+        "shuffled order from the same parameters, float32; every result was compared with a float64 run before its "
+        f'time counted.</p><div class="tiles">{shown}</div>'
     )
 
 
@@ -74,7 +94,11 @@ def _asked(results: Result) -> str:
     body = []
     for line in lines:
         worst: Row = line["worst"]
-        share = f", {worst.cell['share']:.0%} of sgemm" if worst.cell["target"]["ceiling"] and worst.cell["share"] is not None else ""
+        share = (
+            f", {worst.cell['share']:.0%} of sgemm"
+            if worst.cell["target"]["ceiling"] and worst.cell["share"] is not None
+            else ""
+        )
         css = "PASS" if line["passed"] == line["cells"] else "MISS"
         body.append(
             [
@@ -85,7 +109,9 @@ def _asked(results: Result) -> str:
             ]
         )
     return _section(
-        "Targets", "What the project asks of itself. Every cell has to meet its row; there is no averaging.", _table(("row", "at least", "cells that pass", "worst cell"), body)
+        "Targets",
+        "What the project asks of itself. Every cell has to meet its row; there is no averaging.",
+        _table(("row", "at least", "cells that pass", "worst cell"), body),
     )
 
 
@@ -98,10 +124,22 @@ def _ratios(results: Result) -> str:
     groups = []
     for net, members in sorted(by_net.items(), key=lambda item: min(row.headroom for row in item[1])):
         ordered = sorted(members, key=lambda row: (row.cell["optimizer"] == "adam", row.cell["batch"]))
-        groups.append((net, [_ratio(results, row, f"batch {row.cell['batch']:,}{' Adam' if row.cell['optimizer'] == 'adam' else ''}") for row in ordered]))
+        groups.append(
+            (
+                net,
+                [
+                    _ratio(
+                        results, row, f"batch {row.cell['batch']:,}{' Adam' if row.cell['optimizer'] == 'adam' else ''}"
+                    )
+                    for row in ordered
+                ],
+            )
+        )
     text = (
-        "Median over the rounds of best other library's time / fastnn's time, with quartiles; to the right of 1× fastnn is faster. The thick tick is what is asked, pale bars fall "
-        "short of it, red bars are losses. Nets with the worst cell come first. * marks cells during which other processes used the machine."
+        "Median over the rounds of best other library's time / fastnn's time, with quartiles; to the right of 1× "
+        "fastnn is faster. The thick tick is what is asked, pale bars fall "
+        "short of it, red bars are losses. Nets with the worst cell come first. * marks cells during which other "
+        "processes used the machine."
     )
     return _section("Ratio to the best peer", text, f'<div class="scroll">{charts.bars(groups)}</div>')
 
@@ -113,7 +151,10 @@ def _ratio(results: Result, row: Row, label: str) -> charts.Bar:
     if ratio is None:
         return label, None, 1.0, 1.0, asked, "no result to compare", ""
     rival = _label(results, cell["best_peer"])
-    tip = f"{row.title}: fastnn {row.time(cell['ours'])}, {rival} {row.time(cell['best_peer'])}; quartiles {ratio['q1']:.2f} to {ratio['q3']:.2f}"
+    tip = (
+        f"{row.title}: fastnn {row.time(cell['ours'])}, {rival} {row.time(cell['best_peer'])}; quartiles "
+        f"{ratio['q1']:.2f} to {ratio['q3']:.2f}"
+    )
     short = ", short of its share" if row.verdict == "MISS" and asked is not None and ratio["median"] >= asked else ""
     return label, ratio["median"], ratio["q1"], ratio["q3"], asked, f"{rival}{' *' if row.flags else ''}{short}", tip
 
@@ -129,9 +170,22 @@ def _sweeps(results: Result) -> str:
         for row in members:
             for name in _present(results, [row]):
                 entry = row.cell["entrants"][name]
-                series.setdefault(name, []).append((row.cell["batch"], entry["median"] / row.cell["batch"], f"{_label(results, name)}, {row.title}: {row.time(name)} per step"))
+                series.setdefault(name, []).append(
+                    (
+                        row.cell["batch"],
+                        entry["median"] / row.cell["batch"],
+                        f"{_label(results, name)}, {row.title}: {row.time(name)} per step",
+                    )
+                )
         if len(members) > 1 and series:
-            pictures.append(charts.lines(net, dict(sorted(series.items(), key=lambda item: item[0] == "numba")), "rows per step", "time per row"))
+            pictures.append(
+                charts.lines(
+                    net,
+                    dict(sorted(series.items(), key=lambda item: item[0] == "numba")),
+                    "rows per step",
+                    "time per row",
+                )
+            )
             seen += members
     if not pictures:
         return ""
@@ -157,8 +211,16 @@ def _roofline(results: Result) -> str:
             marks.append((intensity, rate, f"{_label(results, name)}, {row.title}: {rate:.1f} GFLOP/s"))
     if not ours or not ceiling.get("best"):
         return ""
-    text = "Blue: fastnn. Rings: the best other library in the same case. The dashed roof is a copy's bandwidth (left) and the best sgemm of NumPy, SciPy and PyTorch, measured in the same run; data that stays in the caches may rise above the slope."
-    return _section("Roofline", text, f'<div class="scroll">{charts.roofline(ours, theirs, ceiling["best"], ceiling["bandwidth"])}</div>')
+    text = (
+        "Blue: fastnn. Rings: the best other library in the same case. The dashed roof is a copy's bandwidth (left) "
+        "and the best sgemm of NumPy, SciPy and PyTorch, measured in the same run; data that stays in the caches may "
+        "rise above the slope."
+    )
+    return _section(
+        "Roofline",
+        text,
+        f'<div class="scroll">{charts.roofline(ours, theirs, ceiling["best"], ceiling["bandwidth"])}</div>',
+    )
 
 
 def _accuracy(results: Result) -> str:
@@ -168,17 +230,42 @@ def _accuracy(results: Result) -> str:
         if key.startswith("accuracy/") and "curve" in unit:
             _, seed, name = key.split("/")
             runs.setdefault(name, []).append(unit)
-            series.append((name, unit["curve"], f"{_label(results, name)}, seed {seed}: {unit['curve'][-1][1]:.2%} after {unit['curve'][-1][0]:.2f} s"))
+            series.append(
+                (
+                    name,
+                    unit["curve"],
+                    (
+                        f"{_label(results, name)}, seed {seed}: {unit['curve'][-1][1]:.2%} after "
+                        f"{unit['curve'][-1][0]:.2f} s"
+                    ),
+                )
+            )
     if not series:
         return ""
     body = []
     for name, found in sorted(runs.items(), key=lambda item: median_time(item[1])):
         reached = [run for run in found if run["reached"] is not None]
         per_epoch = sum(run["curve"][-1][0] for run in found) / sum(len(run["curve"]) for run in found)
-        body.append([escape(_label(results, name)), f"{median_time(found):.2f} s" if reached else "not reached", f"{len(reached)} of {len(found)}", duration(per_epoch)])
-    text = f"MNIST, {CASE.replace('@', ', batch ', 1).replace('@adam', ', Adam 0.001')}: seconds of training until {GOAL:.1%} of the test rows are right; a curve per seed. Same parameters, order and rule for all."
+        body.append(
+            [
+                escape(_label(results, name)),
+                f"{median_time(found):.2f} s" if reached else "not reached",
+                f"{len(reached)} of {len(found)}",
+                duration(per_epoch),
+            ]
+        )
+    text = (
+        f"MNIST, {CASE.replace('@', ', batch ', 1).replace('@adam', ', Adam 0.001')}: seconds of training until "
+        f"{GOAL:.1%} of the test rows are right; a curve per seed. Same parameters, order and rule for all."
+    )
     table = _table(("", "median time", "seeds that reach it", "per epoch"), body)
-    return _section("Time to accuracy", text, _legend(results, runs), f'<div class="scroll">{charts.curves(series, GOAL)}</div>', table)
+    return _section(
+        "Time to accuracy",
+        text,
+        _legend(results, runs),
+        f'<div class="scroll">{charts.curves(series, GOAL)}</div>',
+        table,
+    )
 
 
 def _inference(results: Result) -> str:
@@ -186,18 +273,33 @@ def _inference(results: Result) -> str:
     if not found:
         return ""
     groups = [
-        (title, [_ratio(results, row, row.cell["net"]) for row in found if (row.cell["batch"] == 1) is single]) for title, single in (("one row", True), ("many rows", False))
+        (title, [_ratio(results, row, row.cell["net"]) for row in found if (row.cell["batch"] == 1) is single])
+        for title, single in (("one row", True), ("many rows", False))
     ]
-    pictures = [f'<h3>Ratio to the best other library</h3><div class="scroll">{charts.bars([group for group in groups if group[1]])}</div>']
-    for title, members in (("One row: latency", [row for row in found if row.cell["batch"] == 1]), ("Many rows: throughput", [row for row in found if row.cell["batch"] > 1])):
+    pictures = [
+        (
+            "<h3>Ratio to the best other library</h3><div "
+            f'class="scroll">{charts.bars([group for group in groups if group[1]])}</div>'
+        )
+    ]
+    for title, members in (
+        ("One row: latency", [row for row in found if row.cell["batch"] == 1]),
+        ("Many rows: throughput", [row for row in found if row.cell["batch"] > 1]),
+    ):
         cases: list[tuple[str, dict[str, tuple[float, str]]]] = []
         for row in members:
-            marks = {name: (row.cell["entrants"][name]["median"], f"{_label(results, name)}: {row.time(name)}") for name in _present(results, [row])}
+            marks = {
+                name: (row.cell["entrants"][name]["median"], f"{_label(results, name)}: {row.time(name)}")
+                for name in _present(results, [row])
+            }
             if marks:
                 cases.append((row.title, marks))
         if cases:
             pictures.append(f'<h3>{title}</h3><div class="scroll">{charts.dots(cases)}</div>')
-    text = "Time per call with rows already in each library's own form; bars as above; dots further left are better. fastnn is called through its public, checked predict."
+    text = (
+        "Time per call with rows already in each library's own form; bars as above; dots further left are better. "
+        "fastnn is called through its public, checked predict."
+    )
     return _section("Inference", text, _legend(results, _present(results, found)), *pictures)
 
 
@@ -208,14 +310,34 @@ def _besides(results: Result) -> str:
         if any(cells.values()):
             start = cells["startup"]
             median = [(part or {}).get("median") for part in (cells["import"].get("library"), start.get("warm"))]
-            found.append((peer["label"], [median[0], start.get("cold"), median[1], cells["memory"].get("peak"), cells["size"].get("total")]))
+            found.append(
+                (
+                    peer["label"],
+                    [median[0], start.get("cold"), median[1], cells["memory"].get("peak"), cells["size"].get("total")],
+                )
+            )
     most = [max([values[column] or 0 for _, values in found], default=0) for column in range(5)]
     shown = (duration, duration, duration, size, size)
-    body = [[escape(label), *(_bar(value, top, text) for value, top, text in zip(values, most, shown, strict=True))] for label, values in found]
-    text = "Import: beyond NumPy's own. First step: from the start of the process, import included; cold with empty caches of compiled code. Memory: peak of a process that trains 784-300-100-10, its rows included. Installed: with everything it needs."
+    body = [
+        [escape(label), *(_bar(value, top, text) for value, top, text in zip(values, most, shown, strict=True))]
+        for label, values in found
+    ]
+    text = (
+        "Import: beyond NumPy's own. First step: from the start of the process, import included; cold with empty "
+        "caches of compiled code. Memory: peak of a process that trains 784-300-100-10, its rows included. Installed: "
+        "with everything it needs."
+    )
     if any("mkl" in peer["versions"] for peer in results["peers"].values()):
         text += " fastnn's Numba engine is shown with MKL, an extra that takes most of the room."
-    return _section("Start-up, memory, size", text, _table(("", "import", "first step, cold", "first step, warm", "peak memory", "installed"), body)) if body else ""
+    return (
+        _section(
+            "Start-up, memory, size",
+            text,
+            _table(("", "import", "first step, cold", "first step, warm", "peak memory", "installed"), body),
+        )
+        if body
+        else ""
+    )
 
 
 def _bar(value: float | None, most: float, text: Callable[[float], str]) -> str:
@@ -228,10 +350,23 @@ def _everyone(results: Result) -> str:
     for kind, title in (("train", "Training: time per step"), ("predict", "Inference: time per call")):
         found = worst_first(rows(results, kind))
         names = [name for name in results["peers"] if any(name in row.cell["entrants"] for row in found)]
-        body = [[escape(row.title), f'<span class="{row.verdict}">{row.verdict}</span>', *(_entry(row, name, results) for name in names)] for row in found]
+        body = [
+            [
+                escape(row.title),
+                f'<span class="{row.verdict}">{row.verdict}</span>',
+                *(_entry(row, name, results) for name in names),
+            ]
+            for row in found
+        ]
         if body:
-            parts.append(f"<details><summary>{title}, losses first</summary>{_table(('case', '', *(_label(results, name) for name in names)), body)}</details>")
-    text = "Median, threads that were best, and in training how far the parameters are from the float64 run's, as a share of the way they went."
+            parts.append(
+                f"<details><summary>{title}, losses "
+                f"first</summary>{_table(('case', '', *(_label(results, name) for name in names)), body)}</details>"
+            )
+    text = (
+        "Median, threads that were best, and in training how far the parameters are from the float64 run's, as a "
+        "share of the way they went."
+    )
     return _section("Everyone, every cell", text, *parts) if parts else ""
 
 
@@ -241,7 +376,11 @@ def _entry(row: Row, name: str, results: Result) -> str:
         return "–"
     if entry["status"] != "ok":
         return f'<span class="bad" title="{escape(entry["note"])}">{escape(row.time(name))}</span>'
-    notes: list[Any] = [f"{entry['threads']} thread{'s' * (entry['threads'] != 1)}"] if results["peers"][name].get("sweep") else [entry.get("choice") or "auto"]
+    notes: list[Any] = (
+        [f"{entry['threads']} thread{'s' * (entry['threads'] != 1)}"]
+        if results["peers"][name].get("sweep")
+        else [entry.get("choice") or "auto"]
+    )
     if entry.get("theta_error") is not None:
         notes.append(f"{entry['theta_error']:.0e}")
     return f'{row.time(name)}<small title="{escape(", ".join(notes))}">{escape(", ".join(notes))}</small>'
@@ -251,7 +390,11 @@ def _remarks(results: Result) -> str:
     lines = problems(results)
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return (
-        _section("What went wrong, and what is missing", "Results that disagree with float64 are shown as such and their times are not used.", f'<ul class="notes">{items}</ul>')
+        _section(
+            "What went wrong, and what is missing",
+            "Results that disagree with float64 are shown as such and their times are not used.",
+            f'<ul class="notes">{items}</ul>',
+        )
         if lines
         else ""
     )
@@ -260,13 +403,23 @@ def _remarks(results: Result) -> str:
 def _environment(results: Result) -> str:
     session = results["sessions"][-1]
     environment = session["environment"]
-    blas = ", ".join(f"{library['internal_api']} {library['version'] or ''} ({library['architecture'] or '?'})" for library in environment["blas"])
+    blas = ", ".join(
+        (f"{library['internal_api']} {library['version'] or ''} ({library['architecture'] or '?'})")
+        for library in environment["blas"]
+    )
     versions: dict[str, str] = {}
     for peer in results["peers"].values():
         versions |= peer["versions"]
     entries = {
-        "Machine": f"{environment['cpu']}, {environment['cores']} cores, {', '.join(environment['flags'])}", "System": f"{environment['system']}, Python {environment['python']}",
-        "BLAS": blas or "none found", "Versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
-        "Load": f"{environment['load']} before, {session.get('load_after')} after", "Measured": f"{environment['date']}; mode {results['mode']}; {len(results['sessions'])} session(s)",
-    }  # fmt: skip
-    return _section("Measured on", "", f"<dl>{''.join(f'<dt>{key}</dt><dd>{escape(str(value))}</dd>' for key, value in entries.items())}</dl>")
+        "Machine": f"{environment['cpu']}, {environment['cores']} cores, {', '.join(environment['flags'])}",
+        "System": f"{environment['system']}, Python {environment['python']}",
+        "BLAS": blas or "none found",
+        "Versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
+        "Load": f"{environment['load']} before, {session.get('load_after')} after",
+        "Measured": f"{environment['date']}; mode {results['mode']}; {len(results['sessions'])} session(s)",
+    }
+    return _section(
+        "Measured on",
+        "",
+        f"<dl>{''.join(f'<dt>{key}</dt><dd>{escape(str(value))}</dd>' for key, value in entries.items())}</dl>",
+    )

@@ -70,7 +70,8 @@ def split(net: Net, theta: Array) -> list[tuple[Array, Array]]:
     return layers
 
 
-@functools.lru_cache(maxsize=1)  # the cells of a wide net follow each other, and 38 million normal numbers take their time
+# the cells of a wide net follow each other, and 38 million normal numbers take their time
+@functools.lru_cache(maxsize=1)
 def initial_theta(net: Net, seed: int = 0) -> Array:
     """He et al. 2015 before relu, Glorot and Bengio 2010 otherwise; zero biases. float32, read-only."""
     rng = np.random.default_rng([seed, 1])
@@ -86,15 +87,20 @@ def initial_theta(net: Net, seed: int = 0) -> Array:
 
 @functools.lru_cache(maxsize=2)
 def _rows(inputs: int, classes: int, rows: int, seed: int, pixels: bool) -> tuple[Array, Array]:
-    """Uniform inputs around 0, or those pixels, and targets that can be learned from them: a random linear rule or a smooth curve."""
+    """Uniform inputs around 0, or those pixels, and targets that can be learned from them: a random linear rule or
+    a smooth curve.
+    """
     rng = np.random.default_rng([seed, 2])
-    centred = (_pixels(inputs, rows, seed) * PIXEL if pixels else rng.random((rows, inputs), np.float32)) - np.float32(0.5)
+    centred = (_pixels(inputs, rows, seed) * PIXEL if pixels else rng.random((rows, inputs), np.float32)) - np.float32(
+        0.5
+    )
     X = _pixels(inputs, rows, seed) * PIXEL if pixels else centred
     rule = rng.normal(size=(inputs, max(classes, 1))).astype(np.float32)
     if classes:
         return X, np.argmax(centred @ rule, axis=1).astype(np.int64)
     rule /= np.linalg.norm(rule)
-    noise = rng.normal(0, 0.1, (rows, 1)).astype(np.float32)  # keeps the cost away from zero, where only rounding would be compared
+    # keeps the cost away from zero, where only rounding would be compared
+    noise = rng.normal(0, 0.1, (rows, 1)).astype(np.float32)
     return X, np.sin(2 * np.float32(np.pi) * (centred @ rule)) + noise
 
 
@@ -128,9 +134,17 @@ def make(case: Case, rows: int, steps: int, seed: int = 0) -> Problem:
     pixels = _pixels(net.sizes[0], rows, seed) if net.pixels else None
     X, y = _rows(net.sizes[0], net.sizes[-1] if net.classes else 0, rows, seed, net.pixels)
     order = orders(rows, steps * case.batch, seed)
-    return Problem(net, X, y, initial_theta(net, seed), order, case.batch, case.optimizer, learning_rate(case, steps), case.precision, pixels)
+    return Problem(
+        net, X, y, initial_theta(net, seed), order, case.batch, case.optimizer, learning_rate(case, steps),
+        case.precision, pixels,
+    )  # fmt: skip
 
 
 def case_from(request: dict[str, Any]) -> Case:
     """The case that a request names by net, batch, optimizer and precision."""
-    return Case(net_named(request["net"]), int(request["batch"]), request.get("optimizer", "sgd"), request.get("precision", "fp32"))
+    return Case(
+        net_named(request["net"]),
+        int(request["batch"]),
+        request.get("optimizer", "sgd"),
+        request.get("precision", "fp32"),
+    )

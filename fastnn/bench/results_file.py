@@ -27,7 +27,9 @@ def dumps(results: Any) -> str:
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a file in one move, so that an interrupted run leaves the last complete one. A device or pipe is written to, not replaced."""
+    """Write a file in one move, so that an interrupted run leaves the last complete one. A device or pipe is
+    written to, not replaced.
+    """
     if path.exists() and not path.is_file():
         path.write_text(text, encoding="utf-8")
         return
@@ -37,7 +39,8 @@ def replace(path: Path, text: str) -> None:
 
 
 def read(path: Path, what: str, schema: int, *, part: str, kind: str | None = None) -> Result:
-    """Results written earlier: of this schema and kind, with a dict under `part`. `what` says in an error what they should be results of.
+    """Results written earlier: of this schema and kind, with a dict under `part`. `what` says in an error what they
+    should be results of.
 
     Raises
     ------
@@ -49,6 +52,11 @@ def read(path: Path, what: str, schema: int, *, part: str, kind: str | None = No
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ValueError(f"{path}: not results of {what}: {reason}") from None
-    if not isinstance(results, dict) or results.get("kind") != kind or results.get("schema") != schema or not isinstance(results.get(part), dict):
+    if (
+        not isinstance(results, dict)
+        or results.get("kind") != kind
+        or results.get("schema") != schema
+        or not isinstance(results.get(part), dict)
+    ):
         raise ValueError(f"{path}: not results of {what} of this version (schema {schema})")
     return results

@@ -68,9 +68,22 @@ class Comparison:
         Told in a few words what is going on.
     """
 
-    def __init__(self, plan: Plan, path: Path | None = None, results: Result | None = None, say: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        path: Path | None = None,
+        results: Result | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self.plan, self.path, self.say = plan, path, say
-        self.results: Result = results or {"schema": SCHEMA, "mode": plan.mode, "sessions": [], "peers": {}, "units": {}, "skipped": {}}
+        self.results: Result = results or {
+            "schema": SCHEMA,
+            "mode": plan.mode,
+            "sessions": [],
+            "peers": {},
+            "units": {},
+            "skipped": {},
+        }
         self.began = time.monotonic()
         self.budget, self.training_share = BUDGETS[plan.mode]
 
@@ -152,10 +165,18 @@ class Comparison:
                 self.say(f"sgemm of {library}, {threads} threads")
                 try:
                     with Client("none:none", threads) as client:
-                        found[f"{library}, {threads}"] = client.ask("gemm", 120, library=library, sizes=list(self.plan.gemm_sizes), seconds=self.plan.gemm_seconds)["gflops"]
+                        found[f"{library}, {threads}"] = client.ask(
+                            "gemm",
+                            120,
+                            library=library,
+                            sizes=list(self.plan.gemm_sizes),
+                            seconds=self.plan.gemm_seconds,
+                        )["gflops"]
                 except PeerError as error:
                     found[f"{library}, {threads}"] = {"absent": error.reason}
-        rates = [(rate, where, size) for where, sizes in found.items() for size, rate in sizes.items() if size != "absent"]
+        rates = [
+            (rate, where, size) for where, sizes in found.items() for size, rate in sizes.items() if size != "absent"
+        ]
         best = max(rates, default=(None, "", ""))
         return {
             "best": best[0],
@@ -169,7 +190,15 @@ class Comparison:
     def _training(self, entrants: Field, top: Result) -> None:
         library, _, threads = top["where"].partition(", ")
         with Client("none:none", int(threads or 1)) as products:
-            self._cells(entrants, top["best"], lambda: float(products.ask("product", 120, library=library, size=int(top["size"]), seconds=self.plan.gemm_seconds)["gflops"]))
+            self._cells(
+                entrants,
+                top["best"],
+                lambda: float(
+                    products.ask(
+                        "product", 120, library=library, size=int(top["size"]), seconds=self.plan.gemm_seconds
+                    )["gflops"]
+                ),
+            )
 
     def _cells(self, entrants: Field, ceiling_: float | None, product: Callable[[], float]) -> None:
         waiting = [case for case in self.plan.training if case.key not in self.units]
@@ -178,16 +207,34 @@ class Comparison:
             if left <= 0:
                 self._skip(case.key, "out of time; --resume measures it")
                 continue
-            allowance, title = left / (len(waiting) - number), f"{number + 1} of {len(waiting)}: {case.net.name}, batch {case.batch}, {case.optimizer}"
-            self._unit(case.key, lambda case=case, allowance=allowance, title=title: training_cell(  # type: ignore[misc]
-                case, entrants, self.plan.settings, ceiling_, allowance, lambda text: self.say(f"{title}: {text}"), product=product if ceiling_ is not None else None))  # fmt: skip
+            allowance, title = (
+                left / (len(waiting) - number),
+                f"{number + 1} of {len(waiting)}: {case.net.name}, batch {case.batch}, {case.optimizer}",
+            )
+            self._unit(
+                case.key,
+                lambda case=case, allowance=allowance, title=title: training_cell(  # type: ignore[misc]
+                    case,
+                    entrants,
+                    self.plan.settings,
+                    ceiling_,
+                    allowance,
+                    lambda text: self.say(f"{title}: {text}"),
+                    product=product if ceiling_ is not None else None,
+                ),
+            )
 
     def _predicting(self, entrants: Field) -> None:
         for case in self.plan.predicting:
             if self.left <= 0:
                 self._skip(case.key, "out of time; --resume measures it")
                 continue
-            self._unit(case.key, lambda case=case: predict_cell(case, entrants, self.plan.settings, lambda text: self.say(f"{case.key}: {text}")))  # type: ignore[misc]
+            self._unit(
+                case.key,
+                lambda case=case: predict_cell(  # type: ignore[misc]
+                    case, entrants, self.plan.settings, lambda text: self.say(f"{case.key}: {text}")
+                ),
+            )
 
     def _extras(self, entrants: Field) -> None:
         plan, quick = self.plan, self.plan.mode == "quick"
@@ -228,6 +275,17 @@ class Comparison:
                     continue
                 threads = cell.get("entrants", {}).get(name, {}).get("threads", entrants.threads(name)[-1])
                 client = entrants.client(name, threads)
-                self._unit(key, lambda client=client, seed=seed: client.ask(  # type: ignore[misc]
-                    "accuracy", self.plan.settings.timeout, folder=folder, seed=seed, epochs=accuracy.EPOCHS, goal=accuracy.GOAL,
-                    net=net, batch=int(batch), optimizer=optimizer))  # fmt: skip
+                self._unit(
+                    key,
+                    lambda client=client, seed=seed: client.ask(  # type: ignore[misc]
+                        "accuracy",
+                        self.plan.settings.timeout,
+                        folder=folder,
+                        seed=seed,
+                        epochs=accuracy.EPOCHS,
+                        goal=accuracy.GOAL,
+                        net=net,
+                        batch=int(batch),
+                        optimizer=optimizer,
+                    ),
+                )

@@ -37,8 +37,11 @@ def best(entrants: Mapping[str, Result]) -> str | None:
     return min(usable, key=lambda name: usable[name]) if usable else None
 
 
-def judge(cell: Result, own: Sequence[str], target: Target | None, ceiling: float | None, rivals: Sequence[str] | None = None) -> None:
-    """Write into the cell: our entrant, the best peer, the ratio with its spread, GFLOP/s, share of the ceiling, verdict.
+def judge(
+    cell: Result, own: Sequence[str], target: Target | None, ceiling: float | None, rivals: Sequence[str] | None = None
+) -> None:
+    """Write into the cell: our entrant, the best peer, the ratio with its spread, GFLOP/s, share of the ceiling,
+    verdict.
 
     `own` lists fastnn's engines in the order in which they stand for fastnn: the first that has a result does.
     Times of entrants whose status is not "ok" are never used. The verdict is "PASS", "MISS", or

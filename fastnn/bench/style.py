@@ -46,4 +46,10 @@ dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 18px;font-size:.9r
 @media (max-width:640px){main{padding:28px 12px}section{padding:16px}.multiples{grid-template-columns:minmax(0,1fr)}.multiples svg{min-width:0}dl{grid-template-columns:1fr}}
 """
 LIBRARIES = ("numba", "numpy", "sklearn", "torch", "compile", "jax", "onnx")
-CSS = CSS.replace("KEYS", "\n".join(f".dot.{name},.key.{name}{{fill:var(--{name});background:var(--{name})}}.line.{name}{{stroke:var(--{name})}}" for name in LIBRARIES))
+CSS = CSS.replace(
+    "KEYS",
+    "\n".join(
+        f".dot.{name},.key.{name}{{fill:var(--{name});background:var(--{name})}}.line.{name}{{stroke:var(--{name})}}"
+        for name in LIBRARIES
+    ),
+)

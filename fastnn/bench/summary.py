@@ -61,7 +61,9 @@ class Row:
 
     @property
     def headroom(self) -> float:
-        """How far above (> 1) or below what is asked, in the worse of ratio and share; without a target, the ratio itself."""
+        """How far above (> 1) or below what is asked, in the worse of ratio and share; without a target, the ratio
+        itself.
+        """
         ratio, target = self.ratio, self.cell.get("target")
         if ratio is None:
             return 0.0
@@ -109,11 +111,22 @@ def score(results: Result) -> dict[str, Any]:
     for row in judged:
         by_row.setdefault(row.cell["target"]["row"], []).append(row)
     table = [
-        {"row": name, "passed": sum(row.verdict == "PASS" for row in members), "cells": len(members), "worst": min(members, key=lambda row: row.headroom)}
+        {
+            "row": name,
+            "passed": sum(row.verdict == "PASS" for row in members),
+            "cells": len(members),
+            "worst": min(members, key=lambda row: row.headroom),
+        }
         for name, members in by_row.items()
     ]
     every = [row for row in [*rows(results, "train"), *rows(results, "predict")] if row.ratio is not None]
-    return {"passed": sum(row.verdict == "PASS" for row in judged), "judged": len(judged), "lost": sum((row.ratio or 0) < 1 for row in every), "cells": len(every), "table": table}
+    return {
+        "passed": sum(row.verdict == "PASS" for row in judged),
+        "judged": len(judged),
+        "lost": sum((row.ratio or 0) < 1 for row in every),
+        "cells": len(every),
+        "table": table,
+    }
 
 
 def problems(results: Result) -> list[str]:
@@ -123,16 +136,24 @@ def problems(results: Result) -> list[str]:
     for key, unit in results["units"].items():
         for name, entry in unit.get("entrants", {}).items():
             if entry["status"] != "ok":
-                lines.append(f"{key}: {labels.get(name, name)} {entry['status']}, its time is not used: {entry['note']}")
+                lines.append(
+                    f"{key}: {labels.get(name, name)} {entry['status']}, its time is not used: {entry['note']}"
+                )
             elif entry["note"]:
                 lines.append(f"{key}: {labels.get(name, name)}: {entry['note']}")
         if "entrants" not in unit and unit.get("status"):
             lines.append(f"{key}: {unit['status']}: {unit['note']}")
     busy = [key for key, unit in results["units"].items() if unit.get("busy_rounds")]
     if busy:
-        lines.append(f"other processes used more than 10 % of the machine in some rounds of {len(busy)} cell{'s' * (len(busy) != 1)}: repeat on a quiet machine")
+        lines.append(
+            f"other processes used more than 10 % of the machine in some rounds of {len(busy)} "
+            f"cell{'s' * (len(busy) != 1)}: repeat on a quiet machine"
+        )
     reasons: dict[str, list[str]] = {}
     for key, why in results["skipped"].items():
         reasons.setdefault(why, []).append(key)
-    lines += [f"not measured ({why}): {', '.join(keys[:4])}{f' and {len(keys) - 4} more' if len(keys) > 4 else ''}" for why, keys in reasons.items()]
+    lines += [
+        (f"not measured ({why}): {', '.join(keys[:4])}{f' and {len(keys) - 4} more' if len(keys) > 4 else ''}")
+        for why, keys in reasons.items()
+    ]
     return lines

@@ -53,16 +53,38 @@ class Worker:
 
     # ---- training ---------------------------------------------------------------------------------
 
-    def oracle(self, path: str, rows: int, steps: int, seed: int, library: str = "numpy", beginning: int | None = None, **case: Any) -> Reply:
-        """The float64 run of a problem, and of its first `beginning` steps, in this array library, to a file for those who are compared with it."""
+    def oracle(
+        self,
+        path: str,
+        rows: int,
+        steps: int,
+        seed: int,
+        library: str = "numpy",
+        beginning: int | None = None,
+        **case: Any,
+    ) -> Reply:
+        """The float64 run of a problem, and of its first `beginning` steps, in this array library, to a file for
+        those who are compared with it.
+        """
         from .peers.base import blas_threads
 
         blas_threads(self.threads)
         made = problem.make(problem.case_from(case), rows, steps, seed)
         xp = importlib.import_module(library)
         run = oracle.train(made, xp=xp)
-        parts = {steps: run} if beginning is None else {steps: run, beginning: oracle.train(made.beginning(beginning), xp=xp)}
-        np.savez(path, **{f"{name}_{count}": getattr(part, name) for count, part in parts.items() for name in ("theta", "mean_cost")})
+        parts = (
+            {steps: run}
+            if beginning is None
+            else {steps: run, beginning: oracle.train(made.beginning(beginning), xp=xp)}
+        )
+        np.savez(
+            path,
+            **{
+                f"{name}_{count}": getattr(part, name)
+                for count, part in parts.items()
+                for name in ("theta", "mean_cost")
+            },
+        )
         return {"digest": made.digest(), "mean_cost": run.mean_cost, "final_cost": self._final_cost(made, run.theta)}
 
     def pace(self, rows: int, seed: int, least: float, **case: Any) -> Reply:
@@ -87,7 +109,13 @@ class Worker:
         self.peer.load(self.made)
         self._first_run()
         first = time.perf_counter() - start
-        return {"digest": self.made.digest(), "first_seconds": first, "probe_seconds": self._probe(), "choice": self.peer.describe(), "whole": self.peer.whole}
+        return {
+            "digest": self.made.digest(),
+            "first_seconds": first,
+            "probe_seconds": self._probe(),
+            "choice": self.peer.describe(),
+            "whole": self.peer.whole,
+        }
 
     def _first_run(self) -> None:
         """Run what compiles and warms up: everything where a run is compiled as a whole, else a few steps."""
@@ -108,7 +136,9 @@ class Worker:
             count = min(steps, count * 4)
 
     def time(self, path: str, compare: bool = True, steps: int | None = None) -> Reply:
-        """Run the prepared problem, or its first steps, once from its Theta against the clock, and compare the result with the oracle's."""
+        """Run the prepared problem, or its first steps, once from its Theta against the clock, and compare the
+        result with the oracle's.
+        """
         made = self.made if steps is None else self.made.beginning(steps)
         self._wake()
         self.peer.reset(made.theta)
@@ -120,9 +150,14 @@ class Worker:
             run = oracle.Run(file[f"theta_{made.steps}"], float(file[f"mean_cost_{made.steps}"]))
         theta_error, cost_error = oracle.differences(made, run, theta, mean_cost)
         return {
-            "seconds": watch.sample.seconds, "cpu": watch.sample.cpu, "others": watch.sample.others, "mean_cost": mean_cost,
-            "final_cost": self._final_cost(made, theta), "theta_error": theta_error, "cost_error": cost_error,
-        }  # fmt: skip
+            "seconds": watch.sample.seconds,
+            "cpu": watch.sample.cpu,
+            "others": watch.sample.others,
+            "mean_cost": mean_cost,
+            "final_cost": self._final_cost(made, theta),
+            "theta_error": theta_error,
+            "cost_error": cost_error,
+        }
 
     def _wake(self, least: float = WAKING) -> None:
         """Run steps without the clock for about so many seconds, or all: while others were timed this process slept,
@@ -226,7 +261,11 @@ def serve(worker: Worker, requests: TextIO, answers: TextIO) -> None:
         except Exception as error:
             traceback.print_exc()
             reason = f"{type(error).__name__}: {error}".splitlines()
-            reply = {"ok": False, "error": reason[0] if reason else "", "missing": isinstance(error, ImportError) or type(error).__name__ == "BackendUnavailable"}
+            reply = {
+                "ok": False,
+                "error": reason[0] if reason else "",
+                "missing": isinstance(error, ImportError) or type(error).__name__ == "BackendUnavailable",
+            }
         answers.write(json.dumps(reply) + "\n")
         answers.flush()
 

@@ -13,8 +13,10 @@ def main() -> None:
     import sys
 
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started this, as cron may; what belongs there must not end up in a file, nor stop the work
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process lives
+        if getattr(sys, name) is None:
+            # Closed by whoever started this, as cron may. What belongs there must not end up in a file, nor stop the
+            # work; the file stays open for as long as the process lives.
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     from .app import app  # typer and rich, which `import fastnn` must not load
 
     app()

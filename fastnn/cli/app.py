@@ -14,13 +14,19 @@ from .errors import OneLineErrors, integer, number
 __all__ = ["app"]
 
 app = typer.Typer(
-    cls=OneLineErrors, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+    cls=OneLineErrors,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Train dense neural networks on NumPy, Numba or CuPy. Results go to stdout, progress to stderr.",
-)  # fmt: skip
+)
 
 _flag = functools.partial(typer.Option, metavar="")  # else the help shows "<bool>", as if a value were to follow
 Json = Annotated[bool, _flag("--json", help="Print exactly one JSON object on stdout.")]
-Engine = Annotated[str, typer.Option("--backend", metavar="NAME", help="numpy, numba, cupy, or auto: the fastest that is usable.")]
+Engine = Annotated[
+    str, typer.Option("--backend", metavar="NAME", help="numpy, numba, cupy, or auto: the fastest that is usable.")
+]
 
 
 def _version(wanted: bool) -> None:
@@ -30,39 +36,95 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def options(version: Annotated[bool, _flag("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+def options(
+    version: Annotated[bool, _flag("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
     """Train dense neural networks on NumPy, Numba or CuPy. Results go to stdout, progress to stderr."""
 
 
 @app.command()
 def train(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="digits, mnist, FILE.csv or FILE.npz")],
-    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder with the four IDX files of MNIST; or set FASTNN_MNIST.")] = None,
-    target: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of a table to predict: its name, or its position from 0.")] = None,
-    task: Annotated[str | None, typer.Option(metavar="TASK", help="classification or regression; guessed, and said, if not given.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder with the four IDX files of MNIST; or set FASTNN_MNIST.")
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column of a table to predict: its name, or its position from 0."),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="TASK", help="classification or regression; guessed, and said, if not given."),
+    ] = None,
     backend: Engine = "auto",
-    hidden: Annotated[str | None, typer.Option(metavar="SIZES", help="Units of the hidden layers, as 128,64; or none.")] = None,
-    activation: Annotated[str, typer.Option(metavar="NAME", help="Of the hidden layers: relu, leaky_relu, tanh, sigmoid, identity.")] = "relu",
+    hidden: Annotated[
+        str | None, typer.Option(metavar="SIZES", help="Units of the hidden layers, as 128,64; or none.")
+    ] = None,
+    activation: Annotated[
+        str, typer.Option(metavar="NAME", help="Of the hidden layers: relu, leaky_relu, tanh, sigmoid, identity.")
+    ] = "relu",
     epochs: Annotated[str | None, typer.Option(metavar="INTEGER", help="Passes over the training rows.")] = None,
     batch_size: Annotated[str | None, typer.Option(metavar="INTEGER", help="Rows per step.")] = None,
-    learning_rate: Annotated[str | None, typer.Option(metavar="NUMBER", help="Step length alpha; by default one that suits data and optimizer.")] = None,
-    optimizer: Annotated[str | None, typer.Option(metavar="NAME", help="adam, momentum, sgd, lars or lamb.")] = None,
-    decay: Annotated[str, typer.Option(metavar="NAME", help="Of the learning rate over the epochs: none, linear, quadratic or cosine; to 0.")] = "none",
-    warmup_epochs: Annotated[str | None, typer.Option(metavar="NUMBER", help="Raise the learning rate over the first epochs, from a tenth or from that of --base-batch.")] = None,
-    base_batch: Annotated[
-        str | None, typer.Option(metavar="INTEGER", help="Rows for which --learning-rate was found: it is multiplied by batch size / this, after a warm-up.")
+    learning_rate: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBER", help="Step length alpha; by default one that suits data and optimizer."),
     ] = None,
-    micro_batch: Annotated[str | None, typer.Option(metavar="INTEGER", help="Rows of a batch taken at a time; the step is that of the whole batch.")] = None,
-    l2: Annotated[str | None, typer.Option(metavar="NUMBER", help="Lambda: lambda / (2 rows) times the sum of squared weights is added to the cost.")] = None,
-    validation: Annotated[str | None, typer.Option(metavar="FRACTION", help="Of the training rows, watched and not trained on; 0 for none.")] = None,
+    optimizer: Annotated[str | None, typer.Option(metavar="NAME", help="adam, momentum, sgd, lars or lamb.")] = None,
+    decay: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Of the learning rate over the epochs: none, linear, quadratic or cosine; to 0."
+        ),
+    ] = "none",
+    warmup_epochs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER",
+            help="Raise the learning rate over the first epochs, from a tenth or from that of --base-batch.",
+        ),
+    ] = None,
+    base_batch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="INTEGER",
+            help="Rows for which --learning-rate was found: it is multiplied by batch size / this, after a warm-up.",
+        ),
+    ] = None,
+    micro_batch: Annotated[
+        str | None,
+        typer.Option(metavar="INTEGER", help="Rows of a batch taken at a time; the step is that of the whole batch."),
+    ] = None,
+    l2: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER", help="Lambda: lambda / (2 rows) times the sum of squared weights is added to the cost."
+        ),
+    ] = None,
+    validation: Annotated[
+        str | None,
+        typer.Option(metavar="FRACTION", help="Of the training rows, watched and not trained on; 0 for none."),
+    ] = None,
     patience: Annotated[
-        str | None, typer.Option(metavar="INTEGER", help="End after so many epochs without a lower cost of the validation rows, and go back to the best epoch.")
+        str | None,
+        typer.Option(
+            metavar="INTEGER",
+            help="End after so many epochs without a lower cost of the validation rows, and go back to the best epoch.",
+        ),
     ] = None,
     dtype: Annotated[str, typer.Option(metavar="NAME", help="float32 or float64.")] = "float32",
     precision: Annotated[str, typer.Option(metavar="NAME", help="Products on a GPU: fp32, tf32 or bf16.")] = "fp32",
-    seed: Annotated[str, typer.Option(metavar="INTEGER", help="Of the split, the weights and the order of rows.")] = "0",
-    save: Annotated[Path | None, typer.Option(metavar="PATH", help="Model file, .safetensors or without an ending; runs/NAME.safetensors if not given.")] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="PATH", help="Learning curve; beside the model if not given.")] = None,
+    seed: Annotated[
+        str, typer.Option(metavar="INTEGER", help="Of the split, the weights and the order of rows.")
+    ] = "0",
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH", help="Model file, .safetensors or without an ending; runs/NAME.safetensors if not given."
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Learning curve; beside the model if not given.")
+    ] = None,
     no_plot: Annotated[bool, _flag("--no-plot", help="Draw no learning curve.")] = False,
     explain: Annotated[bool, _flag("--explain", help="Say why the engine runs the training as it does.")] = False,
     json: Json = False,
@@ -73,27 +135,48 @@ def train(
     A table: every column but the target is a numeric feature.
 
     Where no option says otherwise -
-    digits: --hidden 1024,256 --epochs 20 --batch-size 32 --optimizer adam --learning-rate 0.0004 --l2 0 --validation 0.05;
-    mnist: --hidden 300,100 --epochs 10 --batch-size 128 --optimizer momentum --learning-rate 0.05 --l2 5 --validation 0.0833;
-    a table: --hidden 64,32 --epochs 100 --batch-size 32 --optimizer adam --learning-rate 0.001 --l2 3 --validation 0.1.
+    digits: --hidden 1024,256 --epochs 20 --batch-size 32 --optimizer adam --learning-rate 0.0004 --l2 0 --validation
+    0.05; mnist: --hidden 300,100 --epochs 10 --batch-size 128 --optimizer momentum --learning-rate 0.05 --l2 5
+    --validation 0.0833; a table: --hidden 64,32 --epochs 100 --batch-size 32 --optimizer adam --learning-rate 0.001
+    --l2 3 --validation 0.1.
     """
     from .settings import TrainOptions
     from .training import train as run
 
     # Numbers come as text, so that a bad one is a sentence of ours and not the parser's box.
     chosen = TrainOptions(
-        source=source, data=data, target=target, task=task, backend=backend, hidden=hidden, activation=activation, optimizer=optimizer, dtype=dtype, precision=precision, decay=decay,
-        epochs=integer("--epochs", epochs), batch_size=integer("--batch-size", batch_size), base_batch=integer("--base-batch", base_batch), micro_batch=integer("--micro-batch", micro_batch),
-        learning_rate=number("--learning-rate", learning_rate), warmup_epochs=number("--warmup-epochs", warmup_epochs), l2=number("--l2", l2), validation=number("--validation", validation),
-        patience=integer("--patience", patience), seed=integer("--seed", seed) or 0,
-    )  # fmt: skip
+        source=source,
+        data=data,
+        target=target,
+        task=task,
+        backend=backend,
+        hidden=hidden,
+        activation=activation,
+        optimizer=optimizer,
+        dtype=dtype,
+        precision=precision,
+        decay=decay,
+        epochs=integer("--epochs", epochs),
+        batch_size=integer("--batch-size", batch_size),
+        base_batch=integer("--base-batch", base_batch),
+        micro_batch=integer("--micro-batch", micro_batch),
+        learning_rate=number("--learning-rate", learning_rate),
+        warmup_epochs=number("--warmup-epochs", warmup_epochs),
+        l2=number("--l2", l2),
+        validation=number("--validation", validation),
+        patience=integer("--patience", patience),
+        seed=integer("--seed", seed) or 0,
+    )
     return run(chosen, save=save, plot=plot, no_plot=no_plot, explain=explain, as_json=json)
 
 
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `fastnn train` saved.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The model's columns in any order (.csv, .npz), or images (IDX, .npz).")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="The model's columns in any order (.csv, .npz), or images (IDX, .npz)."),
+    ],
     output: Annotated[Path | None, typer.Option(metavar="PATH", help="Write there instead of to stdout.")] = None,
     backend: Engine = "auto",
     json: Json = False,
@@ -105,7 +188,11 @@ def predict(
 
 
 @app.command()
-def gradcheck(backend: Engine = "auto", seed: Annotated[str, typer.Option(metavar="INTEGER", help="Of weights and data.")] = "0", json: Json = False) -> int:
+def gradcheck(
+    backend: Engine = "auto",
+    seed: Annotated[str, typer.Option(metavar="INTEGER", help="Of weights and data.")] = "0",
+    json: Json = False,
+) -> int:
     """Compare backpropagation with numerical gradients, for every activation and every output/cost pair."""
     from .diagnosis import gradcheck as run
 
@@ -132,22 +219,57 @@ def example(json: Json = False) -> None:
 def bench(
     quick: Annotated[bool, _flag("--quick", help="A few cells, two minutes.")] = False,
     every: Annotated[bool, _flag("--all", help="Every net, batch and optimizer; hours, resumable.")] = False,
-    json: Annotated[Path | None, typer.Option(metavar="PATH", help="Write the results there after each cell; - for stdout at the end.")] = None,
+    json: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Write the results there after each cell; - for stdout at the end."),
+    ] = None,
     html: Annotated[Path | None, typer.Option(metavar="PATH", help="Write one self-contained page.")] = None,
-    peer: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Compare with this library only: numpy, sklearn, torch, compile, jax, onnx. Repeatable.")] = None,
-    case: Annotated[list[str] | None, typer.Option(metavar="NET[@BATCH[@RULE]]", help="Measure this only, as 784-30-10@128@adam; any sizes of layers. Repeatable.")] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Compare with this library only: numpy, sklearn, torch, compile, jax, onnx. Repeatable.",
+        ),
+    ] = None,
+    case: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NET[@BATCH[@RULE]]",
+            help="Measure this only, as 784-30-10@128@adam; any sizes of layers. Repeatable.",
+        ),
+    ] = None,
     rounds: Annotated[str | None, typer.Option(metavar="INTEGER", help="Interleaved rounds per cell, at most.")] = None,
-    gpu: Annotated[Path | None, typer.Option(metavar="PATH", help="The JSON of bench/gpu.py, which becomes a section of the page.")] = None,
-    resume: Annotated[Path | None, typer.Option(metavar="PATH", help="Go on with the results of an earlier run.")] = None,
-    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder with MNIST, for time to accuracy; or set FASTNN_MNIST.")] = None,
-    seeds: Annotated[str | None, typer.Option(metavar="INTEGER", help="Runs to the accuracy per library; 0 for none.")] = None,
+    gpu: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="The JSON of bench/gpu.py, which becomes a section of the page."),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Go on with the results of an earlier run.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder with MNIST, for time to accuracy; or set FASTNN_MNIST.")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="INTEGER", help="Runs to the accuracy per library; 0 for none.")
+    ] = None,
 ) -> int:
-    """Compare fastnn with scikit-learn, PyTorch, JAX and ONNX Runtime on this machine: same data, order and arithmetic."""
+    """Compare fastnn with scikit-learn, PyTorch, JAX and ONNX Runtime on this machine: same data, order and
+    arithmetic.
+    """
     from .bench import bench as run
 
     if quick and every:
         raise ValueError("--quick and --all exclude each other")
     mode = "quick" if quick else "all" if every else "default"
     return run(
-        mode, peers=peer or [], cases=case or [], rounds=integer("--rounds", rounds), data=data, seeds=integer("--seeds", seeds), json=json, html=html, gpu=gpu, resume=resume
+        mode,
+        peers=peer or [],
+        cases=case or [],
+        rounds=integer("--rounds", rounds),
+        data=data,
+        seeds=integer("--seeds", seeds),
+        json=json,
+        html=html,
+        gpu=gpu,
+        resume=resume,
     )

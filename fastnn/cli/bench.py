@@ -23,7 +23,15 @@ __all__ = ["DEFAULT_FILE", "bench", "make_plan"]
 DEFAULT_FILE = Path("fastnn-bench.json")
 
 
-def make_plan(mode: str, *, peers: Sequence[str] = (), cases: Sequence[str] = (), rounds: int | None = None, data: Path | None = None, seeds: int | None = None) -> Plan:
+def make_plan(
+    mode: str,
+    *,
+    peers: Sequence[str] = (),
+    cases: Sequence[str] = (),
+    rounds: int | None = None,
+    data: Path | None = None,
+    seeds: int | None = None,
+) -> Plan:
     """What a mode measures, narrowed to these peers and cells.
 
     Raises
@@ -45,7 +53,9 @@ def make_plan(mode: str, *, peers: Sequence[str] = (), cases: Sequence[str] = ()
         raise ValueError(f"--seeds must be an integer >= 0, got {seeds}")
     if data is not None:
         mnist.find(data)  # a folder without its files is refused now, not after half an hour
-    plan = Plan(mode, training_cases(mode), predict_cases(mode), settings, chosen, data=str(data) if data is not None else None)
+    plan = Plan(
+        mode, training_cases(mode), predict_cases(mode), settings, chosen, data=str(data) if data is not None else None
+    )
     if mode == "quick":
         plan.gemm_sizes, plan.gemm_seconds, plan.repeats = (1024, 2048), 0.2, 1
     if cases:
@@ -56,9 +66,18 @@ def make_plan(mode: str, *, peers: Sequence[str] = (), cases: Sequence[str] = ()
 
 
 def bench(
-    mode: str, *, peers: Sequence[str], cases: Sequence[str], rounds: int | None, data: Path | None, seeds: int | None, json: Path | None, html: Path | None, gpu: Path | None,
+    mode: str,
+    *,
+    peers: Sequence[str],
+    cases: Sequence[str],
+    rounds: int | None,
+    data: Path | None,
+    seeds: int | None,
+    json: Path | None,
+    html: Path | None,
+    gpu: Path | None,
     resume: Path | None,
-) -> int:  # fmt: skip
+) -> int:
     """Run the command; 1 if an engine of fastnn failed or its result disagreed with float64."""
     from ..bench.report import show
 
@@ -73,7 +92,10 @@ def bench(
     if path is None and mode != "quick":
         path = DEFAULT_FILE
         if path.exists():
-            raise ValueError(f"{path} holds the results of an earlier run: --resume {path} goes on with it, --json PATH writes another file")
+            raise ValueError(
+                f"{path} holds the results of an earlier run: --resume {path} goes on with it, --json PATH writes "
+                "another file"
+            )
     for target in (path, html):
         if target is not None and str(target) != "-" and not target.absolute().parent.is_dir():
             raise ValueError(f"{target}: the folder {target.absolute().parent} does not exist")
@@ -100,7 +122,12 @@ def bench(
     if path is not None and not to_stdout:
         remark(f"results written to {path}")
     own = [name for name, peer in results["peers"].items() if peer["own"] and not peer["absent"]]
-    bad = [key for key, unit in results["units"].items() for name in own if unit.get("entrants", {}).get(name, {"status": "ok"})["status"] != "ok"]
+    bad = [
+        key
+        for key, unit in results["units"].items()
+        for name in own
+        if unit.get("entrants", {}).get(name, {"status": "ok"})["status"] != "ok"
+    ]
     if bad:
         remark(f"an engine of fastnn failed or disagreed in {', '.join(bad)}")
     return FAILED if bad else 0

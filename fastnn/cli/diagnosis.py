@@ -34,7 +34,11 @@ def example(*, as_json: bool) -> None:
     from ..worked_example import run, text
 
     result = run()
-    print(json.dumps({"fastnn": __version__, "command": "example", **asdict(result)}, allow_nan=False) if as_json else text(result))
+    print(
+        json.dumps({"fastnn": __version__, "command": "example", **asdict(result)}, allow_nan=False)
+        if as_json
+        else text(result)
+    )
 
 
 def gradcheck(backend: str, seed: int, *, as_json: bool) -> int:
@@ -47,7 +51,9 @@ def gradcheck(backend: str, seed: int, *, as_json: bool) -> int:
     engine = reason = ""
     for hidden in elementwise:
         for output, cost in pairs():
-            net = Network(SIZES, hidden=hidden, output=output, cost=cost, l2=0.1, backend=backend, dtype="float64", seed=seed)
+            net = Network(
+                SIZES, hidden=hidden, output=output, cost=cost, l2=0.1, backend=backend, dtype="float64", seed=seed
+            )
             engine, reason = net.backend.name, net.backend_reason
             X, y = _data(net, seed)
             report = check_gradient(net, X, y, verbose=False)
@@ -64,12 +70,27 @@ def gradcheck(backend: str, seed: int, *, as_json: bool) -> int:
             )
     ok = all(row["ok"] for row in rows)
     if as_json:
-        print(json.dumps({"fastnn": __version__, "command": "gradcheck", "engine": {"backend": engine, "reason": reason}, "ok": ok, "checks": rows}, allow_nan=False))
+        print(
+            json.dumps(
+                {
+                    "fastnn": __version__,
+                    "command": "gradcheck",
+                    "engine": {"backend": engine, "reason": reason},
+                    "ok": ok,
+                    "checks": rows,
+                },
+                allow_nan=False,
+            )
+        )
     else:
         print(f"engine {reason}; {'-'.join(map(str, SIZES))} units, {ROWS} rows, L2, float64, seed {seed}")
         print(f"{'hidden':<12}{'output':<12}{'cost':<15}{'largest ||D - N|| / (||D|| + ||N||)':>37}  at a kink")
         for row in rows:
-            print(f"{row['hidden']:<12}{row['output']:<12}{row['cost']:<15}{row['max_relative_error']:>37.1e}{row['kinks']:>11d}{'' if row['ok'] else '  FAILED: ' + row['worst']}")
+            failure = "" if row["ok"] else f"  FAILED: {row['worst']}"
+            print(
+                f"{row['hidden']:<12}{row['output']:<12}{row['cost']:<15}"
+                f"{row['max_relative_error']:>37.1e}{row['kinks']:>11d}{failure}"
+            )
         print("every gradient agrees with central differences" if ok else "FAILED: a gradient is wrong")
     return 0 if ok else FAILED
 

@@ -14,7 +14,17 @@ from typer.core import TyperGroup
 
 from ..errors import BackendUnavailable, DeviceLost, Diverged, nearest
 
-__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "OneLineErrors", "integer", "known", "number", "remark", "warnings_as_remarks"]
+__all__ = [
+    "BAD_INPUT",
+    "FAILED",
+    "INTERRUPTED",
+    "OneLineErrors",
+    "integer",
+    "known",
+    "number",
+    "remark",
+    "warnings_as_remarks",
+]
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 # typer carries a click of its own in newer versions and uses the installed one in older ones.
@@ -61,7 +71,8 @@ def warnings_as_remarks() -> Iterator[None]:
     """Warnings of the library as lines on stderr, without file and line number."""
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        warnings.showwarning = lambda message, *rest, **more: remark(f"warning: {message}")  # restored by catch_warnings
+        # restored by catch_warnings
+        warnings.showwarning = lambda message, *rest, **more: remark(f"warning: {message}")
         yield
 
 
@@ -88,7 +99,15 @@ class OneLineErrors(TyperGroup):
         """Run, and exit with the code; with standalone_mode=False return it."""
 
         def run() -> Any:
-            return TyperGroup.main(self, args, prog_name or "fastnn", complete_var, standalone_mode=False, windows_expand_args=windows_expand_args, **extra)
+            return TyperGroup.main(
+                self,
+                args,
+                prog_name or "fastnn",
+                complete_var,
+                standalone_mode=False,
+                windows_expand_args=windows_expand_args,
+                **extra,
+            )
 
         code = guarded(run)
         if standalone_mode:

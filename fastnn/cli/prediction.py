@@ -32,7 +32,10 @@ def predict(model: Path, file: Path, *, output: Path | None, backend: str, as_js
         return
     existed = output.is_file()
     _replace(output, text)
-    remark(f"{len(result.answers):,} predictions written to {output}{' (an earlier file was overwritten)' if existed else ''}")
+    remark(
+        f"{len(result.answers):,} predictions written to "
+        f"{output}{' (an earlier file was overwritten)' if existed else ''}"
+    )
 
 
 def _replace(path: Path, text: str) -> None:
@@ -72,7 +75,15 @@ def _csv(result: Predictions) -> str:
 
 
 def _json(model: Path, file: Path, result: Predictions, engine: str) -> str:
-    content = {"fastnn": __version__, "command": "predict", "model": str(model), "file": str(file), "engine": engine, "rows": len(result.answers), "notes": result.notes}
+    content = {
+        "fastnn": __version__,
+        "command": "predict",
+        "model": str(model),
+        "file": str(file),
+        "engine": engine,
+        "rows": len(result.answers),
+        "notes": result.notes,
+    }
     content |= {"predictions": result.answers}
     if result.probabilities is not None:
         content["probabilities"] = result.probabilities

@@ -39,11 +39,25 @@ def before(options: TrainOptions, data: DataSet, parts: Parts, net: Network, exp
     own = "the set's own " if data.test is not None else ""
     line("split", f"{train:,} training, {watched:,} validation, {own}{test:,} test rows; {how}seed {options.seed}")
     hidden = f"{options.activation}, " if len(net.sizes) > 2 else ""
-    line("network", f"{'-'.join(map(str, net.sizes))}, {hidden}{net.output.name} output with {net.cost}, {net.dtype}, precision {net.precision}")
+    line(
+        "network",
+        f"{'-'.join(map(str, net.sizes))}, {hidden}{net.output.name} output with {net.cost}, {net.dtype}, precision "
+        f"{net.precision}",
+    )
     line("", f"{net.layout.size:,} parameters")
     decay = f", L2 {net.l2:g}" if net.l2 else ""
-    line("training", f"{options.optimizer}, {_rate(options)}, batches of {options.batch_size}, {options.epochs} epochs{decay}")
-    plan = net.plan(int(options.batch_size or 1), explain=explain, micro_batch=options.micro_batch, optimizer=str(options.optimizer), training_rows=train, data_dtype=data.X.dtype)
+    line(
+        "training",
+        f"{options.optimizer}, {_rate(options)}, batches of {options.batch_size}, {options.epochs} epochs{decay}",
+    )
+    plan = net.plan(
+        int(options.batch_size or 1),
+        explain=explain,
+        micro_batch=options.micro_batch,
+        optimizer=str(options.optimizer),
+        training_rows=train,
+        data_dtype=data.X.dtype,
+    )
     for i, text in enumerate(plan.splitlines()):
         line("" if i else "plan", text)
 
@@ -63,16 +77,39 @@ def after(data: DataSet, parts: Parts, net: Network, outcome: Outcome) -> None:
     """Test result, confusion matrix, files, and how to go on."""
     done = len(outcome.history.cost)
     if outcome.history.interrupted:
-        line("stopped", f"by Ctrl-C after {done} complete epoch{'s' * (done != 1)}; what was learned until then is kept")
+        line(
+            "stopped",
+            f"by Ctrl-C after {done} complete epoch{'s' * (done != 1)}; what was learned until then is kept",
+        )
     if outcome.history.best is not None:
-        line("best epoch", f"{outcome.history.best + 1} of {done}, validation cost {outcome.history.val_cost[outcome.history.best]:.4g}; the model is that epoch's")
+        line(
+            "best epoch",
+            f"{outcome.history.best + 1} of {done}, validation cost "
+            f"{outcome.history.val_cost[outcome.history.best]:.4g}; the model is that epoch's",
+        )
     rows = len(parts.test[1])
-    line("time", f"{outcome.seconds:.2f} s" + (f", {outcome.compiling:.2f} s of them to compile kernels, which later runs are spared" if outcome.compiling else ""))
+    line(
+        "time",
+        f"{outcome.seconds:.2f} s"
+        + (
+            f", {outcome.compiling:.2f} s of them to compile kernels, which later runs are spared"
+            if outcome.compiling
+            else ""
+        ),
+    )
     if outcome.confusion is None:
-        line("test", f"R2 {outcome.test_score:.4f}, root mean square error {outcome.test_rmse:.4g}, cost {outcome.test_cost:.4g}, on {rows:,} rows not seen in training")
+        line(
+            "test",
+            f"R2 {outcome.test_score:.4f}, root mean square error {outcome.test_rmse:.4g}, cost "
+            f"{outcome.test_cost:.4g}, on {rows:,} rows not seen in training",
+        )
     else:
         wrong = rows - int(outcome.confusion.trace())
-        line("test", f"accuracy {100 * outcome.test_score:.2f} % ({wrong:,} of {rows:,} rows not seen in training are wrong), cost {outcome.test_cost:.4g}")
+        line(
+            "test",
+            f"accuracy {100 * outcome.test_score:.2f} % ({wrong:,} of {rows:,} rows not seen in training are wrong), "
+            f"cost {outcome.test_cost:.4g}",
+        )
         _confusion(outcome.confusion, data.classes or [])
     for label, path in (("curve", outcome.plot), ("model", outcome.model)):
         if path is not None:
@@ -106,9 +143,15 @@ def _confusion(matrix: Any, classes: list[Any]) -> None:
 
     console = Console(file=sys.stdout, highlight=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    widest = max(sum(max(len(str(c)), len(str(matrix[:, k].max()))) + 2 for k, c in enumerate(classes)) + max(len(str(c)) for c in classes) + 16, 40)
+    widest = max(
+        sum(max(len(str(c)), len(str(matrix[:, k].max()))) + 2 for k, c in enumerate(classes))
+        + max(len(str(c)) for c in classes)
+        + 16,
+        40,
+    )
     if len(classes) <= WIDEST and widest <= max(console.width, 80):
-        print("\nconfusion matrix: rows are the truth, columns the prediction")  # as a title of the table it would be wrapped to its width
+        # as a title of the table it would be wrapped to its width
+        print("\nconfusion matrix: rows are the truth, columns the prediction")
         table.add_column("", justify="right", no_wrap=True)
         for name in classes:
             table.add_column(cell(name), justify="right", no_wrap=True)

@@ -131,7 +131,10 @@ def check(options: TrainOptions) -> Callable[[], DataSet]:
     finite_number("--l2", options.l2, least=0)
     finite_number("--validation", options.validation, least=0, below=1)
     if options.patience is not None and positive_integer("--patience", options.patience) and not options.validation:
-        raise ValueError(f"--patience {options.patience} waits for a lower cost of the validation rows, and there are none with --validation 0")
+        raise ValueError(
+            f"--patience {options.patience} waits for a lower cost of the validation rows, and there are none with "
+            "--validation 0"
+        )
     _check_course(options)
     if options.seed < 0:
         raise ValueError(f"--seed must be an integer >= 0, got {options.seed}")
@@ -145,18 +148,26 @@ def _check_course(options: TrainOptions) -> None:
         positive_integer("--base-batch", options.base_batch)
         if options.optimizer not in SCALED_LINEARLY:
             raise ValueError(
-                f"--base-batch scales the learning rate with the batch, which is for {' and '.join(SCALED_LINEARLY)}; for {options.optimizer} give --learning-rate for this batch"
+                f"--base-batch scales the learning rate with the batch, which is for {' and '.join(SCALED_LINEARLY)}; "
+                f"for {options.optimizer} give --learning-rate for this batch"
             )
-    if options.warmup_epochs is not None and finite_number("--warmup-epochs", options.warmup_epochs, least=0) >= int(options.epochs or 0):
+    if options.warmup_epochs is not None and finite_number("--warmup-epochs", options.warmup_epochs, least=0) >= int(
+        options.epochs or 0
+    ):
         raise ValueError(f"--warmup-epochs {options.warmup_epochs:g} must be fewer than the {options.epochs} epochs")
     if options.micro_batch is not None:
         positive_integer("--micro-batch", options.micro_batch)
         if options.batch_size is not None and options.micro_batch > options.batch_size:
-            raise ValueError(f"--micro-batch {options.micro_batch} is larger than --batch-size {options.batch_size}; it is the part of a batch that is taken at a time")
+            raise ValueError(
+                f"--micro-batch {options.micro_batch} is larger than --batch-size {options.batch_size}; it is the "
+                "part of a batch that is taken at a time"
+            )
 
 
 def course(options: TrainOptions) -> float | Schedule:
-    """The learning rate of checked options whose batch size is known: a number, or its course over the epochs. Fills in the warm-up."""
+    """The learning rate of checked options whose batch size is known: a number, or its course over the epochs.
+    Fills in the warm-up.
+    """
     rate, epochs = float(options.learning_rate or 0), int(options.epochs or 0)
     scale = 1.0 if options.base_batch is None else int(options.batch_size or 0) / options.base_batch
     if options.warmup_epochs is None:
@@ -187,7 +198,10 @@ def _source(options: TrainOptions) -> tuple[Defaults, Callable[[], DataSet]]:
     if source == "mnist":
         return MNIST, lambda: mnist.load(options.data)
     if Path(source).suffix.lower() not in (".csv", ".tsv", ".npz"):
-        raise ValueError(f"SOURCE {source!r} is not known{nearest(source, ['digits', 'mnist']) or '.'} Known: digits, mnist, FILE.csv, FILE.npz")
+        raise ValueError(
+            f"SOURCE {source!r} is not known{nearest(source, ['digits', 'mnist']) or '.'} Known: digits, mnist, "
+            "FILE.csv, FILE.npz"
+        )
     if options.task is not None:
         known("--task", options.task, tables.TASKS)
     target = options.target

@@ -29,7 +29,9 @@ __all__ = ["Outcome", "train"]
 
 @dataclass
 class Outcome:
-    """What a training run came to; the test figures are of the network as the last epoch left it, or with --patience the best."""
+    """What a training run came to; the test figures are of the network as the last epoch left it, or with
+    --patience the best.
+    """
 
     history: History
     seconds: float
@@ -43,7 +45,9 @@ class Outcome:
     overwritten: tuple[str, ...] = ()
 
 
-def train(options: TrainOptions, *, save: Path | None, plot: Path | None, no_plot: bool, explain: bool, as_json: bool) -> int:
+def train(
+    options: TrainOptions, *, save: Path | None, plot: Path | None, no_plot: bool, explain: bool, as_json: bool
+) -> int:
     """Run the command; returns its exit code.
 
     Parameters
@@ -82,10 +86,18 @@ def train(options: TrainOptions, *, save: Path | None, plot: Path | None, no_plo
     with warnings_as_remarks(), net.backend.announcing(remark) as waiting:
         try:
             history = net.fit(
-                *parts.train, optimizer=str(options.optimizer), learning_rate=course(options), batch_size=options.batch_size, micro_batch=options.micro_batch,
-                epochs=int(options.epochs or 0), validation=parts.validation, scale=data.scale, seed=options.seed, progress=True,
+                *parts.train,
+                optimizer=str(options.optimizer),
+                learning_rate=course(options),
+                batch_size=options.batch_size,
+                micro_batch=options.micro_batch,
+                epochs=int(options.epochs or 0),
+                validation=parts.validation,
+                scale=data.scale,
+                seed=options.seed,
+                progress=True,
                 patience=options.patience,
-            )  # fmt: skip
+            )
         except DeviceLost:  # the network is on the host now, and is gone with this process
             net.save(model)
             remark(f"the network as it was before is saved to {model}")
@@ -103,9 +115,16 @@ def _network(options: TrainOptions, data: DataSet, parts: Parts) -> Network:
     outputs = len(data.classes) if data.classes is not None else 1
     output, cost = ("softmax", "cross_entropy") if data.classes is not None else ("identity", "squared_error")
     net = Network(
-        [data.X.shape[1], *hidden_layers(str(options.hidden)), outputs], hidden=options.activation, output=output, cost=cost,
-        l2=float(options.l2 or 0), backend=options.backend, dtype=options.dtype, precision=options.precision, seed=options.seed,
-    )  # fmt: skip
+        [data.X.shape[1], *hidden_layers(str(options.hidden)), outputs],
+        hidden=options.activation,
+        output=output,
+        cost=cost,
+        l2=float(options.l2 or 0),
+        backend=options.backend,
+        dtype=options.dtype,
+        precision=options.precision,
+        seed=options.seed,
+    )
     net.preprocessing = parts.preprocessing
     return net
 
@@ -133,7 +152,9 @@ def _try_to_write(option: str, path: Path) -> None:
     if path.is_dir():
         raise ValueError(f"{option} {path}: is a folder, a file name is expected")
     if path.exists() and not path.is_file():
-        raise ValueError(f"{option} {path}: is not a regular file but a device, pipe or socket; a file name is expected")
+        raise ValueError(
+            f"{option} {path}: is not a regular file but a device, pipe or socket; a file name is expected"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
@@ -177,25 +198,38 @@ def _write(net: Network, data: DataSet, outcome: Outcome, model: Path, picture: 
     return code
 
 
-def _object(options: TrainOptions, data: DataSet, parts: Parts, net: Network, outcome: Outcome, explain: bool) -> dict[str, Any]:
+def _object(
+    options: TrainOptions, data: DataSet, parts: Parts, net: Network, outcome: Outcome, explain: bool
+) -> dict[str, Any]:
     history = {key: value for key, value in asdict(outcome.history).items() if key != "interrupted"}
     result: dict[str, Any] = {
         "fastnn": __version__,
         "command": "train",
         "configuration": {
-            **options.as_json(), "task": data.task, "hidden": list(net.sizes[1:-1]), "sizes": list(net.sizes), "output": net.output.name, "cost": net.cost, "scale": net.scale,
+            **options.as_json(),
+            "task": data.task,
+            "hidden": list(net.sizes[1:-1]),
+            "sizes": list(net.sizes),
+            "output": net.output.name,
+            "cost": net.cost,
+            "scale": net.scale,
         },
         "engine": {"backend": net.backend.name, "reason": net.backend_reason},
         "data": {
-            "name": data.name, "features": data.X.shape[1], "classes": data.classes, "notes": data.notes,
-            "train_rows": len(parts.train[1]), "validation_rows": len(parts.validation[1]) if parts.validation else 0, "test_rows": len(parts.test[1]),
+            "name": data.name,
+            "features": data.X.shape[1],
+            "classes": data.classes,
+            "notes": data.notes,
+            "train_rows": len(parts.train[1]),
+            "validation_rows": len(parts.validation[1]) if parts.validation else 0,
+            "test_rows": len(parts.test[1]),
         },
         "parameters": net.layout.size,
         "history": history,
         "epochs_completed": len(outcome.history.cost),
         "interrupted": outcome.history.interrupted,
         "test_cost": outcome.test_cost,
-    }  # fmt: skip
+    }
     if explain:
         result["engine"]["plan"] = net.plan(
             int(options.batch_size or 1),

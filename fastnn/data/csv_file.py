@@ -45,11 +45,16 @@ def read_csv(path: str | os.PathLike[str], want: Want) -> RawTable:
             file.seek(0)
             unquoted = re.sub(r'"[^"]*"', "", header)
             separator = next((mark for mark in SEPARATORS if mark in unquoted), ",")
-            return _read(path, csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True), separator, want)
+            return _read(
+                path, csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True), separator, want
+            )
     except FileNotFoundError:
         raise DataFileError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
-        raise DataFileError(f"{path}: not UTF-8 text ({error.reason} at byte 0x{error.object[error.start]:02X}); save the table as UTF-8") from None
+        raise DataFileError(
+            f"{path}: not UTF-8 text ({error.reason} at byte 0x{error.object[error.start]:02X}); save the table as "
+            "UTF-8"
+        ) from None
     except csv.Error as error:
         raise DataFileError(f"{path}: not a CSV file ({error})") from None
     except OSError as error:
@@ -83,21 +88,30 @@ def _read(path: Path, reader: Any, separator: str, want: Want) -> RawTable:
     for i, name in enumerate(columns):
         X[:, i] = np.concatenate(parts.pop(name))
     notes = [f"fields are separated by {SEPARATORS[separator]}s"] if separator != "," else []
-    return RawTable(path, names, columns, X, answers if target is not None else None, lambda row: _where(lines, row), notes)
+    return RawTable(
+        path, names, columns, X, answers if target is not None else None, lambda row: _where(lines, row), notes
+    )
 
 
 def _rows(path: Path, reader: Any, width: int, lines: list[int]) -> Iterator[list[str]]:
-    """Rows that are not blank, all `width` fields wide; their line numbers go to `lines`. In a table of one column a blank line amid others is a missing value."""
+    """Rows that are not blank, all `width` fields wide; their line numbers go to `lines`. In a table of one column
+    a blank line amid others is a missing value.
+    """
     blank = 0
     for row in reader:
         if _is_blank(row):
             blank = blank or reader.line_num
             continue
         if blank and width == 1 and lines:
-            raise DataFileError(f"{path}: line {blank} is blank, which in a table of one column is a missing value; give it one, or take the line out")
+            raise DataFileError(
+                f"{path}: line {blank} is blank, which in a table of one column is a missing value; give it one, or "
+                "take the line out"
+            )
         blank = 0
         if len(row) != width:
-            raise DataFileError(f"{path}: line {reader.line_num} has {len(row)} field{'s' * (len(row) != 1)}, the header has {width}")
+            raise DataFileError(
+                f"{path}: line {reader.line_num} has {len(row)} field{'s' * (len(row) != 1)}, the header has {width}"
+            )
         lines.append(reader.line_num)
         yield row
 
@@ -115,11 +129,16 @@ def _check_header(path: Path, names: list[str]) -> None:
         raise DataFileError(f"{path}: is empty; a header line with column names is expected")
     for i, name in enumerate(names):
         if not name:
-            raise DataFileError(f"{path}: column {i + 1} of the header has no name (an index column? pandas: to_csv(index=False))")
+            raise DataFileError(
+                f"{path}: column {i + 1} of the header has no name (an index column? pandas: to_csv(index=False))"
+            )
     numeric = [name for name in names if not isinstance(numbers([name]), BadCell)]
     counted = [[str(k) for k in range(first, first + len(numeric))] for first in (0, 1)]
     if numeric and numeric not in counted:  # names 0, 1, 2, ... are what pandas writes for unnamed columns
-        raise DataFileError(f"{path}: the first line holds numbers ({numeric[0]!r}), so it looks like data; a header line with column names is expected")
+        raise DataFileError(
+            f"{path}: the first line holds numbers ({numeric[0]!r}), so it looks like data; a header line with column "
+            "names is expected"
+        )
     if len(set(names)) < len(names):
         double = next(name for i, name in enumerate(names) if name in names[:i])
         raise DataFileError(f"{path}: two columns are called {double!r}; column names must differ")

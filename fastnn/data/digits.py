@@ -27,10 +27,16 @@ def load() -> DataSet:
     try:
         from sklearn.datasets import load_digits  # heavy, and an extra
     except ImportError as error:
-        raise DataFileError(f"the digits come with scikit-learn, which cannot be imported ({error}): {pip_install('sklearn')}") from None
+        raise DataFileError(
+            f"the digits come with scikit-learn, which cannot be imported ({error}): {pip_install('sklearn')}"
+        ) from None
     X, y = load_digits(return_X_y=True)
     return DataSet(
-        name="digits", title="scikit-learn's handwritten digits, 8 x 8 pixels", X=X.astype(np.uint8), y=y.astype(np.int64),
-        classes=list(range(10)), scale=PIXEL_SCALE,
+        name="digits",
+        title="scikit-learn's handwritten digits, 8 x 8 pixels",
+        X=X.astype(np.uint8),
+        y=y.astype(np.int64),
+        classes=list(range(10)),
+        scale=PIXEL_SCALE,
         preprocessing={"version": 1, "kind": "images", "shape": [8, 8], "classes": list(range(10))},
-    )  # fmt: skip
+    )

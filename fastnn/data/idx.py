@@ -78,10 +78,18 @@ def _read(path: Path, file: BinaryIO | gzip.GzipFile, magic: int | None) -> NDAr
         raise DataFileError(f"{path}: truncated; an IDX file begins with 4 bytes, this one has {len(head)}")
     given = int.from_bytes(head, "big")
     if magic is not None and given != magic:
-        hint = " (labels instead of images?)" if (given, magic) == (LABELS, IMAGES) else " (images instead of labels?)" if (given, magic) == (IMAGES, LABELS) else ""
+        hint = (
+            " (labels instead of images?)"
+            if (given, magic) == (LABELS, IMAGES)
+            else " (images instead of labels?)"
+            if (given, magic) == (IMAGES, LABELS)
+            else ""
+        )
         raise DataFileError(f"{path}: wrong magic number 0x{given:08X}, expected 0x{magic:08X}{hint}")
     if head[:2] != b"\0\0" or head[2] not in TYPES or not 1 <= head[3] <= 8:
-        raise DataFileError(f"{path}: not an IDX file, it begins with 0x{given:08X} (images: 0x{IMAGES:08X}, labels: 0x{LABELS:08X})")
+        raise DataFileError(
+            f"{path}: not an IDX file, it begins with 0x{given:08X} (images: 0x{IMAGES:08X}, labels: 0x{LABELS:08X})"
+        )
     sizes = file.read(4 * head[3])
     if len(sizes) < 4 * head[3]:
         raise DataFileError(f"{path}: truncated in its header")
@@ -89,7 +97,9 @@ def _read(path: Path, file: BinaryIO | gzip.GzipFile, magic: int | None) -> NDAr
     dtype = np.dtype(TYPES[head[2]])
     wanted = math.prod(shape) * dtype.itemsize
     if wanted > LIMIT:
-        raise DataFileError(f"{path}: its header claims {'x'.join(map(str, shape))} elements, {wanted:,} bytes; the limit is {LIMIT:,}")
+        raise DataFileError(
+            f"{path}: its header claims {'x'.join(map(str, shape))} elements, {wanted:,} bytes; the limit is {LIMIT:,}"
+        )
     # Grows with what is really there, so a header that lies costs no memory; one byte more than
     # wanted shows trailing data and makes gzip check its sum.
     data = bytearray()
@@ -98,7 +108,9 @@ def _read(path: Path, file: BinaryIO | gzip.GzipFile, magic: int | None) -> NDAr
     if len(data) != wanted:
         what = "truncated" if len(data) < wanted else "trailing bytes"
         got = f"{len(data):,} follow" if len(data) < wanted else "more follow"
-        raise DataFileError(f"{path}: {what}; its header announces {'x'.join(map(str, shape))} elements, {wanted:,} bytes, but {got}")
+        raise DataFileError(
+            f"{path}: {what}; its header announces {'x'.join(map(str, shape))} elements, {wanted:,} bytes, but {got}"
+        )
     return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
@@ -118,7 +130,9 @@ def read_labels(path: str | os.PathLike[str]) -> NDArray[np.int64]:
     return labels.astype(np.int64)
 
 
-def read_pair(images: str | os.PathLike[str], labels: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def read_pair(
+    images: str | os.PathLike[str], labels: str | os.PathLike[str]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Images (n, height, width) uint8 and their classes (n,) int64.
 
     Raises

@@ -44,13 +44,17 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
         raise DataFileError(f"{path}: not an npz file ({error})") from None
     except ValueError as error:
         if "allow_pickle" in str(error):
-            raise DataFileError(f"{path}: holds an array of Python objects, which fastnn does not unpickle; save numbers or fixed-width text") from None
+            raise DataFileError(
+                f"{path}: holds an array of Python objects, which fastnn does not unpickle; save numbers or "
+                "fixed-width text"
+            ) from None
         raise DataFileError(f"{path}: damaged npz file ({error})") from None
     except (OSError, EOFError, KeyError, MemoryError, NotImplementedError, RuntimeError, zlib.error) as error:
         raise DataFileError(f"{path}: cannot be read ({error or type(error).__name__})") from None
     if not arrays:
         raise DataFileError(f"{path}: holds no arrays")
-    odd = next((name for name, x in arrays.items() if not isinstance(x, np.ndarray)), None)  # a zip member that is not .npy comes back as bytes
+    # a zip member that is not .npy comes back as bytes
+    odd = next((name for name, x in arrays.items() if not isinstance(x, np.ndarray)), None)
     if odd is not None:
         raise DataFileError(f"{path}: {odd!r} is not an array")
     return arrays
@@ -76,7 +80,8 @@ def read_npz(path: str | os.PathLike[str], want: Want) -> RawTable:
     Raises
     ------
     DataFileError
-        As `read_arrays`; arrays without rows or of different lengths; wanted columns that do not hold finite real numbers.
+        As `read_arrays`; arrays without rows or of different lengths; wanted columns that do not hold finite real
+        numbers.
     """
     path = Path(path)
     arrays = read_arrays(path)
@@ -96,7 +101,9 @@ def read_npz(path: str | os.PathLike[str], want: Want) -> RawTable:
     for i, column in enumerate(columns):
         name, k = place[column]
         if flat[name].dtype.kind not in "biuf":
-            raise DataFileError(f"{path}: array {name!r} holds {flat[name].dtype}, numbers are expected in feature columns")
+            raise DataFileError(
+                f"{path}: array {name!r} holds {flat[name].dtype}, numbers are expected in feature columns"
+            )
         X[:, i] = flat[name][:, k]
     finite = np.isfinite(X)
     if not finite.all():

@@ -53,16 +53,26 @@ def fit_scaling(columns: list[str], X: Floats, y: Floats | None, notes: list[str
     if constant.any():
         names = [name for name, flat in zip(columns, constant, strict=True) if flat]
         shown = ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        notes.append(f"{len(names)} column{'s' * (len(names) > 1)} constant over the training rows and therefore without influence: {shown}")
+        notes.append(
+            f"{len(names)} column{'s' * (len(names) > 1)} constant over the training rows and therefore without "
+            f"influence: {shown}"
+        )
     with np.errstate(over="ignore"):
         factor = np.where(constant, 0, 1 / np.where(constant, 1, std))
     if not np.isfinite(factor).all():
-        raise DataFileError(f"column {columns[int(np.argmin(np.isfinite(factor)))]!r} holds values too small to standardise; give them in another unit")
+        raise DataFileError(
+            f"column {columns[int(np.argmin(np.isfinite(factor)))]!r} holds values too small to standardise; give "
+            "them in another unit"
+        )
     scaling: dict[str, Any] = {"feature_mean": mean.tolist(), "feature_factor": factor.tolist()}
     if y is not None:
         target_mean, target_std, flat_target = (float(v[0]) for v in _spread(y[:, None]))
         if flat_target or not math.isfinite(target_std):
-            raise DataFileError("the target is constant over the training rows: nothing to learn" if flat_target else "the target's values are too large to standardise")
+            raise DataFileError(
+                "the target is constant over the training rows: nothing to learn"
+                if flat_target
+                else "the target's values are too large to standardise"
+            )
         scaling |= {"target_mean": target_mean, "target_std": target_std}
     return scaling
 
@@ -92,7 +102,9 @@ def scale_target(preprocessing: dict[str, Any], y: Floats) -> Floats:
 
 def unscale_target(preprocessing: dict[str, Any], h: Floats) -> Floats:
     """Predictions (m,) in the units of the file, fresh float64."""
-    return np.asarray(np.asarray(h, np.float64) * preprocessing["target_std"] + preprocessing["target_mean"], np.float64)
+    return np.asarray(
+        np.asarray(h, np.float64) * preprocessing["target_std"] + preprocessing["target_mean"], np.float64
+    )
 
 
 def check(preprocessing: Any, *, inputs: int, outputs: int) -> dict[str, Any]:
@@ -104,12 +116,21 @@ def check(preprocessing: Any, *, inputs: int, outputs: int) -> dict[str, Any]:
         Missing, of another version, or contradicting itself or the network.
     """
     if preprocessing is None:
-        raise ModelFileError("the model does not say how its data was prepared (it was not trained by `fastnn train`); use fastnn.load and net.predict")
+        raise ModelFileError(
+            "the model does not say how its data was prepared (it was not trained by `fastnn train`); use fastnn.load "
+            "and net.predict"
+        )
     if not isinstance(preprocessing, dict) or preprocessing.get("kind") not in ("images", "table"):
         raise ModelFileError("the model's preprocessing is of a kind this version does not know")
     if preprocessing.get("version") != VERSION:
-        raise ModelFileError(f"the model's preprocessing has version {preprocessing.get('version')!r}, this fastnn knows {VERSION}")
-    wrong = _image_fault(preprocessing, inputs, outputs) if preprocessing["kind"] == "images" else _table_fault(preprocessing, inputs, outputs)
+        raise ModelFileError(
+            f"the model's preprocessing has version {preprocessing.get('version')!r}, this fastnn knows {VERSION}"
+        )
+    wrong = (
+        _image_fault(preprocessing, inputs, outputs)
+        if preprocessing["kind"] == "images"
+        else _table_fault(preprocessing, inputs, outputs)
+    )
     if wrong:
         raise ModelFileError(f"the model's preprocessing is damaged: {wrong}")
     return preprocessing
@@ -117,14 +138,24 @@ def check(preprocessing: Any, *, inputs: int, outputs: int) -> dict[str, Any]:
 
 def _image_fault(p: dict[str, Any], inputs: int, outputs: int) -> str:
     shape = p.get("shape")
-    if not (isinstance(shape, list) and len(shape) == 2 and all(isinstance(s, int) and s > 0 for s in shape) and math.prod(shape) == inputs):
+    if not (
+        isinstance(shape, list)
+        and len(shape) == 2
+        and all(isinstance(s, int) and s > 0 for s in shape)
+        and math.prod(shape) == inputs
+    ):
         return f"shape {shape!r} is not that of images of {inputs} pixels"
     return _class_fault(p, outputs)
 
 
 def _table_fault(p: dict[str, Any], inputs: int, outputs: int) -> str:
     columns = p.get("columns")
-    if not (isinstance(columns, list) and len(columns) == inputs and all(isinstance(c, str) for c in columns) and len(set(columns)) == inputs):
+    if not (
+        isinstance(columns, list)
+        and len(columns) == inputs
+        and all(isinstance(c, str) for c in columns)
+        and len(set(columns)) == inputs
+    ):
         return f"columns are not {inputs} different names"
     if not isinstance(p.get("target"), str) or p.get("task") not in ("classification", "regression"):
         return f"target {p.get('target')!r} or task {p.get('task')!r} is not valid"
@@ -141,7 +172,9 @@ def _table_fault(p: dict[str, Any], inputs: int, outputs: int) -> str:
 
 def _class_fault(p: dict[str, Any], outputs: int) -> str:
     classes = p.get("classes")
-    valid = isinstance(classes, list) and len(classes) == outputs and all(isinstance(c, (str, int, float)) for c in classes)
+    valid = (
+        isinstance(classes, list) and len(classes) == outputs and all(isinstance(c, (str, int, float)) for c in classes)
+    )
     return "" if valid else f"classes are not {outputs} names or numbers"
 
 

@@ -33,7 +33,15 @@ class Split:
     test: Rows
 
 
-def split_rows(n: int, *, test: float, validation: float, seed: int, classes: NDArray[np.int64] | None = None, names: Sequence[Any] | None = None) -> Split:
+def split_rows(
+    n: int,
+    *,
+    test: float,
+    validation: float,
+    seed: int,
+    classes: NDArray[np.int64] | None = None,
+    names: Sequence[Any] | None = None,
+) -> Split:
     """Deal n rows to the three parts.
 
     Parameters
@@ -62,14 +70,23 @@ def split_rows(n: int, *, test: float, validation: float, seed: int, classes: ND
     validation = finite_number("validation", validation, least=0, below=1)
     rng = np.random.default_rng([seed, STREAM])
     parts = 1 + (test > 0) + (validation > 0)
-    groups = [np.arange(n)] if classes is None else [np.flatnonzero(classes == k) for k in range(int(classes.max()) + 1)] if n else []
+    groups = (
+        [np.arange(n)]
+        if classes is None
+        else [np.flatnonzero(classes == k) for k in range(int(classes.max()) + 1)]
+        if n
+        else []
+    )
     if n < parts + 1:
-        raise DataFileError(f"{n} row{'s' * (n != 1)} cannot be split into {_named(test, validation)}; at least {parts + 1} are needed")
+        raise DataFileError(
+            f"{n} row{'s' * (n != 1)} cannot be split into {_named(test, validation)}; at least {parts + 1} are needed"
+        )
     for k, group in enumerate(groups):
         if len(group) < parts:
             name = names[k] if names is not None else k
             raise DataFileError(
-                f"class {name!r} has {len(group)} row{'s' * (len(group) != 1)}, too few to have one in each of {_named(test, validation)}; add rows of it or leave it out"
+                f"class {name!r} has {len(group)} row{'s' * (len(group) != 1)}, too few to have one in each of "
+                f"{_named(test, validation)}; add rows of it or leave it out"
             )
     groups = [rng.permutation(group) for group in groups]
     sizes = [len(group) for group in groups]

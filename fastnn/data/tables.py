@@ -62,19 +62,48 @@ def load(path: str | os.PathLike[str], target: str, *, task: str | None = None) 
     if task is None:
         task, why = _guess(values, text)
         notes.append(f"task: {task}, guessed because {name!r} holds {why}; --task overrides this")
-    preprocessing: dict[str, Any] = {"version": 1, "kind": "table", "task": task, "target": name, "columns": table.columns, "classes": None}
+    preprocessing: dict[str, Any] = {
+        "version": 1,
+        "kind": "table",
+        "task": task,
+        "target": name,
+        "columns": table.columns,
+        "classes": None,
+    }
     title = f"{path.name}, target {name!r}"
     if task == "regression":
         if text:
             row = next((row for row, cell in enumerate(values) if isinstance(numbers([str(cell)]), BadCell)), 0)
-            raise DataFileError(f"{path}: {table.where(row)}, column {name!r}: text {str(values[row])!r}, but regression needs numbers")
-        return DataSet(name=path.stem, title=title, X=table.X, y=np.asarray(values, np.float64), preprocessing=preprocessing, task=task, notes=notes)
+            raise DataFileError(
+                f"{path}: {table.where(row)}, column {name!r}: text {str(values[row])!r}, but regression needs numbers"
+            )
+        return DataSet(
+            name=path.stem,
+            title=title,
+            X=table.X,
+            y=np.asarray(values, np.float64),
+            preprocessing=preprocessing,
+            task=task,
+            notes=notes,
+        )
     found, codes = np.unique(values, return_inverse=True)
     if len(found) < 2:
-        raise DataFileError(f"{path}: column {name!r} has the same value in every row ({_plain(found, text)[0]}); classification needs at least two classes")
+        raise DataFileError(
+            f"{path}: column {name!r} has the same value in every row ({_plain(found, text)[0]}); classification "
+            "needs at least two classes"
+        )
     classes = _plain(found, text)
     preprocessing["classes"] = classes
-    return DataSet(name=path.stem, title=title, X=table.X, y=codes.astype(np.int64).reshape(-1), preprocessing=preprocessing, task=task, classes=classes, notes=notes)
+    return DataSet(
+        name=path.stem,
+        title=title,
+        X=table.X,
+        y=codes.astype(np.int64).reshape(-1),
+        preprocessing=preprocessing,
+        task=task,
+        classes=classes,
+        notes=notes,
+    )
 
 
 def read_columns(path: str | os.PathLike[str], columns: list[str]) -> tuple[NDArray[np.float64], list[str]]:
@@ -98,7 +127,9 @@ def read_columns(path: str | os.PathLike[str], columns: list[str]) -> tuple[NDAr
         missing = [column for column in columns if column not in set(names)]
         if missing:
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-            raise DataFileError(f"{path}: column {missing[0]!r}{more}, which the model needs, is missing{nearest(missing[0], names)}")
+            raise DataFileError(
+                f"{path}: column {missing[0]!r}{more}, which the model needs, is missing{nearest(missing[0], names)}"
+            )
         return columns, None
 
     table = _reader(path)(path, want)
@@ -121,7 +152,9 @@ def _all_but_target(path: Path, names: list[str], target: str) -> tuple[list[str
             name = names[int(target)]
         except (ValueError, IndexError):
             shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-            raise DataFileError(f"{path}: has no column {target!r}{nearest(target, names) or '.'} Columns: {shown}") from None
+            raise DataFileError(
+                f"{path}: has no column {target!r}{nearest(target, names) or '.'} Columns: {shown}"
+            ) from None
     features = [column for column in names if column != name]
     if not features:
         raise DataFileError(f"{path}: has no column besides the target {name!r}; at least one feature is needed")
@@ -134,13 +167,19 @@ def _target_values(table: RawTable, name: str, task: str | None) -> tuple[NDArra
     if isinstance(target, np.ndarray):
         if target.dtype.kind not in "biufUS":
             raise DataFileError(f"{table.path}: array {name!r} holds {target.dtype}; a target is numbers or text")
-        if target.dtype.kind in "iu" and task != "regression" and (np.abs(target.astype(np.float64)) > MOST_EXACT).any():
+        if (
+            target.dtype.kind in "iu"
+            and task != "regression"
+            and (np.abs(target.astype(np.float64)) > MOST_EXACT).any()
+        ):
             return target.astype(str), True
         if target.dtype.kind in "biuf":
             values = target.astype(np.float64)
             if not (finite := np.isfinite(values)).all():
                 row = int(np.argmin(finite))
-                raise DataFileError(f"{table.path}: {table.where(row)}, column {name!r}: {values[row]} is not a finite number")
+                raise DataFileError(
+                    f"{table.path}: {table.where(row)}, column {name!r}: {values[row]} is not a finite number"
+                )
             return values, False
         try:
             target = [str(v, "utf-8") if isinstance(v, bytes) else str(v) for v in target]
@@ -153,18 +192,25 @@ def _target_values(table: RawTable, name: str, task: str | None) -> tuple[NDArra
         return (np.array(target), True) if task != "regression" and _are_labels(target, column) else (column, False)
     for row, cell in enumerate(target):
         if cell.lower() in MISSING:
-            raise DataFileError(f"{table.path}: {table.where(row)}, column {name!r}: missing value ({cell or 'empty'}) in the target")
+            raise DataFileError(
+                f"{table.path}: {table.where(row)}, column {name!r}: missing value ({cell or 'empty'}) in the target"
+            )
     odd = sum(bool(fault(cell)) for cell in target)
-    if 2 * odd < len(target) and task != "classification":  # a column of numbers with a slip in it, more likely than classes
+    if 2 * odd < len(target) and task != "classification":
+        # a column of numbers with a slip in it, more likely than classes
         hint = "" if "finite" in column.reason else "; if these are classes: --task classification"
         raise DataFileError(f"{table.path}: {table.where(column.row)}, column {name!r}: {column.reason}{hint}")
     return np.array(target), True
 
 
 def _are_labels(cells: list[str], values: NDArray[np.float64]) -> bool:
-    """Whether cells that could be read as numbers are names made of digits: 007 would become 7, and integers beyond 2^53 one another."""
+    """Whether cells that could be read as numbers are names made of digits: 007 would become 7, and integers beyond
+    2^53 one another.
+    """
     digits = [cell for cell in cells if cell.isdigit()]
-    return any(len(cell) > 1 and cell[0] == "0" for cell in digits) or bool((np.abs(values) > MOST_EXACT).any() and len(digits) == len(cells))
+    return any(len(cell) > 1 and cell[0] == "0" for cell in digits) or bool(
+        (np.abs(values) > MOST_EXACT).any() and len(digits) == len(cells)
+    )
 
 
 def _guess(values: NDArray[Any], text: bool) -> tuple[str, str]:

@@ -49,7 +49,8 @@ def _cache_folder() -> Path | None:
             pass
     except OSError as error:
         warnings.warn(
-            f"compiled code cannot be kept in {folder} ({error.strerror or error}), so each process compiles anew (seconds); set NUMBA_CACHE_DIR to a folder that can be written",
+            f"compiled code cannot be kept in {folder} ({error.strerror or error}), so each process compiles anew "
+            "(seconds); set NUMBA_CACHE_DIR to a folder that can be written",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -62,7 +63,9 @@ _held_back = contextlib.nullcontext
 
 
 def hold_back(interrupts):
-    """From here on kernels are compiled and loaded inside of interrupts(): a Ctrl-C amid that leaves memory of the compiler which is freed twice."""
+    """From here on kernels are compiled and loaded inside of interrupts(): a Ctrl-C amid that leaves memory of the
+    compiler which is freed twice.
+    """
     global _held_back
     _held_back = interrupts
 
@@ -73,7 +76,11 @@ def _decorated(function, signature, **options):
         return np.errstate(all="ignore")(function)  # compiled code does not warn either
     arguments = (signature,) if signature is not None else ()
     # Nothing written in C calls these (`exported` is for that), so no entry for C is compiled.
-    return _cached(lambda **cache: numba.njit(*arguments, nogil=True, error_model="numpy", no_cfunc_wrapper=True, **cache, **options)(function))
+    return _cached(
+        lambda **cache: numba.njit(
+            *arguments, nogil=True, error_model="numpy", no_cfunc_wrapper=True, **cache, **options
+        )(function)
+    )
 
 
 def _cached(decorate):
@@ -92,7 +99,9 @@ def _cached(decorate):
 
 @contextlib.contextmanager
 def _uncollected():
-    """Compilation makes millions of objects of which few are garbage: looking for it meanwhile is a tenth of the time, and saves 80 MB of 350."""
+    """Compilation makes millions of objects of which few are garbage: looking for it meanwhile is a tenth of the
+    time, and saves 80 MB of 350.
+    """
     if not gc.isenabled():
         yield
         return
@@ -109,15 +118,19 @@ def compiled(function, signature=None):
 
 
 def inner(function):
-    """As `compiled`, for callers that are compiled too: no entry for Python is compiled, and a call from there ends the process (tests take `py_func`).
+    """As `compiled`, for callers that are compiled too: no entry for Python is compiled, and a call from there ends the
+    process (tests take `py_func`).
 
-    Literals among its arguments are types of their own to Numba, and each combination is compiled anew: pass numbers that are none, np.int64(0) for 0.
+    Literals among its arguments are types of their own to Numba, and each combination is compiled anew: pass numbers
+    that are none, np.int64(0) for 0.
     """
     return _decorated(function, None, fastmath=_RELAXED, no_cpython_wrapper=True)
 
 
 def part(function):
-    """A part of one kernel, written apart for its readers: put into its caller before compilation, so it costs none of its own."""
+    """A part of one kernel, written apart for its readers: put into its caller before compilation, so it costs none
+    of its own.
+    """
     return _decorated(function, None, fastmath=_RELAXED, inline="always")
 
 
@@ -140,5 +153,9 @@ def per_dtype(function, signature):
 
 
 def exported(function, signature):
-    """A C function of this signature, whose `address` compiled code may be given and call; it may not raise. Not without JIT."""
-    return _cached(lambda **cache: numba.cfunc(signature, nopython=True, error_model="numpy", fastmath=_RELAXED, **cache)(function))
+    """A C function of this signature, whose `address` compiled code may be given and call; it may not raise. Not
+    without JIT.
+    """
+    return _cached(
+        lambda **cache: numba.cfunc(signature, nopython=True, error_model="numpy", fastmath=_RELAXED, **cache)(function)
+    )

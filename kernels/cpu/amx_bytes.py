@@ -1,7 +1,7 @@
 """Products of the first layer on Intel's matrix unit where the data are uint8: pixels, and other small counts.
 
-A bfloat16 holds a uint8 exactly. So rows of them lie in one part, and three products of parts take the place of the six in kernels/cpu/amx.py. What the data are
-scaled by multiplies sums, which are as exact as they were, and deltas.
+A bfloat16 holds a uint8 exactly. So rows of them lie in one part, and three products of parts take the place of the six
+in kernels/cpu/amx.py. What the data are scaled by multiplies sums, which are as exact as they were, and deltas.
 """
 
 from __future__ import annotations
@@ -34,19 +34,25 @@ if JIT:
         add_up_of(RIGHT_BYTES, left, n_out, x, places, m, n_in, right, room, out, step, share, keep, ahead, errand)
 
     @intrinsic
-    def forward_bytes(typingctx, table, x, places, m, depth, left, W, width, bias, scale, out, out_step, gate, ahead, errand):
+    def forward_bytes(
+        typingctx, table, x, places, m, depth, left, W, width, bias, scale, out, out_step, gate, ahead, errand
+    ):
         """See above."""
         return types.void(table, *[_integer] * 8, _float, *[_integer] * 5), called(_FORWARD_BYTES)
 
     @intrinsic
-    def add_up_bytes(typingctx, table, left, n_out, x, places, m, n_in, right, room, out, step, share, keep, ahead, errand):
+    def add_up_bytes(
+        typingctx, table, left, n_out, x, places, m, n_in, right, room, out, step, share, keep, ahead, errand
+    ):
         """See above."""
         return types.void(table, *[_integer] * 10, _float, _float, *[_integer] * 2), called(_ADD_UP_BYTES)
 
 else:
 
     def _rows(x, places, m, width):
-        return np.stack([vector_at(x + place, np.uint8(0), width) for place in vector_at(places, np.int64(0), m)]).astype(np.float32)
+        return np.stack(
+            [vector_at(x + place, np.uint8(0), width) for place in vector_at(places, np.int64(0), m)]
+        ).astype(np.float32)
 
     def forward_bytes(table, x, places, m, depth, left, W, width, bias, scale, out, out_step, gate, ahead, errand):
         """The same in NumPy."""
@@ -61,7 +67,9 @@ else:
 def _compiled():
     """Both, once per process: their code must not be freed."""
     whole = types.int64
-    return exported(_forward, types.void(*[whole] * 8, types.float32, *[whole] * 5)), exported(_add_up, types.void(*[whole] * 10, types.float32, types.float32, *[whole] * 2))
+    return exported(_forward, types.void(*[whole] * 8, types.float32, *[whole] * 5)), exported(
+        _add_up, types.void(*[whole] * 10, types.float32, types.float32, *[whole] * 2)
+    )
 
 
 def bytes_addresses(wanted):

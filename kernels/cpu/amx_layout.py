@@ -1,19 +1,23 @@
-"""LLVM instructions that lay float32 out for Intel's matrix unit (AMX): numbers in three parts, in tiles, alone or while the unit multiplies.
+"""LLVM instructions that lay float32 out for Intel's matrix unit (AMX): numbers in three parts, in tiles, alone or
+while the unit multiplies.
 
-A float32 has 24 significant bits. `parts` writes it as the sum of three bfloat16 of 8 each, high, middle and low, without a rest; the unit multiplies pairs of
-bfloat16 exactly and adds in float32 (kernels/cpu/amx_code.py).
+A float32 has 24 significant bits. `parts` writes it as the sum of three bfloat16 of 8 each, high, middle and low,
+without a rest; the unit multiplies pairs of bfloat16 exactly and adds in float32 (kernels/cpu/amx_code.py).
 
-A *tile* is a kibibyte, 16 rows of 64 bytes, one register of the unit; the three parts of a piece of a matrix, 32 inputs of 16 rows or columns, are three tiles, one after another:
+A *tile* is a kibibyte, 16 rows of 64 bytes, one register of the unit; the three parts of a piece of a matrix, 32 inputs
+of 16 rows or columns, are three tiles, one after another:
   left   16 rows: row r holds inputs 0 and 16, then 1 and 17, ...
   right  16 columns: row p holds inputs p and p + 16 of column 0, then of column 1, ...
 As numbers of 32 bits the one is the other's transpose. Two vectors of inputs so become pairs without a shuffle.
 
 Data of uint8 need one part alone, because a bfloat16 holds 8 significant bits: a piece of them is one tile.
 
-Laying out takes the vector units, which rest while the matrix unit works, and waits for memory. So products do it on the way: an *errand* tells what is to be laid out
-for the products to come, and `errand_unit` is emitted between two instructions of the matrix unit.
+Laying out takes the vector units, which rest while the matrix unit works, and waits for memory. So products do it on
+the way: an *errand* tells what is to be laid out for the products to come, and `errand_unit` is emitted between two
+instructions of the matrix unit.
 
-Reference: G. Henry, P. T. P. Tang, A. Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations", ARITH 2019, section III.
+Reference: G. Henry, P. T. P. Tang, A. Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For
+Higher-Precision Computations", ARITH 2019, section III.
 """
 
 from __future__ import annotations
@@ -86,7 +90,9 @@ def first_lanes(builder, count):
 def load_first(builder, address, count, kind=FLOATS):
     """The first `count` of 16 numbers from an address on, and zeros; memory behind them is not touched."""
     of, align, zeros = ("f32", 4, spread(FLOATS, 0.0)) if kind is FLOATS else ("i8", 1, spread(OCTETS, 0))
-    function = builder.module.declare_intrinsic(f"llvm.masked.load.v16{of}.p0", fnty=ir.FunctionType(kind, [kind.as_pointer(), I32, _BITS, kind]))
+    function = builder.module.declare_intrinsic(
+        f"llvm.masked.load.v16{of}.p0", fnty=ir.FunctionType(kind, [kind.as_pointer(), I32, _BITS, kind])
+    )
     return builder.call(function, [pointer(builder, address, kind), I32(align), first_lanes(builder, count), zeros])
 
 
@@ -98,7 +104,9 @@ def store_first(builder, value, address, mask):
 
 
 def parts(builder, x):
-    """The three parts of 16 float32, each as the upper half of 32 bits: x = high + middle + low, without a rest unless that is subnormal."""
+    """The three parts of 16 float32, each as the upper half of 32 bits: x = high + middle + low, without a rest
+    unless that is subnormal.
+    """
     half, upper = spread(WORDS, 0x8000), spread(WORDS, 0xFFFF0000)
     pieces = []
     for _ in range(2):  # rounded to the nearest, so that what is left out has no sign of its own
@@ -119,7 +127,12 @@ def _left_row(builder, x, count, to):
         with whole:
             _store_pairs(builder, load(builder, x), load(builder, builder.add(x, I64(ROW))), to)
         with cut:
-            _store_pairs(builder, load_first(builder, x, count), load_first(builder, builder.add(x, I64(ROW)), builder.sub(count, I64(SIDE))), to)
+            _store_pairs(
+                builder,
+                load_first(builder, x, count),
+                load_first(builder, builder.add(x, I64(ROW)), builder.sub(count, I64(SIDE))),
+                to,
+            )
 
 
 def _right_pair(builder, x, x_count, y, y_count, to):
@@ -153,7 +166,9 @@ def _pairs_of_bytes(builder, x, x_count, y, y_count, to):
 
 @intrinsic
 def right_pair(typingctx, x, x_count, y, y_count, to):
-    """The first 16 of so many columns of two inputs, float32 at x and y, and zeros where there are fewer, as a row of the three right tiles."""
+    """The first 16 of so many columns of two inputs, float32 at x and y, and zeros where there are fewer, as a row
+    of the three right tiles.
+    """
 
     def codegen(context, builder, signature, args):
         _right_pair(builder, *args)
@@ -163,13 +178,19 @@ def right_pair(typingctx, x, x_count, y, y_count, to):
 
 
 def _turned(builder, x, rows, count, step, room):
-    """The 16 columns of a square of float32, whose rows lie `step` bytes apart from x on, as vectors; where there are fewer rows or numbers, zeros. room: 16 vectors."""
+    """The 16 columns of a square of float32, whose rows lie `step` bytes apart from x on, as vectors; where there
+    are fewer rows or numbers, zeros. room: 16 vectors.
+    """
     whole = builder.and_(*(builder.icmp_signed(">=", number, I64(SIDE)) for number in (rows, count)))
     here = builder.block
     with builder.if_then(builder.not_(whole)):
         with cgutils.for_range(builder, I64(SIDE)) as loop:
             there = builder.select(builder.icmp_signed("<", loop.index, rows), count, I64(0))
-            store(builder, load_first(builder, builder.add(x, builder.mul(loop.index, step)), there), builder.add(room, builder.mul(loop.index, I64(ROW))))
+            store(
+                builder,
+                load_first(builder, builder.add(x, builder.mul(loop.index, step)), there),
+                builder.add(room, builder.mul(loop.index, I64(ROW))),
+            )
         cut = builder.block
     place, apart = builder.phi(I64), builder.phi(I64)
     for phi, of_whole, of_cut in ((place, x, room), (apart, step, I64(ROW))):
@@ -190,8 +211,9 @@ def _turned(builder, x, rows, count, step, room):
 
 @intrinsic
 def turn_pairs(typingctx, x, x_rows, x_count, y, y_rows, y_count, step, to):
-    """Of two squares of float32, x and y, which have so many rows of 16 there and so many numbers in each, `step` bytes apart, the transposes, as three tiles of pairs:
-    right tiles of a matrix whose rows go across two squares, left tiles of the transpose of one whose columns do."""
+    """Of two squares of float32, x and y, which have so many rows of 16 there and so many numbers in each, `step` bytes
+    apart, the transposes, as three tiles of pairs: right tiles of a matrix whose rows go across two squares, left tiles
+    of the transpose of one whose columns do."""
 
     def codegen(context, builder, signature, args):
         x, x_rows, x_count, y, y_rows, y_count, step, to = args
@@ -204,10 +226,14 @@ def turn_pairs(typingctx, x, x_rows, x_count, y, y_rows, y_count, step, to):
     return types.void(*[types.int64] * 8), codegen
 
 
-# Of an errand, int64: units to do, then what the next unit is. A tile's row of 32 float32 are two lines, of 32 uint8 half a line.
-#   left   a unit is 32 inputs of a row, 64 if they are bytes: those of row K of ROWS, which begins at number PLACES[K] of X, COUNT inputs left; goes to TO, groups of 16 rows GROUP bytes apart
-#   right  a unit is two inputs, K and K + 16 of their 32, of ROWS, of COUNT columns, the first 32 of which count, in groups GROUP bytes apart; otherwise the same
-# Unless AHEAD is 0, what comes after that is asked for meanwhile, as much as is laid out: the same inputs of the row so many further on, for which there is a place; or the next 32 columns.
+# Of an errand, int64: units to do, then what the next unit is. A tile's row of 32 float32 are two lines, of 32 uint8
+# half a line.
+#   left   a unit is 32 inputs of a row, 64 if they are bytes: those of row K of ROWS, which begins at number PLACES[K]
+#          of X, COUNT inputs left; goes to TO, groups of 16 rows GROUP bytes apart
+#   right  a unit is two inputs, K and K + 16 of their 32, of ROWS, of COUNT columns, the first 32 of which count, in
+#          groups GROUP bytes apart; otherwise the same
+# Unless AHEAD is 0, what comes after that is asked for meanwhile, as much as is laid out: the same inputs of the row so
+# many further on, for which there is a place; or the next 32 columns.
 ERRAND = 10  # numbers
 _LEFT, _KIND, _K, _ROWS, _X, _COUNT, _TO, _PLACES, _GROUP, _AHEAD = range(ERRAND)
 
@@ -249,7 +275,9 @@ class _Errand:
             left = builder.sub(count, I64(half * 2 * SIDE))
             with builder.if_then(builder.icmp_signed(">", left, I64(0))):
                 at = builder.add(x, I64(half * 2 * SIDE))
-                _pairs_of_bytes(builder, at, left, builder.add(at, far), builder.sub(left, far), builder.add(to, I64(half * TILE)))
+                _pairs_of_bytes(
+                    builder, at, left, builder.add(at, far), builder.sub(left, far), builder.add(to, I64(half * TILE))
+                )
         return 4 * SIDE, 2
 
     def pair_to_right(self, *arguments):
@@ -259,7 +287,11 @@ class _Errand:
 def _left_unit(builder, errand):
     k, rows, count, ahead = (errand.get(number) for number in (_K, _ROWS, _COUNT, _AHEAD))
     group = builder.mul(builder.ashr(k, I64(4)), errand.get(_GROUP))
-    inputs, pieces = errand.row_to_left(errand.place_of(k), count, builder.add(errand.get(_TO), builder.add(group, builder.mul(builder.and_(k, I64(SIDE - 1)), I64(ROW)))))
+    inputs, pieces = errand.row_to_left(
+        errand.place_of(k),
+        count,
+        builder.add(errand.get(_TO), builder.add(group, builder.mul(builder.and_(k, I64(SIDE - 1)), I64(ROW)))),
+    )
     with builder.if_then(builder.icmp_signed("!=", ahead, I64(0))):
         errand.ask_for_inputs(errand.place_of(builder.add(k, ahead)))
     following = builder.add(k, I64(1))
@@ -294,7 +326,9 @@ def _right_unit(builder, errand):
 
 
 def _unit_function(module, form):
-    """One unit of the errand at an address, if there is any left; a function of its own, because it is wanted at many places."""
+    """One unit of the errand at an address, if there is any left; a function of its own, because it is wanted at
+    many places.
+    """
     name = f"amx_errand_unit_{form}"
     if name in module.globals:
         return module.globals[name]

@@ -1,4 +1,6 @@
-"""What the programs on the matrix unit have in common: layers through which a thread takes its rows and back, with the products of kernels/cpu/amx.py."""
+"""What the programs on the matrix unit have in common: layers through which a thread takes its rows and back, with
+the products of kernels/cpu/amx.py.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,26 @@ from .on_demand import activate_at, derivative_at
 from .panel_output import cost_and_delta
 from .panels import RECTIFY, rows_at, vector_at
 
-__all__ = ["AHEAD", "ROOM_AHEAD", "Factors", "few_at", "gradient", "lay_out", "padded_biases", "share_of", "step_at", "take", "through"]
+__all__ = [
+    "AHEAD",
+    "ROOM_AHEAD",
+    "Factors",
+    "few_at",
+    "gradient",
+    "lay_out",
+    "padded_biases",
+    "share_of",
+    "step_at",
+    "take",
+    "through",
+]
 
-# Rows of data that are asked for before they are laid out, which happens that long before they are used; and most of them beyond a tile.
+# Rows of data that are asked for before they are laid out, which happens that long before they are used; and most of
+# them beyond a tile.
 AHEAD, ROOM_AHEAD = 32, 48
-# The first layer's gradient takes so many rows of float32 data at a time, those first that the way forth read last: they are near still, the others are not. Its Delta is
-# read again for each time, so only if it has at most so many units.
+# The first layer's gradient takes so many rows of float32 data at a time, those first that the way forth read last:
+# they are near still, the others are not. Its Delta is read again for each time, so only if it has at most so many
+# units.
 LAST_ROWS, LAST_UNITS = 64, 128
 ONE = np.float32(1)
 
@@ -57,7 +73,10 @@ step_at = inner(step_at)
 def padded_biases(zero, theta, shape, layer, out):
     """Overwrites P numbers with a layer's biases, then zeros. Addresses: theta, out."""
     n_out, P = shape.sizes[layer + 1], shape.widths[layer]
-    b, row = vector_at(theta + (shape.blocks[layer] + n_out * shape.sizes[layer]) * 4, zero, n_out), vector_at(out, zero, P)
+    b, row = (
+        vector_at(theta + (shape.blocks[layer] + n_out * shape.sizes[layer]) * 4, zero, n_out),
+        vector_at(out, zero, P),
+    )
     for j in range(n_out):
         row[j] = b[j]
     for j in range(n_out, P):
@@ -68,12 +87,17 @@ padded_biases = inner(padded_biases)
 
 
 def lay_out(table, zero, layer, first, last, few, shape, own, factors):
-    """Lays units first..last of a layer's weights out as factors; or as kernels/cpu/amx_thin.py says, if it has few inputs or outputs."""
+    """Lays units first..last of a layer's weights out as factors; or as kernels/cpu/amx_thin.py says, if it has few
+    inputs or outputs.
+    """
     n_in, n_out, W = shape.sizes[layer], shape.sizes[layer + 1], own.theta + shape.blocks[layer] * 4
     forth = factors.weights + factors.begin[layer] * PIECE
     back = forth + groups_of(n_out) * steps_of(n_in) * PIECE if layer > 0 else np.int64(0)
     if few:
-        lay_out_few(zero, W, W + n_out * n_in * 4, first, last, n_out, n_in, shape.widths[layer if layer == 0 else layer - 1], layer == 0, forth)
+        lay_out_few(
+            zero, W, W + n_out * n_in * 4, first, last, n_out, n_in, shape.widths[layer if layer == 0 else layer - 1],
+            layer == 0, forth,
+        )  # fmt: skip
     elif last > first:
         pack_weights(table, W, n_in * 4, first, last, n_out, n_in, forth, back)
 
@@ -91,7 +115,9 @@ few_at = inner(few_at)
 
 
 def take(zero, out, step, count, sums, share, keep):
-    """out_i = keep out_i + share sums_i for `count` numbers; those of out lie `step` numbers apart. Addresses: out, sums."""
+    """out_i = keep out_i + share sums_i for `count` numbers; those of out lie `step` numbers apart. Addresses: out,
+    sums.
+    """
     totals, to = vector_at(sums, zero, count), vector_at(out, zero, (count - 1) * step + 1)
     for i in range(count):
         to[i * step] = keep * to[i * step] + share * totals[i] if keep != 0 else share * totals[i]
@@ -100,8 +126,13 @@ def take(zero, out, step, count, sums, share, keep):
 take = inner(take)
 
 
-def gradient(table, zero, layer, few, inputs, where, octets, scale, m, delta, deltas, shape, factors, grads, share, keep, biases_keep, ahead):
-    """A layer's Delta, as `through` says, of m rows of inputs and of deltas; deltas: where the rows of the latter begin. Those of the first layer are multiplied by `scale` if its inputs are bytes."""
+def gradient(
+    table, zero, layer, few, inputs, where, octets, scale, m, delta, deltas, shape, factors, grads, share, keep,
+    biases_keep, ahead,
+):  # fmt: skip
+    """A layer's Delta, as `through` says, of m rows of inputs and of deltas; deltas: where the rows of the latter
+    begin. Those of the first layer are multiplied by `scale` if its inputs are bytes.
+    """
     n_in, n_out, step, nothing = shape.sizes[layer], shape.sizes[layer + 1], step_at(shape, layer), np.int64(0)
     Delta, width, sums = grads + shape.blocks[layer] * 4, shape.widths[layer], factors.rows
     biases = Delta + n_out * n_in * 4
@@ -130,58 +161,105 @@ def gradient(table, zero, layer, few, inputs, where, octets, scale, m, delta, de
         rows, begins = end - begin, where + 8 * begin
         pack_turned(table, delta + begin * step * 4, step * 4, rows, n_out, factors.turned, nothing, steps_of(rows))
         if octets:
-            add_up_bytes(table, factors.turned, n_out, inputs, begins, rows, n_in, factors.right, factors.room, Delta, n_in * 4, share, keep, ahead, factors.errand)
+            add_up_bytes(
+                table, factors.turned, n_out, inputs, begins, rows, n_in, factors.right, factors.room, Delta, n_in * 4,
+                share, keep, ahead, factors.errand,
+            )  # fmt: skip
         else:
-            add_up(table, factors.turned, n_out, inputs, begins, rows, n_in, factors.right, factors.room, Delta, n_in * 4, share, keep, ahead, factors.errand)
+            add_up(
+                table, factors.turned, n_out, inputs, begins, rows, n_in, factors.right, factors.room, Delta, n_in * 4,
+                share, keep, ahead, factors.errand,
+            )  # fmt: skip
         end, keep = begin, type(zero)(1)
 
 
 gradient = inner(gradient)
 
 
-def through(mine, bottom, table, zero, x, octets, scale, ahead, block, shape, by_class, own, factors, grads, share, keep, biases_keep):
+def through(
+    mine, bottom, table, zero, x, octets, scale, ahead, block, shape, by_class, own, factors, grads, share, keep,
+    biases_keep,
+):  # fmt: skip
     """Takes the rows `mine` through the layers from `bottom` on, and back. Returns (cost sum, rows that are right).
 
-    Inputs begin at x + 4 first[i], or are `scale` of the uint8 at x + first[i] if they are `octets`, unless `bottom` is more than 0: the activations of the layer below are there then. Its deltas are made too.
-    grads (an address, where theta's begins) become keep of themselves, or biases_keep, and share of the rows' Delta.
-    ahead: as in kernels/cpu/amx.py, of x.
+    Inputs begin at x + 4 first[i], or are `scale` of the uint8 at x + first[i] if they are `octets`, unless `bottom` is
+    more than 0: the activations of the layer below are there then. Its deltas are made too. grads (an address, where
+    theta's begins) become keep of themselves, or biases_keep, and share of the rows' Delta. ahead: as in
+    kernels/cpu/amx.py, of x.
     """
     sizes, widths, starts, codes, slopes = shape.sizes, shape.widths, shape.starts, shape.codes, shape.slopes
     m, last, a, d, nothing = mine.size, sizes.size - 2, own.a, own.d, np.int64(0)
     for layer in range(bottom, last + 1):
         z, step, rectified = a + block * starts[layer] * 4, step_at(shape, layer), layer < last and codes[layer] == RELU
-        inputs, where, soon = (x, own.firsts, ahead) if layer == 0 else (a + block * starts[layer - 1] * 4, own.places + layer * 8 * block, nothing)
+        inputs, where, soon = (
+            (x, own.firsts, ahead)
+            if layer == 0
+            else (a + block * starts[layer - 1] * 4, own.places + layer * 8 * block, nothing)
+        )
         forth, gate = factors.weights + factors.begin[layer] * PIECE, np.int64(RECTIFY if rectified else 0)
         if not few_at(shape, layer):
             padded_biases(zero, own.theta, shape, layer, factors.rows)
             if layer == 0 and octets:
-                forward_bytes(table, inputs, where, m, sizes[layer], own.side, forth, widths[layer], factors.rows, scale, z, step * 4, gate, soon, factors.errand)
+                forward_bytes(
+                    table, inputs, where, m, sizes[layer], own.side, forth, widths[layer], factors.rows, scale, z,
+                    step * 4, gate, soon, factors.errand,
+                )  # fmt: skip
             else:
-                forward(table, inputs, where, m, sizes[layer], own.side, forth, widths[layer], factors.rows, ONE, z, step * 4, gate, soon, factors.errand)
+                forward(
+                    table, inputs, where, m, sizes[layer], own.side, forth, widths[layer], factors.rows, ONE, z,
+                    step * 4, gate, soon, factors.errand,
+                )  # fmt: skip
         elif layer == 0:
             few_to_many(table, inputs, where, m, sizes[0], forth, widths[0], z, step * 4, gate, np.int64(1))
         else:
             b = own.theta + (shape.blocks[layer] + sizes[layer] * sizes[layer + 1]) * 4
-            many_to_few(table, inputs, step_at(shape, layer - 1) * 4, m, forth, widths[layer - 1], sizes[layer + 1], b, z, step * 4, factors.rows)
+            many_to_few(
+                table, inputs, step_at(shape, layer - 1) * 4, m, forth, widths[layer - 1], sizes[layer + 1], b, z,
+                step * 4, factors.rows,
+            )  # fmt: skip
         if layer < last and not rectified:
             activate_at(table, zero, codes[layer], slopes[layer], z, 1, m * step, own.nothing)
     step = step_at(shape, last)
-    cost, right = cost_and_delta(table, mine, by_class, shape, own, rows_at(a + block * starts[last] * 4, zero, m, step), rows_at(d + block * starts[last] * 4, zero, m, step))
+    cost, right = cost_and_delta(
+        table,
+        mine,
+        by_class,
+        shape,
+        own,
+        rows_at(a + block * starts[last] * 4, zero, m, step),
+        rows_at(d + block * starts[last] * 4, zero, m, step),
+    )
     for layer in range(last, bottom - 1, -1):
         n_out, few, step = sizes[layer + 1], few_at(shape, layer), step_at(shape, layer)
         delta, deltas = d + block * starts[layer] * 4, own.places + (layer + 1) * 8 * block
-        inputs, where, soon = (x, own.firsts, ahead) if layer == 0 else (a + block * starts[layer - 1] * 4, own.places + layer * 8 * block, nothing)
+        inputs, where, soon = (
+            (x, own.firsts, ahead)
+            if layer == 0
+            else (a + block * starts[layer - 1] * 4, own.places + layer * 8 * block, nothing)
+        )
         if layer > 0:
-            lower, lower_step, rectified = d + block * starts[layer - 1] * 4, step_at(shape, layer - 1), codes[layer - 1] == RELU
+            lower, lower_step, rectified = (
+                d + block * starts[layer - 1] * 4,
+                step_at(shape, layer - 1),
+                codes[layer - 1] == RELU,
+            )
             forth, gate = factors.weights + factors.begin[layer] * PIECE, inputs if rectified else nothing
             if few:
-                few_to_many(table, delta, deltas, m, n_out, forth, widths[layer - 1], lower, lower_step * 4, gate, nothing)
+                few_to_many(
+                    table, delta, deltas, m, n_out, forth, widths[layer - 1], lower, lower_step * 4, gate, nothing
+                )
             else:
                 back = forth + groups_of(n_out) * steps_of(sizes[layer]) * PIECE
-                forward(table, delta, deltas, m, n_out, own.side, back, widths[layer - 1], own.nothing, ONE, lower, lower_step * 4, gate, nothing, factors.errand)
+                forward(
+                    table, delta, deltas, m, n_out, own.side, back, widths[layer - 1], own.nothing, ONE, lower,
+                    lower_step * 4, gate, nothing, factors.errand,
+                )  # fmt: skip
             if not rectified:
                 derivative_at(table, zero, codes[layer - 1], slopes[layer - 1], lower, inputs, m * lower_step)
-        gradient(table, zero, layer, few, inputs, where, layer == 0 and octets, scale, m, delta, deltas, shape, factors, grads, share, keep, biases_keep, soon)
+        gradient(
+            table, zero, layer, few, inputs, where, layer == 0 and octets, scale, m, delta, deltas, shape, factors,
+            grads, share, keep, biases_keep, soon,
+        )  # fmt: skip
     return cost, right
 
 

@@ -1,8 +1,11 @@
-"""The outputs of a network for many rows, with the products of kernels/cpu/amx.py: one compiled call on weights that are laid out as factors.
+"""The outputs of a network for many rows, with the products of kernels/cpu/amx.py: one compiled call on weights that
+are laid out as factors.
 
 Memory, C-contiguous float32 unless said, given by the caller; P_l, B: as in kernels/cpu/amx_program.py, with C = ROWS:
-  x : the address of X (total, s_1), float32, or uint8 if they are `octets`, of which `scale` counts, read where it lies; out (total, s_L); packed: from `amx_packing`, for each layer its weights as factors, then P_l biases
-  places (L + 1, B) int64, zeros (B * the widest P,) as there; a (B * (P_2 + ... + P_L),), side (any,), first (ROWS + ROOM_AHEAD,) int64, errand (16,) int64 : scratch
+  x : the address of X (total, s_1), float32, or uint8 if they are `octets`, of which `scale` counts, read where it
+      lies; out (total, s_L); packed: from `amx_packing`, for each layer its weights as factors, then P_l biases
+  places (L + 1, B) int64, zeros (B * the widest P,) as there; a (B * (P_2 + ... + P_L),), side (any,), first (ROWS +
+  ROOM_AHEAD,) int64, errand (16,) int64 : scratch
 """
 
 from __future__ import annotations
@@ -30,15 +33,27 @@ def _pack(table, theta, shape, begin, packed):
     """Lays the weights and biases of theta (P,) out; those of a layer begin at number begin[layer] of packed."""
     zero, first = packed.dtype.type(0), np.int64(0)
     for layer in range(shape.codes.size):
-        n_in, n_out, W, at = shape.sizes[layer], shape.sizes[layer + 1], address(theta) + shape.blocks[layer] * 4, address(packed) + begin[layer] * 4
+        n_in, n_out, W, at = (
+            shape.sizes[layer],
+            shape.sizes[layer + 1],
+            address(theta) + shape.blocks[layer] * 4,
+            address(packed) + begin[layer] * 4,
+        )
         if few_at(shape, layer):
-            lay_out_few(zero, W, W + n_out * n_in * 4, first, n_out, n_out, n_in, shape.widths[layer if layer == 0 else layer - 1], layer == 0, at)
+            lay_out_few(
+                zero, W, W + n_out * n_in * 4, first, n_out, n_out, n_in,
+                shape.widths[layer if layer == 0 else layer - 1], layer == 0, at,
+            )  # fmt: skip
         else:
             pack_weights(table, W, n_in * 4, first, n_out, n_out, n_in, at, first)
-        padded_biases(zero, address(theta), shape, layer, address(packed) + begin[layer + 1] * 4 - shape.widths[layer] * 4)
+        padded_biases(
+            zero, address(theta), shape, layer, address(packed) + begin[layer + 1] * 4 - shape.widths[layer] * 4
+        )
 
 
-def _predict(x, total, octets, scale, table, registers, shape, begin, packed, a, side, zeros, places, first, errand, out):
+def _predict(
+    x, total, octets, scale, table, registers, shape, begin, packed, a, side, zeros, places, first, errand, out
+):
     """Overwrites out (total, s_L) with a^(L). Returns False, with out unfinished, if X holds NaN or infinity."""
     sizes, widths, codes = shape.sizes, shape.widths, shape.codes
     layers, n_in, K, block = codes.size, sizes[0], sizes[codes.size], ROWS + SIDE
@@ -51,20 +66,39 @@ def _predict(x, total, octets, scale, table, registers, shape, begin, packed, a,
             first[i] = min(start + i, total - 1) * n_in
         for layer in range(layers):
             n_out, P, step = sizes[layer + 1], widths[layer], step_at(shape, layer) * 4
-            z, M, b = address(a) + block * shape.starts[layer] * 4, address(packed) + begin[layer] * 4, address(packed) + (begin[layer + 1] - P) * 4
+            z, M, b = (
+                address(a) + block * shape.starts[layer] * 4,
+                address(packed) + begin[layer] * 4,
+                address(packed) + (begin[layer + 1] - P) * 4,
+            )
             inputs = x if layer == 0 else address(a) + block * shape.starts[layer - 1] * 4
             where = address(first) if layer == 0 else address(places) + layer * 8 * block
-            rectified = 0 < layer < layers - 1 and codes[layer] == RELU  # not of the first: infinity in X must be seen in z
+            # not of the first: infinity in X must be seen in z
+            rectified = 0 < layer < layers - 1 and codes[layer] == RELU
             gate = np.int64(RECTIFY if rectified else 0)
             if layer == 0 and octets:
-                forward_bytes(table, x, where, m, n_in, address(side), M, P, b, scale, z, step, gate, np.int64(AHEAD), address(errand))
+                forward_bytes(
+                    table, x, where, m, n_in, address(side), M, P, b, scale, z, step, gate, np.int64(AHEAD),
+                    address(errand),
+                )  # fmt: skip
             elif not few_at(shape, layer):
-                forward(table, inputs, where, m, sizes[layer], address(side), M, P, b, one, z, step, gate, np.int64(AHEAD if layer == 0 else 0), address(errand))
+                forward(
+                    table, inputs, where, m, sizes[layer], address(side), M, P, b, one, z, step, gate,
+                    np.int64(AHEAD if layer == 0 else 0), address(errand),
+                )  # fmt: skip
             elif layer == 0:
                 few_to_many(table, inputs, where, m, n_in, M, P, z, step, gate, np.int64(1))
             else:
-                many_to_few(table, inputs, step_at(shape, layer - 1) * 4, m, M, widths[layer - 1], n_out, b, z, step, address(side))
-            if layer == 0 and not octets and not first_finite(rows_at(z, zero, m, step // 4)) and not finite(rows_at(x + start * n_in * 4, zero, m, n_in)):
+                many_to_few(
+                    table, inputs, step_at(shape, layer - 1) * 4, m, M, widths[layer - 1], n_out, b, z, step,
+                    address(side),
+                )  # fmt: skip
+            if (
+                layer == 0
+                and not octets
+                and not first_finite(rows_at(z, zero, m, step // 4))
+                and not finite(rows_at(x + start * n_in * 4, zero, m, n_in))
+            ):
                 fine = False
                 break
             if layer < layers - 1 and not rectified:
@@ -75,7 +109,9 @@ def _predict(x, total, octets, scale, table, registers, shape, begin, packed, a,
         for i in range(m):
             for j in range(K):
                 out[start + i, j] = last[i, j]
-        activate_at(table, zero, codes[layers - 1], shape.slopes[layers - 1], address(out) + start * K * 4, m, K, address(zeros))
+        activate_at(
+            table, zero, codes[layers - 1], shape.slopes[layers - 1], address(out) + start * K * 4, m, K, address(zeros)
+        )
     release()
     return fine
 
@@ -99,23 +135,9 @@ def _packing_signature(name):
 def _signature(name):
     indices, numbers, vector, table, shape = _of(name)
     return types.boolean(
-        types.int64,
-        types.int64,
-        types.boolean,
-        getattr(types, name),
-        indices,
-        types.Array(types.uint8, 1, "C"),
-        shape,
-        indices,
-        vector,
-        vector,
-        vector,
-        vector,
-        numbers,
-        indices,
-        indices,
-        table,
-    )
+        types.int64, types.int64, types.boolean, getattr(types, name), indices, types.Array(types.uint8, 1, "C"), shape,
+        indices, vector, vector, vector, vector, numbers, indices, indices, table,
+    )  # fmt: skip
 
 
 amx_packing, amx_prediction = per_dtype(_pack, _packing_signature), per_dtype(_predict, _signature)

@@ -1,8 +1,12 @@
-"""Many training steps in one compiled call, with the products of kernels/cpu/amx.py: for float32 on CPUs with Intel's matrix unit.
+"""Many training steps in one compiled call, with the products of kernels/cpu/amx.py: for float32 on CPUs with Intel's
+matrix unit.
 
-The same steps as kernels/cpu/program.py, on theta as it lies. Each thread takes its slice of the batch, in tiles of at most C rows, through the network and back,
-and adds up its own Delta; a barrier; each adds the Deltas of all for its share of the units, updates these and lays their weights out as factors for the next
-step; a barrier. Where the factors are few, each thread lays out all of them for itself, behind the barrier: what it has written itself is near. (Sharing the first layer's weights as kernels/cpu/split_program.py does was tried twice and was within 5 % at its best: the rows' way from memory takes the time, and is no shorter.)
+The same steps as kernels/cpu/program.py, on theta as it lies. Each thread takes its slice of the batch, in tiles of at
+most C rows, through the network and back, and adds up its own Delta; a barrier; each adds the Deltas of all for its
+share of the units, updates these and lays their weights out as factors for the next step; a barrier. Where the factors
+are few, each thread lays out all of them for itself, behind the barrier: what it has written itself is near. (Sharing
+the first layer's weights as kernels/cpu/split_program.py does was tried twice and was within 5 % at its best: the rows'
+way from memory takes the time, and is no shorter.)
 
 Rows of float32 and uint8 data are read where they lie, in shuffled order, and asked for some rows ahead.
 
@@ -31,17 +35,22 @@ __all__ = ["AmxMemory", "amx_program"]
 
 
 class AmxMemory(NamedTuple):
-    """Of all threads, float32 unless said, C-contiguous. C: rows of a thread's tile; B = C + 16; P_l: a layer's size to whole groups of 16, a little more where `spaced` says so; "any": as amx.py says.
+    """Of all threads, float32 unless said, C-contiguous. C: rows of a thread's tile; B = C + 16; P_l: a layer's size to
+    whole groups of 16, a little more where `spaced` says so; "any": as amx.py says.
 
     packed, state1, state2 (P,) : theta and the rule's state; grads (team, P at least)
-    weights (1 or team, any) : of all layers as factors, for the way forth, and back from the second on, for all threads or for each; layers (L,) int64 : where each begins there, in pieces, then the end
-    x (team, C * s_1) : rows that had to be converted; a, d (team, B * (P_2 + ... + P_L)) : activations and deltas of layers 2..L; d begins as zeros
-    side, right, rooms (team, any) : rows as left factor, columns as right factor, sums of a block; turned (team, any) : deltas, transposed
+    weights (1 or team, any) : of all layers as factors, for the way forth, and back from the second on, for all threads
+        or for each; layers (L,) int64 : where each begins there, in pieces, then the end
+    x (team, C * s_1) : rows that had to be converted; a, d (team, B * (P_2 + ... + P_L)) : activations and deltas of
+        layers 2..L; d begins as zeros
+    side, right, rooms (team, any) : rows as left factor, columns as right factor, sums of a block; turned (team, any) :
+        deltas, transposed
     rows (team, (FEW + 1) * the widest P, of any layer) : biases of a layer, then zeros; sums of deltas
     h, e, wanted (team, C * K), labels (team, C) int64 : outputs, their deltas and the targets without padding
     errands (team, 16 at least) int64 : what a thread's products lay out meanwhile
-    places (L + 1, B), firsts (team, C + ROOM_AHEAD) int64 : where rows of each layer's width begin, the first all 0; and those of the data, and of the next tile's first
-    ones (1,), zeros (B * the widest P,), registers (64,) uint8, costs (team * 16,) float64, hits (team * 16,) int64
+    places (L + 1, B), firsts (team, C + ROOM_AHEAD) int64 : where rows of each layer's width begin, the first all 0;
+    and those of the data, and of the next tile's first ones (1,), zeros (B * the widest P,), registers (64,) uint8,
+    costs (team * 16,) float64, hits (team * 16,) int64
     """
 
     packed: Any
@@ -74,7 +83,8 @@ class AmxMemory(NamedTuple):
 
 def own_units(layer, shape, me, team):
     """The units (first, last + 1) of a layer that thread `me` moves, and lays out if it does not lay out all."""
-    return share_of(shape.sizes[layer + 1], INPUTS if layer > 0 else SIDE, me, team)  # pairs of units are not divided where both factors are wanted
+    # pairs of units are not divided where both factors are wanted
+    return share_of(shape.sizes[layer + 1], INPUTS if layer > 0 else SIDE, me, team)
 
 
 own_units = inner(own_units)
@@ -83,7 +93,8 @@ own_units = inner(own_units)
 def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
     """Thread `me` of `team` through the steps of the run. Packed, state, costs and hits move.
 
-    costs[16 me] becomes the cost sum of this thread's rows, with its part of the L2 cost; hits[16 me] how many of them were right. Not used: split.
+    costs[16 me] becomes the cost sum of this thread's rows, with its part of the L2 cost; hits[16 me] how many of them
+    were right. Not used: split.
     """
     data, shape, rule = uncounted(data, shape, rule)
     layers, n_in, block, nought = shape.codes.size, shape.sizes[0], run.capacity + SIDE, np.int64(0)
@@ -120,10 +131,21 @@ def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
         # Where one tile holds the batch and nothing is summed over threads, plain gradient descent needs no
         # gradient: the product itself moves theta, (1 - alpha lambda/n) theta - (alpha/m) delta^T a.
         direct = rule.code == SGD and team == 1 and m <= run.capacity
-        share, keep, biases_keep = (kind(-hyper[0] / m), kind(1 - hyper[0] * rule.l2), one) if direct else (one, zero, zero)
+        share, keep, biases_keep = (
+            (kind(-hyper[0] / m), kind(1 - hyper[0] * rule.l2), one) if direct else (one, zero, zero)
+        )
         if direct and rule.l2 != 0:
             for layer in range(layers):
-                cost += m * rule.l2 / 2 * sum_of_squares(vector_at(mine.theta + shape.blocks[layer] * 4, zero, shape.sizes[layer] * shape.sizes[layer + 1]))
+                cost += (
+                    m
+                    * rule.l2
+                    / 2
+                    * sum_of_squares(
+                        vector_at(
+                            mine.theta + shape.blocks[layer] * 4, zero, shape.sizes[layer] * shape.sizes[layer + 1]
+                        )
+                    )
+                )
         into = mine.theta if direct else all_grads + me * grad_step
         if from_row == to_row:
             vector_at(into, zero, shape.blocks[layers])[:] = zero
@@ -141,7 +163,10 @@ def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
                 gather_rows(data.source, data.read, data.scale, rows, rows_at(mine.x, zero, count, n_in))
                 for i in range(count):
                     first[i] = i * row_step
-            tile_cost, tile_right = through(rows, 0, table, zero, x, octets, data.scale, ahead, block, shape, data.by_class, mine, factors, into, share, keep, biases_keep)
+            tile_cost, tile_right = through(
+                rows, 0, table, zero, x, octets, data.scale, ahead, block, shape, data.by_class, mine, factors, into,
+                share, keep, biases_keep,
+            )  # fmt: skip
             cost += tile_cost
             right += tile_right
             if not direct:
@@ -150,9 +175,14 @@ def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
         for layer in range(layers):
             n_below, n_out = shape.sizes[layer], shape.sizes[layer + 1]
             unit, end = own_units(layer, shape, me, team)
-            weights, biases = (shape.blocks[layer] + unit * n_below) * 4, (shape.blocks[layer] + n_out * n_below + unit) * 4
+            weights, biases = (
+                (shape.blocks[layer] + unit * n_below) * 4,
+                (shape.blocks[layer] + n_out * n_below + unit) * 4,
+            )
             if not direct:
-                cost += move_numbers(zero, team, m, rule, hyper, t, weights, (end - unit) * n_below, rule.l2, mine, all_grads, grad_step)
+                cost += move_numbers(
+                    zero, team, m, rule, hyper, t, weights, (end - unit) * n_below, rule.l2, mine, all_grads, grad_step
+                )
                 move_numbers(zero, team, m, rule, hyper, t, biases, end - unit, 0.0, mine, all_grads, grad_step)
             if not each and step + 1 < run.stop:
                 lay_out(table, zero, layer, unit, end, few_at(shape, layer), shape, mine, factors)
@@ -167,10 +197,27 @@ def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
 
 def _signature(name):
     of, integer, real = kinds(name), types.int64, getattr(types, name)
-    indices, vector, table, numbers = types.Array(integer, 1, "C"), types.Array(real, 1, "C"), types.Array(real, 2, "C"), types.Array(integer, 2, "C")
+    indices, vector, table, numbers = (
+        types.Array(integer, 1, "C"),
+        types.Array(real, 1, "C"),
+        types.Array(real, 2, "C"),
+        types.Array(integer, 2, "C"),
+    )
     fields = (
-        vector, table, vector, vector, table, indices, *[table] * 11, *[numbers] * 4, vector, vector, types.Array(types.uint8, 1, "C"), types.Array(types.float64, 1, "C"), indices,
-    )  # fmt: skip
+        vector,
+        table,
+        vector,
+        vector,
+        table,
+        indices,
+        *[table] * 11,
+        *[numbers] * 4,
+        vector,
+        vector,
+        types.Array(types.uint8, 1, "C"),
+        types.Array(types.float64, 1, "C"),
+        indices,
+    )
     memory = types.BaseTuple.from_types(fields, AmxMemory)
     return types.void(integer, integer, integer, indices, indices, of[Data], of[Run], of[Shape], of[Rule], memory)
 

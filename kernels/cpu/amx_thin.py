@@ -1,12 +1,15 @@
-"""Layers with few inputs or few outputs, in a program on the matrix unit: products by vectors, because a tile of the unit would be mostly empty.
+"""Layers with few inputs or few outputs, in a program on the matrix unit: products by vectors, because a tile of the
+unit would be mostly empty.
 
-A tile has 32 inputs and 16 outputs, and a step lays out whole tiles. For the first layer of a network of one to four inputs, and the last of one to four outputs (a function
-of time and place, a regression), that costs as much as a layer of 32, and more than all that there is to multiply. Their weights are kept as rows of whole vectors (`lay_out_few`):
+A tile has 32 inputs and 16 outputs, and a step lays out whole tiles. For the first layer of a network of one to four
+inputs, and the last of one to four outputs (a function of time and place, a regression), that costs as much as a layer
+of 32, and more than all that there is to multiply. Their weights are kept as rows of whole vectors (`lay_out_few`):
 
     first layer   row k, what input k adds to each output; then a row of biases
     last layer    row j, what each input adds to output j
 
-The first layer's product, the last one's way back and either's gradient then run along these rows; only the last layer's product is a sum along a row.
+The first layer's product, the last one's way back and either's gradient then run along these rows; only the last
+layer's product is a sum along a row.
 """
 
 from __future__ import annotations
@@ -32,7 +35,9 @@ _LANES = VECTOR // 4
 
 
 def _lay_out_few(zero, W, b, first, last, n_out, n_in, width, by_input, out):
-    """Writes units first..last of a layer as rows of `width` numbers: by input, with a row of biases behind, or as they lie. Addresses: W (n_out, n_in), b, out; padding of out is not written."""
+    """Writes units first..last of a layer as rows of `width` numbers: by input, with a row of biases behind, or as
+    they lie. Addresses: W (n_out, n_in), b, out; padding of out is not written.
+    """
     weights, biases = rows_at(W, zero, n_out, n_in), vector_at(b, zero, n_out)
     if by_input:
         rows = rows_at(out, zero, n_in + 1, width)
@@ -78,18 +83,24 @@ if JIT:
                             product = builder.fmul(factor, part(k), flags=("contract",))
                             total = product if total is None else builder.fadd(product, total, flags=("contract",))
                         if kind == 1:
-                            below = builder.and_(builder.fcmp_ordered("<", total, emit.zero()), rectified)  # so that NaN stays NaN
+                            # so that NaN stays NaN
+                            below = builder.and_(builder.fcmp_ordered("<", total, emit.zero()), rectified)
                             total = builder.select(below, emit.zero(), total)
                         if kind == 2:
                             a = emit.load(builder.add(builder.add(gate, shift), column))
-                            slope = builder.select(builder.fcmp_ordered(">", a, emit.zero()), emit.splat(ir.Constant(emit.real, 1.0)), a)  # a: 0, or NaN
+                            # a: 0, or NaN
+                            slope = builder.select(
+                                builder.fcmp_ordered(">", a, emit.zero()), emit.splat(ir.Constant(emit.real, 1.0)), a
+                            )
                             total = builder.fmul(total, slope)
                         emit.store(total, builder.add(builder.add(z, shift), column))
 
             gated = builder.select(builder.icmp_signed(">", gate, _I64(RECTIFY)), _I64(2), _I64(0))
             kind = builder.select(builder.icmp_signed("!=", with_biases, _I64(0)), _I64(1), gated)
             which = builder.add(builder.mul(builder.sub(count, _I64(1)), _I64(3)), kind)
-            one_of(builder, which, [functools.partial(body, few, kind) for few in range(1, FEW + 1) for kind in range(3)])
+            one_of(
+                builder, which, [functools.partial(body, few, kind) for few in range(1, FEW + 1) for kind in range(3)]
+            )
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 10), codegen
@@ -116,7 +127,9 @@ if JIT:
                         if few:
                             place = emit.at(s, emit.load(builder.add(places, builder.mul(i, _I64(8))), _I64))
                             for k in range(few):
-                                emit.add_product(emit.splat(emit.load(emit.at(place, _I64(k)), emit.real)), row, chain[k])
+                                emit.add_product(
+                                    emit.splat(emit.load(emit.at(place, _I64(k)), emit.real)), row, chain[k]
+                                )
                         builder.store(builder.fadd(builder.load(chain[few]), row), chain[few])
 
                     whole = builder.sdiv(m, _I64(chains))
@@ -139,12 +152,19 @@ if JIT:
 
     @intrinsic
     def _sums_along(typingctx, a, step, last, row, width, out):
-        """Overwrites a vector at out with the products of as many rows, `step` bytes apart, and one; rows beyond `last` are the last once more."""
+        """Overwrites a vector at out with the products of as many rows, `step` bytes apart, and one; rows beyond
+        `last` are the last once more.
+        """
 
         def codegen(context, builder, signature, args):
             a, step, last, row, width, out = args
             emit = Emitter(builder, types.float32)
-            begins = [builder.add(a, builder.mul(step, builder.select(builder.icmp_signed("<", last, _I64(i)), last, _I64(i)))) for i in range(emit.count)]
+            begins = [
+                builder.add(
+                    a, builder.mul(step, builder.select(builder.icmp_signed("<", last, _I64(i)), last, _I64(i)))
+                )
+                for i in range(emit.count)
+            ]
             sums = [emit.sum_at(emit.zero()) for _ in begins]
             for place in sums:
                 builder.store(emit.zero(), place)
@@ -178,7 +198,9 @@ else:
     def few_to_many(table, s, places, m, count, M, width, z, step, gate, with_biases):
         """The same in NumPy."""
         rows = rows_at(M, np.float32(0), count + with_biases, width)
-        rows_apart(z, m, step, width)[...] = finished(rows_at_places(s, places, m, count) @ rows[:count] + (rows[count] if with_biases else 0), gate, step)
+        rows_apart(z, m, step, width)[...] = finished(
+            rows_at_places(s, places, m, count) @ rows[:count] + (rows[count] if with_biases else 0), gate, step
+        )
 
     def sums_over_rows(table, s, places, m, count, d, step, width, out):
         """The same in NumPy."""
@@ -189,13 +211,16 @@ else:
 
     def many_to_few(table, a, step, m, M, width, count, b, z, z_step, room):
         """The same in NumPy."""
-        rows_apart(z, m, z_step, count)[...] = rows_apart(a, m, step, width) @ rows_at(M, np.float32(0), count, width).T + vector_at(b, np.float32(0), count)
+        rows_apart(z, m, z_step, count)[...] = rows_apart(a, m, step, width) @ rows_at(
+            M, np.float32(0), count, width
+        ).T + vector_at(b, np.float32(0), count)
 
 
 # By address; numbers are float32, strides in bytes, width a multiple of a vector, count from 1 to FEW.
 #
 # few_to_many:  z (m, width) = sum_k s_ik M_k, plus row `count` of M if with_biases; row i of s lies at s + 4 places[i]
-#               gate: 0; or, with biases, RECTIFY for the ReLU; or, without, the address of rows like z's, outputs of a ReLU, whose derivative multiplies z
+#               gate: 0; or, with biases, RECTIFY for the ReLU; or, without, the address of rows like z's, outputs of a
+#               ReLU, whose derivative multiplies z
 # many_to_few:  z (m, count) = sum_k a_ik M_jk + b_j; a (m, width). room: a vector
 # sums_over_rows: out (count + 1, width): sum_i s_ik d_i, then sum_i d_i; s as above, count from 0 on; d (m, width)
 SUMS_OVER_ROWS = 7  # places in the table, behind those of on_demand.py

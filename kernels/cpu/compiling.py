@@ -34,7 +34,8 @@ class _Listener(event.Listener):
 
 @contextlib.contextmanager
 def announced(say, waiting):
-    """Inside, say(text) is called when a compilation begins, the first time, and the seconds of all are added to waiting.seconds; yields `waiting`.
+    """Inside, say(text) is called when a compilation begins, the first time, and the seconds of all are added to
+    waiting.seconds; yields `waiting`.
 
     Numba compiles under one lock, so what other threads compile meanwhile is waited for, and counted, too.
     """

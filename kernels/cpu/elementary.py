@@ -6,8 +6,8 @@ subtracted in two parts (Cody and Waite 1980, "Software Manual for the Elementar
 p = e^r - 1 by a polynomial; then
 
   e^x = 2^k (1 + p)
-  tanh |x| = t / (t + 2) with t = e^2|x| - 1 = 2^k p + (2^k - 1), no cancellation for any |x|; the sign is put back as a bit
-  sigmoid x = (1 or e^-|x|) / (1 + e^-|x|)
+  tanh |x| = t / (t + 2) with t = e^2|x| - 1 = 2^k p + (2^k - 1), no cancellation for any |x|; the sign is put back as a
+  bit sigmoid x = (1 or e^-|x|) / (1 + e^-|x|)
 
 A quotient whose divisor was rounded is corrected once by what the rounding lost (`_quotient`).
 No branch but selections, one division: that is what the compiler can do on many numbers at once.
@@ -73,11 +73,15 @@ _ROUND32, _LOG2E32 = np.float32(12582912.0), np.float32(1.4426950408889634)
 _LN2_HIGH32, _LN2_LOW32 = np.float32(0.693359375), np.float32(-2.12194440e-4)
 # (e^r - 1 - r) / r^2 for |r| <= 0.3467 by the polynomial through its values at the zeros of a Chebyshev polynomial,
 # highest power first; it changes e^r by at most 1e-8 (float64, below: 2e-17).
-_C32 = tuple(np.float32(c) for c in (0.0013926213466332443, 0.008363202971575855, 0.04166655443768594, 0.16666576845993976, 0.5))
+_C32 = tuple(
+    np.float32(c) for c in (0.0013926213466332443, 0.008363202971575855, 0.04166655443768594, 0.16666576845993976, 0.5)
+)
 
 
 def _split32(v):
-    """(p, k) with e^v = 2^k (1 + p), for |v| < 89; k as an integer where float32 has its exponent, ready to be added to one."""
+    """(p, k) with e^v = 2^k (1 + p), for |v| < 89; k as an integer where float32 has its exponent, ready to be
+    added to one.
+    """
     shifted = v * _LOG2E32 + _ROUND32
     n = shifted - _ROUND32
     r = v - n * _LN2_HIGH32
@@ -93,9 +97,17 @@ def _split32(v):
 _ROUND64, _LOG2E64 = 6755399441055744.0, 1.4426950408889634
 _LN2_HIGH64, _LN2_LOW64 = 6.93145751953125e-1, 1.42860682030941723212e-6
 _C64 = (
-    2.5100424157005067e-08, 2.7620138719733996e-07, 2.7557268378684193e-06, 2.4801521190217728e-05, 0.00019841269863105969,
-    0.0013888888917281793, 0.008333333333330051, 0.04166666666662399, 0.16666666666666667, 0.5000000000000001,
-)  # fmt: skip
+    2.5100424157005067e-08,
+    2.7620138719733996e-07,
+    2.7557268378684193e-06,
+    2.4801521190217728e-05,
+    0.00019841269863105969,
+    0.0013888888917281793,
+    0.008333333333330051,
+    0.04166666666662399,
+    0.16666666666666667,
+    0.5000000000000001,
+)
 
 
 def _split64(v):
@@ -148,7 +160,9 @@ def _exp64(x):
 
 
 def _quotient(one, above, divisor, lost):
-    """above / (divisor + lost) for a small `lost`, which the rounding of the divisor left out; one is 1 in their type."""
+    """above / (divisor + lost) for a small `lost`, which the rounding of the divisor left out; one is 1 in their
+    type.
+    """
     inverse = one / divisor
     q = above * inverse
     return q + ((above - q * divisor) - q * lost) * inverse
@@ -187,7 +201,9 @@ def _tanh64(x):
 
 
 def exp(x):
-    """e^x of a float32 or float64 scalar, in its own precision. (Without JIT this body runs; compiled code takes the overload.)"""
+    """e^x of a float32 or float64 scalar, in its own precision. (Without JIT this body runs; compiled code takes
+    the overload.)
+    """
     with np.errstate(all="ignore"):
         return _exp32(x) if x.dtype == np.float32 else _exp64(x)
 

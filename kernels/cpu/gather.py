@@ -42,7 +42,9 @@ gather = compiled(_gather)
 
 
 def source_of(X):
-    """Where X (N, n) lies, as `gather_rows` takes it: address, bytes from row to row, from column to column, and of a number. X must outlive its use."""
+    """Where X (N, n) lies, as `gather_rows` takes it: address, bytes from row to row, from column to column, and of
+    a number. X must outlive its use.
+    """
     return np.array([X.__array_interface__["data"][0], *X.strides, X.itemsize], np.int64)
 
 
@@ -58,7 +60,8 @@ def _moved(typingctx, pointer, count):
 
 
 def _read_rows(data, row_step, column_step, itemsize, scale, rows, m, n, x):
-    """Overwrites x (m, n) with scale times those rows of the data. Pointers: data to X[0, 0], rows to m row numbers, x to m * n numbers.
+    """Overwrites x (m, n) with scale times those rows of the data. Pointers: data to X[0, 0], rows to m row numbers, x
+    to m * n numbers.
 
     Steps are in bytes. Where a row's numbers lie side by side the compiler vectorises; elsewhere each is
     fetched on its own.
@@ -92,7 +95,10 @@ def reader(data_dtype, dtype):
         if JIT:
             number = types.uint8 if key[0] == "bool" else getattr(types, key[0])
             real, step = getattr(types, key[1]), types.intp
-            signature = types.void(types.CPointer(number), step, step, step, real, types.CPointer(types.int64), step, step, types.CPointer(real))
+            signature = types.void(
+                types.CPointer(number), step, step, step, real, types.CPointer(types.int64), step, step,
+                types.CPointer(real),
+            )  # fmt: skip
             _kept.append(exported(_read_rows, signature))
             _readers[key] = _kept[-1].address
         else:
@@ -101,20 +107,27 @@ def reader(data_dtype, dtype):
 
 
 def convert_rows(X, scale, x):
-    """Overwrites x (m, n), C-contiguous, with scale times X (m, n), whose dtype is one of READABLE; any strides. Other threads run meanwhile."""
+    """Overwrites x (m, n), C-contiguous, with scale times X (m, n), whose dtype is one of READABLE; any strides.
+    Other threads run meanwhile.
+    """
     if not JIT:
         with np.errstate(over="ignore"):
             x[...] = X
             x *= x.dtype.type(scale)
         return
     rows = np.arange(len(X))
-    _from_python(X.dtype.name, x.dtype.name)(X.ctypes.data, *X.strides, X.itemsize, scale, rows.ctypes.data, *X.shape, x.ctypes.data)
+    _from_python(X.dtype.name, x.dtype.name)(
+        X.ctypes.data, *X.strides, X.itemsize, scale, rows.ctypes.data, *X.shape, x.ctypes.data
+    )
 
 
 @functools.cache
 def _from_python(data_dtype, dtype):
     pointer, step = ctypes.c_void_p, ctypes.c_ssize_t
-    kind = ctypes.CFUNCTYPE(None, pointer, step, step, step, ctypes.c_float if dtype == "float32" else ctypes.c_double, pointer, step, step, pointer)
+    kind = ctypes.CFUNCTYPE(
+        None, pointer, step, step, step, ctypes.c_float if dtype == "float32" else ctypes.c_double, pointer, step, step,
+        pointer,
+    )  # fmt: skip
     return kind(reader(data_dtype, dtype))
 
 
@@ -148,7 +161,13 @@ else:
         """Memory at an address, as NumPy takes it."""
 
         def __init__(self, address, dtype, shape, strides):
-            self.__array_interface__ = {"version": 3, "data": (address, True), "typestr": np.dtype(dtype).str, "shape": shape, "strides": strides}
+            self.__array_interface__ = {
+                "version": 3,
+                "data": (address, True),
+                "typestr": np.dtype(dtype).str,
+                "shape": shape,
+                "strides": strides,
+            }
 
     def gather_rows(source, read, scale, rows, x):
         """The same without compiled code."""

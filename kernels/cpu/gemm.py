@@ -47,12 +47,20 @@ bind(*scipy_addresses())
 
 @intrinsic
 def _gemm(typingctx, transa, transb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
-    """C = alpha op(A) op(B) + beta C, column by column, as BLAS has it: characters as integers, a, b, c arrays of one float dtype."""
+    """C = alpha op(A) op(B) + beta C, column by column, as BLAS has it: characters as integers, a, b, c arrays of
+    one float dtype.
+    """
     real = c.dtype
     whole, pointer = types.int64, ir.IntType(8).as_pointer()
 
     def codegen(context, builder, signature, args):
-        given = dict(zip(("transa", "transb", "m", "n", "k", "alpha", "a", "lda", "b", "ldb", "beta", "c", "ldc"), zip(args, signature.args, strict=True), strict=True))
+        given = dict(
+            zip(
+                ("transa", "transb", "m", "n", "k", "alpha", "a", "lda", "b", "ldb", "beta", "c", "ldc"),
+                zip(args, signature.args, strict=True),
+                strict=True,
+            )
+        )
 
         def address(name):
             value, kind = given[name]
@@ -65,7 +73,9 @@ def _gemm(typingctx, transa, transb, m, n, k, alpha, a, lda, b, ldb, beta, c, ld
                 builder.store(value, place)
             return builder.bitcast(place, pointer)
 
-        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), [pointer] * 13), _SYMBOLS[real])
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.VoidType(), [pointer] * 13), _SYMBOLS[real]
+        )
         builder.call(function, [address(name) for name in given])
         return context.get_dummy_value()
 

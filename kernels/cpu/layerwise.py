@@ -19,7 +19,8 @@ LAYERWISE = 3
 
 
 def _prepare(rule, hyper, t, theta, grad, state1, state2, share, l2, decays, squares):
-    """Overwrites grad (n,) with the direction of the step, and squares (2,) float64 with sum theta^2 and the sum that the ratio needs.
+    """Overwrites grad (n,) with the direction of the step, and squares (2,) float64 with sum theta^2 and the sum that
+    the ratio needs.
 
     D = share * grad + l2 * theta, as in `operations.update`. LARS: direction D + beta theta, the second sum is of
     D^2. LAMB: moves state1 (m) and state2 (v), direction r + beta theta, the second sum is of its square.
@@ -60,7 +61,9 @@ prepare = compiled(_prepare)
 
 
 def _move(rule, hyper, theta, grad, state1, decays, squares):
-    """Moves theta (n,), and for LARS its velocity state1, along grad, the direction; squares (team, 2) as `prepare` left them."""
+    """Moves theta (n,), and for LARS its velocity state1, along grad, the direction; squares (team, 2) as `prepare`
+    left them.
+    """
     kind = theta.dtype.type
     own = other = 0.0
     for member in range(squares.shape[0]):

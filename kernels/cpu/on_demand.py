@@ -1,8 +1,9 @@
-"""Parts of a program that many networks do without, called by address, so that each is compiled when a network first needs it.
+"""Parts of a program that many networks do without, called by address, so that each is compiled when a network first
+needs it.
 
-Compiling all of them with every program would cost the first `fit` of a network with ReLU and softmax three seconds of eleven.
-They stand behind the products in the table that programs call them by (`panels`, from kernels/cpu/panels.py); 0 stands for
-one that the network does not need, and who makes the table (`table`) knows which these are.
+Compiling all of them with every program would cost the first `fit` of a network with ReLU and softmax three seconds of
+eleven. They stand behind the products in the table that programs call them by (`panels`, from kernels/cpu/panels.py); 0
+stands for one that the network does not need, and who makes the table (`table`) knows which these are.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ def _outputs(zero, pair, code, slope, m, K, labels, wanted, by_class, h, e, noth
 #
 # activate_at:   overwrites a (m, n), C-contiguous, with g(a + b); b (n,), which may be zeros
 # derivative_at: delta (n,) *= g'(z) from a = g(z) (n,)
-# outputs_at:    overwrites h (m, K), which holds z of the output layer, with its activations, and e (m, K), which holds z too, with its deltas;
-#                targets labels (m,) int64 if by_class, else wanted (m, K); zeros (K,); totals (2,) float64: the cost and the rows that are right
+# outputs_at:    overwrites h (m, K), which holds z of the output layer, with its activations, and e (m, K), which holds
+#                z too, with its deltas; targets labels (m,) int64 if by_class, else wanted (m, K); zeros (K,); totals
+#                (2,) float64: the cost and the rows that are right
 if JIT:
 
     @intrinsic
@@ -67,7 +69,9 @@ if JIT:
     def outputs_at(typingctx, panels, zero, pair, code, slope, m, K, labels, wanted, by_class, h, e, nothing, totals):
         """See above."""
         integer = types.int64
-        return types.void(panels, zero, integer, integer, zero, *[integer] * 4, types.boolean, *[integer] * 4), called(OUTPUTS)
+        return types.void(panels, zero, integer, integer, zero, *[integer] * 4, types.boolean, *[integer] * 4), called(
+            OUTPUTS
+        )
 
 else:
 
@@ -106,11 +110,16 @@ def _table(name, needed):
 
 
 def _addresses(name, needed):
-    return np.array([_compiled(name, which).address if which in needed else 0 for which in (ACTIVATE, DERIVATIVE, OUTPUTS)], np.int64)
+    return np.array(
+        [_compiled(name, which).address if which in needed else 0 for which in (ACTIVATE, DERIVATIVE, OUTPUTS)],
+        np.int64,
+    )
 
 
 def amx_table(needed, few=False, octets=False):
-    """The same with the products of kernels/cpu/amx.py in place of those on panels, and behind all those of kernels/cpu/amx_thin.py and amx_bytes.py; few: whether a layer is so narrow; octets: whether data are uint8."""
+    """The same with the products of kernels/cpu/amx.py in place of those on panels, and behind all those of
+    kernels/cpu/amx_thin.py and amx_bytes.py; few: whether a layer is so narrow; octets: whether data are uint8.
+    """
     return _amx_table(frozenset(needed) if JIT else frozenset(), bool(few), bool(octets))
 
 

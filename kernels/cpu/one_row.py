@@ -1,4 +1,5 @@
-"""The outputs of a network for one row: one compiled call with few arguments, because each costs as much as a small layer.
+"""The outputs of a network for one row: one compiled call with few arguments, because each costs as much as a small
+layer.
 
 A layer is a matrix times a vector, and takes the time to read its weights once, as they lie. As many outputs as a
 vector has lanes are summed side by side, a vector of each row of weights at a time, and their sums leave as
@@ -25,14 +26,19 @@ _I64 = ir.IntType(64)
 
 @intrinsic
 def sums_of_rows(typingctx, real, W, n_in, last, x, z):
-    """Overwrites a vector at z with as many sums_k W_jk x_k, j = 0, 1, ...; rows beyond `last` are the last once more."""
+    """Overwrites a vector at z with as many sums_k W_jk x_k, j = 0, 1, ...; rows beyond `last` are the last once
+    more.
+    """
 
     def codegen(context, builder, signature, args):
         _, W, n_in, last, x, z = args
         emit = Emitter(builder, signature.args[0])
         n = emit.count
         chains = max(1, 8 // n)  # of one sum: eight additions are to be under way at a time
-        rows = [emit.at(W, builder.mul(n_in, builder.select(builder.icmp_signed("<", last, _I64(j)), last, _I64(j)))) for j in range(n)]
+        rows = [
+            emit.at(W, builder.mul(n_in, builder.select(builder.icmp_signed("<", last, _I64(j)), last, _I64(j))))
+            for j in range(n)
+        ]
         sums = [[emit.sum_at(emit.zero()) for _ in rows] for _ in range(chains)]
 
         def add(k, c):
@@ -84,7 +90,8 @@ else:
         vector_at(z, zero, n_out)[...] = rows_at(W, zero, n_out, n_in) @ vector_at(x, zero, n_in)
 
 
-_times = compiled(_times)  # overwrites z (n_out,) with W (n_out, n_in) times x (n_in,); up to a vector more of z is overwritten
+# overwrites z (n_out,) with W (n_out, n_in) times x (n_in,); up to a vector more of z is overwritten
+_times = compiled(_times)
 
 
 def _finish_layer(zero, layers, layer, z):
@@ -100,8 +107,8 @@ finish_layer = part(_finish_layer)
 def _one_row(X, layers, h):
     """Overwrites h (1, s_L) with a^(L) of X (1, s_1). Returns whether X is finite; if not, h is left alone.
 
-    layers (L - 1, 5) int64, by layer: inputs, outputs, address of its weights and then biases, activation, address of its slope; every array
-    among the arguments would cost 0.1 us
+    layers (L - 1, 5) int64, by layer: inputs, outputs, address of its weights and then biases, activation, address of
+    its slope; every array among the arguments would cost 0.1 us
     """
     zero = h.dtype.type(0)
     size = itemsize(zero)
@@ -114,7 +121,8 @@ def _one_row(X, layers, h):
     for layer in range(layers.shape[0]):
         n_in, n_out = layers[layer, 0], layers[layer, 1]
         _times(zero, layers[layer, 2], n_in, n_out, x, z)
-        if layer == 0 and not abs(vector_at(z, zero, 1)[0]) < np.inf and not finite(X):  # NaN and infinity in X reach every z; so may overflow
+        if layer == 0 and not abs(vector_at(z, zero, 1)[0]) < np.inf and not finite(X):
+            # NaN and infinity in X reach every z; so may overflow
             return False
         finish_layer(zero, layers, layer, z)
         if layer == last:
@@ -127,7 +135,9 @@ def _one_row(X, layers, h):
 
 def _signature(name):
     real = getattr(types, name)
-    return types.boolean(types.Array(real, 2, "C", readonly=True), types.Array(types.int64, 2, "C"), types.Array(real, 2, "C"))
+    return types.boolean(
+        types.Array(real, 2, "C", readonly=True), types.Array(types.int64, 2, "C"), types.Array(real, 2, "C")
+    )
 
 
 one_row = per_dtype(_one_row, _signature)

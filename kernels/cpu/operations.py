@@ -12,7 +12,19 @@ from __future__ import annotations
 import numpy as np
 
 from . import compiled, inner
-from .codes import LEAKY_RELU, MOMENTUM, RELU, SGD, SIGMOID, SIGMOID_CROSS_ENTROPY, SOFTMAX, SOFTMAX_CROSS_ENTROPY, SOFTMAX_SQUARED_ERROR, SQUARED_ERROR, TANH
+from .codes import (
+    LEAKY_RELU,
+    MOMENTUM,
+    RELU,
+    SGD,
+    SIGMOID,
+    SIGMOID_CROSS_ENTROPY,
+    SOFTMAX,
+    SOFTMAX_CROSS_ENTROPY,
+    SOFTMAX_SQUARED_ERROR,
+    SQUARED_ERROR,
+    TANH,
+)
 from .elementary import exp, largest, sigmoid, tanh, wide_vectors
 
 __all__ = [
@@ -182,7 +194,11 @@ def _cost_of_rows(pair, z, a, classes, values, by_class):
         for i in range(m):
             for j in range(K):
                 v = z[i, j]
-                cost += np.float64(zero if v < zero else v) - np.float64(v) * values[i, j] + np.log1p(np.float64(exp(-abs(v))))
+                cost += (
+                    np.float64(zero if v < zero else v)
+                    - np.float64(v) * values[i, j]
+                    + np.log1p(np.float64(exp(-abs(v))))
+                )
     else:
         for i in range(m):
             for j in range(K):
@@ -196,7 +212,9 @@ cost_of_rows = compiled(_cost_of_rows)
 
 
 def _hits_of_rows(pair, a, classes, values, by_class):
-    """Rows that are right: the first largest output is the class, or every output on its target's side of 1/2; 0 for values."""
+    """Rows that are right: the first largest output is the class, or every output on its target's side of 1/2; 0
+    for values.
+    """
     m, K = a.shape
     half = a.dtype.type(0.5)
     hits = 0

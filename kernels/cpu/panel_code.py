@@ -18,9 +18,25 @@ from numba.extending import intrinsic
 from .vectors import FETCH, VECTOR, WIDE, Emitter, lanes
 
 __all__ = [
-    "DEPTHS", "FEWER", "INPUTS", "LINES", "MOST", "PANEL", "RECTIFY", "ROWS", "WIDER", "apply_tile", "dots_tile", "gradient_tile", "one_of", "outer_tile", "panels_of", "spaced", "tile_of",
+    "DEPTHS",
+    "FEWER",
+    "INPUTS",
+    "LINES",
+    "MOST",
+    "PANEL",
+    "RECTIFY",
+    "ROWS",
+    "WIDER",
+    "apply_tile",
+    "dots_tile",
+    "gradient_tile",
+    "one_of",
+    "outer_tile",
+    "panels_of",
+    "spaced",
+    "tile_of",
     "transpose_block",
-]  # fmt: skip
+]
 
 MOST = 4 if WIDE else 2  # vectors of a row in registers at a time
 PANEL = MOST * VECTOR  # bytes of a full panel's row
@@ -30,9 +46,11 @@ PANEL = MOST * VECTOR  # bytes of a full panel's row
 ROWS, DEPTHS = ((8, 8, 6, 6), (16, 8, 6, 6)) if WIDE else ((8, 6), (8, 6))
 WIDER, FEWER = ROWS.index(6) + 1, 4
 RECTIFY = 1  # as the `gate` of `apply_tile`, where an address is larger
-_CROWDED = 8 * FETCH  # rows so far apart, or a multiple, share a few sets of the first-level cache, which hold eight or twelve lines each
+# rows so far apart, or a multiple, share a few sets of the first-level cache, which hold eight or twelve lines each
+_CROWDED = 8 * FETCH
 _TOGETHER = 4  # rows of a gradient between two looks at whether other rows are to be asked for
-_UNROLLED, INPUTS = 8, 4  # inputs taken at a time, at least as many as `chains`; and by large tiles, whose code takes longest to compile
+# inputs taken at a time, at least as many as `chains`; and by large tiles, whose code takes longest to compile
+_UNROLLED, INPUTS = 8, 4
 LINES = 2  # of what is wanted later, asked for with so many inputs
 _I64 = ir.IntType(64)
 
@@ -44,14 +62,20 @@ def panels_of(width: int, dtype) -> list[slice]:
 
 
 def spaced(width, size):
-    """Numbers of so many bytes from one row of activations or deltas to the next: a line more than the width where a column of them would not stay in the cache."""
+    """Numbers of so many bytes from one row of activations or deltas to the next: a line more than the width where
+    a column of them would not stay in the cache.
+    """
     return width + FETCH // size if width * size & (_CROWDED - 1) == 0 else width
 
 
 def tiles(sizes):
     """[(vectors, size)] of the tiles in registers, in the order of `tile_of`; sizes: ROWS or DEPTHS."""
     widths = range(1, MOST + 1)
-    return [*((q, 1) for q in widths), *((q, sizes[q - 1]) for q in widths), *((q, FEWER) for q in widths if q >= WIDER)]
+    return [
+        *((q, 1) for q in widths),
+        *((q, sizes[q - 1]) for q in widths),
+        *((q, FEWER) for q in widths if q >= WIDER),
+    ]
 
 
 def tile_of(size, q):
@@ -76,8 +100,9 @@ def one_of(builder, which, bodies):
 def apply_tile(typingctx, tile, real, x, offsets, coming, matrix, depth, bias, out, out_stride, gate, later, lines):
     """Rows of out, vectors of each, as the tile says. `offsets`, `coming`: int64 per row; coming 0 for none.
 
-    gate: 0; or RECTIFY, for the ReLU of each number; or an address of rows a like out's, outputs of a ReLU, whose derivative multiplies each.
-    later, lines: meanwhile large tiles ask for the memory from there on, so many lines, at most LINES, with every INPUTS inputs.
+    gate: 0; or RECTIFY, for the ReLU of each number; or an address of rows a like out's, outputs of a ReLU, whose
+    derivative multiplies each. later, lines: meanwhile large tiles ask for the memory from there on, so many lines, at
+    most LINES, with every INPUTS inputs.
     """
 
     def codegen(context, builder, signature, args):
@@ -89,7 +114,10 @@ def apply_tile(typingctx, tile, real, x, offsets, coming, matrix, depth, bias, o
             per_line = FETCH // emit.size
             row = [emit.at(x, emit.load(builder.add(offsets, _I64(8 * i)), _I64)) for i in range(rows)]
             begin = [emit.load(emit.at(bias, _I64(v * emit.count))) for v in range(vectors)]
-            sums = [[[emit.sum_at(begin[v] if c == 0 else emit.zero()) for v in range(vectors)] for _ in range(rows)] for c in range(chains)]
+            sums = [
+                [[emit.sum_at(begin[v] if c == 0 else emit.zero()) for v in range(vectors)] for _ in range(rows)]
+                for c in range(chains)
+            ]
 
             def add(k, u):
                 across = emit.vector_at(matrix, builder.mul(k, _I64(vectors)))
@@ -130,10 +158,15 @@ def apply_tile(typingctx, tile, real, x, offsets, coming, matrix, depth, bias, o
             with builder.if_then(builder.icmp_signed(">", gate, _I64(RECTIFY))):
                 for i, v in each:
                     a = emit.load(emit.vector_at(emit.at(gate, builder.mul(out_stride, _I64(i))), _I64(v)))
-                    slope = builder.select(builder.fcmp_ordered(">", a, emit.zero()), emit.splat(ir.Constant(emit.real, 1.0)), a)  # a: 0, or NaN
+                    # a: 0, or NaN
+                    slope = builder.select(
+                        builder.fcmp_ordered(">", a, emit.zero()), emit.splat(ir.Constant(emit.real, 1.0)), a
+                    )
                     builder.store(builder.fmul(builder.load(sums[0][i][v]), slope), sums[0][i][v])
             for i, v in each:
-                emit.store(builder.load(sums[0][i][v]), emit.vector_at(emit.at(out, builder.mul(out_stride, _I64(i))), _I64(v)))
+                emit.store(
+                    builder.load(sums[0][i][v]), emit.vector_at(emit.at(out, builder.mul(out_stride, _I64(i))), _I64(v))
+                )
 
         one_of(builder, tile, [functools.partial(body, *shape) for shape in tiles(ROWS)])
         return context.get_dummy_value()
@@ -145,8 +178,9 @@ def apply_tile(typingctx, tile, real, x, offsets, coming, matrix, depth, bias, o
 def gradient_tile(typingctx, tile, real, x, offsets, count, coming, asked, d, d_stride, matrix, far, share, keep):
     """Rows of the matrix, vectors of each, as the tile says, over `count` rows of x and d.
 
-    asked: lines of so many rows `coming`, in whole groups of `_TOGETHER`, are asked for. far: not 0 where the tile itself is asked for
-    before its sums, because it lies outside the first caches; where it does not, that would cost small nets 2 to 3 %.
+    asked: lines of so many rows `coming`, in whole groups of `_TOGETHER`, are asked for. far: not 0 where the tile
+    itself is asked for before its sums, because it lies outside the first caches; where it does not, that would cost
+    small nets 2 to 3 %.
     """
 
     def codegen(context, builder, signature, args):
@@ -161,7 +195,8 @@ def gradient_tile(typingctx, tile, real, x, offsets, count, coming, asked, d, d_
                 row = emit.at(x, emit.load(builder.add(offsets, builder.mul(i, _I64(8))), _I64))
                 across = emit.at(d, builder.mul(i, d_stride))
                 D = [emit.load(builder.add(across, _I64(v * VECTOR))) for v in range(vectors)]
-                emit.prefetch(builder.add(row, _I64(FETCH)), near=3)  # for the tile after this, which begins beside this row's
+                # for the tile after this, which begins beside this row's
+                emit.prefetch(builder.add(row, _I64(FETCH)), near=3)
                 for k in range(depth):
                     x_k = emit.splat(emit.load(builder.add(row, _I64(k * emit.size)), emit.real))
                     for v in range(vectors):
@@ -175,7 +210,11 @@ def gradient_tile(typingctx, tile, real, x, offsets, count, coming, asked, d, d_
                 i = builder.mul(loop.index, _I64(_TOGETHER))
                 with builder.if_then(builder.icmp_signed("<", i, asked)):
                     for u in range(_TOGETHER):
-                        emit.prefetch(emit.at(x, emit.load(builder.add(coming, builder.mul(builder.add(i, _I64(u)), _I64(8))), _I64)))
+                        emit.prefetch(
+                            emit.at(
+                                x, emit.load(builder.add(coming, builder.mul(builder.add(i, _I64(u)), _I64(8))), _I64)
+                            )
+                        )
                 for u in range(_TOGETHER):
                     add(builder.add(i, _I64(u)), u % chains)
             done = builder.mul(groups, _I64(_TOGETHER))
@@ -199,7 +238,9 @@ def gradient_tile(typingctx, tile, real, x, offsets, count, coming, asked, d, d_
                 with more:
                     for at, total in enumerate(totals):
                         place = builder.add(matrix, _I64(at * VECTOR))
-                        emit.store(builder.fadd(builder.fmul(kept, emit.load(place)), total, flags=("contract",)), place)
+                        emit.store(
+                            builder.fadd(builder.fmul(kept, emit.load(place)), total, flags=("contract",)), place
+                        )
 
         one_of(builder, tile, [functools.partial(body, *shape) for shape in tiles(DEPTHS)])
         return context.get_dummy_value()
@@ -209,9 +250,11 @@ def gradient_tile(typingctx, tile, real, x, offsets, count, coming, asked, d, d_
 
 @intrinsic
 def outer_tile(typingctx, q, real, x, d, matrix, count, coming, share, keep):
-    """Rows k < count of the matrix (count, q vectors) become keep of themselves, which are not read where keep is 0, and x_k share d; the last first.
+    """Rows k < count of the matrix (count, q vectors) become keep of themselves, which are not read where keep is 0,
+    and x_k share d; the last first.
 
-    coming: 0, or where the numbers begin that are to be asked for meanwhile, a line at a time: all at once they would hold up the matrix.
+    coming: 0, or where the numbers begin that are to be asked for meanwhile, a line at a time: all at once they would
+    hold up the matrix.
     """
 
     def codegen(context, builder, signature, args):
@@ -255,7 +298,8 @@ def outer_tile(typingctx, q, real, x, d, matrix, count, coming, share, keep):
 
 @intrinsic
 def dots_tile(typingctx, real, matrix, rows, vectors, stride, first, valid, x, out):
-    """Overwrites a vector at out with x times the rows first, first + 1, ... of a matrix, of which `valid` are meant, and zeros. There is one row more.
+    """Overwrites a vector at out with x times the rows first, first + 1, ... of a matrix, of which `valid` are meant,
+    and zeros. There is one row more.
 
     The matrix is in panels of so many rows if stride is 0, else its rows are so many vectors apart.
     """
@@ -264,7 +308,10 @@ def dots_tile(typingctx, real, matrix, rows, vectors, stride, first, valid, x, o
         _, matrix, rows, vectors, stride, first, valid, x, out = args
         emit = Emitter(builder, signature.args[0])
         sums = [emit.sum_at(emit.zero()) for _ in range(emit.count)]
-        lines = [builder.add(first, builder.select(builder.icmp_signed("<", _I64(j), valid), _I64(j), valid)) for j in range(emit.count)]
+        lines = [
+            builder.add(first, builder.select(builder.icmp_signed("<", _I64(j), valid), _I64(j), valid))
+            for j in range(emit.count)
+        ]
         in_panels = builder.icmp_signed("==", stride, _I64(0))
         panels = builder.sdiv(builder.add(vectors, _I64(MOST - 1)), _I64(MOST))
         with cgutils.for_range(builder, panels) as panel:

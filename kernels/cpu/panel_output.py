@@ -1,4 +1,6 @@
-"""Cost and delta of the output layer, for the programs on panels: the pairs that matter most in place, the others by address."""
+"""Cost and delta of the output layer, for the programs on panels: the pairs that matter most in place, the others
+by address.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ __all__ = ["cost_and_delta"]
 
 
 def _softmax_cross_entropy(z, K, labels, delta):
-    """Overwrites delta (m, P) with softmax(z) - y, zero in the padding, and z with scratch. Returns (cost sum, rows that are right)."""
+    """Overwrites delta (m, P) with softmax(z) - y, zero in the padding, and z with scratch. Returns (cost sum, rows
+    that are right).
+    """
     m, P = z.shape
     zero, one = z.dtype.type(0), z.dtype.type(1)
     nothing = z.dtype.type(-np.inf)
@@ -59,7 +63,8 @@ _softmax_cross_entropy = inner(_softmax_cross_entropy)
 
 
 def cost_and_delta(panels, mine, by_class, shape, own, z, delta):
-    """Overwrites delta (m, P) with the output layer's from z (m, at least K), of the rows `mine`. Returns (cost sum, rows that are right).
+    """Overwrites delta (m, P) with the output layer's from z (m, at least K), of the rows `mine`. Returns (cost sum,
+    rows that are right).
 
     The padding of delta must be zero before and is then: rows of a vector's length are multiplied whole.
     """
@@ -67,7 +72,12 @@ def cost_and_delta(panels, mine, by_class, shape, own, z, delta):
     pair, code, slope, K = shape.pair, shape.codes[last], shape.slopes[last], shape.sizes[last + 1]
     zero, integer = z.dtype.type(0), np.int64(0)
     classes, labels = vector_at(own.classes, integer, own.rows), vector_at(own.labels, integer, m)
-    values, wanted, h, e = rows_at(own.values, zero, own.rows, K), rows_at(own.wanted, zero, m, K), rows_at(own.h, zero, m, K), rows_at(own.e, zero, m, K)
+    values, wanted, h, e = (
+        rows_at(own.values, zero, own.rows, K),
+        rows_at(own.wanted, zero, m, K),
+        rows_at(own.h, zero, m, K),
+        rows_at(own.e, zero, m, K),
+    )
     cost, right = 0.0, 0
     if by_class:
         for i in range(m):
@@ -90,7 +100,10 @@ def cost_and_delta(panels, mine, by_class, shape, own, z, delta):
             for j in range(K):
                 h[i, j] = z[i, j]
                 e[i, j] = z[i, j]
-        outputs_at(panels, slope, pair, code, slope, m, K, own.labels, own.wanted, by_class, own.h, own.e, own.nothing, own.sums)
+        outputs_at(
+            panels, slope, pair, code, slope, m, K, own.labels, own.wanted, by_class, own.h, own.e, own.nothing,
+            own.sums,
+        )  # fmt: skip
         sums = vector_at(own.sums, np.float64(0), 2)
         cost, right = sums[0], int(sums[1])
         for i in range(m):

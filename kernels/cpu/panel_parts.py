@@ -1,4 +1,5 @@
-"""Parts of the programs on panels (kernels/cpu/panel_program.py, kernels/cpu/split_program.py): rows through layers, gradients of a layer, parameters moved.
+"""Parts of the programs on panels (kernels/cpu/panel_program.py, kernels/cpu/split_program.py): rows through layers,
+gradients of a layer, parameters moved.
 
 Memory, and what its names mean, is told there and in kernels/cpu/workspace.py.
 """
@@ -17,13 +18,18 @@ from .team import AT_ONCE, call_back
 
 __all__ = ["TALL", "accumulate", "early", "layer_gradient", "move", "move_numbers", "squares", "through", "turn"]
 
-TALL, EVEN = 96, 4  # rows of a gradient at a time: their deltas of one panel and a line of each row's inputs fill the first-level cache; in multiples of these
+# rows of a gradient at a time: their deltas of one panel and a line of each row's inputs fill the first-level cache; in
+# multiples of these
+TALL, EVEN = 96, 4
 
-EARLY = 16  # rows of data that are asked for before they are used: enough to have arrived, and few enough to be there still
+# rows of data that are asked for before they are used: enough to have arrived, and few enough to be there still
+EARLY = 16
 
 
 def early(rows):
-    """How many rows before its use a row of a tile of so many is asked for; so many of the next tile are during this one's gradient, the others when it is there."""
+    """How many rows before its use a row of a tile of so many is asked for; so many of the next tile are during
+    this one's gradient, the others when it is there.
+    """
     return min((rows + 1) // 2, EARLY)
 
 
@@ -31,10 +37,12 @@ early = inner(early)
 
 
 def through(mine, bottom, thin, panels, zero, x, ahead, block, shape, by_class, own):
-    """Takes the rows `mine`, which begin at x + first[i], through the network and back to the deltas. Returns (cost sum, rows that are right).
+    """Takes the rows `mine`, which begin at x + first[i], through the network and back to the deltas. Returns (cost
+    sum, rows that are right).
 
-    bottom: the layer to begin with; from 1 on own.a holds the activations below it, x is not used, and the last deltas are those of the layer below it.
-    A layer's rows begin block * starts[layer] numbers behind own.a and own.d. x: address. ahead: rows to come are asked for.
+    bottom: the layer to begin with; from 1 on own.a holds the activations below it, x is not used, and the last deltas
+    are those of the layer below it. A layer's rows begin block * starts[layer] numbers behind own.a and own.d. x:
+    address. ahead: rows to come are asked for.
     """
     sizes, widths, starts, codes, slopes = shape.sizes, shape.widths, shape.starts, shape.codes, shape.slopes
     m, layers, size = mine.size, sizes.size - 1, itemsize(zero)
@@ -45,19 +53,30 @@ def through(mine, bottom, thin, panels, zero, x, ahead, block, shape, by_class, 
         rectified = layer < last and codes[layer] == RELU
         gate = RECTIFY if rectified else 0
         if layer == 0:
-            apply(panels, zero, x, own.firsts, m, early(m) if ahead else 0, m, M, n_in + 1, P, 0, n_in, 0, z, step, gate)
+            apply(
+                panels, zero, x, own.firsts, m, early(m) if ahead else 0, m, M, n_in + 1, P, 0, n_in, 0, z, step, gate
+            )
         elif layer == last and thin:
-            dots(panels, zero, a + block * starts[layer - 1] * size, 0, step_of(widths[layer - 1], size), m, turned + shape.turns[layer] * size, widths[layer - 1], z)
+            dots(
+                panels, zero, a + block * starts[layer - 1] * size, 0, step_of(widths[layer - 1], size), m,
+                turned + shape.turns[layer] * size, widths[layer - 1], z,
+            )  # fmt: skip
             bias = vector_at(M + n_in * P * size, zero, 1)[0]
             outputs = vector_at(z, zero, m)
             for i in range(m):
                 outputs[i] += bias
         else:
-            apply(panels, zero, a + block * starts[layer - 1] * size, places + layer * 8 * block, m, 0, m, M, n_in + 1, P, 0, n_in, 0, z, step, gate)
+            apply(
+                panels, zero, a + block * starts[layer - 1] * size, places + layer * 8 * block, m, 0, m, M, n_in + 1, P,
+                0, n_in, 0, z, step, gate,
+            )  # fmt: skip
         if layer < last and not rectified:
             activate_at(panels, zero, codes[layer], slopes[layer], z, 1, m * step, own.nothing)
     P = step_of(widths[last], size)
-    z, top = rows_at(a + block * starts[last] * size, zero, m, 1 if thin else P), rows_at(d + block * starts[last] * size, zero, m, P)
+    z, top = (
+        rows_at(a + block * starts[last] * size, zero, m, 1 if thin else P),
+        rows_at(d + block * starts[last] * size, zero, m, P),
+    )
     cost, right = cost_and_delta(panels, mine, by_class, shape, own, z, top)
     for layer in range(last, max(bottom, 1) - 1, -1):
         P, Q = widths[layer], widths[layer - 1]
@@ -65,10 +84,19 @@ def through(mine, bottom, thin, panels, zero, x, ahead, block, shape, by_class, 
         below = a + block * starts[layer - 1] * size
         rectified = turned != 0 and codes[layer - 1] == RELU
         if turned == 0:
-            dots(panels, zero, own.theta + shape.blocks[layer] * size, sizes[layer] + 1, 0, sizes[layer], upper, P, lower)
+            dots(
+                panels, zero, own.theta + shape.blocks[layer] * size, sizes[layer] + 1, 0, sizes[layer], upper, P, lower
+            )
         else:
-            T, T_rows, gate = turned + shape.turns[layer] * size, 1 if thin and layer == last else P, below if rectified else 0
-            apply(panels, zero, upper, places + (layer + 1) * 8 * block, m, 0, m, T, T_rows, Q, 0, sizes[layer + 1], own.nothing, lower, step_of(Q, size), gate)
+            T, T_rows, gate = (
+                turned + shape.turns[layer] * size,
+                1 if thin and layer == last else P,
+                below if rectified else 0,
+            )
+            apply(
+                panels, zero, upper, places + (layer + 1) * 8 * block, m, 0, m, T, T_rows, Q, 0, sizes[layer + 1],
+                own.nothing, lower, step_of(Q, size), gate,
+            )  # fmt: skip
         if not rectified:
             derivative_at(panels, zero, codes[layer - 1], slopes[layer - 1], lower, below, m * step_of(Q, size))
     return cost, right
@@ -82,7 +110,9 @@ def squares(zero, matrix, width, depth, k, k_end):
     total, size = 0.0, itemsize(zero)
     for column in range(0, width, PANEL // size):
         across = min(PANEL // size, width - column)
-        total += sum_of_squares(vector_at(matrix + (column * (depth + 1) + k * across) * size, zero, (k_end - k) * across))
+        total += sum_of_squares(
+            vector_at(matrix + (column * (depth + 1) + k * across) * size, zero, (k_end - k) * across)
+        )
     return total
 
 
@@ -121,12 +151,16 @@ def _side_by_side(zero, d, step, m, width, room):
 _side_by_side = part(_side_by_side)
 
 
-def layer_gradient(panels, zero, x, where, coming, asked, rows, delta, step, width, room, M, M_rows, first, count, share, keep, ones, nowhere, biases_keep):
-    """M[first + k] = keep M[first + k] + share sum_i x_ik delta_i for k < count, over so many rows; with `ones` the same of M's last row, its biases, and biases_keep.
+def layer_gradient(
+    panels, zero, x, where, coming, asked, rows, delta, step, width, room, M, M_rows, first, count, share, keep, ones,
+    nowhere, biases_keep,
+):  # fmt: skip
+    """M[first + k] = keep M[first + k] + share sum_i x_ik delta_i for k < count, over so many rows; with `ones` the
+    same of M's last row, its biases, and biases_keep.
 
-    Addresses: x, where, coming, delta, room, M; ones, numbers that are 1, or 0; nowhere, as many offsets that are 0. where, coming, asked: as of `gradient`.
-    Rows of delta lie `step` numbers apart. TALL rows at a time, so that a panel of their deltas stays in the first-level cache; from several panels
-    on they are laid side by side first, in `room`.
+    Addresses: x, where, coming, delta, room, M; ones, numbers that are 1, or 0; nowhere, as many offsets that are 0.
+    where, coming, asked: as of `gradient`. Rows of delta lie `step` numbers apart. TALL rows at a time, so that a panel
+    of their deltas stays in the first-level cache; from several panels on they are laid side by side first, in `room`.
     """
     size = itemsize(zero)
     tall = rows if rows <= TALL else -(-rows // -(-rows // TALL) // EVEN) * EVEN
@@ -137,9 +171,14 @@ def layer_gradient(panels, zero, x, where, coming, asked, rows, delta, step, wid
             _side_by_side(zero, d, step, m, width, room)
             d = room
         if count > 0:
-            gradient(panels, zero, x, where + 8 * i, m, coming + 8 * i, asked - i, d, M, M_rows, width, first, count, share, before)
+            gradient(
+                panels, zero, x, where + 8 * i, m, coming + 8 * i, asked - i, d, M, M_rows, width, first, count, share,
+                before,
+            )  # fmt: skip
         if ones != 0:  # as weights of an input that is 1
-            gradient(panels, zero, ones, nowhere, m, nowhere, 0, d, M, M_rows, width, M_rows - 1, 1, share, biases_before)
+            gradient(
+                panels, zero, ones, nowhere, m, nowhere, 0, d, M, M_rows, width, M_rows - 1, 1, share, biases_before
+            )
         before = biases_before = one
         i += max(1, m)
 
@@ -148,9 +187,11 @@ layer_gradient = inner(layer_gradient)
 
 
 def accumulate(panels, zero, bottom, thin, rows, block, shape, x, asked, own, grads, share, keep, biases_keep):
-    """Gradients of the layers from `bottom` on over so many rows of x, own.a and own.d, as in `through`: grads become keep of themselves, or biases_keep, and share of the new ones.
+    """Gradients of the layers from `bottom` on over so many rows of x, own.a and own.d, as in `through`: grads become
+    keep of themselves, or biases_keep, and share of the new ones.
 
-    x, grads: addresses. own.firsts: where the rows of x begin, and from `block` on those of the `asked` rows to be asked for meanwhile.
+    x, grads: addresses. own.firsts: where the rows of x begin, and from `block` on those of the `asked` rows to be
+    asked for meanwhile.
     """
     sizes, widths, starts = shape.sizes, shape.widths, shape.starts
     size, last, nought, one = itemsize(zero), widths.size - 1, np.int64(0), np.int64(1)
@@ -160,12 +201,27 @@ def accumulate(panels, zero, bottom, thin, rows, block, shape, x, asked, own, gr
         step, delta = step_of(P, size), own.d + block * starts[layer] * size
         rows_of_x, where, coming, soon = x, own.firsts, own.firsts + 8 * block, asked
         if layer > 0:
-            rows_of_x, where, coming, soon = a + block * starts[layer - 1] * size, places + layer * 8 * block, places, nought
+            rows_of_x, where, coming, soon = (
+                a + block * starts[layer - 1] * size,
+                places + layer * 8 * block,
+                places,
+                nought,
+            )
         count = depth
-        if layer == last and thin:  # its gradient as a row, which fills vectors, by rows of a as if they were deltas; then into the column
-            # The last panel's place in `turned` has room for this row too: it would hold at least as many rows as a vector has numbers.
-            Q, count, where_d, spare = widths[layer - 1], nought, places + (layer + 1) * 8 * block, own.turned + (shape.turns[layer] + widths[layer - 1]) * size
-            layer_gradient(panels, zero, delta, where_d, places, nought, rows, rows_of_x, step_of(Q, size), Q, room, spare, one, nought, one, share, zero, nought, places, zero)
+        if layer == last and thin:
+            # its gradient as a row, which fills vectors, by rows of a as if they were deltas; then into the column
+            # The last panel's place in `turned` has room for this row too: it would hold at least as many rows as a
+            # vector has numbers.
+            Q, count, where_d, spare = (
+                widths[layer - 1],
+                nought,
+                places + (layer + 1) * 8 * block,
+                own.turned + (shape.turns[layer] + widths[layer - 1]) * size,
+            )
+            layer_gradient(
+                panels, zero, delta, where_d, places, nought, rows, rows_of_x, step_of(Q, size), Q, room, spare, one,
+                nought, one, share, zero, nought, places, zero,
+            )  # fmt: skip
             column, sums = vector_at(M, zero, depth * P), vector_at(spare, zero, depth)
             if keep == zero:
                 for j in range(depth):
@@ -173,14 +229,18 @@ def accumulate(panels, zero, bottom, thin, rows, block, shape, x, asked, own, gr
             else:
                 for j in range(depth):
                     column[j * P] = keep * column[j * P] + sums[j]
-        layer_gradient(panels, zero, rows_of_x, where, coming, soon, rows, delta, step, P, room, M, depth + 1, nought, count, share, keep, own.ones, places, biases_keep)
+        layer_gradient(
+            panels, zero, rows_of_x, where, coming, soon, rows, delta, step, P, room, M, depth + 1, nought, count,
+            share, keep, own.ones, places, biases_keep,
+        )  # fmt: skip
 
 
 accumulate = part(accumulate)
 
 
 def move_numbers(zero, team, m, rule, hyper, t, begin, count, decay, own, all_grads, grad_step):
-    """Moves `count` parameters, which begin so many bytes into theta, by their gradient in all_grads (an address). Returns their L2 cost before, for m rows.
+    """Moves `count` parameters, which begin so many bytes into theta, by their gradient in all_grads (an address).
+    Returns their L2 cost before, for m rows.
 
     With a team adds up the Deltas of all threads first, which lie grad_step bytes apart.
     """
@@ -204,9 +264,11 @@ move_numbers = inner(move_numbers)
 
 
 def move(zero, team, summed, m, rule, hyper, t, shape, layer, k, k_end, biases, own, all_grads, grad_step):
-    """Moves rows k..k_end of a layer's panels by their gradient, and its biases if this is said. Returns the L2 cost of these weights before, for m rows.
+    """Moves rows k..k_end of a layer's panels by their gradient, and its biases if this is said. Returns the L2 cost of
+    these weights before, for m rows.
 
-    summed: adds up the Deltas of all threads first, in all_grads (an address), behind which those of the next thread lie grad_step bytes further.
+    summed: adds up the Deltas of all threads first, in all_grads (an address), behind which those of the next thread
+    lie grad_step bytes further.
     """
     size, width, depth = itemsize(zero), shape.widths[layer], shape.sizes[layer]
     block, cost = shape.blocks[layer] * size, 0.0
@@ -217,7 +279,9 @@ def move(zero, team, summed, m, rule, hyper, t, shape, layer, k, k_end, biases, 
             begin, count, decay = block + (panel + k * across) * size, (k_end - k) * across, rule.l2
             if which == 1:
                 begin, count, decay = block + (panel + depth * across) * size, across, 0.0
-            cost += move_numbers(zero, team if summed else 1, m, rule, hyper, t, begin, count, decay, own, all_grads, grad_step)
+            cost += move_numbers(
+                zero, team if summed else 1, m, rule, hyper, t, begin, count, decay, own, all_grads, grad_step
+            )
     return cost
 
 

@@ -1,8 +1,9 @@
-"""The outputs of a network for many rows, with the products of kernels/cpu/panels.py: one compiled call on packed parameters.
+"""The outputs of a network for many rows, with the products of kernels/cpu/panels.py: one compiled call on packed
+parameters.
 
 Memory, all C-contiguous of the network's dtype, given by the caller: X (m, s_1), read where it lies; out (m, s_L);
-packed as in kernels/cpu/panel_program.py; a ((ROWS + AHEAD) * (P_1 + ... + P_L),) and first (2 ROWS + AHEAD,) int64 are scratch;
-places (L + 1, ROWS + AHEAD) int64 and zeros as there.
+packed as in kernels/cpu/panel_program.py; a ((ROWS + AHEAD) * (P_1 + ... + P_L),) and first (2 ROWS + AHEAD,) int64 are
+scratch; places (L + 1, ROWS + AHEAD) int64 and zeros as there.
 """
 
 from __future__ import annotations
@@ -36,8 +37,12 @@ def _predict(X, panels, sizes, widths, blocks, starts, codes, slopes, packed, a,
             z = rows + block * starts[layer] * size
             x = address(X) if layer == 0 else rows + block * starts[layer - 1] * size
             where = address(first) if layer == 0 else place + layer * 8 * block
-            rectified = 0 < layer < layers - 1 and codes[layer] == RELU  # not of the first: infinity in X must be seen in z
-            apply(panels, zero, x, where, m, ROWS if layer == 0 else 0, listed, theta + blocks[layer] * size, depth + 1, P, 0, depth, 0, z, step, RECTIFY if rectified else 0)
+            # not of the first: infinity in X must be seen in z
+            rectified = 0 < layer < layers - 1 and codes[layer] == RELU
+            apply(
+                panels, zero, x, where, m, ROWS if layer == 0 else 0, listed, theta + blocks[layer] * size, depth + 1,
+                P, 0, depth, 0, z, step, RECTIFY if rectified else 0,
+            )  # fmt: skip
             if layer == 0 and not first_finite(rows_at(z, zero, m, step)) and not finite(X[begin : begin + m]):
                 return False
             if layer < layers - 1 and not rectified:
@@ -53,7 +58,10 @@ def _predict(X, panels, sizes, widths, blocks, starts, codes, slopes, packed, a,
 def _signature(name):
     real, indices = getattr(types, name), types.Array(types.int64, 1, "C")
     vector, rows = types.Array(real, 1, "C"), types.Array(real, 2, "C", readonly=True)
-    return types.boolean(rows, *[indices] * 6, vector, vector, vector, indices, types.Array(types.int64, 2, "C"), vector, types.Array(real, 2, "C"))
+    return types.boolean(
+        rows, *[indices] * 6, vector, vector, vector, indices, types.Array(types.int64, 2, "C"), vector,
+        types.Array(real, 2, "C"),
+    )  # fmt: skip
 
 
 panel_prediction = per_dtype(_predict, _signature)

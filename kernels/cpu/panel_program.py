@@ -5,14 +5,16 @@ Parameters are packed for them once per call: layer l is a panel (s_l + 1, P_l),
 across and padded with zeros to whole vectors, its biases the last row. Rows of float data are read where
 they lie, in shuffled order; the lines of the next rows are asked for while these are multiplied, so that
 shuffling costs a narrow network little. Delta's propagation needs the panels of layers 2.. transposed;
-each thread keeps that copy for itself. Steps of one row do without: a transpose costs more than all their other products.
+each thread keeps that copy for itself. Steps of one row do without: a transpose costs more than all their other
+products.
 
-A single output (regression, two classes) fills one lane of a vector: `thin`, its z are the products of the rows below with its weights,
-kept as one row where the transposed panel would be, and its gradient is one row too.
+A single output (regression, two classes) fills one lane of a vector: `thin`, its z are the products of the rows below
+with its weights, kept as one row where the transposed panel would be, and its gradient is one row too.
 
-Each thread takes a slice of the batch, in tiles of at most C rows, through the network and back, and adds up its own Delta; a barrier;
-each adds the Deltas of all and updates its share of the parameters; a barrier. Where moving the parameters between cores costs more than
-moving what became of the rows, threads share the weights instead: kernels/cpu/split_program.py.
+Each thread takes a slice of the batch, in tiles of at most C rows, through the network and back, and adds up its own
+Delta; a barrier; each adds the Deltas of all and updates its share of the parameters; a barrier. Where moving the
+parameters between cores costs more than moving what became of the rows, threads share the weights instead:
+kernels/cpu/split_program.py.
 
 Symbols as in the lecture; for one number of threads results are the same bit for bit.
 
@@ -20,11 +22,13 @@ Memory, all C-contiguous and of the network's dtype unless said, given by the ca
 the inputs, each a little more where `spaced` says so; H = AHEAD rows more than asked for, which `apply` may overwrite):
   packed, state1, state2 (N,)  the panels of all layers, one after another; grads (team, N)
   turned (team, ...)  transposed panels of layers 2..L; x (team, C * s_1)  rows that had to be converted
-  a, d (team, (C + H) * S)  activations and deltas of layers 2..L; d begins as zeros, and the padding of the last layer's stays so
+  a, d (team, (C + H) * S)  activations and deltas of layers 2..L; d begins as zeros, and the padding of the last
+                            layer's stays so
   side (team, min(C, TALL) * the widest P)  deltas of some rows in panels, if any layer has several
   h, e, wanted (team, C * K), labels (team, C) int64  outputs, their deltas and the targets without padding
   low, parts  of kernels/cpu/split_program.py alone
-  places (L + 1, C + H) int64  where rows of each layer's width begin, the first all 0; firsts (team, 2 C + H) likewise in the data,
+  places (L + 1, C + H) int64  where rows of each layer's width begin, the first all 0; firsts (team, 2 C + H) likewise
+                               in the data,
   for the rows at hand and from C + H on for those to be asked for
   ones (1,), zeros ((C + H) * the widest P,); costs (team * 16,) float64, hits (team * 16,) int64
 """
@@ -49,19 +53,30 @@ __all__ = ["panel_program", "signature"]
 def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
     """Thread `me` of `team` through the steps of the run. Packed, state, costs and hits move.
 
-    costs[16 me] becomes the cost sum of this thread's rows, with its part of the L2 cost; hits[16 me] how many of them were right. Not used: split.
+    costs[16 me] becomes the cost sum of this thread's rows, with its part of the L2 cost; hits[16 me] how many of them
+    were right. Not used: split.
     """
     data, shape, rule = uncounted(data, shape, rule)
-    layers, n_in, K, block = shape.sizes.size - 1, shape.sizes[0], shape.sizes[shape.sizes.size - 1], run.capacity + AHEAD
+    layers, n_in, K, block = (
+        shape.sizes.size - 1,
+        shape.sizes[0],
+        shape.sizes[shape.sizes.size - 1],
+        run.capacity + AHEAD,
+    )
     kind = memory.packed.dtype.type
     zero, one, integer = kind(0), kind(1), np.int64(0)
     size = itemsize(zero)
     mine = own(me, run.batch > 1, integer, data, run, memory)
     all_grads, grad_step = address(memory.grads), memory.grads.shape[1] * size
     row_step = data.source[1] // size if data.native else n_in
-    order, first = vector_at(mine.order, np.int64(0), run.order.size), vector_at(mine.firsts, np.int64(0), memory.firsts.shape[1])
+    order, first = (
+        vector_at(mine.order, np.int64(0), run.order.size),
+        vector_at(mine.firsts, np.int64(0), memory.firsts.shape[1]),
+    )
     cost, right, asked, t = 0.0, 0, 0, rule.t
-    thin = K == 1 and layers > 1 and run.batch > 1 and (shape.pair == SIGMOID_CROSS_ENTROPY or shape.pair == SQUARED_ERROR)
+    thin = (
+        K == 1 and layers > 1 and run.batch > 1 and (shape.pair == SIGMOID_CROSS_ENTROPY or shape.pair == SQUARED_ERROR)
+    )
     for step in range(run.start, run.stop):
         turn(panels, zero, 1, thin, shape, mine)
         begin_row = step * run.batch
@@ -72,10 +87,24 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
         # Where one tile holds the batch and nothing is summed over threads, plain gradient descent needs no
         # gradient: the product itself moves the panel, (1 - alpha lambda/n) M - (alpha/m) sum x delta.
         direct = rule.code == SGD and team == 1 and m <= run.capacity
-        share, keep, biases_keep = (kind(-hyper[0] / m), kind(1 - hyper[0] * rule.l2), one) if direct else (one, zero, zero)
+        share, keep, biases_keep = (
+            (kind(-hyper[0] / m), kind(1 - hyper[0] * rule.l2), one) if direct else (one, zero, zero)
+        )
         if direct and rule.l2 != 0:
             for layer in range(layers):
-                cost += m * rule.l2 / 2 * squares(zero, mine.theta + shape.blocks[layer] * size, shape.widths[layer], shape.sizes[layer], integer, shape.sizes[layer])
+                cost += (
+                    m
+                    * rule.l2
+                    / 2
+                    * squares(
+                        zero,
+                        mine.theta + shape.blocks[layer] * size,
+                        shape.widths[layer],
+                        shape.sizes[layer],
+                        integer,
+                        shape.sizes[layer],
+                    )
+                )
         begin, into, last = from_row, mine.theta if direct else all_grads + me * grad_step, me == team - 1
         while begin < to_row or begin == from_row:
             count = min(run.capacity, to_row - begin)
@@ -94,7 +123,9 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
                     first[i] = min(i, count - 1) * row_step
             x = data.source[0] if data.native else mine.x
             if count > 0:
-                tile_cost, tile_right = through(rows, 0, thin, panels, zero, x, data.native, block, shape, data.by_class, mine)
+                tile_cost, tile_right = through(
+                    rows, 0, thin, panels, zero, x, data.native, block, shape, data.by_class, mine
+                )
                 cost += tile_cost
                 right += tile_right
             accumulate(panels, zero, 0, thin, count, block, shape, x, asked, mine, into, share, keep, biases_keep)
@@ -106,7 +137,9 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
         if not direct:
             for layer in range(layers):
                 k, k_end = part_of(shape.sizes[layer], me, team)
-                cost += move(zero, team, True, m, rule, hyper, t, shape, layer, k, k_end, last, mine, all_grads, grad_step)
+                cost += move(
+                    zero, team, True, m, rule, hyper, t, shape, layer, k, k_end, last, mine, all_grads, grad_step
+                )
         if team > 1:
             barrier(meeting, me, team)
     memory.costs[16 * me] = cost

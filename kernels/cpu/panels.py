@@ -1,14 +1,16 @@
 """Products of layers that stay in the cache, where a call of BLAS costs too much or reads them too slowly.
 
-A matrix of weights is stored for this in *panels*: inputs down, outputs across, padded with zeros to whole
-vectors and cut into panels of at most four vectors (64 in float32 with AVX-512) outputs, one panel after another; the biases are the last row. So a
-row of a panel is a few vector registers, and a panel is read in one sweep. Four products work on panels:
+A matrix of weights is stored for this in *panels*: inputs down, outputs across, padded with zeros to whole vectors and
+cut into panels of at most four vectors (64 in float32 with AVX-512) outputs, one panel after another; the biases are
+the last row. So a row of a panel is a few vector registers, and a panel is read in one sweep. Four products work on
+panels:
 
-    apply      out_i = bias + sum_k x_ik M_k        rows of x anywhere in memory, so shuffled data is not copied; then, if asked for, the ReLU
-               or its derivative, while the sums are in registers
+    apply      out_i = bias + sum_k x_ik M_k        rows of x anywhere in memory, so shuffled data is not copied; then,
+               if asked for, the ReLU or its derivative, while the sums are in registers
     gradient   M_k = keep M_k + share sum_i x_ik d_i   Delta, or with share = -alpha/m the whole step
     transpose  T = M^T                              for delta Theta, which is again an `apply`
-    dots       out_i = sum_k M_ik x_k               delta Theta of one row, without a transpose; or, M being rows of a, the z of a single output
+    dots       out_i = sum_k M_ik x_k               delta Theta of one row, without a transpose; or, M being rows of a,
+               the z of a single output
 
 Sums run over k, and over i, in an order that does not depend on the other rows. The tiles in registers are in
 kernels/cpu/panel_code.py; here is which tile is used where. Without JIT, NumPy does the same on the same memory.
@@ -24,7 +26,20 @@ from numba.np.arrayobj import populate_array
 
 from . import JIT, exported, inner
 from . import panel_code as code
-from .panel_code import INPUTS, LINES, MOST, PANEL, RECTIFY, apply_tile, dots_tile, gradient_tile, outer_tile, panels_of, spaced, transpose_block
+from .panel_code import (
+    INPUTS,
+    LINES,
+    MOST,
+    PANEL,
+    RECTIFY,
+    apply_tile,
+    dots_tile,
+    gradient_tile,
+    outer_tile,
+    panels_of,
+    spaced,
+    transpose_block,
+)
 from .vectors import FETCH, VECTOR, lanes, padded
 
 __all__ = [
@@ -55,7 +70,9 @@ _I64 = ir.IntType(64)
 
 
 def _rows_of(m, q, left):
-    """Rows of the next tile of q vectors, of the `left` that are left of m. Those beyond the last cost as much as others, hence 4 + 3 and not 6 + 1."""
+    """Rows of the next tile of q vectors, of the `left` that are left of m. Those beyond the last cost as much as
+    others, hence 4 + 3 and not 6 + 1.
+    """
     if m == 1:
         return 1
     most = code.ROWS[q - 1]
@@ -121,12 +138,17 @@ if JIT:
             q = min(MOST, vectors - v)
             panel = M + (v * M_rows + first * q) * VECTOR
             bias = nothing if nothing != 0 else M + (v * M_rows + (M_rows - 1) * q) * VECTOR
-            # Large tiles ask for a share each of as many bytes after the panel: the next panel, and after the last, where all inputs are taken, the next layer's first.
+            # Large tiles ask for a share each of as many bytes after the panel: the next panel, and after the last,
+            # where all inputs are taken, the next layer's first.
             panel_bytes, groups = depth * q * VECTOR, depth // INPUTS
             later = panel + M_rows * q * VECTOR
             end = later + panel_bytes
             tiles = (m + code.ROWS[q - 1] - 1) // code.ROWS[q - 1]
-            share = min(LINES, -(-panel_bytes // (FETCH * max(1, tiles * groups)))) if far and (first == 0 or v + q < vectors) else 0
+            share = (
+                min(LINES, -(-panel_bytes // (FETCH * max(1, tiles * groups))))
+                if far and (first == 0 or v + q < vectors)
+                else 0
+            )
             i = 0
             while i < m:
                 rows = _rows_of(m, q, m - i)
@@ -134,7 +156,10 @@ if JIT:
                 coming = here + 8 * ahead if v == 0 and ahead > 0 and i + ahead < listed else 0
                 at = i * out_step * size + v * VECTOR
                 lines = share if later < end else 0
-                apply_tile(_tile_of(rows, q), zero, x, here, coming, panel, depth, bias, out + at, out_step, gate + at if gate > RECTIFY else gate, later, lines)
+                apply_tile(
+                    _tile_of(rows, q), zero, x, here, coming, panel, depth, bias, out + at, out_step,
+                    gate + at if gate > RECTIFY else gate, later, lines,
+                )  # fmt: skip
                 later += lines * groups * FETCH
                 i += rows
 
@@ -143,14 +168,16 @@ if JIT:
         vectors = width * size // VECTOR
         far = np.int64(count * width * size > FAR)
         if m == 1:
-            # Then the time is that of reading the panels: backwards, because `apply` has read forwards. What it read last is
-            # still in the first-level cache, and what is written last is what it will read first.
+            # Then the time is that of reading the panels: backwards, because `apply` has read forwards. What it read
+            # last is still in the first-level cache, and what is written last is what it will read first.
             for back in range((vectors - 1) // MOST, -1, -1):
                 v = MOST * back
                 q = min(MOST, vectors - v)
                 from_x = x + vector_at(places, np.int64(0), 1)[0] * size
                 next_x = x + vector_at(coming, np.int64(0), 1)[0] * size if v == 0 and asked > 0 else 0
-                outer_tile(q, zero, from_x, d + v * VECTOR, M + (v * M_rows + first * q) * VECTOR, count, next_x, share, keep)
+                outer_tile(
+                    q, zero, from_x, d + v * VECTOR, M + (v * M_rows + first * q) * VECTOR, count, next_x, share, keep
+                )
             vectors = 0
         for v in range(0, vectors, MOST):
             q = min(MOST, vectors - v)
@@ -159,8 +186,12 @@ if JIT:
             while k < count:
                 x_k, to = x + k * size, panel + k * q * VECTOR
                 inputs = _inputs_of(q, count - k)
-                wanted = asked if v == 0 and k * size % FETCH < inputs * size else 0  # a line is asked for by the first tile that begins on it
-                gradient_tile(_tile_of(inputs, q), zero, x_k, places, m, coming, wanted, d_v, q * VECTOR // size, to, far, share, keep)
+                # a line is asked for by the first tile that begins on it
+                wanted = asked if v == 0 and k * size % FETCH < inputs * size else 0
+                gradient_tile(
+                    _tile_of(inputs, q), zero, x_k, places, m, coming, wanted, d_v, q * VECTOR // size, to, far, share,
+                    keep,
+                )  # fmt: skip
                 k += inputs
 
     def _place(size, v, k, M_rows, width):
@@ -198,7 +229,12 @@ else:
 
     def _at(place, dtype, shape):
         class Memory:
-            __array_interface__ = {"version": 3, "data": (int(place), False), "typestr": np.dtype(dtype).str, "shape": tuple(int(n) for n in shape)}  # noqa: RUF012
+            __array_interface__ = {  # noqa: RUF012
+                "version": 3,
+                "data": (int(place), False),
+                "typestr": np.dtype(dtype).str,
+                "shape": tuple(int(n) for n in shape),
+            }
 
         return np.asarray(Memory())
 
@@ -210,14 +246,23 @@ else:
 
     def _columns_at(place, zero, m, step, width):
         """(m, width) of rows that lie `step` numbers apart, the last of which ends with the memory."""
-        return np.lib.stride_tricks.as_strided(_at(place, zero.dtype, (width,)), (m, width), (step * zero.itemsize, zero.itemsize))
+        return np.lib.stride_tricks.as_strided(
+            _at(place, zero.dtype, (width,)), (m, width), (step * zero.itemsize, zero.itemsize)
+        )
 
     def _gathered(zero, x, places, m, depth):
-        return np.stack([_at(x + first * zero.itemsize, zero.dtype, (depth,)) for first in _at(places, np.int64, (m,))]) if m else np.empty((0, depth), zero.dtype)
+        return (
+            np.stack([_at(x + first * zero.itemsize, zero.dtype, (depth,)) for first in _at(places, np.int64, (m,))])
+            if m
+            else np.empty((0, depth), zero.dtype)
+        )
 
     def _panels_of(zero, M, M_rows, width):
         """[(columns, view (M_rows, columns))] of a matrix."""
-        return [(cut, _rows_at(M + cut.start * M_rows * zero.itemsize, zero, M_rows, cut.stop - cut.start)) for cut in panels_of(width, zero.dtype)]
+        return [
+            (cut, _rows_at(M + cut.start * M_rows * zero.itemsize, zero, M_rows, cut.stop - cut.start))
+            for cut in panels_of(width, zero.dtype)
+        ]
 
     def _apply(zero, x, places, m, ahead, listed, M, M_rows, width, first, depth, nothing, out, out_step, gate):
         rows, target = _gathered(zero, x, places, m, depth), _columns_at(out, zero, m, out_step, width)
@@ -233,10 +278,14 @@ else:
         deltas = np.concatenate([side_by_side for _, side_by_side in _panels_of(zero, d, m, width)], axis=1)
         total = share * (_gathered(zero, x, places, m, count).T @ deltas)
         for columns, panel in _panels_of(zero, M, M_rows, width):
-            panel[first : first + count] = keep * panel[first : first + count] + total[:, columns] if keep else total[:, columns]
+            panel[first : first + count] = (
+                keep * panel[first : first + count] + total[:, columns] if keep else total[:, columns]
+            )
 
     def _transpose(zero, M, M_rows, width, first, depth, nothing, T, T_width):
-        whole = np.concatenate([panel[first : first + depth] for _, panel in _panels_of(zero, M, M_rows, width)], axis=1)
+        whole = np.concatenate(
+            [panel[first : first + depth] for _, panel in _panels_of(zero, M, M_rows, width)], axis=1
+        )
         for columns, panel in _panels_of(zero, T, width, T_width):
             part_of = whole[columns].T
             panel[:, : part_of.shape[1]], panel[:, part_of.shape[1] :] = part_of, 0
@@ -268,22 +317,29 @@ address = _address  # where an array begins
 vector_at = _vector_at  # the n numbers at an address, as an array
 rows_at = _rows_at  # the (m, n) numbers at an address, as an array
 
-# The products. Everything is given by address, because making views of arrays costs more than a small product. `panels`: from
-# `kernels`; zero: a number of the dtype; x: numbers; places: int64, where each row begins in x, in numbers, for m + AHEAD rows;
-# M (M_rows, width) in panels, width a multiple of lanes(dtype).
+# The products. Everything is given by address, because making views of arrays costs more than a small product.
+# `panels`: from `kernels`; zero: a number of the dtype; x: numbers; places: int64, where each row begins in x, in
+# numbers, for m + AHEAD rows; M (M_rows, width) in panels, width a multiple of lanes(dtype).
 #
-# apply:     out[i] = bias + sum_k x_ik M[first + k] for i < m, k < depth, where the bias is M's last row, or `nothing` (zeros) unless that is 0;
-#            rows of out lie out_step numbers apart, and those up to m + AHEAD may be overwritten. ahead: while a row is used, ask for the lines of the row so many further, 0 for none,
-#            as far as there are `listed` in places and AHEAD more. gate: 0; or RECTIFY, for the ReLU of out; or the address of rows like out's,
-#            outputs of a ReLU, whose derivative multiplies out
-# gradient:  M[first + k] = keep M[first + k] + share sum_i x_ik d[i] for k < count; M is not read where keep is 0. d (m, width) in panels.
-#            coming, asked: meanwhile ask for the lines of so many other rows; up to three places more are read and asked for
-# transpose: T (width, T_width) = M[first : first + depth]^T, zero in the columns from depth on; nothing: a vector of zeros
-# dots:      out = M[:m] x, and zeros to the end of the last vector; x (width,). M (M_rows > m, width) in panels if stride is 0, else row after row, stride apart
+# apply:     out[i] = bias + sum_k x_ik M[first + k] for i < m, k < depth, where the bias is M's last row, or `nothing`
+#            (zeros) unless that is 0; rows of out lie out_step numbers apart, and those up to m + AHEAD may be
+#            overwritten. ahead: while a row is used, ask for the lines of the row so many further, 0 for none, as far
+#            as there are `listed` in places and AHEAD more. gate: 0; or RECTIFY, for the ReLU of out; or the address of
+#            rows like out's, outputs of a ReLU, whose derivative multiplies out
+# gradient:  M[first + k] = keep M[first + k] + share sum_i x_ik d[i] for k < count; M is not read where keep is 0. d
+#            (m, width) in panels. coming, asked: meanwhile ask for the lines of so many other rows; up to three places
+#            more are read and asked for
+# transpose: T (width, T_width) = M[first : first + depth]^T, zero in the columns from depth on; nothing: a vector of
+#     zeros
+# dots:      out = M[:m] x, and zeros to the end of the last vector; x (width,). M (M_rows > m, width) in panels if
+#            stride is 0, else row after row, stride apart
 if JIT:
 
     @intrinsic
-    def apply(typingctx, panels, zero, x, places, m, ahead, listed, M, M_rows, width, first, depth, nothing, out, out_step, gate):
+    def apply(
+        typingctx, panels, zero, x, places, m, ahead, listed, M, M_rows, width, first, depth, nothing, out, out_step,
+        gate,
+    ):  # fmt: skip
         """See above."""
         return types.void(panels, zero, *[types.int64] * 14), called(0)
 
@@ -325,7 +381,9 @@ _kept: dict[str, list] = {}  # the compiled kernels: their code must not be free
 
 
 def kernels(dtype):
-    """`panels` of this dtype: the addresses of the four, compiled once and called like C, so that no program that uses them compiles them again."""
+    """`panels` of this dtype: the addresses of the four, compiled once and called like C, so that no program that
+    uses them compiles them again.
+    """
     name = np.dtype(dtype).name
     if not JIT:
         return np.zeros(4, np.int64)

@@ -1,4 +1,6 @@
-"""What NumPy's stand-ins for compiled products share where nothing is compiled: rows of float32 by address, strides in bytes."""
+"""What NumPy's stand-ins for compiled products share where nothing is compiled: rows of float32 by address, strides
+in bytes.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def rows_at_places(x, places, m, width):
 
 
 def finished(z, gate, step):
-    """z (m, width) itself, after what `gate` asks for: 0 nothing, RECTIFY a ReLU, an address of a ReLU's outputs, rows `step` bytes apart, its derivative."""
+    """z (m, width) itself, after what `gate` asks for: 0 nothing, RECTIFY a ReLU, an address of a ReLU's outputs,
+    rows `step` bytes apart, its derivative.
+    """
     if gate == RECTIFY:
         z[z < 0] = 0
     elif gate:

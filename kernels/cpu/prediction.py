@@ -1,4 +1,5 @@
-"""The outputs of a network for a few rows, or for any number where the parameters are too many for panels: one compiled call, BLAS on tiles of rows.
+"""The outputs of a network for a few rows, or for any number where the parameters are too many for panels: one compiled
+call, BLAS on tiles of rows.
 
 Memory, all C-contiguous of the network's dtype, given by the caller:
   X (m, s_1), out (m, s_L), theta (P,), a (capacity * (s_2 + ... + s_L),)
@@ -28,7 +29,9 @@ def _finite(X):
 
 
 def _first_finite(z):
-    """Whether the first number of each row is finite. Of z = W x + b each is NaN or infinite if one of x is, whatever W; the reverse may be overflow."""
+    """Whether the first number of each row is finite. Of z = W x + b each is NaN or infinite if one of x is,
+    whatever W; the reverse may be overflow.
+    """
     limit = z.dtype.type(np.inf)
     fine = True
     for i in range(z.shape[0]):

@@ -31,7 +31,19 @@ from .codes import SGD
 from .gather import gather, gather_rows
 from .gemm import gemm_nn, gemm_nt, gemm_tn_columns
 from .layerwise import LAYERWISE, move, prepare
-from .operations import activate, add, add_bias, copy, cost_of_rows, hits_of_rows, output_delta, sum_columns, sum_of_squares, times_derivative, update
+from .operations import (
+    activate,
+    add,
+    add_bias,
+    copy,
+    cost_of_rows,
+    hits_of_rows,
+    output_delta,
+    sum_columns,
+    sum_of_squares,
+    times_derivative,
+    update,
+)
 from .team import AT_ONCE, barrier, call_back
 from .workspace import Data, Rule, Run, kinds
 
@@ -39,7 +51,9 @@ __all__ = ["FlatMemory", "FlatShape", "part_of", "training_program"]
 
 
 class FlatShape(NamedTuple):
-    """The network: sizes (L,); offsets (L,), where each layer begins in theta, then its end; starts (L,), where layers 2.. begin in a row of activations; codes, slopes (L - 1,) of activations; the pair's code."""
+    """The network: sizes (L,); offsets (L,), where each layer begins in theta, then its end; starts (L,), where
+    layers 2.. begin in a row of activations; codes, slopes (L - 1,) of activations; the pair's code.
+    """
 
     sizes: Any
     offsets: Any
@@ -76,7 +90,9 @@ class FlatMemory(NamedTuple):
 
 
 def part_of(total, me, team):
-    """The part (first, last + 1) of 0..total that belongs to thread `me`; cut at multiples of 8 where there is enough."""
+    """The part (first, last + 1) of 0..total that belongs to thread `me`; cut at multiples of 8 where there is
+    enough.
+    """
     step = -(-total // team)
     if step >= 16:
         step = -(-step // 8) * 8
@@ -140,7 +156,12 @@ def _deltas(lo, hi, capacity, shape, theta, a, d):
         upper = _rows_of(d, starts[layer], capacity, sizes[layer + 1], lo, hi)
         lower = _rows_of(d, starts[layer - 1], capacity, sizes[layer], lo, hi)
         gemm_nn(upper, _weights(theta, shape.offsets, sizes, layer), lower, 1.0, 0.0)
-        times_derivative(shape.codes[layer - 1], shape.slopes[layer - 1], lower, _rows_of(a, starts[layer - 1], capacity, sizes[layer], lo, hi))
+        times_derivative(
+            shape.codes[layer - 1],
+            shape.slopes[layer - 1],
+            lower,
+            _rows_of(a, starts[layer - 1], capacity, sizes[layer], lo, hi),
+        )
 
 
 _deltas = part(_deltas)
@@ -185,7 +206,11 @@ def _accumulate(layer, first, last, lo, hi, capacity, shape, memory, Delta, alph
     sizes, starts = shape.sizes, shape.starts
     n_in, n_out = sizes[layer], sizes[layer + 1]
     delta = _rows_of(memory.d, starts[layer], capacity, n_out, lo, hi)
-    inputs = _rows_of(memory.x, 0, capacity, n_in, lo, hi) if layer == 0 else _rows_of(memory.a, starts[layer - 1], capacity, n_in, lo, hi)
+    inputs = (
+        _rows_of(memory.x, 0, capacity, n_in, lo, hi)
+        if layer == 0
+        else _rows_of(memory.a, starts[layer - 1], capacity, n_in, lo, hi)
+    )
     gemm_tn_columns(delta, first, last, inputs, _weights(Delta, shape.offsets, sizes, layer), alpha, beta)
 
 
@@ -193,7 +218,9 @@ _accumulate = part(_accumulate)
 
 
 def _accumulate_biases(layer, first, last, lo, hi, capacity, fresh, shape, d, grad, partial):
-    """grad of the biases of units first..last: column sums of delta over rows lo..hi, overwritten if fresh, else accumulated."""
+    """grad of the biases of units first..last: column sums of delta over rows lo..hi, overwritten if fresh, else
+    accumulated.
+    """
     db = _biases(grad, shape.offsets, shape.sizes, layer)
     if fresh:
         db[first:last] = 0
@@ -242,7 +269,9 @@ def _worker(me, team, sliced, meeting, data, run, shape, rule, memory):
             lo, hi = (me * tile, me * tile + C) if sliced else part_of(C, me, team)
             shift = begin - lo if sliced else begin
             if hi > lo:
-                chunk_cost, chunk_right = _through(rows[shift + lo : shift + hi], lo, hi, capacity, data, shape, memory, partial)
+                chunk_cost, chunk_right = _through(
+                    rows[shift + lo : shift + hi], lo, hi, capacity, data, shape, memory, partial
+                )
                 cost += chunk_cost
                 right += chunk_right
             if not sliced:
@@ -270,7 +299,8 @@ def _worker(me, team, sliced, meeting, data, run, shape, rule, memory):
             first, last = part_of(sizes[layer + 1], me, team)
             if last == first:
                 continue
-            for biases in range(2):  # the weights of its units, then their biases; one call for both compiles faster than two
+            for biases in range(2):
+                # the weights of its units, then their biases; one call for both compiles faster than two
                 if direct and not biases:  # theta has moved already, and nothing is to be added up
                     continue
                 begin, end = _units(shape, layer, first, last, biases)
@@ -278,7 +308,12 @@ def _worker(me, team, sliced, meeting, data, run, shape, rule, memory):
                 at_once = end - begin if rule.code >= LAYERWISE else AT_ONCE  # norms are of all of them
                 for i in range(begin, end, at_once):
                     k = min(i + at_once, end)
-                    w, grad_of_w, first_state, second_state = theta[i:k], grads[0][i:k], memory.state1[i:k], memory.state2[i:k]
+                    w, grad_of_w, first_state, second_state = (
+                        theta[i:k],
+                        grads[0][i:k],
+                        memory.state1[i:k],
+                        memory.state2[i:k],
+                    )
                     if sliced:
                         if rule.code < LAYERWISE:  # of those all are too many to be there still when they are used
                             call_back(w.ctypes.data, w.nbytes)
@@ -287,7 +322,10 @@ def _worker(me, team, sliced, meeting, data, run, shape, rule, memory):
                     if decay != 0:
                         cost += m * decay / 2 * sum_of_squares(w)
                     if rule.code >= LAYERWISE:
-                        prepare(rule.code, hyper, t, w, grad_of_w, first_state, second_state, 1 / m, decay, not biases, memory.squares[layer, biases, me])
+                        prepare(
+                            rule.code, hyper, t, w, grad_of_w, first_state, second_state, 1 / m, decay, not biases,
+                            memory.squares[layer, biases, me],
+                        )  # fmt: skip
                     else:
                         update(rule.code, hyper, t, w, grad_of_w, first_state, second_state, 1 / m, decay)
         if rule.code >= LAYERWISE:
@@ -296,7 +334,15 @@ def _worker(me, team, sliced, meeting, data, run, shape, rule, memory):
                 first, last = part_of(sizes[layer + 1], me, team)
                 for biases in range(2):
                     begin, end = _units(shape, layer, first, last, biases)
-                    move(rule.code, hyper, theta[begin:end], grads[0][begin:end], memory.state1[begin:end], not biases, memory.squares[layer, biases])
+                    move(
+                        rule.code,
+                        hyper,
+                        theta[begin:end],
+                        grads[0][begin:end],
+                        memory.state1[begin:end],
+                        not biases,
+                        memory.squares[layer, biases],
+                    )
         barrier(meeting, me, team)
     memory.costs[16 * me] = cost
     memory.hits[16 * me] = right
@@ -308,7 +354,17 @@ def _signature(name):
     vector, indices = types.Array(real, 1, "C"), types.Array(integer, 1, "C")
     shape = types.BaseTuple.from_types((*[indices] * 4, vector, integer), FlatShape)
     memory = types.BaseTuple.from_types(
-        (vector, types.Array(real, 2, "C"), *[vector] * 6, indices, *[vector] * 2, types.Array(types.float64, 1, "C"), indices, types.Array(types.float64, 4, "C")), FlatMemory
+        (
+            vector,
+            types.Array(real, 2, "C"),
+            *[vector] * 6,
+            indices,
+            *[vector] * 2,
+            types.Array(types.float64, 1, "C"),
+            indices,
+            types.Array(types.float64, 4, "C"),
+        ),
+        FlatMemory,
     )
     return types.void(integer, integer, types.boolean, indices, of[Data], of[Run], shape, of[Rule], memory)
 

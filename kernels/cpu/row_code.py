@@ -37,10 +37,11 @@ def _with_or_without(builder, keep, real, body):
 
 @intrinsic
 def onward_tile(typingctx, q, real, x, d, next_x, coming, matrix, count, out, share, keep, rectified):
-    """The rows k < count of the matrix (count + 1, q vectors) become keep of themselves and x_k share d, the last, the biases, themselves and share d.
+    """The rows k < count of the matrix (count + 1, q vectors) become keep of themselves and x_k share d, the last, the
+    biases, themselves and share d.
 
-    Overwrites q vectors at out with the new biases and sum_k next_x_k times the new rows, or their ReLU, in the same order in every call.
-    coming: 0, or where the numbers begin that are to be asked for meanwhile, a line at a time.
+    Overwrites q vectors at out with the new biases and sum_k next_x_k times the new rows, or their ReLU, in the same
+    order in every call. coming: 0, or where the numbers begin that are to be asked for meanwhile, a line at a time.
     """
 
     def codegen(context, builder, signature, args):
@@ -82,7 +83,11 @@ def onward_tile(typingctx, q, real, x, d, next_x, coming, matrix, count, out, sh
                 emit.store(total, place)
                 for chain in sums:
                     total = builder.fadd(total, builder.load(chain[v]))
-                below = builder.and_(builder.fcmp_ordered("<", total, emit.zero()), emit.splat(builder.icmp_signed("!=", rectified, _I64(0))))  # so that NaN stays NaN
+                # so that NaN stays NaN
+                below = builder.and_(
+                    builder.fcmp_ordered("<", total, emit.zero()),
+                    emit.splat(builder.icmp_signed("!=", rectified, _I64(0))),
+                )
                 emit.store(builder.select(below, emit.zero(), total), builder.add(out, _I64(v * VECTOR)))
 
         def either(vectors):
@@ -96,10 +101,12 @@ def onward_tile(typingctx, q, real, x, d, next_x, coming, matrix, count, out, sh
 
 @intrinsic
 def back_tile(typingctx, real, matrix, rows, vectors, first, valid, a, d, out, spare, share, keep, rectified):
-    """Overwrites a vector at out with d times the rows first, first + 1, ... of a matrix in panels of so many rows, of which `valid` are meant, and zeros.
+    """Overwrites a vector at out with d times the rows first, first + 1, ... of a matrix in panels of so many rows, of
+    which `valid` are meant, and zeros.
 
-    Then these rows become keep of themselves and a_k share d. a: where a_first lies, in memory for a whole vector; with `rectified`, outputs of
-    a ReLU, whose derivative multiplies out. spare (MOST vectors): overwritten, in place of rows that are not there.
+    Then these rows become keep of themselves and a_k share d. a: where a_first lies, in memory for a whole vector; with
+    `rectified`, outputs of a ReLU, whose derivative multiplies out. spare (MOST vectors): overwritten, in place of rows
+    that are not there.
     """
 
     def codegen(context, builder, signature, args):
@@ -132,7 +139,10 @@ def back_tile(typingctx, real, matrix, rows, vectors, first, valid, a, d, out, s
         _with_or_without(builder, keep, emit.real, body)
         totals = emit.first_lanes(emit.sums_across([builder.load(total) for total in sums]), valid)
         below = emit.load(a)
-        slope = builder.select(builder.fcmp_ordered(">", below, emit.zero()), emit.splat(ir.Constant(emit.real, 1.0)), below)  # below: 0, or NaN
+        # below: 0, or NaN
+        slope = builder.select(
+            builder.fcmp_ordered(">", below, emit.zero()), emit.splat(ir.Constant(emit.real, 1.0)), below
+        )
         gated = builder.select(builder.icmp_signed("!=", rectified, _I64(0)), builder.fmul(totals, slope), totals)
         emit.store(gated, out)
         return context.get_dummy_value()

@@ -1,9 +1,9 @@
 """Many steps of plain gradient descent on one row each, in one compiled call.
 
-As kernels/cpu/panel_program.py, and with its memory, for a batch of one row and one thread: the next row's z^(2)
-is summed while this row's gradient changes the first layer's panel, and a layer above is changed while its delta
-is propagated. So every parameter above the first layer is read twice per step and of the first layer, which is
-the largest, once. The first row's z^(2) is summed in the same way, with a change by nothing: where a call begins does not
+As kernels/cpu/panel_program.py, and with its memory, for a batch of one row and one thread: the next row's z^(2) is
+summed while this row's gradient changes the first layer's panel, and a layer above is changed while its delta is
+propagated. So every parameter above the first layer is read twice per step and of the first layer, which is the
+largest, once. The first row's z^(2) is summed in the same way, with a change by nothing: where a call begins does not
 change a bit of the result.
 """
 
@@ -26,25 +26,35 @@ from .workspace import hyper_of, own, uncounted
 
 __all__ = ["row_program"]
 
-# onward: M[k] = keep M[k] + share x_k d and b += share d; then out = b + sum_k next_k M[k] for k < depth, or its ReLU where `rectified` is not 0.
-# back: out = M[:depth] d, and zeros to the end of the last vector, times a's derivative if it is `rectified`; then M[k] = keep M[k] + share a_k d and b += share d.
-# Everything by address: M (depth + 1, width) in panels, the last row b; x, next_x, a (depth,), a in memory for whole vectors; d, out (width,) and, of
-# back, (depth,) in whole vectors; coming: 0, or numbers (depth,) to be asked for meanwhile; spare: MOST vectors, overwritten.
+# onward: M[k] = keep M[k] + share x_k d and b += share d; then out = b + sum_k next_k M[k] for k < depth, or its ReLU
+# where `rectified` is not 0. back: out = M[:depth] d, and zeros to the end of the last vector, times a's derivative if
+# it is `rectified`; then M[k] = keep M[k] + share a_k d and b += share d. Everything by address: M (depth + 1, width)
+# in panels, the last row b; x, next_x, a (depth,), a in memory for whole vectors; d, out (width,) and, of back,
+# (depth,) in whole vectors; coming: 0, or numbers (depth,) to be asked for meanwhile; spare: MOST vectors, overwritten.
 if JIT:
 
     def _onward(zero, x, d, next_x, coming, M, width, depth, out, share, keep, rectified):
         vectors = width * itemsize(zero) // VECTOR
         for v in range(0, vectors, MOST):
             q, at = min(MOST, vectors - v), v * VECTOR
-            onward_tile(q, zero, x, d + at, next_x, coming if v == 0 else 0, M + at * (depth + 1), depth, out + at, share, keep, rectified)
+            onward_tile(
+                q, zero, x, d + at, next_x, coming if v == 0 else 0, M + at * (depth + 1), depth, out + at, share, keep,
+                rectified,
+            )  # fmt: skip
 
     def _back(zero, a, d, M, width, depth, out, spare, share, keep, rectified):
         size = itemsize(zero)
         for k in range(0, depth, VECTOR // size):
-            back_tile(zero, M, depth + 1, width * size // VECTOR, k, depth - k, a + k * size, d, out + k * size, spare, share, keep, rectified)
+            back_tile(
+                zero, M, depth + 1, width * size // VECTOR, k, depth - k, a + k * size, d, out + k * size, spare, share,
+                keep, rectified,
+            )  # fmt: skip
         for column in range(0, width, PANEL // size):
             across = min(PANEL // size, width - column)
-            biases, delta = vector_at(M + (column * (depth + 1) + depth * across) * size, zero, across), vector_at(d + column * size, zero, across)
+            biases, delta = (
+                vector_at(M + (column * (depth + 1) + depth * across) * size, zero, across),
+                vector_at(d + column * size, zero, across),
+            )
             for j in range(across):
                 biases[j] += share * delta[j]
 
@@ -78,11 +88,19 @@ else:
 def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
     """The steps of the run, of one row each. Packed, costs and hits move.
 
-    The arguments of kernels/cpu/panel_program.py's, so that either is called alike, of one thread. Not used: what is about teams, larger
-    batches and other rules. Two are different: x (2, at least s_1), and turned, a panel's row to be overwritten.
+    The arguments of kernels/cpu/panel_program.py's, so that either is called alike, of one thread. Not used: what is
+    about teams, larger batches and other rules. Two are different: x (2, at least s_1), and turned, a panel's row to be
+    overwritten.
     """
     data, shape, rule = uncounted(data, shape, rule)
-    sizes, widths, blocks, starts, codes, slopes = shape.sizes, shape.widths, shape.blocks, shape.starts, shape.codes, shape.slopes
+    sizes, widths, blocks, starts, codes, slopes = (
+        shape.sizes,
+        shape.widths,
+        shape.blocks,
+        shape.starts,
+        shape.codes,
+        shape.slopes,
+    )
     layers, n_in = sizes.size - 1, sizes[0]
     last, start, stop, l2 = layers - 1, run.start, run.stop, rule.l2
     kind = memory.packed.dtype.type
@@ -101,25 +119,42 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
         if step >= start:
             if l2 != 0:
                 for layer in range(layers):
-                    cost += l2 / 2 * squares(zero, theta + blocks[layer] * size, widths[layer], sizes[layer], 0, sizes[layer])
+                    cost += (
+                        l2
+                        / 2
+                        * squares(zero, theta + blocks[layer] * size, widths[layer], sizes[layer], 0, sizes[layer])
+                    )
             for layer in range(layers):
                 P, z = widths[layer], a_all + starts[layer] * size
                 rectified = layer < last and codes[layer] == 3
                 if layer > 0:
                     below = a_all + starts[layer - 1] * size
-                    apply(panels, zero, below, mine.places, 1, 0, 1, theta + blocks[layer] * size, sizes[layer] + 1, P, 0, sizes[layer], 0, z, P, 1 if rectified else 0)
+                    apply(
+                        panels, zero, below, mine.places, 1, 0, 1, theta + blocks[layer] * size, sizes[layer] + 1, P, 0,
+                        sizes[layer], 0, z, P, 1 if rectified else 0,
+                    )  # fmt: skip
                 if layer < last and not rectified:
                     activate_at(panels, zero, codes[layer], slopes[layer], z, 1, P, mine.nothing)
             P = widths[last]
-            z, delta = rows_at(a_all + starts[last] * size, zero, 1, P), rows_at(d_all + starts[last] * size, zero, 1, P)
+            z, delta = (
+                rows_at(a_all + starts[last] * size, zero, 1, P),
+                rows_at(d_all + starts[last] * size, zero, 1, P),
+            )
             one_cost, one_right = cost_and_delta(panels, order[step : step + 1], data.by_class, shape, mine, z, delta)
             cost += one_cost
             right += one_right
             for layer in range(last, 0, -1):
                 P, Q = widths[layer], widths[layer - 1]
-                below, upper, lower = a_all + starts[layer - 1] * size, d_all + starts[layer] * size, d_all + starts[layer - 1] * size
+                below, upper, lower = (
+                    a_all + starts[layer - 1] * size,
+                    d_all + starts[layer] * size,
+                    d_all + starts[layer - 1] * size,
+                )
                 rectified = codes[layer - 1] == 3
-                _back(zero, below, upper, theta + blocks[layer] * size, P, sizes[layer], lower, mine.turned, share, keep, 1 if rectified else 0)
+                _back(
+                    zero, below, upper, theta + blocks[layer] * size, P, sizes[layer], lower, mine.turned, share, keep,
+                    1 if rectified else 0,
+                )  # fmt: skip
                 if not rectified:
                     derivative_at(panels, zero, codes[layer - 1], slopes[layer - 1], lower, below, Q)
         row = next_row
@@ -129,7 +164,13 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
         else:
             next_row, coming = mine.x + (following & 1) * memory.x.shape[1] * size, integer
             if following > step:
-                gather_rows(data.source, data.read, data.scale, order[following : following + 1], rows_at(next_row, zero, 1, n_in))
+                gather_rows(
+                    data.source,
+                    data.read,
+                    data.scale,
+                    order[following : following + 1],
+                    rows_at(next_row, zero, 1, n_in),
+                )
         if step < start:
             row, delta_first = next_row, mine.nothing
         _onward(zero, row, delta_first, next_row, coming, theta, widths[0], n_in, z_first, share, keep, rectified_first)

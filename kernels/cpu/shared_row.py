@@ -1,14 +1,17 @@
-"""The outputs of a network for one row, of whose weights other threads read a share: for networks beyond a core's cache.
+"""The outputs of a network for one row, of whose weights other threads read a share: for networks beyond a core's
+cache.
 
-Helpers sit and watch for rows to come (`attend`), because to wake a thread takes as long as to read a megabyte. The one who calls
-(`lead`) asks those who are there at this moment; without any it does all alone. Nobody waits for a helper to come, and a
-helper that has begun is waited for, because it works on the caller's memory.
+Helpers sit and watch for rows to come (`attend`), because to wake a thread takes as long as to read a megabyte. The one
+who calls (`lead`) asks those who are there at this moment; without any it does all alone. Nobody waits for a helper to
+come, and a helper that has begun is waited for, because it works on the caller's memory.
 
 A seat: int64, a line apart; its state, and the address of the row's work:
-  AWAY -> COMING by who sends for a helper, -> FREE by the first who comes, or -> AWAY by who sent; FREE -> ASKED -> BUSY by a leader, who writes the address between;
-  BUSY -> FREE by the helper; FREE -> DISMISSED by anyone, -> AWAY by the helper, who leaves
-The work: addresses of `layers` (as in one_row.py), x and the activations, layers, room per layer and bytes of a number; then, a line apart, the layer that is
-open (from 1 on; one more than there are: over), and for each layer the parts that were taken and those that are done.
+  AWAY -> COMING by who sends for a helper, -> FREE by the first who comes, or -> AWAY by who sent; FREE -> ASKED ->
+  BUSY by a leader, who writes the address between; BUSY -> FREE by the helper; FREE -> DISMISSED by anyone, -> AWAY by
+  the helper, who leaves
+The work: addresses of `layers` (as in one_row.py), x and the activations, layers, room per layer and bytes of a number;
+then, a line apart, the layer that is open (from 1 on; one more than there are: over), and for each layer the parts that
+were taken and those that are done.
 """
 
 from __future__ import annotations
@@ -27,7 +30,20 @@ from .prediction import finite
 from .team import atomic_add, atomic_load, atomic_store, give_way, pause
 from .vectors import VECTOR
 
-__all__ = ["ALONE", "AWAY", "COMING", "CROWDED", "FREE", "HELPED", "NOT_FINITE", "attend", "dismiss", "lead", "new_seats", "withdraw"]
+__all__ = [
+    "ALONE",
+    "AWAY",
+    "COMING",
+    "CROWDED",
+    "FREE",
+    "HELPED",
+    "NOT_FINITE",
+    "attend",
+    "dismiss",
+    "lead",
+    "new_seats",
+    "withdraw",
+]
 
 AWAY, COMING, FREE, ASKED, BUSY, DISMISSED = range(6)
 NOT_FINITE, ALONE, CROWDED, HELPED = range(4)  # what became of a row
@@ -75,8 +91,9 @@ _ask, _parts = compiled(_ask), compiled(_parts)
 
 
 def _do_parts(zero, work, layer, leads, seats, helpers):
-    """Sums of one part of a layer's outputs after another, until all are taken. The leader begins in front, helpers at the end, so that
-    a core reads the same weights in every row and its cache may have kept them. Asks helpers who have come meanwhile, if `helpers` is more than 0. Which, as bits."""
+    """Sums of one part of a layer's outputs after another, until all are taken. The leader begins in front, helpers at
+    the end, so that a core reads the same weights in every row and its cache may have kept them. Asks helpers who have
+    come meanwhile, if `helpers` is more than 0. Which, as bits."""
     size = itemsize(zero)
     step = VECTOR // size
     numbers = vector_at(work, np.int64(0), 5)
@@ -104,7 +121,9 @@ _do_parts = compiled(_do_parts)
 
 
 def _lead(X, layers, h, seats, helpers):
-    """Overwrites h (1, s_L) with a^(L) of X (1, s_1), with those that are free of the first so many helpers. NOT_FINITE if X is not, h is then left alone; CROWDED: others lead now, so nobody was asked."""
+    """Overwrites h (1, s_L) with a^(L) of X (1, s_1), with those that are free of the first so many helpers.
+    NOT_FINITE if X is not, h is then left alone; CROWDED: others lead now, so nobody was asked.
+    """
     zero = h.dtype.type(0)
     size = itemsize(zero)
     count, widest = layers.shape[0], 0
@@ -127,7 +146,8 @@ def _lead(X, layers, h, seats, helpers):
         while atomic_load(done) < parts:
             spins = give_way(spins)
         z = address(scratch) + layer * room
-        if layer == 0 and not abs(vector_at(z, zero, 1)[0]) < np.inf and not finite(X):  # NaN and infinity in X reach every z; so may overflow
+        if layer == 0 and not abs(vector_at(z, zero, 1)[0]) < np.inf and not finite(X):
+            # NaN and infinity in X reach every z; so may overflow
             finite_x = False
             break
         finish_layer(zero, layers, layer, z)
@@ -150,7 +170,9 @@ def _lead(X, layers, h, seats, helpers):
 
 
 def _attend(seats, number, patience, rows):
-    """Helps with rows of either dtype at a seat until nobody has asked for `patience` looks, or so many rows were done, or dismissed; at once if nobody is expected there. How many rows it was."""
+    """Helps with rows of either dtype at a seat until nobody has asked for `patience` looks, or so many rows were
+    done, or dismissed; at once if nobody is expected there. How many rows it was.
+    """
     state = address(seats) + 8 * _LINE * number
     if not _changed(state, COMING, FREE):
         return 0
@@ -166,7 +188,9 @@ def _attend(seats, number, patience, rows):
                 _help(np.float64(0), work)
             atomic_store(state, FREE)
             looks, served = 0, served + 1
-        elif now == DISMISSED or (now == FREE and (looks > patience or served >= rows) and _changed(state, FREE, DISMISSED)):
+        elif now == DISMISSED or (
+            now == FREE and (looks > patience or served >= rows) and _changed(state, FREE, DISMISSED)
+        ):
             atomic_store(state, AWAY)
             return served
         else:

@@ -18,7 +18,19 @@ from numba.extending import intrinsic
 from . import JIT, compiled
 from .vectors import ask_for
 
-__all__ = ["AT_ONCE", "ask_to_read", "atomic_add", "atomic_load", "atomic_store", "barrier", "call_back", "give_way", "new_barrier", "pause", "prefetch_at"]
+__all__ = [
+    "AT_ONCE",
+    "ask_to_read",
+    "atomic_add",
+    "atomic_load",
+    "atomic_store",
+    "barrier",
+    "call_back",
+    "give_way",
+    "new_barrier",
+    "pause",
+    "prefetch_at",
+]
 
 _INT64 = ir.IntType(64)
 
@@ -81,35 +93,51 @@ def _address(typingctx, pointer):
     return types.intp(pointer), codegen
 
 
-_HINTS = {"x86_64": ("llvm.x86.sse2.pause", []), "amd64": ("llvm.x86.sse2.pause", []), "aarch64": ("llvm.aarch64.hint", [1]), "arm64": ("llvm.aarch64.hint", [1])}
+_HINTS = {
+    "x86_64": ("llvm.x86.sse2.pause", []),
+    "amd64": ("llvm.x86.sse2.pause", []),
+    "aarch64": ("llvm.aarch64.hint", [1]),
+    "arm64": ("llvm.aarch64.hint", [1]),
+}
 
 
 @intrinsic
 def pause(typingctx):
-    """Tells the core that this is a loop of waiting. Without it the looks of who waits slowed the thread that was waited for: by 5 to 28 % of steps of 20 to 100 microseconds."""
+    """Tells the core that this is a loop of waiting. Without it the looks of who waits slowed the thread that was
+    waited for: by 5 to 28 % of steps of 20 to 100 microseconds.
+    """
 
     def codegen(context, builder, signature, args):
         name, numbers = _HINTS.get(platform.machine().lower(), ("", []))
         if name:
             kind = ir.FunctionType(ir.VoidType(), [ir.IntType(32)] * len(numbers))
-            builder.call(builder.module.declare_intrinsic(name, fnty=kind), [ir.IntType(32)(number) for number in numbers])
+            builder.call(
+                builder.module.declare_intrinsic(name, fnty=kind), [ir.IntType(32)(number) for number in numbers]
+            )
         return context.get_dummy_value()
 
     return types.void(), codegen
 
 
 _LINUX = sys.platform.startswith("linux")
-_sched_yield, _usleep = types.ExternalFunction("sched_yield", types.intc()), types.ExternalFunction("usleep", types.intc(types.uintc))
+_sched_yield, _usleep = (
+    types.ExternalFunction("sched_yield", types.intc()),
+    types.ExternalFunction("usleep", types.intc(types.uintc)),
+)
 _sched_getcpu = types.ExternalFunction("sched_getcpu", types.intc())
 _SPINS = 500  # about 5 microseconds; more where a pause takes longer than here
 _PATIENCE = _SPINS + 10_000  # about 100 more
 _NAP = 10  # microseconds, to which the system adds about 50
-AT_ONCE = 1024  # parameters added up and moved: lines of the others' Deltas cross over while theta's are called back from the cores that have read them
+# parameters added up and moved: lines of the others' Deltas cross over while theta's are called back from the cores
+# that have read them
+AT_ONCE = 1024
 _LINE = 16  # numbers between two that different threads write: two cache lines, which are fetched together
 
 
 def new_barrier(team):
-    """Memory for one barrier of so many threads: how often each has come, and where each was then, on lines of their own."""
+    """Memory for one barrier of so many threads: how often each has come, and where each was then, on lines of
+    their own.
+    """
     return np.zeros(2 * team * _LINE, np.int64)
 
 
@@ -119,12 +147,14 @@ def _here():
 
 
 def _barrier(memory, me, team):
-    """Returns when all `team` threads have called it as often as this one, each with its number. Everything written before is seen after.
+    """Returns when all `team` threads have called it as often as this one, each with its number. Everything written
+    before is seen after.
 
-    Each writes on its own line and reads the others': one crossing between cores, where a counter that all add to and a number that tells them to go on are three.
-    Who waits stays awake at first: where each thread has a core to itself nothing is faster. Where one that is waited for was last seen
-    on this core, it gives the core up, for the other may need it. Otherwise it sleeps after a while: beside other processes the one that is waited for
-    may have to wait for its core, and who only yields a core to such a process is without it for milliseconds at every step.
+    Each writes on its own line and reads the others': one crossing between cores, where a counter that all add to and a
+    number that tells them to go on are three. Who waits stays awake at first: where each thread has a core to itself
+    nothing is faster. Where one that is waited for was last seen on this core, it gives the core up, for the other may
+    need it. Otherwise it sleeps after a while: beside other processes the one that is waited for may have to wait for
+    its core, and who only yields a core to such a process is without it for milliseconds at every step.
     """
     if team == 1:
         return
@@ -143,7 +173,9 @@ def _barrier(memory, me, team):
                 here, together = _here(), False
                 for late in range(other, team):
                     at = first + 8 * _LINE * late
-                    together = together or (late != me and atomic_load(at) < times and atomic_load(at + to_place) == here)
+                    together = together or (
+                        late != me and atomic_load(at) < times and atomic_load(at + to_place) == here
+                    )
                 if together and (here > 0 or spins <= _PATIENCE):
                     _sched_yield()
                 elif spins > _PATIENCE:
@@ -151,7 +183,9 @@ def _barrier(memory, me, team):
 
 
 def _give_way(spins):
-    """For who waits in a loop, with the number of its looks: gives the core up for a moment when they have been many. One more."""
+    """For who waits in a loop, with the number of its looks: gives the core up for a moment when they have been
+    many. One more.
+    """
     pause()
     if spins > _PATIENCE:
         _usleep(_NAP)
@@ -168,7 +202,9 @@ def _prefetch_bytes(pointer, count):
 
 
 def _call_back_bytes(address, count):
-    """Asks for the cache lines of `count` bytes from an address on, to write them: other cores have read them since this one wrote them last."""
+    """Asks for the cache lines of `count` bytes from an address on, to write them: other cores have read them since
+    this one wrote them last.
+    """
     for offset in range(0, count, 64):
         _ask_to_write(address + offset)
 

@@ -32,7 +32,8 @@ def padded(width: int, dtype) -> int:
 def ask_for(builder, address, near, write=0):
     """Asks for the cache line at an address; never faults.
 
-    near: 2 into the second-level cache, 3 into the first. write: 1 for this core alone, so that a store need not wait until the others have given the line up.
+    near: 2 into the second-level cache, 3 into the first. write: 1 for this core alone, so that a store need not wait
+    until the others have given the line up.
     """
     kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
     function = builder.module.declare_intrinsic("llvm.prefetch", [_I8.as_pointer()], kind)
@@ -59,7 +60,9 @@ class Emitter:
 
     def load(self, address, kind=None):
         kind = kind or self.vector
-        return self.builder.load(self.builder.inttoptr(address, kind.as_pointer()), align=8 if kind is _I64 else self.size)
+        return self.builder.load(
+            self.builder.inttoptr(address, kind.as_pointer()), align=8 if kind is _I64 else self.size
+        )
 
     def store(self, value, address):
         self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer()), align=self.size)
@@ -102,7 +105,9 @@ class Emitter:
         """A vector of the sums of the numbers of each of `count` vectors."""
         side = 1
         while len(vectors) > 1:
-            vectors = [self.builder.fadd(*self.swap(a, b, side)) for a, b in zip(vectors[::2], vectors[1::2], strict=True)]
+            vectors = [
+                self.builder.fadd(*self.swap(a, b, side)) for a, b in zip(vectors[::2], vectors[1::2], strict=True)
+            ]
             side *= 2
         return vectors[0]
 

@@ -1,7 +1,8 @@
-"""What the compiled training programs are given, by name: the data, the rule and the run, and for the programs on panels the shape of the network and memory.
+"""What the compiled training programs are given, by name: the data, the rule and the run, and for the programs on
+panels the shape of the network and memory.
 
-Each is a named tuple, which compiled code takes apart at no cost. Arrays in them are C-contiguous; those of `Data` are read-only
-(`read_only`), for compiled code takes a tuple of exactly the types that it was compiled for.
+Each is a named tuple, which compiled code takes apart at no cost. Arrays in them are C-contiguous; those of `Data` are
+read-only (`read_only`), for compiled code takes a tuple of exactly the types that it was compiled for.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class Data(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Steps start..stop over the row numbers `order` (int64), `batch` rows a step; the workspace holds `capacity` rows at a time, of each thread where it takes a slice of the batch."""
+    """Steps start..stop over the row numbers `order` (int64), `batch` rows a step; the workspace holds `capacity`
+    rows at a time, of each thread where it takes a slice of the batch.
+    """
 
     order: Any
     start: Any
@@ -45,7 +48,9 @@ class Run(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """The optimizer: its code; hypers (1 or stop - start, any) float64, Optimizer.hyper() for all steps, or a row for each; t, steps taken before; l2, lambda / n."""
+    """The optimizer: its code; hypers (1 or stop - start, any) float64, Optimizer.hyper() for all steps, or a row
+    for each; t, steps taken before; l2, lambda / n.
+    """
 
     code: Any
     hypers: Any
@@ -57,7 +62,8 @@ class Shape(NamedTuple):
     """The network, on panels.
 
     sizes (L,), widths (L - 1,) int64 : s_1 ... s_L; P_2 ... P_L, the sizes padded to whole vectors
-    blocks, starts, turns (L,) int64 : where each layer's panel, rows of activations and transposed panel begin, in numbers (starts: times the rows); then the end
+    blocks, starts, turns (L,) int64 : where each layer's panel, rows of activations and transposed panel begin, in
+        numbers (starts: times the rows); then the end
     codes, slopes (L - 1,) : activations and their parameters; pair : the code of the output with its cost
     """
 
@@ -98,11 +104,14 @@ class Memory(NamedTuple):
 
 
 class Own(NamedTuple):
-    """Where what one thread works with lies: addresses, of which views are made where they are used. Those count no references, which costs an atomic operation each way, tens of times per step.
+    """Where what one thread works with lies: addresses, of which views are made where they are used. Those count no
+    references, which costs an atomic operation each way, tens of times per step.
 
-    theta, state1, state2, places, ones, nothing : packed, ..., zeros of `Memory`; state1 and state2 0 where the rule has none
+    theta, state1, state2, places, ones, nothing : packed, ..., zeros of `Memory`; state1 and state2 0 where the rule
+        has none
     order, classes, values : of the run and the data, which have so many `rows`
-    turned, x, firsts, a, d, side, labels, wanted, h, e : this thread's; sums : two float64 beside its cost, on nobody else's cache line
+    turned, x, firsts, a, d, side, labels, wanted, h, e : this thread's; sums : two float64 beside its cost, on nobody
+    else's cache line
     """
 
     theta: Any
@@ -132,31 +141,60 @@ def uncounted(data, shape, rule):
     """The same, as views of addresses that count no references, of which the steps make use."""
     integer, layers = np.int64(0), shape.codes.size
     seen = Shape(
-        sizes=vector_at(address(shape.sizes), integer, layers + 1), widths=vector_at(address(shape.widths), integer, layers), blocks=vector_at(address(shape.blocks), integer, layers + 1),
-        starts=vector_at(address(shape.starts), integer, layers + 1), turns=vector_at(address(shape.turns), integer, layers + 1),
-        codes=vector_at(address(shape.codes), integer, layers), slopes=vector_at(address(shape.slopes), data.scale, layers), pair=shape.pair,
-    )  # fmt: skip
+        sizes=vector_at(address(shape.sizes), integer, layers + 1),
+        widths=vector_at(address(shape.widths), integer, layers),
+        blocks=vector_at(address(shape.blocks), integer, layers + 1),
+        starts=vector_at(address(shape.starts), integer, layers + 1),
+        turns=vector_at(address(shape.turns), integer, layers + 1),
+        codes=vector_at(address(shape.codes), integer, layers),
+        slopes=vector_at(address(shape.slopes), data.scale, layers),
+        pair=shape.pair,
+    )
     hypers = rows_at(address(rule.hypers), np.float64(0), rule.hypers.shape[0], rule.hypers.shape[1])
     source = vector_at(address(data.source), integer, data.source.size)
-    return Data(source, data.read, data.native, data.scale, data.classes, data.values, data.by_class), seen, Rule(rule.code, hypers, rule.t, rule.l2)
+    return (
+        Data(source, data.read, data.native, data.scale, data.classes, data.values, data.by_class),
+        seen,
+        Rule(rule.code, hypers, rule.t, rule.l2),
+    )
 
 
 uncounted = inner(uncounted)
 
 
 def own(me, turned, upper, data, run, memory):
-    """Thread `me`'s `Own`; the address `turned` is 0 unless it is asked for; a and d begin `upper` bytes before their memory, with layers that have none there."""
+    """Thread `me`'s `Own`; the address `turned` is 0 unless it is asked for; a and d begin `upper` bytes before
+    their memory, with layers that have none there.
+    """
     none = np.int64(0)
-    state1, state2 = address(memory.state1) if memory.state1.size else none, address(memory.state2) if memory.state2.size else none
+    state1, state2 = (
+        address(memory.state1) if memory.state1.size else none,
+        address(memory.state2) if memory.state2.size else none,
+    )
     own_turned = address(memory.turned[me]) if turned else none
     return Own(
-        theta=address(memory.packed), state1=state1, state2=state2,
-        places=address(memory.places), ones=address(memory.ones), nothing=address(memory.zeros),
-        order=address(run.order), classes=address(data.classes), values=address(data.values), rows=max(data.classes.size, data.values.shape[0]),
-        turned=own_turned, x=address(memory.x[me]), firsts=address(memory.firsts[me]),
-        a=address(memory.a[me]) - upper, d=address(memory.d[me]) - upper, side=address(memory.side[me]),
-        labels=address(memory.labels[me]), wanted=address(memory.wanted[me]), h=address(memory.h[me]), e=address(memory.e[me]), sums=address(memory.costs) + (16 * me + 1) * 8,
-    )  # fmt: skip
+        theta=address(memory.packed),
+        state1=state1,
+        state2=state2,
+        places=address(memory.places),
+        ones=address(memory.ones),
+        nothing=address(memory.zeros),
+        order=address(run.order),
+        classes=address(data.classes),
+        values=address(data.values),
+        rows=max(data.classes.size, data.values.shape[0]),
+        turned=own_turned,
+        x=address(memory.x[me]),
+        firsts=address(memory.firsts[me]),
+        a=address(memory.a[me]) - upper,
+        d=address(memory.d[me]) - upper,
+        side=address(memory.side[me]),
+        labels=address(memory.labels[me]),
+        wanted=address(memory.wanted[me]),
+        h=address(memory.h[me]),
+        e=address(memory.e[me]),
+        sums=address(memory.costs) + (16 * me + 1) * 8,
+    )
 
 
 own = inner(own)
@@ -191,6 +229,19 @@ def kinds(name):
         Run: (array(integer, 1, True), integer, integer, integer, integer),
         Rule: (integer, array(double, 2), integer, double),
         Shape: (*[indices] * 6, vector, integer),
-        Memory: (vector, table, vector, vector, *[table] * 8, array(integer, 2), *[table] * 2, *[array(integer, 2)] * 2, vector, vector, array(double, 1), indices),
+        Memory: (
+            vector,
+            table,
+            vector,
+            vector,
+            *[table] * 8,
+            array(integer, 2),
+            *[table] * 2,
+            *[array(integer, 2)] * 2,
+            vector,
+            vector,
+            array(double, 1),
+            indices,
+        ),
     }
     return {made: types.BaseTuple.from_types(of, made) for made, of in fields.items()}

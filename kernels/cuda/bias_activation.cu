@@ -14,8 +14,10 @@ extern "C" __global__ void add_bias(REAL* z, const REAL* b, int64 rows, int64 co
         z[i * cols + j] += bias;
 }
 
-// a := g(a + b) in place, in one pass; rows of a lie a_ld apart. Each thread moves WIDTH neighbouring columns, fewer at a row's end.
-extern "C" __global__ void bias_activate(STORE* a, int64 a_ld, const REAL* b, int64 rows, int64 cols, int g, REAL slope) {
+// a := g(a + b) in place, in one pass; rows of a lie a_ld apart. Each thread moves WIDTH neighbouring columns, fewer at
+// a row's end.
+extern "C" __global__ void bias_activate(STORE* a, int64 a_ld, const REAL* b, int64 rows, int64 cols, int g,
+                                         REAL slope) {
     const int W = WIDTH;
     const int64 j = ((int64)blockIdx.x * blockDim.x + threadIdx.x) * W;
     if (j >= cols) return;

@@ -4,8 +4,9 @@
 //   derivative_sums  the same for delta after delta := delta * g'(z), in one pass: g' from a = g(z)
 //   sum_chunks       Delta[target + j] (+)= sum over c of chunks[begin + c * n + j], for every layer at once
 //
-//   x, delta, a (rows, cols) STORE, rows x_ld, delta_ld, a_ld apart; chunks (chunks, cols) REAL, overwritten, or added to where `accumulate` is not 0.
-//   table (layers, 4): begin in chunks, number of chunks, target in Delta, columns n; a layer without chunks is left alone.
+//   x, delta, a (rows, cols) STORE, rows x_ld, delta_ld, a_ld apart; chunks (chunks, cols) REAL, overwritten, or added
+//   to where `accumulate` is not 0. table (layers, 4): begin in chunks, number of chunks, target in Delta, columns n; a
+//   layer without chunks is left alone.
 //
 // A block of (x, y) threads sums x * WIDTH columns of one chunk (blockIdx.y) of consecutive rows; at a row's end a
 // thread has fewer. At most 256 threads.
@@ -27,7 +28,9 @@ __device__ __forceinline__ void over_lanes(REAL* sum, REAL* of_lane) {
 
 // The sums of the columns of x, or of x := x * g'(z), over the rows of this block's chunk.
 template <bool FACTOR>
-__device__ __forceinline__ void chunk_sums(STORE* x, int64 x_ld, const STORE* a, int64 a_ld, REAL* chunks, int64 rows, int64 cols, int64 rows_per_chunk, int g, REAL slope, int accumulate, REAL* of_lane) {
+__device__ __forceinline__ void chunk_sums(STORE* x, int64 x_ld, const STORE* a, int64 a_ld, REAL* chunks, int64 rows,
+                                           int64 cols, int64 rows_per_chunk, int g, REAL slope, int accumulate,
+                                           REAL* of_lane) {
     const int W = WIDTH;
     const int64 j = ((int64)blockIdx.x * blockDim.x + threadIdx.x) * W;
     const int64 start = blockIdx.y * rows_per_chunk;
@@ -38,7 +41,8 @@ __device__ __forceinline__ void chunk_sums(STORE* x, int64 x_ld, const STORE* a,
             Wide<W, STORE> value = fetch<W>(x + i * x_ld + j, cols - j);
             if (FACTOR) {
                 const Wide<W, STORE> h = fetch<W>(a + i * a_ld + j, cols - j);
-                for (int k = 0; k < W; ++k) narrow(widen(value.of[k]) * derivative_from(g, slope, widen(h.of[k])), &value.of[k]);
+                for (int k = 0; k < W; ++k)
+                    narrow(widen(value.of[k]) * derivative_from(g, slope, widen(h.of[k])), &value.of[k]);
                 put<W>(x + i * x_ld + j, value, cols - j);
             }
             for (int k = 0; k < W; ++k) sum.of[k] += widen(value.of[k]);
@@ -53,12 +57,15 @@ __device__ __forceinline__ void chunk_sums(STORE* x, int64 x_ld, const STORE* a,
     put<W>(target, sum, cols - j);
 }
 
-extern "C" __global__ void column_sums(const STORE* x, int64 x_ld, REAL* chunks, int64 rows, int64 cols, int64 rows_per_chunk, int accumulate) {
+extern "C" __global__ void column_sums(const STORE* x, int64 x_ld, REAL* chunks, int64 rows, int64 cols,
+                                       int64 rows_per_chunk, int accumulate) {
     __shared__ REAL of_lane[MAX_THREADS * WIDTH];
     chunk_sums<false>((STORE*)x, x_ld, x, x_ld, chunks, rows, cols, rows_per_chunk, IDENTITY, 0, accumulate, of_lane);
 }
 
-extern "C" __global__ void derivative_sums(STORE* delta, int64 delta_ld, const STORE* a, int64 a_ld, REAL* chunks, int64 rows, int64 cols, int64 rows_per_chunk, int g, REAL slope, int accumulate) {
+extern "C" __global__ void derivative_sums(STORE* delta, int64 delta_ld, const STORE* a, int64 a_ld, REAL* chunks,
+                                           int64 rows, int64 cols, int64 rows_per_chunk, int g, REAL slope,
+                                           int accumulate) {
     __shared__ REAL of_lane[MAX_THREADS * WIDTH];
     chunk_sums<true>(delta, delta_ld, a, a_ld, chunks, rows, cols, rows_per_chunk, g, slope, accumulate, of_lane);
 }

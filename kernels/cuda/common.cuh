@@ -1,10 +1,11 @@
 // What every kernel file shares: types, the warp and block reductions, the order used by argmax.
 //
-// REAL is float or double, given by -DREAL=float: what is computed in. STORE is what activations, deltas and
-// the copy of the weights for products lie in: REAL, or bf16 beside float. Literals are written 0, 1 or (REAL)0.5: a plain 0.5
+// REAL is float or double, given by -DREAL=float: what is computed in. STORE is what activations, deltas and the copy
+// of the weights for products lie in: REAL, or bf16 beside float. Literals are written 0, 1 or (REAL)0.5: a plain 0.5
 // would turn a float expression into double. Sizes and indices are 64-bit, because rows * columns may
-// exceed 2^31. Rows of a matrix x lie x_ld elements apart where the kernel takes an x_ld (checked in sources.py), else one
-// right after another; what lies between them is neither read nor written. No floating-point atomics anywhere: the same input gives the same bits.
+// exceed 2^31. Rows of a matrix x lie x_ld elements apart where the kernel takes an x_ld (checked in sources.py), else
+// one right after another; what lies between them is neither read nor written. No floating-point atomics anywhere: the
+// same input gives the same bits.
 #pragma once
 
 #ifndef REAL
@@ -23,7 +24,8 @@ struct bf16 {
 #define WARP 32
 #define MAX_WARPS 32  // of a block: 1024 threads
 #define FULL_WARP 0xffffffffu
-#define INFINITE ((REAL)__int_as_float(0x7f800000))  // by their bits: the macros are in headers that NVRTC does not have
+// By their bits: the macros are in headers that NVRTC does not have.
+#define INFINITE ((REAL)__int_as_float(0x7f800000))
 #define NOT_A_NUMBER ((REAL)__int_as_float(0x7fffffff))
 
 // The two faults are planted by tests only, which must then fail.
@@ -117,7 +119,8 @@ __device__ __forceinline__ T group_sum(T value, int lanes) {
     return value;
 }
 __device__ __forceinline__ REAL group_max(REAL value, int lanes) {
-    for (int step = lanes * FIRST_SHUFFLE / WARP; step > 0; step /= 2) value = fmax(value, __shfl_xor_sync(FULL_WARP, value, step));
+    for (int step = lanes * FIRST_SHUFFLE / WARP; step > 0; step /= 2)
+        value = fmax(value, __shfl_xor_sync(FULL_WARP, value, step));
     return value;
 }
 

@@ -24,7 +24,8 @@ __device__ __forceinline__ void store_partials(double cost, double hits, double*
 
 __device__ __forceinline__ REAL squared(REAL error) { return error * error; }
 
-extern "C" __global__ void cost_softmax_cross_entropy(const REAL* z, const REAL* a, const int64* classes, double* partials, int64 rows, int64 cols) {
+extern "C" __global__ void cost_softmax_cross_entropy(const REAL* z, const REAL* a, const int64* classes,
+                                                      double* partials, int64 rows, int64 cols) {
     double cost = 0, hits = 0;
     for (int64 i = first_row(); i < rows; i += row_stride()) {
         const REAL* row = z + i * cols;
@@ -44,7 +45,8 @@ extern "C" __global__ void cost_softmax_cross_entropy(const REAL* z, const REAL*
     store_partials(cost, hits, partials);
 }
 
-extern "C" __global__ void cost_sigmoid_cross_entropy(const REAL* z, const REAL* a, const REAL* y, double* partials, int64 rows, int64 cols) {
+extern "C" __global__ void cost_sigmoid_cross_entropy(const REAL* z, const REAL* a, const REAL* y, double* partials,
+                                                      int64 rows, int64 cols) {
     const REAL half = (REAL)0.5;
     double cost = 0, hits = 0;
     for (int64 i = first_row(); i < rows; i += row_stride()) {
@@ -66,7 +68,8 @@ extern "C" __global__ void cost_squared_values(const REAL* a, const REAL* y, dou
     store_partials(cost / 2, 0, partials);
 }
 
-extern "C" __global__ void cost_squared_classes(const REAL* a, const int64* classes, double* partials, int64 rows, int64 cols) {
+extern "C" __global__ void cost_squared_classes(const REAL* a, const int64* classes, double* partials, int64 rows,
+                                                int64 cols) {
     double cost = 0, hits = 0;
     for (int64 i = first_row(); i < rows; i += row_stride()) {
         const REAL* row = a + i * cols;

@@ -17,7 +17,8 @@ extern "C" __global__ void delta_values(const REAL* a, const REAL* y, REAL* delt
 
 __device__ __forceinline__ REAL one_hot(int64 j, int64 chosen) { return j == chosen ? 1 : 0; }
 
-extern "C" __global__ void delta_classes(const REAL* a, const int64* classes, REAL* delta, int64 rows, int64 cols, int g, REAL slope) {
+extern "C" __global__ void delta_classes(const REAL* a, const int64* classes, REAL* delta, int64 rows, int64 cols,
+                                         int g, REAL slope) {
     const int64 j = (int64)blockIdx.x * blockDim.x + threadIdx.x;
     if (j >= cols) return;
     for (int64 i = (int64)blockIdx.y * blockDim.y + threadIdx.y; i < rows; i += (int64)gridDim.y * blockDim.y) {
@@ -36,7 +37,8 @@ extern "C" __global__ void delta_softmax_values(const REAL* a, const REAL* y, RE
     }
 }
 
-extern "C" __global__ void delta_softmax_classes(const REAL* a, const int64* classes, REAL* delta, int64 rows, int64 cols) {
+extern "C" __global__ void delta_softmax_classes(const REAL* a, const int64* classes, REAL* delta, int64 rows,
+                                                 int64 cols) {
     for (int64 i = first_row(); i < rows; i += row_stride()) {
         const REAL* h = a + i * cols;
         const int64 chosen = classes[i];

@@ -2,14 +2,17 @@
 //
 //   first = step[0] * batch + offset: `step` counts the steps of a run on the device, so that a recorded launch
 //   fetches other rows each time it is repeated.
-//   source (available, cols) REAL or uint8; order (any,) row numbers; out (rows, cols) STORE, rows out_ld apart, overwritten.
+//   source (available, cols) REAL or uint8; order (any,) row numbers; out (rows, cols) STORE, rows out_ld apart,
+//   overwritten.
 //
 // A row number outside 0..available-1 gives NaN and never reads foreign memory. Each thread moves `width`
 // neighbouring columns, 1 or WIDTH, which then divides cols.
 #include "common.cuh"
 
 template <int W, class Source>
-__device__ __forceinline__ void gather(const Source* source, const int64* order, const int64* step, STORE* out, int64 out_ld, int64 batch, int64 offset, int64 rows, int64 cols, int64 available, REAL scale) {
+__device__ __forceinline__ void gather(const Source* source, const int64* order, const int64* step, STORE* out,
+                                       int64 out_ld, int64 batch, int64 offset, int64 rows, int64 cols, int64 available,
+                                       REAL scale) {
     const int64 j = ((int64)blockIdx.x * blockDim.x + threadIdx.x) * W;
     if (j >= cols) return;
     const int64 first = step[0] * batch + offset;
@@ -23,16 +26,18 @@ __device__ __forceinline__ void gather(const Source* source, const int64* order,
     }
 }
 
-extern "C" __global__ void gather_rows(const REAL* source, const int64* order, const int64* step, STORE* out, int64 out_ld, int64 batch, int64 offset, int64 rows, int64 cols, int64 available, REAL scale,
-                                       int width) {
+extern "C" __global__ void gather_rows(const REAL* source, const int64* order, const int64* step, STORE* out,
+                                       int64 out_ld, int64 batch, int64 offset, int64 rows, int64 cols, int64 available,
+                                       REAL scale, int width) {
     if (width == 1)
         gather<1>(source, order, step, out, out_ld, batch, offset, rows, cols, available, scale);
     else
         gather<WIDTH>(source, order, step, out, out_ld, batch, offset, rows, cols, available, scale);
 }
 
-extern "C" __global__ void gather_bytes(const uint8* source, const int64* order, const int64* step, STORE* out, int64 out_ld, int64 batch, int64 offset, int64 rows, int64 cols, int64 available, REAL scale,
-                                        int width) {
+extern "C" __global__ void gather_bytes(const uint8* source, const int64* order, const int64* step, STORE* out,
+                                        int64 out_ld, int64 batch, int64 offset, int64 rows, int64 cols,
+                                        int64 available, REAL scale, int width) {
     if (width == 1)
         gather<1>(source, order, step, out, out_ld, batch, offset, rows, cols, available, scale);
     else

@@ -1,7 +1,8 @@
 """The kernels of the operations: one method for every kernel, or pair of kernels, that belong together.
 
-Each checks shapes, chooses the grid, launches. The kernels of a training step are in step.py. Shapes: m rows, n columns. `g` is anything with a `.code` and a `.parameter` (fastnn.activations). Targets
-y are (m, n) of the arrays' dtype, or int64 classes (m,). dtype and contiguity are checked when the
+Each checks shapes, chooses the grid, launches. The kernels of a training step are in step.py. Shapes: m rows, n
+columns. `g` is anything with a `.code` and a `.parameter` (fastnn.activations). Targets y are (m, n) of the arrays'
+dtype, or int64 classes (m,). dtype and contiguity are checked when the
 arguments are bound (`sources.bind`). Nothing here allocates memory or waits for the device.
 """
 
@@ -26,7 +27,9 @@ IN_ONE_ACCESS = 16  # bytes that a thread moves at a time
 class Launcher(Protocol):
     """What a device must offer."""
 
-    def launch(self, kernel: str, kind: str, grid: Dim, block: Dim, arguments: tuple[Any, ...], *, shared: int = 0) -> None:
+    def launch(
+        self, kernel: str, kind: str, grid: Dim, block: Dim, arguments: tuple[Any, ...], *, shared: int = 0
+    ) -> None:
         """Start the kernel of this kind (`sources.KINDS`), each block with so many bytes of dynamic shared memory."""
 
 
@@ -185,12 +188,22 @@ class Kernels:
         self._add_partials(a, totals, partials, rows, 1.0)
 
     def squares_and_nonfinite(self, x: Array, partials: Array, totals: Array, scale: float = 1.0) -> None:
-        """Accumulates: totals[0] += scale * sum of x^2 and, if totals is (2,), totals[1] += scale * number of inf and NaN."""
+        """Accumulates: totals[0] += scale * sum of x^2 and, if totals is (2,), totals[1] += scale * number of inf
+        and NaN.
+        """
         shape = striding(x.size, REDUCTION_BLOCKS)
         self._reduce("squares_and_nonfinite", x, shape, (x,), (x.size,), partials)
         self._add_partials(x, totals, partials, shape, scale)
 
-    def _reduce(self, kernel: str, real: Array, shape: tuple[Dim, Dim], arrays: tuple[Array, ...], sizes: tuple[int, ...], partials: Array) -> None:
+    def _reduce(
+        self,
+        kernel: str,
+        real: Array,
+        shape: tuple[Dim, Dim],
+        arrays: tuple[Array, ...],
+        sizes: tuple[int, ...],
+        partials: Array,
+    ) -> None:
         check_shape("partials", partials, partials_shape())
         self._launch(kernel, real, shape, *arrays, partials, *sizes)
 

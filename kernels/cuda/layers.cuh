@@ -1,15 +1,16 @@
 // Where the parameters of a layer lie: in theta, flat, and in Delta and the copy of theta for products, whose matrices
 // begin at aligned addresses and have rows of an aligned length ("padded"; fastnn/backends/cupy_update.py).
 //
-//   spans (layers, 7): in theta, where the weights begin, where the biases begin, where the layer ends; in a padded vector,
-//   where the weights begin and where the biases begin; the columns of the weights; elements from one of their padded rows to the next.
+//   spans (layers, 7): in theta, where the weights begin, where the biases begin, where the layer ends; in a padded
+//   vector, where the weights begin and where the biases begin; the columns of the weights; elements from one of their
+//   padded rows to the next.
 #pragma once
 #include "common.cuh"
 
 #define OF_A_SPAN 7
 
-// The weights or the biases of a layer: theta[begin..end), which are rows of `cols` elements, and in a padded vector lie from
-// `padded` on with rows `ld` apart.
+// The weights or the biases of a layer: theta[begin..end), which are rows of `cols` elements, and in a padded vector
+// lie from `padded` on with rows `ld` apart.
 struct Part {
     int64 begin, end, padded, cols, ld;
     bool weights;
@@ -21,12 +22,14 @@ __device__ __forceinline__ Part part_of_layer(const int64* spans, int64 layer, b
     return {span[1], span[2], span[4], span[2] - span[1], span[2] - span[1], false};
 }
 
-// The places, in a padded matrix, of elements first, first + stride, first + 2 stride, ... of its rows written one after another.
-// A division takes as long as some dozen other instructions: there are two at the start and none on the way.
+// The places, in a padded matrix, of elements first, first + stride, first + 2 stride, ... of its rows written one
+// after another. A division takes as long as some dozen other instructions: there are two at the start and none on the
+// way.
 struct Walk {
     int64 cols, ld, row, col, rows_on, cols_on;
     __device__ Walk(const Part& part, int64 first, int64 stride)
-        : cols(part.cols > 0 ? part.cols : 1), ld(part.ld), row(first / cols), col(first - row * cols), rows_on(stride / cols), cols_on(stride - rows_on * cols) {}
+        : cols(part.cols > 0 ? part.cols : 1), ld(part.ld), row(first / cols), col(first - row * cols),
+          rows_on(stride / cols), cols_on(stride - rows_on * cols) {}
 };
 
 __device__ __forceinline__ void advance(Walk* walk) {

@@ -1,37 +1,45 @@
 // LARS and LAMB over the flat vector theta, in place (fastnn/optimizers.py). Three launches a step:
 //
-//   lars_norms, lamb_norms   partials[part, 0, block], [part, 1, block]: sums of squares of theta and of what its norm is
-//                            divided by; lamb_norms also moves m and v
-//   layer_ratios             ratios[part] = trust ||theta|| / (||other|| + weight_decay ||theta||)   one block for each part
-//   lars_move, lamb_move     v := mu v + rate ratio (D + beta theta), theta -= v;   theta -= rate ratio (r + beta theta)
+//   lars_norms, lamb_norms   partials[part, 0, block], [part, 1, block]: sums of squares of theta and of what its norm
+//                            is divided by; lamb_norms also moves m and v
+//   layer_ratios             ratios[part] = trust ||theta|| / (||other|| + weight_decay ||theta||); a block for each
+//   lars_move                v := mu v + rate ratio (D + beta theta), theta -= v
+//   lamb_move                theta -= rate ratio (r + beta theta)
 //
-//   D = Delta / rows (+ decay * Theta on weights),  r = scale m / (sqrt(v correction) + eps),  beta: weight decay, on weights
+//   D = Delta / rows (+ decay * Theta on weights),  r = scale m / (sqrt(v correction) + eps)
+//   beta: weight decay, on weights
 //   scale = 1 / (1 - beta1^t), correction = 1 / (1 - beta2^t), from float64 on the host
 //
 //   constants (steps, width) REAL: row step[0] holds decay = lambda/n, and then
-//     lars  rate, mu, trust, weight_decay            lamb  rate, 1 - beta1, 1 - beta2, scale, correction, eps, weight_decay
+//     lars  rate, mu, trust, weight_decay
+//     lamb  rate, 1 - beta1, 1 - beta2, scale, correction, eps, weight_decay
 //   squares (layers, blocks) double: sums of Theta^2 over the weights before the step; written where decay is not 0.
-//   theta, velocity, m, v (P,) REAL; Delta REAL, padded (layers.cuh), is left as it was. partials (parts, 2, blocks), ratios (parts,) double.
-//   spans (layers, 7): layers.cuh.
+//   theta, velocity, m, v (P,) REAL; Delta REAL, padded (layers.cuh), is left as it was. partials (parts, 2, blocks),
+//   ratios (parts,) double. spans (layers, 7): layers.cuh.
 // Parts are numbered weights, biases of layer 0, weights, biases of layer 1, ...; a part is done by the blocks with
 // its number in blockIdx.y. Sums are taken in two stages and a fixed order: the same input gives the same bits.
 #include "layers.cuh"
 
-__device__ __forceinline__ Part part_of_block(const int64* spans) { return part_of_layer(spans, blockIdx.y / 2, blockIdx.y % 2 == 0); }
+__device__ __forceinline__ Part part_of_block(const int64* spans) {
+    return part_of_layer(spans, blockIdx.y / 2, blockIdx.y % 2 == 0);
+}
 
 // D of theta[i], whose Delta `walk` finds.
-__device__ __forceinline__ REAL part_gradient(const REAL* theta, const REAL* Delta, int64 i, const Part& part, const Walk& walk, REAL rows, REAL decay) {
+__device__ __forceinline__ REAL part_gradient(const REAL* theta, const REAL* Delta, int64 i, const Part& part,
+                                              const Walk& walk, REAL rows, REAL decay) {
     const REAL D = Delta[part.padded + place(walk, 0)] / rows;
     return decay != 0 && part.weights ? D + decay * theta[i] : D;
 }
 
 // The direction of a LAMB step at i, from the moments that belong to it.
-__device__ __forceinline__ REAL lamb_direction(REAL theta, REAL m, REAL v, REAL scale, REAL correction, REAL eps, REAL beta) {
+__device__ __forceinline__ REAL lamb_direction(REAL theta, REAL m, REAL v, REAL scale, REAL correction, REAL eps,
+                                               REAL beta) {
     return scale * (m / (sqrt(v * correction) + eps)) + beta * theta;
 }
 
 // This block's place in partials. Every thread of the block calls it.
-__device__ __forceinline__ void store_squares(double own, double other, double* partials, double* squares, bool weights) {
+__device__ __forceinline__ void store_squares(double own, double other, double* partials, double* squares,
+                                              bool weights) {
     __shared__ double own_of_warp[MAX_WARPS], other_of_warp[MAX_WARPS];
     own = block_sum(own, own_of_warp);
     other = block_sum(other, other_of_warp);
@@ -43,7 +51,9 @@ __device__ __forceinline__ void store_squares(double own, double other, double* 
     }
 }
 
-extern "C" __global__ void lars_norms(const REAL* theta, const REAL* Delta, const int64* spans, double* partials, double* squares, const REAL* constants, int64 width, const int64* step, REAL rows) {
+extern "C" __global__ void lars_norms(const REAL* theta, const REAL* Delta, const int64* spans, double* partials,
+                                      double* squares, const REAL* constants, int64 width, const int64* step,
+                                      REAL rows) {
     const REAL decay = constants[step[0] * width];
     const Part part = part_of_block(spans);
     double own = 0, other = 0;
@@ -57,10 +67,12 @@ extern "C" __global__ void lars_norms(const REAL* theta, const REAL* Delta, cons
     store_squares(own, other, partials, squares, decay != 0 && part.weights);
 }
 
-extern "C" __global__ void lamb_norms(const REAL* theta, const REAL* Delta, REAL* first_moment, REAL* second_moment, const int64* spans, double* partials, double* squares,
-                                      const REAL* constants, int64 width, const int64* step, REAL rows) {
+extern "C" __global__ void lamb_norms(const REAL* theta, const REAL* Delta, REAL* first_moment, REAL* second_moment,
+                                      const int64* spans, double* partials, double* squares, const REAL* constants,
+                                      int64 width, const int64* step, REAL rows) {
     const REAL* c = constants + step[0] * width;
-    const REAL decay = c[0], one_minus_beta1 = c[2], one_minus_beta2 = c[3], scale = c[4], correction = c[5], eps = c[6], weight_decay = c[7];
+    const REAL decay = c[0], one_minus_beta1 = c[2], one_minus_beta2 = c[3], scale = c[4], correction = c[5],
+               eps = c[6], weight_decay = c[7];
     const Part part = part_of_block(spans);
     const REAL beta = part.weights ? weight_decay : 0;
     double own = 0, other = 0;
@@ -79,9 +91,11 @@ extern "C" __global__ void lamb_norms(const REAL* theta, const REAL* Delta, REAL
     store_squares(own, other, partials, squares, decay != 0 && part.weights);
 }
 
-extern "C" __global__ void layer_ratios(double* ratios, const double* partials, int64 count, const REAL* constants, int64 width, const int64* step, int lars) {
+extern "C" __global__ void layer_ratios(double* ratios, const double* partials, int64 count, const REAL* constants,
+                                        int64 width, const int64* step, int lars) {
     const REAL* c = constants + step[0] * width;
-    const double trust = lars ? (double)c[3] : 1, weight_decay = lars ? (double)c[4] : 0;  // of lamb both are in the sums already
+    // of lamb both are in the sums already
+    const double trust = lars ? (double)c[3] : 1, weight_decay = lars ? (double)c[4] : 0;
     __shared__ double own_of_warp[MAX_WARPS], other_of_warp[MAX_WARPS];
     const double* sums = partials + 2 * (int64)blockIdx.x * count;
     double own = 0, other = 0;
@@ -99,7 +113,9 @@ extern "C" __global__ void layer_ratios(double* ratios, const double* partials, 
     }
 }
 
-extern "C" __global__ void lars_move(REAL* theta, const REAL* Delta, REAL* velocity, const int64* spans, const double* ratios, const REAL* constants, int64 width, const int64* step, REAL rows) {
+extern "C" __global__ void lars_move(REAL* theta, const REAL* Delta, REAL* velocity, const int64* spans,
+                                     const double* ratios, const REAL* constants, int64 width, const int64* step,
+                                     REAL rows) {
     const REAL* c = constants + step[0] * width;
     const REAL decay = c[0], rate = c[1], mu = c[2], weight_decay = c[4];
     const Part part = part_of_block(spans);
@@ -114,7 +130,9 @@ extern "C" __global__ void lars_move(REAL* theta, const REAL* Delta, REAL* veloc
     }
 }
 
-extern "C" __global__ void lamb_move(REAL* theta, const REAL* first_moment, const REAL* second_moment, const int64* spans, const double* ratios, const REAL* constants, int64 width, const int64* step) {
+extern "C" __global__ void lamb_move(REAL* theta, const REAL* first_moment, const REAL* second_moment,
+                                     const int64* spans, const double* ratios, const REAL* constants, int64 width,
+                                     const int64* step) {
     const REAL* c = constants + step[0] * width;
     const REAL rate = c[1], scale = c[4], correction = c[5], eps = c[6], weight_decay = c[7];
     const Part part = part_of_block(spans);

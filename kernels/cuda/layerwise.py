@@ -30,15 +30,28 @@ def layer_ratios_shape(layers: int) -> tuple[int]:
 class LayerwiseKernels:
     """The kernels of layerwise.cu on one device, for arrays of one dtype.
 
-    Arguments of both rules: theta and the state (P,) of the dtype, Delta padded; spans (layers, 7) int64 (layers.cuh); partials and ratios
-    as above, overwritten; squares (layers * REDUCTION_BLOCKS,) float64; constants (steps, width) of the dtype and step (1,)
-    int64 as in layerwise.cu; D = Delta / rows, plus decay * Theta on the weights. Moves theta and the state in place.
+    Arguments of both rules: theta and the state (P,) of the dtype, Delta padded; spans (layers, 7) int64 (layers.cuh);
+    partials and ratios as above, overwritten; squares (layers * REDUCTION_BLOCKS,) float64; constants (steps, width) of
+    the dtype and step (1,) int64 as in layerwise.cu; D = Delta / rows, plus decay * Theta on the weights. Moves theta
+    and the state in place.
     """
 
     def __init__(self, device: Launcher, kind: str) -> None:
         self._device, self._kind = device, kind
 
-    def lars(self, theta: Array, Delta: Array, velocity: Array, spans: Array, partials: Array, ratios: Array, squares: Array, constants: Array, step: Array, rows: int) -> None:
+    def lars(
+        self,
+        theta: Array,
+        Delta: Array,
+        velocity: Array,
+        spans: Array,
+        partials: Array,
+        ratios: Array,
+        squares: Array,
+        constants: Array,
+        step: Array,
+        rows: int,
+    ) -> None:
         """One LARS step; constants as in fastnn.optimizers.LARS."""
         grid = _checked(theta, (velocity,), spans, partials, ratios, squares)
         where = (constants, constants.shape[1], step)
@@ -46,7 +59,20 @@ class LayerwiseKernels:
         self._launch("layer_ratios", (grid[1],), ratios, partials, grid[0], *where, 1)
         self._launch("lars_move", grid, theta, Delta, velocity, spans, ratios, *where, rows)
 
-    def lamb(self, theta: Array, Delta: Array, m: Array, v: Array, spans: Array, partials: Array, ratios: Array, squares: Array, constants: Array, step: Array, rows: int) -> None:
+    def lamb(
+        self,
+        theta: Array,
+        Delta: Array,
+        m: Array,
+        v: Array,
+        spans: Array,
+        partials: Array,
+        ratios: Array,
+        squares: Array,
+        constants: Array,
+        step: Array,
+        rows: int,
+    ) -> None:
         """One LAMB step; scale = 1 / (1 - beta1^t), correction = 1 / (1 - beta2^t)."""
         grid = _checked(theta, (m, v), spans, partials, ratios, squares)
         where = (constants, constants.shape[1], step)
@@ -58,7 +84,9 @@ class LayerwiseKernels:
         self._device.launch(kernel, self._kind, grid, (THREADS,), arguments)
 
 
-def _checked(theta: Array, state: tuple[Array, ...], spans: Array, partials: Array, ratios: Array, squares: Array) -> tuple[int, int]:
+def _checked(
+    theta: Array, state: tuple[Array, ...], spans: Array, partials: Array, ratios: Array, squares: Array
+) -> tuple[int, int]:
     """The grid: blocks that stride over a part, and the parts.
 
     Raises

@@ -19,9 +19,9 @@
 //   order, step, constants (steps, width), totals: as in gather.cu, update.cu, finish_step; step[0] += steps.
 //   output: which cost, see OUTPUTS; `lanes` of each row there. rule: see RULES.
 //
-// Shared memory, as laid out in narrow.py: a^(l) with a column of ones, whose Delta is that of the biases. Weights, a and
-// delta have odd leading dimensions: whether the lanes of a warp go along a row or down a column of them, they meet 32
-// different banks. (In double two wavefronts of 16.) One block of at most 512 threads.
+// Shared memory, as laid out in narrow.py: a^(l) with a column of ones, whose Delta is that of the biases. Weights, a
+// and delta have odd leading dimensions: whether the lanes of a warp go along a row or down a column of them, they meet
+// 32 different banks. (In double two wavefronts of 16.) One block of at most 512 threads.
 #include "output.cuh"
 #include "rules.cuh"
 #include "tiles.cuh"
@@ -30,13 +30,19 @@
 #define DYNAMIC_SHARED(name) extern __shared__ REAL name[]
 #endif
 
-// Asks for memory that somebody will read later: it lies in the L2 cache then. Nothing waits for it, nothing hangs on it.
+// Asks for memory that somebody will read later: it lies in the L2 cache then. Nothing waits for it, nothing hangs on
+// it.
 #ifndef PREFETCH
 #define PREFETCH prefetch
 __device__ inline void prefetch(const void* p, int bytes) {
-#if __CUDA_ARCH__ >= 900  // one instruction for whole groups of 16 bytes: what lies before and behind them is in lines that are asked for as well, nearly always
-    const unsigned long long begin = ((unsigned long long)p + 15) / 16 * 16, end = ((unsigned long long)p + bytes) / 16 * 16;
-    if (begin < end) asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(begin), "r"((unsigned)(end - begin)) : "memory");
+#if __CUDA_ARCH__ >= 900
+    // One instruction for whole groups of 16 bytes: what lies before and behind them is in lines that are asked for as
+    // well, nearly always.
+    const unsigned long long begin = ((unsigned long long)p + 15) / 16 * 16;
+    const unsigned long long end = ((unsigned long long)p + bytes) / 16 * 16;
+    if (begin < end)
+        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(begin), "r"((unsigned)(end - begin))
+                     : "memory");
 #else
     for (int at = 0; at < bytes; at += 128) asm volatile("prefetch.global.L2 [%0];" ::"l"((const char*)p + at));
 #endif
@@ -47,7 +53,14 @@ __device__ inline void prefetch(const void* p, int bytes) {
 #define CONSTANTS 6    // of a rule, at most
 #define ON_THE_WAY 16  // numbers of a row of X that a lane fetches at once
 enum RULES { SGD = 0, MOMENTUM = 1, ADAM = 2 };
-enum OUTPUTS { SOFTMAX_CROSS_ENTROPY = 0, SIGMOID_CROSS_ENTROPY = 1, SQUARED_VALUES = 2, SQUARED_CLASSES = 3, SOFTMAX_SQUARED_VALUES = 4, SOFTMAX_SQUARED_CLASSES = 5 };
+enum OUTPUTS {
+    SOFTMAX_CROSS_ENTROPY = 0,
+    SIGMOID_CROSS_ENTROPY = 1,
+    SQUARED_VALUES = 2,
+    SQUARED_CLASSES = 3,
+    SOFTMAX_SQUARED_VALUES = 4,
+    SOFTMAX_SQUARED_CLASSES = 5
+};
 
 // One layer's weights, with what goes in, a (rows, n_in and a one), and what comes back, delta (rows, n_out).
 struct Layer {
@@ -57,8 +70,10 @@ struct Layer {
     REAL slope;
     Sharing forward, back, gradient;  // `back` makes this delta from that of the layer above
     __device__ Layer(const int64* row, REAL slope, REAL* shared)
-        : n_in((int)row[0]), n_out((int)row[1]), g((int)row[8]), weights_ld(n_in | 1), a_ld((n_in + 1) | 1), delta_ld(n_out | 1), weights_begin((int)row[2]), biases_begin((int)row[3]), weights(shared + row[4]),
-          biases(shared + row[5]), a(shared + row[6]), delta(shared + row[7]), slope(slope), forward{(int)row[9], (int)row[10]}, back{(int)row[11], (int)row[12]}, gradient{(int)row[13], (int)row[14]} {}
+        : n_in((int)row[0]), n_out((int)row[1]), g((int)row[8]), weights_ld(n_in | 1), a_ld((n_in + 1) | 1),
+          delta_ld(n_out | 1), weights_begin((int)row[2]), biases_begin((int)row[3]), weights(shared + row[4]),
+          biases(shared + row[5]), a(shared + row[6]), delta(shared + row[7]), slope(slope),
+          forward{(int)row[9], (int)row[10]}, back{(int)row[11], (int)row[12]}, gradient{(int)row[13], (int)row[14]} {}
 };
 
 struct Net {
@@ -93,8 +108,8 @@ struct State {
     REAL first, second;
 };
 
-// a^(0) of m rows from order[begin] on, a row by each warp. So many numbers of a lane are on their way at once: one at a time
-// would wait for memory for each.
+// a^(0) of m rows from order[begin] on, a row by each warp. So many numbers of a lane are on their way at once: one at
+// a time would wait for memory for each.
 template <class T>
 __device__ __forceinline__ void fetch_rows(const Data& data, const T* X, const Layer& first, int64 begin, int m) {
     for (int i = threadIdx.x / WARP; i < m; i += blockDim.x / WARP) {
@@ -106,7 +121,8 @@ __device__ __forceinline__ void fetch_rows(const Data& data, const T* X, const L
             for (int k = 0; k < ON_THE_WAY; ++k)
                 if (there && column + k * WARP < first.n_in) x.of[k] = from[column + k * WARP];
             for (int k = 0; k < ON_THE_WAY; ++k)
-                if (column + k * WARP < first.n_in) first.a[i * first.a_ld + column + k * WARP] = there ? data.scale * widen(x.of[k]) : NOT_A_NUMBER;
+                if (column + k * WARP < first.n_in)
+                    first.a[i * first.a_ld + column + k * WARP] = there ? data.scale * widen(x.of[k]) : NOT_A_NUMBER;
         }
     }
 }
@@ -120,23 +136,32 @@ __device__ __forceinline__ void ask_for_rows(const Data& data, const T* X, int n
     }
 }
 
-// a^(l+1) = g(a Theta^T + b); of the last layer a Theta^T alone, where delta^(L) will be. Lanes go along the rows of the
-// batch, here and in `back`: there are more of them than units.
+// a^(l+1) = g(a Theta^T + b); of the last layer a Theta^T alone, where delta^(L) will be. Lanes go along the rows of
+// the batch, here and in `back`: there are more of them than units.
 __device__ __forceinline__ void forward(const Net& net, int l, int m) {
     const Layer of = net.layer(l);
     const bool last = l + 1 == net.count;
     const Layer next = net.layer(last ? l : l + 1);
     REAL* target = last ? of.delta : next.a;
     const int ld = last ? of.delta_ld : next.a_ld;
-    products(of.forward, of.weights, of.weights_ld, 1, of.a, of.a_ld, 1, of.n_out, m, of.n_in, [](int, int) { return Nothing{}; },
-             [&](int j, int i, REAL z, Nothing) { target[i * ld + j] = last ? z : value_of(of.g, of.slope, z + of.biases[j]); });
+    products(
+        of.forward, of.weights, of.weights_ld, 1, of.a, of.a_ld, 1, of.n_out, m, of.n_in,
+        [](int, int) { return Nothing{}; },
+        [&](int j, int i, REAL z, Nothing) {
+            target[i * ld + j] = last ? z : value_of(of.g, of.slope, z + of.biases[j]);
+        });
 }
 
 // delta of layer l's weights from that of the weights above them: (delta Theta) * g'(z).
 __device__ __forceinline__ void back(const Net& net, int l, int m) {
     const Layer below = net.layer(l), above = net.layer(l + 1);
-    products(below.back, above.weights, 1, above.weights_ld, above.delta, above.delta_ld, 1, above.n_in, m, above.n_out, [](int, int) { return Nothing{}; },
-             [&](int k, int i, REAL sum, Nothing) { below.delta[i * below.delta_ld + k] = sum * derivative_from(below.g, below.slope, above.a[i * above.a_ld + k]); });
+    products(
+        below.back, above.weights, 1, above.weights_ld, above.delta, above.delta_ld, 1, above.n_in, m, above.n_out,
+        [](int, int) { return Nothing{}; },
+        [&](int k, int i, REAL sum, Nothing) {
+            below.delta[i * below.delta_ld + k] =
+                sum * derivative_from(below.g, below.slope, above.a[i * above.a_ld + k]);
+        });
 }
 
 // The cost, the hits and delta^(L) of m rows.
@@ -147,17 +172,23 @@ __device__ __forceinline__ Sums costs(const Data& data, const Layer& last, int64
     REAL* delta = last.delta;
     switch (data.output) {
         case SOFTMAX_CROSS_ENTROPY:
-            return softmax_cross_entropy(classes, z, last.delta_ld, b, delta, last.delta_ld, data.order, begin, m, last.n_out, data.available, data.lanes);
+            return softmax_cross_entropy(classes, z, last.delta_ld, b, delta, last.delta_ld, data.order, begin, m,
+                                         last.n_out, data.available, data.lanes);
         case SIGMOID_CROSS_ENTROPY:
-            return sigmoid_cross_entropy(values, z, last.delta_ld, b, delta, last.delta_ld, data.order, begin, m, last.n_out, data.available, data.lanes);
+            return sigmoid_cross_entropy(values, z, last.delta_ld, b, delta, last.delta_ld, data.order, begin, m,
+                                         last.n_out, data.available, data.lanes);
         case SQUARED_VALUES:
-            return squared_error(values, z, last.delta_ld, b, delta, last.delta_ld, last.g, last.slope, data.order, begin, m, last.n_out, data.available, data.lanes);
+            return squared_error(values, z, last.delta_ld, b, delta, last.delta_ld, last.g, last.slope, data.order,
+                                 begin, m, last.n_out, data.available, data.lanes);
         case SQUARED_CLASSES:
-            return squared_error(classes, z, last.delta_ld, b, delta, last.delta_ld, last.g, last.slope, data.order, begin, m, last.n_out, data.available, data.lanes);
+            return squared_error(classes, z, last.delta_ld, b, delta, last.delta_ld, last.g, last.slope, data.order,
+                                 begin, m, last.n_out, data.available, data.lanes);
         case SOFTMAX_SQUARED_VALUES:
-            return softmax_squared(values, z, last.delta_ld, b, delta, last.delta_ld, data.order, begin, m, last.n_out, data.available, data.lanes);
+            return softmax_squared(values, z, last.delta_ld, b, delta, last.delta_ld, data.order, begin, m, last.n_out,
+                                   data.available, data.lanes);
         default:
-            return softmax_squared(classes, z, last.delta_ld, b, delta, last.delta_ld, data.order, begin, m, last.n_out, data.available, data.lanes);
+            return softmax_squared(classes, z, last.delta_ld, b, delta, last.delta_ld, data.order, begin, m, last.n_out,
+                                   data.available, data.lanes);
     }
 }
 
@@ -169,34 +200,37 @@ __device__ __forceinline__ State state_of(const Moves& moves, int at) {
     return state;
 }
 
-// Delta (+)= delta^T a of one layer and m rows; with the last rows of a step its parameters move by the rule. Returns the sum
-// of squares of its weights before, if they decay: of each thread's in REAL, which are few.
+// Delta (+)= delta^T a of one layer and m rows; with the last rows of a step its parameters move by the rule. Returns
+// the sum of squares of its weights before, if they decay: of each thread's in REAL, which are few.
 template <class Rule>
 __device__ __forceinline__ REAL gradient(const Layer& of, const Moves& moves, int m, bool begins, bool ends) {
     const Rule rule(moves.constants.of);
     const REAL decay = moves.constants.of[0];
     const bool whole = begins && ends;
     REAL squares = 0;
-    const auto place = [&](int j, int k) { return k < of.n_in ? of.weights_begin + j * of.n_in + k : of.biases_begin + j; };
+    const auto place = [&](int j, int k) {
+        return k < of.n_in ? of.weights_begin + j * of.n_in + k : of.biases_begin + j;
+    };
     const auto ahead = [&](int j, int k) { return ends ? state_of<Rule>(moves, place(j, k)) : State{}; };
-    products(of.gradient, of.delta, 1, of.delta_ld, of.a, 1, of.a_ld, of.n_out, of.n_in + 1, m, ahead, [&](int j, int k, REAL sum, State state) {
-        const int at = place(j, k);
-        if (!whole) {  // one question, not two for each parameter
-            if (!begins) sum += moves.Delta[at];
-            if (!ends) {
-                moves.Delta[at] = sum;
-                return;
-            }
-        }
-        const bool decays = decay != 0 && k < of.n_in;
-        REAL* theta = k < of.n_in ? of.weights + j * of.weights_ld + k : of.biases + j;
-        const REAL old = *theta;
-        REAL D = sum * moves.per_row;
-        if (decays) D += decay * old, squares += old * old;
-        *theta = rule(old, D, state.first, state.second);
-        if (Rule::STATES > 0) moves.first[at] = state.first;
-        if (Rule::STATES > 1) moves.second[at] = state.second;
-    });
+    products(of.gradient, of.delta, 1, of.delta_ld, of.a, 1, of.a_ld, of.n_out, of.n_in + 1, m, ahead,
+             [&](int j, int k, REAL sum, State state) {
+                 const int at = place(j, k);
+                 if (!whole) {  // one question, not two for each parameter
+                     if (!begins) sum += moves.Delta[at];
+                     if (!ends) {
+                         moves.Delta[at] = sum;
+                         return;
+                     }
+                 }
+                 const bool decays = decay != 0 && k < of.n_in;
+                 REAL* theta = k < of.n_in ? of.weights + j * of.weights_ld + k : of.biases + j;
+                 const REAL old = *theta;
+                 REAL D = sum * moves.per_row;
+                 if (decays) D += decay * old, squares += old * old;
+                 *theta = rule(old, D, state.first, state.second);
+                 if (Rule::STATES > 0) moves.first[at] = state.first;
+                 if (Rule::STATES > 1) moves.second[at] = state.second;
+             });
     return squares;
 }
 
@@ -208,7 +242,8 @@ __device__ __forceinline__ double gradients(const Net& net, const Moves& moves, 
 }
 
 // m rows from order[begin] on, all the way, and those that follow are asked for. Adds to the thread's cost and hits.
-__device__ __forceinline__ void part_of_step(const Net& net, const Data& data, const Moves& moves, int64 begin, int m, int64 next_begin, int next_m, bool begins, bool ends, Sums* sums) {
+__device__ __forceinline__ void part_of_step(const Net& net, const Data& data, const Moves& moves, int64 begin, int m,
+                                             int64 next_begin, int next_m, bool begins, bool ends, Sums* sums) {
     if (data.from_bytes)
         fetch_rows(data, data.bytes, net.layer(0), begin, m);
     else
@@ -240,16 +275,21 @@ __device__ __forceinline__ void part_of_step(const Net& net, const Data& data, c
     block_barrier();
 }
 
-__device__ __forceinline__ Sums train(const Net& net, const Data& data, Moves moves, const REAL* constants, int64 width, int64 first, int64 steps, int64 batch, int64 part) {
+__device__ __forceinline__ Sums train(const Net& net, const Data& data, Moves moves, const REAL* constants, int64 width,
+                                      int64 first, int64 steps, int64 batch, int64 part) {
     Sums sums = {0, 0};
     const int64 rows = (int64)moves.rows;
     for (int64 s = first; s < first + steps; ++s) {
-        for (int k = 0; k < CONSTANTS; ++k) moves.constants.of[k] = k < width ? constants[s * width + k] : 0;  // so many always: then they stay in registers
+        // so many always: then they stay in registers
+        for (int k = 0; k < CONSTANTS; ++k) moves.constants.of[k] = k < width ? constants[s * width + k] : 0;
         for (int64 offset = 0; offset < rows; offset += part) {
             const int64 left = rows - offset;
             const bool ends = left <= part;
-            const int64 next = ends ? (s + 1 < first + steps ? rows : 0) : left - part;  // rows that follow; behind the last step none
-            part_of_step(net, data, moves, s * batch + offset, (int)(ends ? left : part), ends ? (s + 1) * batch : s * batch + offset + part, (int)(next < part ? next : part), offset == 0, ends, &sums);
+            // rows that follow; behind the last step none
+            const int64 next = ends ? (s + 1 < first + steps ? rows : 0) : left - part;
+            part_of_step(net, data, moves, s * batch + offset, (int)(ends ? left : part),
+                         ends ? (s + 1) * batch : s * batch + offset + part, (int)(next < part ? next : part),
+                         offset == 0, ends, &sums);
         }
     }
     return sums;
@@ -259,7 +299,8 @@ __device__ __forceinline__ Sums train(const Net& net, const Data& data, Moves mo
 __device__ __forceinline__ void load_parameters(const Net& net, const REAL* theta, int part) {
     for (int l = 0; l < net.count; ++l) {
         const Layer of = net.layer(l);
-        for (int k = threadIdx.x; k < of.n_in * of.n_out; k += blockDim.x) of.weights[k / of.n_in * of.weights_ld + k % of.n_in] = theta[of.weights_begin + k];
+        for (int k = threadIdx.x; k < of.n_in * of.n_out; k += blockDim.x)
+            of.weights[k / of.n_in * of.weights_ld + k % of.n_in] = theta[of.weights_begin + k];
         for (int k = threadIdx.x; k < of.n_out; k += blockDim.x) of.biases[k] = theta[of.biases_begin + k];
         for (int k = threadIdx.x; k < part; k += blockDim.x) of.a[k * of.a_ld + of.n_in] = 1;
     }
@@ -268,14 +309,17 @@ __device__ __forceinline__ void load_parameters(const Net& net, const REAL* thet
 __device__ __forceinline__ void store_parameters(const Net& net, REAL* theta) {
     for (int l = 0; l < net.count; ++l) {
         const Layer of = net.layer(l);
-        for (int k = threadIdx.x; k < of.n_in * of.n_out; k += blockDim.x) theta[of.weights_begin + k] = of.weights[k / of.n_in * of.weights_ld + k % of.n_in];
+        for (int k = threadIdx.x; k < of.n_in * of.n_out; k += blockDim.x)
+            theta[of.weights_begin + k] = of.weights[k / of.n_in * of.weights_ld + k % of.n_in];
         for (int k = threadIdx.x; k < of.n_out; k += blockDim.x) theta[of.biases_begin + k] = of.biases[k];
     }
 }
 
-extern "C" __global__ void __launch_bounds__(512) narrow_steps(REAL* theta, REAL* Delta, REAL* first, REAL* second, const REAL* X, const uint8* bytes, int from_bytes, REAL scale, const int64* classes, const REAL* values,
-    int64 available, const int64* table, const REAL* slopes, int layers, const int64* order, int64* step, const REAL* constants, int64 width, double* totals, int64 steps, int64 batch, int64 rows, int64 part, int rule, int output,
-    int lanes) {
+extern "C" __global__ void __launch_bounds__(512)
+    narrow_steps(REAL* theta, REAL* Delta, REAL* first, REAL* second, const REAL* X, const uint8* bytes, int from_bytes,
+                 REAL scale, const int64* classes, const REAL* values, int64 available, const int64* table,
+                 const REAL* slopes, int layers, const int64* order, int64* step, const REAL* constants, int64 width,
+                 double* totals, int64 steps, int64 batch, int64 rows, int64 part, int rule, int output, int lanes) {
     __shared__ double cost_of_warp[MAX_WARPS], hits_of_warp[MAX_WARPS];
     DYNAMIC_SHARED(memory);
     const Net net = {table, slopes, memory, layers};

@@ -29,32 +29,60 @@ __device__ __forceinline__ void store_sums(Sums sums, double* partials, int accu
     }
 }
 
-extern "C" __global__ void output_softmax_cross_entropy(const STORE* z, int64 z_ld, const REAL* b, STORE* delta, int64 delta_ld, const int64* y, const int64* order, const int64* step, double* partials, int64 batch, int64 offset, int64 rows,
-    int64 cols, int64 available, int lanes, int accumulate) {
-    store_sums(softmax_cross_entropy(Classes{y}, z, z_ld, b, delta, delta_ld, order, step[0] * batch + offset, rows, cols, available, lanes), partials, accumulate);
+extern "C" __global__ void output_softmax_cross_entropy(const STORE* z, int64 z_ld, const REAL* b, STORE* delta,
+                                                        int64 delta_ld, const int64* y, const int64* order,
+                                                        const int64* step, double* partials, int64 batch, int64 offset,
+                                                        int64 rows, int64 cols, int64 available, int lanes,
+                                                        int accumulate) {
+    store_sums(softmax_cross_entropy(Classes{y}, z, z_ld, b, delta, delta_ld, order, step[0] * batch + offset, rows,
+                                     cols, available, lanes),
+               partials, accumulate);
 }
 
-extern "C" __global__ void output_sigmoid_cross_entropy(const STORE* z, int64 z_ld, const REAL* b, STORE* delta, int64 delta_ld, const REAL* y, const int64* order, const int64* step, double* partials, int64 batch, int64 offset, int64 rows,
-    int64 cols, int64 available, int lanes, int accumulate) {
-    store_sums(sigmoid_cross_entropy(Values{y}, z, z_ld, b, delta, delta_ld, order, step[0] * batch + offset, rows, cols, available, lanes), partials, accumulate);
+extern "C" __global__ void output_sigmoid_cross_entropy(const STORE* z, int64 z_ld, const REAL* b, STORE* delta,
+                                                        int64 delta_ld, const REAL* y, const int64* order,
+                                                        const int64* step, double* partials, int64 batch, int64 offset,
+                                                        int64 rows, int64 cols, int64 available, int lanes,
+                                                        int accumulate) {
+    store_sums(sigmoid_cross_entropy(Values{y}, z, z_ld, b, delta, delta_ld, order, step[0] * batch + offset, rows,
+                                     cols, available, lanes),
+               partials, accumulate);
 }
 
-extern "C" __global__ void output_squared_values(const STORE* z, int64 z_ld, const REAL* b, STORE* delta, int64 delta_ld, const REAL* y, int g, REAL slope, const int64* order, const int64* step, double* partials, int64 batch, int64 offset, int64 rows,
-    int64 cols, int64 available, int lanes, int accumulate) {
-    store_sums(squared_error(Values{y}, z, z_ld, b, delta, delta_ld, g, slope, order, step[0] * batch + offset, rows, cols, available, lanes), partials, accumulate);
+extern "C" __global__ void output_squared_values(const STORE* z, int64 z_ld, const REAL* b, STORE* delta,
+                                                 int64 delta_ld, const REAL* y, int g, REAL slope, const int64* order,
+                                                 const int64* step, double* partials, int64 batch, int64 offset,
+                                                 int64 rows, int64 cols, int64 available, int lanes, int accumulate) {
+    store_sums(squared_error(Values{y}, z, z_ld, b, delta, delta_ld, g, slope, order, step[0] * batch + offset, rows,
+                             cols, available, lanes),
+               partials, accumulate);
 }
 
-extern "C" __global__ void output_squared_classes(const STORE* z, int64 z_ld, const REAL* b, STORE* delta, int64 delta_ld, const int64* y, int g, REAL slope, const int64* order, const int64* step, double* partials, int64 batch, int64 offset, int64 rows,
-    int64 cols, int64 available, int lanes, int accumulate) {
-    store_sums(squared_error(Classes{y}, z, z_ld, b, delta, delta_ld, g, slope, order, step[0] * batch + offset, rows, cols, available, lanes), partials, accumulate);
+extern "C" __global__ void output_squared_classes(const STORE* z, int64 z_ld, const REAL* b, STORE* delta,
+                                                  int64 delta_ld, const int64* y, int g, REAL slope, const int64* order,
+                                                  const int64* step, double* partials, int64 batch, int64 offset,
+                                                  int64 rows, int64 cols, int64 available, int lanes, int accumulate) {
+    store_sums(squared_error(Classes{y}, z, z_ld, b, delta, delta_ld, g, slope, order, step[0] * batch + offset, rows,
+                             cols, available, lanes),
+               partials, accumulate);
 }
 
-extern "C" __global__ void output_softmax_squared_values(const STORE* z, int64 z_ld, const REAL* b, STORE* delta, int64 delta_ld, const REAL* y, const int64* order, const int64* step, double* partials, int64 batch, int64 offset, int64 rows,
-    int64 cols, int64 available, int lanes, int accumulate) {
-    store_sums(softmax_squared(Values{y}, z, z_ld, b, delta, delta_ld, order, step[0] * batch + offset, rows, cols, available, lanes), partials, accumulate);
+extern "C" __global__ void output_softmax_squared_values(const STORE* z, int64 z_ld, const REAL* b, STORE* delta,
+                                                         int64 delta_ld, const REAL* y, const int64* order,
+                                                         const int64* step, double* partials, int64 batch, int64 offset,
+                                                         int64 rows, int64 cols, int64 available, int lanes,
+                                                         int accumulate) {
+    store_sums(softmax_squared(Values{y}, z, z_ld, b, delta, delta_ld, order, step[0] * batch + offset, rows, cols,
+                               available, lanes),
+               partials, accumulate);
 }
 
-extern "C" __global__ void output_softmax_squared_classes(const STORE* z, int64 z_ld, const REAL* b, STORE* delta, int64 delta_ld, const int64* y, const int64* order, const int64* step, double* partials, int64 batch, int64 offset, int64 rows,
-    int64 cols, int64 available, int lanes, int accumulate) {
-    store_sums(softmax_squared(Classes{y}, z, z_ld, b, delta, delta_ld, order, step[0] * batch + offset, rows, cols, available, lanes), partials, accumulate);
+extern "C" __global__ void output_softmax_squared_classes(const STORE* z, int64 z_ld, const REAL* b, STORE* delta,
+                                                          int64 delta_ld, const int64* y, const int64* order,
+                                                          const int64* step, double* partials, int64 batch,
+                                                          int64 offset, int64 rows, int64 cols, int64 available,
+                                                          int lanes, int accumulate) {
+    store_sums(softmax_squared(Classes{y}, z, z_ld, b, delta, delta_ld, order, step[0] * batch + offset, rows, cols,
+                               available, lanes),
+               partials, accumulate);
 }

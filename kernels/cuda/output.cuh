@@ -1,4 +1,5 @@
-// What a training step needs of the output layer, row by row: cost, hits and delta^(L) from z before its bias (output.cu says which).
+// What a training step needs of the output layer, row by row: cost, hits and delta^(L) from z before its bias
+// (output.cu says which).
 //
 // A row is done by `lanes` neighbouring lanes of a warp, a power of two: few for few columns. All threads take
 // every turn of the loop over rows, because a shuffle needs the whole warp; a row beyond the end has no columns.
@@ -28,9 +29,11 @@ struct Values {
     __device__ bool hit(const REAL*, int64) const { return false; }
 };
 
-// Calls body(i, cols of row i, targets of row i, lane) for the rows of this group of lanes, the same number of times in each.
+// Calls body(i, cols of row i, targets of row i, lane) for the rows of this group of lanes, the same number of times in
+// each.
 template <class Targets, class Body>
-__device__ __forceinline__ void for_rows(const Targets& targets, const int64* order, int64 first, int64 rows, int64 cols, int64 available, int lanes, const Body& body) {
+__device__ __forceinline__ void for_rows(const Targets& targets, const int64* order, int64 first, int64 rows,
+                                         int64 cols, int64 available, int lanes, const Body& body) {
     const int64 per_block = blockDim.x / lanes;
     for (int64 base = blockIdx.x * per_block; base < rows; base += gridDim.x * per_block) {
         const int64 i = base + threadIdx.x / lanes;
@@ -42,7 +45,8 @@ __device__ __forceinline__ void for_rows(const Targets& targets, const int64* or
 
 // Largest of z + b in the row, and the sum of e^(z + b - top), in every lane of the group.
 template <class T>
-__device__ __forceinline__ void softmax_constants(const T* z, const REAL* b, int64 n, int lane, int lanes, REAL* top, REAL* sum) {
+__device__ __forceinline__ void softmax_constants(const T* z, const REAL* b, int64 n, int lane, int lanes, REAL* top,
+                                                  REAL* sum) {
     REAL largest = -INFINITE, total = 0;
     for (int64 j = lane; j < n; j += lanes) largest = fmax(largest, widen(z[j]) + b[j]);
     largest = group_max(largest, lanes);
@@ -52,7 +56,9 @@ __device__ __forceinline__ void softmax_constants(const T* z, const REAL* b, int
 }
 
 template <class T>
-__device__ __forceinline__ Sums softmax_cross_entropy(const Classes& y, const T* z, int64 z_ld, const REAL* b, T* delta, int64 delta_ld, const int64* order, int64 first, int64 rows, int64 cols, int64 available, int lanes) {
+__device__ __forceinline__ Sums softmax_cross_entropy(const Classes& y, const T* z, int64 z_ld, const REAL* b, T* delta,
+                                                      int64 delta_ld, const int64* order, int64 first, int64 rows,
+                                                      int64 cols, int64 available, int lanes) {
     double cost = 0, hits = 0;
     for_rows(y, order, first, rows, cols, available, lanes, [&](int64 i, int64 n, int64 chosen, int lane) {
         const T* row = z + i * z_ld;
@@ -76,7 +82,9 @@ __device__ __forceinline__ Sums softmax_cross_entropy(const Classes& y, const T*
 }
 
 template <class T>
-__device__ __forceinline__ Sums sigmoid_cross_entropy(const Values& y, const T* z, int64 z_ld, const REAL* b, T* delta, int64 delta_ld, const int64* order, int64 first, int64 rows, int64 cols, int64 available, int lanes) {
+__device__ __forceinline__ Sums sigmoid_cross_entropy(const Values& y, const T* z, int64 z_ld, const REAL* b, T* delta,
+                                                      int64 delta_ld, const int64* order, int64 first, int64 rows,
+                                                      int64 cols, int64 available, int lanes) {
     const REAL half = (REAL)0.5;
     double cost = 0, hits = 0;
     for_rows(y, order, first, rows, cols, available, lanes, [&](int64 i, int64 n, const REAL* targets, int lane) {
@@ -95,7 +103,9 @@ __device__ __forceinline__ Sums sigmoid_cross_entropy(const Values& y, const T* 
 }
 
 template <class Targets, class T>
-__device__ __forceinline__ Sums squared_error(const Targets& y, const T* z, int64 z_ld, const REAL* b, T* delta, int64 delta_ld, int g, REAL slope, const int64* order, int64 first, int64 rows, int64 cols, int64 available, int lanes) {
+__device__ __forceinline__ Sums squared_error(const Targets& y, const T* z, int64 z_ld, const REAL* b, T* delta,
+                                              int64 delta_ld, int g, REAL slope, const int64* order, int64 first,
+                                              int64 rows, int64 cols, int64 available, int lanes) {
     double cost = 0, hits = 0;
     for_rows(y, order, first, rows, cols, available, lanes, [&](int64 i, int64 n, auto target, int lane) {
         REAL best = -INFINITE;
@@ -116,7 +126,9 @@ __device__ __forceinline__ Sums squared_error(const Targets& y, const T* z, int6
 }
 
 template <class Targets, class T>
-__device__ __forceinline__ Sums softmax_squared(const Targets& y, const T* z, int64 z_ld, const REAL* b, T* delta, int64 delta_ld, const int64* order, int64 first, int64 rows, int64 cols, int64 available, int lanes) {
+__device__ __forceinline__ Sums softmax_squared(const Targets& y, const T* z, int64 z_ld, const REAL* b, T* delta,
+                                                int64 delta_ld, const int64* order, int64 first, int64 rows, int64 cols,
+                                                int64 available, int lanes) {
     double cost = 0, hits = 0;
     for_rows(y, order, first, rows, cols, available, lanes, [&](int64 i, int64 n, auto target, int lane) {
         const T* row = z + i * z_ld;

@@ -32,10 +32,13 @@ extern "C" __global__ void add_partials(double* totals, const double* partials, 
     if (threadIdx.x == 0) totals[blockIdx.x] += scale * sum;
 }
 
-// totals[0] += sum of partials[0, :] + rows / 2 * lambda/n * sum of squares;  totals[1] += sum of partials[1, :];  step[0] += 1.
-// partials (2, stride) double, of which `count` columns are used; squares (square_count,) double: sums of Theta^2, without biases, from before the update.
-// constants: the row of the step begins with lambda/n (update.cu). One block.
-extern "C" __global__ void finish_step(double* totals, int64* step, const double* partials, int64 stride, int64 count, const double* squares, int64 square_count, const REAL* constants, int64 width, int64 rows) {
+// totals[0] += sum of partials[0, :] + rows / 2 * lambda/n * sum of squares;  totals[1] += sum of partials[1, :];
+// step[0] += 1. partials (2, stride) double, of which `count` columns are used; squares (square_count,) double: sums of
+// Theta^2, without biases, from before the update. constants: the row of the step begins with lambda/n (update.cu). One
+// block.
+extern "C" __global__ void finish_step(double* totals, int64* step, const double* partials, int64 stride, int64 count,
+                                       const double* squares, int64 square_count, const REAL* constants, int64 width,
+                                       int64 rows) {
     __shared__ double cost_of_warp[MAX_WARPS], hits_of_warp[MAX_WARPS], squares_of_warp[MAX_WARPS];
     const double decay = constants[step[0] * width];
     double cost = 0, hits = 0, sum = 0;

@@ -1,6 +1,7 @@
 // The optimizers' rules for one parameter: its new value from its gradient D; the state moves in place. See update.cu.
 //
-// constants: a row of the step, of which [0] is decay and the others the rule's numbers. STATES: how many vectors the state is.
+// constants: a row of the step, of which [0] is decay and the others the rule's numbers. STATES: how many vectors the
+// state is.
 #pragma once
 #include "common.cuh"
 
@@ -24,7 +25,8 @@ struct Momentum {
 struct Adam {
     static constexpr int STATES = 2;
     REAL rate, one_minus_beta1, one_minus_beta2, correction, eps;
-    __device__ Adam(const REAL* c) : rate(c[1]), one_minus_beta1(c[2]), one_minus_beta2(c[3]), correction(c[4]), eps(c[5]) {}
+    __device__ Adam(const REAL* c)
+        : rate(c[1]), one_minus_beta1(c[2]), one_minus_beta2(c[3]), correction(c[4]), eps(c[5]) {}
     __device__ REAL operator()(REAL theta, REAL D, REAL& m, REAL& v) const {
         m += one_minus_beta1 * (D - m);
         v += one_minus_beta2 * (D * D - v);

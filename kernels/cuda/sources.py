@@ -15,9 +15,24 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["BITS_OF_BFLOAT16", "KINDS", "Kernel", "Parameter", "bind", "files", "kernels", "options", "read", "real", "rows_apart", "store", "text"]
+__all__ = [
+    "BITS_OF_BFLOAT16",
+    "KINDS",
+    "Kernel",
+    "Parameter",
+    "bind",
+    "files",
+    "kernels",
+    "options",
+    "read",
+    "real",
+    "rows_apart",
+    "store",
+    "text",
+]
 
-# The forms in which kernels are compiled: (REAL, in which they compute; STORE, in which activations, deltas and copies of weights lie).
+# The forms in which kernels are compiled: (REAL, in which they compute; STORE, in which activations, deltas and copies
+# of weights lie).
 KINDS = {"float32": ("float", "float"), "float64": ("double", "double"), "bfloat16": ("float", "bf16")}
 # NumPy has no bfloat16: such numbers are handled as their bits.
 BITS_OF_BFLOAT16 = np.dtype(np.uint16)
@@ -29,7 +44,9 @@ _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
 
 @dataclass(frozen=True)
 class Parameter:
-    """One argument of a kernel: `type` is REAL, STORE, double, int64, int or uint8; `pointer` says it is an array, `const` that it is only read."""
+    """One argument of a kernel: `type` is REAL, STORE, double, int64, int or uint8; `pointer` says it is an array,
+    `const` that it is only read.
+    """
 
     name: str
     type: str
@@ -40,7 +57,11 @@ class Parameter:
         """The NumPy dtype of the argument, or of the array's elements, in this kind of kernel."""
         if self.type == "STORE":
             return store(kind)
-        return real(kind) if self.type == "REAL" else np.dtype({"double": np.float64, "int64": np.int64, "int": np.int32, "uint8": np.uint8}[self.type])
+        return (
+            real(kind)
+            if self.type == "REAL"
+            else np.dtype({"double": np.float64, "int64": np.int64, "int": np.int32, "uint8": np.uint8}[self.type])
+        )
 
 
 @dataclass(frozen=True)
@@ -109,7 +130,10 @@ def kernels() -> dict[str, Kernel]:
 def _parameter(file: str, kernel: str, declaration: str) -> Parameter:
     match = _PARAMETER.fullmatch(declaration.strip())
     if match is None:
-        raise SyntaxError(f"{file}: kernel {kernel} takes {declaration.strip()!r}; REAL, STORE, double, int64, int and uint8, and pointers to them, are known")
+        raise SyntaxError(
+            f"{file}: kernel {kernel} takes {declaration.strip()!r}; REAL, STORE, double, int64, int and uint8, and "
+            "pointers to them, are known"
+        )
     return Parameter(match[4], match[2], bool(match[3]), bool(match[1]))
 
 
@@ -143,7 +167,10 @@ def bind(kernel: Kernel, kind: str, arguments: Sequence[Any], is_array: Callable
     if len(arguments) != len(kernel.parameters):
         raise TypeError(f"kernel {kernel.name} takes {len(kernel.parameters)} arguments, got {len(arguments)}")
     given = {p.name: value for p, value in zip(kernel.parameters, arguments, strict=True)}
-    return [_argument(kernel.name, p, p.dtype(kind), given[p.name], given.get(f"{p.name}_ld"), is_array) for p in kernel.parameters]
+    return [
+        _argument(kernel.name, p, p.dtype(kind), given[p.name], given.get(f"{p.name}_ld"), is_array)
+        for p in kernel.parameters
+    ]
 
 
 def rows_apart(x: Any, ld: int) -> bool:
@@ -153,16 +180,32 @@ def rows_apart(x: Any, ld: int) -> bool:
     return ld >= x.shape[1] and (x.shape[0] <= 1 or x.strides[0] == ld * x.itemsize)
 
 
-def _argument(kernel: str, parameter: Parameter, dtype: np.dtype[Any], value: Any, ld: int | None, is_array: Callable[[object], bool]) -> Any:
+def _argument(
+    kernel: str,
+    parameter: Parameter,
+    dtype: np.dtype[Any],
+    value: Any,
+    ld: int | None,
+    is_array: Callable[[object], bool],
+) -> Any:
     if not parameter.pointer:
         return dtype.type(value)
     if not is_array(value):
-        raise TypeError(f"kernel {kernel}: {parameter.name} must be an array on the device, got {type(value).__module__}.{type(value).__name__}")
+        raise TypeError(
+            f"kernel {kernel}: {parameter.name} must be an array on the device, got "
+            f"{type(value).__module__}.{type(value).__name__}"
+        )
     if value.dtype != dtype:
         raise TypeError(f"kernel {kernel}: {parameter.name} must be {dtype}, got {value.dtype}")
     if ld is not None:
         if not rows_apart(value, ld):
-            raise ValueError(f"kernel {kernel}: {parameter.name} must have its rows {ld} elements apart, got shape {tuple(value.shape)} with strides {value.strides}")
+            raise ValueError(
+                f"kernel {kernel}: {parameter.name} must have its rows {ld} elements apart, got shape "
+                f"{tuple(value.shape)} with strides {value.strides}"
+            )
     elif not value.flags.c_contiguous:
-        raise ValueError(f"kernel {kernel}: {parameter.name} must be C-contiguous, got shape {tuple(value.shape)} with strides {value.strides}")
+        raise ValueError(
+            f"kernel {kernel}: {parameter.name} must be C-contiguous, got shape {tuple(value.shape)} with strides "
+            f"{value.strides}"
+        )
     return value

@@ -4,8 +4,8 @@ A launch may be recorded in a graph and repeated, so what changes from step to s
 `step` (1,) int64, the number of steps since `order` and `constants` were written. Step s of `batch` rows takes
 the rows order[s * batch : (s + 1) * batch] and the constants of row s. Nothing here allocates or waits.
 
-Shapes: m rows, n columns. Arrays called STORE have the dtype `sources.store(kind)`, all others `sources.real(kind)`. The rows of
-a STORE matrix may lie further apart than they are long.
+Shapes: m rows, n columns. Arrays called STORE have the dtype `sources.store(kind)`, all others `sources.real(kind)`.
+The rows of a STORE matrix may lie further apart than they are long.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ from .launchers import (
 __all__ = ["CONSTANTS", "OF_A_SPAN", "Rows", "StepKernels", "output_blocks", "update_blocks"]
 
 Array = Any
-CONSTANTS = {"sgd": 2, "momentum": 3, "adam": 6, "lars": 5, "lamb": 8}  # numbers in a row of constants: decay, and the rule's own (update.cu, layerwise.cu)
+# numbers in a row of constants: decay, and the rule's own (update.cu, layerwise.cu)
+CONSTANTS = {"sgd": 2, "momentum": 3, "adam": 6, "lars": 5, "lamb": 8}
 
 OF_A_SPAN = 7  # numbers of a layer in spans (layers.cuh)
 
@@ -66,19 +67,25 @@ class StepKernels:
 
     def __init__(self, device: Launcher, kind: str) -> None:
         self._device, self.kind = device, kind
-        self._width = IN_ONE_ACCESS // sources.store(kind).itemsize  # neighbouring columns that a thread moves at a time
+        # neighbouring columns that a thread moves at a time
+        self._width = IN_ONE_ACCESS // sources.store(kind).itemsize
 
     def _launch(self, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], *arguments: Any) -> None:
         self._device.launch(kernel, self.kind, grid, block, arguments)
 
     def gather(self, source: Array, rows: Rows, out: Array, scale: float) -> None:
-        """out (m, n) STORE := scale * the rows of source (any, n) of parameters' dtype or uint8; NaN for a row that is not there."""
+        """out (m, n) STORE := scale * the rows of source (any, n) of parameters' dtype or uint8; NaN for a row that
+        is not there.
+        """
         available, n = source.shape
         width = self._width if n % self._width == 0 else 1  # of source, whose rows begin anywhere else
         check_shape("out", out, (rows.count, n))
         kernel = "gather_bytes" if source.dtype == np.uint8 else "gather_rows"
         grid, block = by_rows(rows.count, n // width)
-        self._launch(kernel, grid, block, source, rows.order, rows.step, out, leading(out), rows.batch, rows.offset, rows.count, n, available, scale, width)
+        self._launch(
+            kernel, grid, block, source, rows.order, rows.step, out, leading(out), rows.batch, rows.offset, rows.count,
+            n, available, scale, width,
+        )  # fmt: skip
 
     def bias_activate(self, g: Any, a: Array, b: Array) -> None:
         """a := g(a + b) in place; a (m, n) STORE, b (n,)."""
@@ -87,10 +94,24 @@ class StepKernels:
         grid, block = by_rows(m, ceil(n, self._width))
         self._launch("bias_activate", grid, block, a, leading(a), b, m, n, g.code, g.parameter)
 
-    def output(self, g: Any, cross_entropy: bool, z: Array, b: Array, y: Array, rows: Rows, delta: Array, partials: Array, *, accumulate: bool) -> None:
-        """delta^(L) (m, n) STORE, and the cost and hits of these rows into partials, from z (m, n) STORE before its bias b (n,).
+    def output(
+        self,
+        g: Any,
+        cross_entropy: bool,
+        z: Array,
+        b: Array,
+        y: Array,
+        rows: Rows,
+        delta: Array,
+        partials: Array,
+        *,
+        accumulate: bool,
+    ) -> None:
+        """delta^(L) (m, n) STORE, and the cost and hits of these rows into partials, from z (m, n) STORE before its
+        bias b (n,).
 
-        y: all targets, (any,) int64 classes or (any, n). delta may be z. partials (2, blocks) float64 is overwritten or added to.
+        y: all targets, (any,) int64 classes or (any, n). delta may be z. partials (2, blocks) float64 is overwritten or
+        added to.
         """
         m, n = z.shape
         check_shape("b", b, (n,))
@@ -118,24 +139,47 @@ class StepKernels:
         grid, block = by_columns(ceil(n, self._width), parts)
         self._launch("column_sums", grid, block, delta, leading(delta), chunks, m, n, per_chunk, int(accumulate))
 
-    def derivative_sums(self, g: Any, delta: Array, a: Array, chunks: Array, per_chunk: int, *, accumulate: bool) -> None:
-        """delta := delta * g'(z) in place, from a = g(z), both (m, n) STORE; then as `column_sums` of it, in one pass."""
+    def derivative_sums(
+        self, g: Any, delta: Array, a: Array, chunks: Array, per_chunk: int, *, accumulate: bool
+    ) -> None:
+        """delta := delta * g'(z) in place, from a = g(z), both (m, n) STORE; then as `column_sums` of it, in one
+        pass.
+        """
         (m, n), parts = delta.shape, ceil(delta.shape[0], per_chunk)
         same_shape(delta=delta, a=a)
         check_shape("chunks", chunks[: parts * n], (parts * n,))
         grid, block = by_columns(ceil(n, self._width), parts)
-        self._launch("derivative_sums", grid, block, delta, leading(delta), a, leading(a), chunks, m, n, per_chunk, g.code, g.parameter, int(accumulate))
+        self._launch(
+            "derivative_sums", grid, block, delta, leading(delta), a, leading(a), chunks, m, n, per_chunk, g.code,
+            g.parameter, int(accumulate),
+        )  # fmt: skip
 
     def sum_chunks(self, chunks: Array, Delta: Array, table: Array, widest: int) -> None:
-        """Delta_b of every layer := the sums of its chunks. table (layers, 4) int64 as in column_sums.cu; widest: most columns of a layer."""
+        """Delta_b of every layer := the sums of its chunks. table (layers, 4) int64 as in column_sums.cu; widest:
+        most columns of a layer.
+        """
         check_shape("table", table, (table.shape[0], 4))
         self._launch("sum_chunks", (ceil(widest, THREADS), table.shape[0]), (THREADS,), chunks, Delta, table)
 
-    def update(self, rule: str, theta: Array, low: Array, Delta: Array, state: list[Array], spans: Array, constants: Array, step: Array, squares: Array, rows: int) -> None:
-        """One step of "sgd", "momentum" or "adam" on theta (P,) and its state, in place, with D = Delta / rows plus decay on the weights. Delta is padded.
+    def update(
+        self,
+        rule: str,
+        theta: Array,
+        low: Array,
+        Delta: Array,
+        state: list[Array],
+        spans: Array,
+        constants: Array,
+        step: Array,
+        squares: Array,
+        rows: int,
+    ) -> None:
+        """One step of "sgd", "momentum" or "adam" on theta (P,) and its state, in place, with D = Delta / rows plus
+        decay on the weights. Delta is padded.
 
         low: the STORE copy of theta, padded, that is kept in step; theta itself where there is none.
-        spans (layers, 7) int64 (layers.cuh), constants (steps, width), squares (layers * blocks,) float64: as in update.cu.
+        spans (layers, 7) int64 (layers.cuh), constants (steps, width), squares (layers * blocks,) float64: as in
+        update.cu.
         """
         same_shape(theta=theta, **{f"state[{k}]": x for k, x in enumerate(state)})
         check_shape("spans", spans, (spans.shape[0], OF_A_SPAN))
@@ -143,15 +187,27 @@ class StepKernels:
         layers = spans.shape[0]
         blocks = squares.shape[0] // layers
         check_shape("squares", squares, (layers * blocks,))
-        self._launch(f"update_{rule}", (blocks, layers), (THREADS,), theta, low, Delta, *state, spans, constants, constants.shape[1], step, squares, rows)
+        self._launch(
+            f"update_{rule}", (blocks, layers), (THREADS,), theta, low, Delta, *state, spans, constants,
+            constants.shape[1], step, squares, rows,
+        )  # fmt: skip
 
     def round_theta(self, theta: Array, low: Array, spans: Array) -> None:
         """low := theta rounded to STORE, each layer at its place (spans, layers.cuh)."""
-        self._launch("round_theta", (min(ceil(theta.size, THREADS), MAX_BLOCKS), spans.shape[0]), (THREADS,), theta, low, spans)
+        self._launch(
+            "round_theta", (min(ceil(theta.size, THREADS), MAX_BLOCKS), spans.shape[0]), (THREADS,), theta, low, spans
+        )
 
-    def finish_step(self, totals: Array, step: Array, partials: Array, blocks: int, squares: Array, constants: Array, rows: int) -> None:
-        """Adds the cost and the hits of a step of `rows` rows to totals (2,) float64, and counts it in `step`; blocks: those of `output`."""
-        self._launch("finish_step", (1,), (THREADS,), totals, step, partials, partials.shape[1], blocks, squares, squares.size, constants, constants.shape[1], rows)
+    def finish_step(
+        self, totals: Array, step: Array, partials: Array, blocks: int, squares: Array, constants: Array, rows: int
+    ) -> None:
+        """Adds the cost and the hits of a step of `rows` rows to totals (2,) float64, and counts it in `step`;
+        blocks: those of `output`.
+        """
+        self._launch(
+            "finish_step", (1,), (THREADS,), totals, step, partials, partials.shape[1], blocks, squares, squares.size,
+            constants, constants.shape[1], rows,
+        )  # fmt: skip
 
 
 def output_blocks(m: int, n: int) -> int:

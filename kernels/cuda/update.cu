@@ -13,8 +13,8 @@
 //   constants (steps, width) REAL: row step[0] holds decay = lambda/n and then the rule's numbers in the order above.
 //   squares (layers, blocks) double: sums of Theta^2 over the weights before the step; written where decay is not 0.
 //
-// Layer l is done by the blocks with blockIdx.y = l. Neighbouring parameters are moved 16 bytes at a time where theta and
-// the state are aligned alike, one by one at the ends, and one by one everywhere where they are not.
+// Layer l is done by the blocks with blockIdx.y = l. Neighbouring parameters are moved 16 bytes at a time where theta
+// and the state are aligned alike, one by one at the ends, and one by one everywhere where they are not.
 #include "layers.cuh"
 #include "rules.cuh"
 
@@ -28,9 +28,11 @@ struct Vectors {
     REAL *first, *second;
 };
 
-// W neighbours from theta[i] on, which `walk` finds in Delta and low: their new values; returns the sum of their old squares if decay is not 0.
+// W neighbours from theta[i] on, which `walk` finds in Delta and low: their new values; returns the sum of their old
+// squares if decay is not 0.
 template <int W, class Rule>
-__device__ __forceinline__ double update_neighbours(const Rule& rule, const Vectors& of, int64 i, const Part& part, const Walk& walk, REAL rows, REAL decay) {
+__device__ __forceinline__ double update_neighbours(const Rule& rule, const Vectors& of, int64 i, const Part& part,
+                                                    const Walk& walk, REAL rows, REAL decay) {
     Wide<W, REAL> theta = fetch<W>(of.theta + i), first = {}, second = {};
     const Wide<W, REAL> Delta = fetch<W>(of.Delta + part.padded, walk);
     if (of.first) first = fetch<W>(of.first + i);
@@ -56,7 +58,8 @@ __device__ __forceinline__ double update_neighbours(const Rule& rule, const Vect
 }
 
 template <class Rule>
-__device__ __forceinline__ double update_part(const Rule& rule, const Vectors& of, const Part& part, REAL rows, REAL decay) {
+__device__ __forceinline__ double update_part(const Rule& rule, const Vectors& of, const Part& part, REAL rows,
+                                              REAL decay) {
     const int W = PARAMETERS;
     int64 head = part.begin;  // the first parameter at a multiple of 16 bytes
     while (head < part.end && !aligned<W>(of.theta + head)) ++head;
@@ -77,7 +80,8 @@ __device__ __forceinline__ double update_part(const Rule& rule, const Vectors& o
 }
 
 template <class Rule>
-__device__ __forceinline__ void update(const Vectors& of, const int64* spans, const REAL* constants, double* squares, REAL rows, double* of_warp) {
+__device__ __forceinline__ void update(const Vectors& of, const int64* spans, const REAL* constants, double* squares,
+                                       REAL rows, double* of_warp) {
     const Rule rule(constants);
     const REAL decay = constants[0];
     const double sum = update_part(rule, of, part_of_layer(spans, blockIdx.y, true), rows, decay);
@@ -87,21 +91,27 @@ __device__ __forceinline__ void update(const Vectors& of, const int64* spans, co
     if (threadIdx.x == 0) squares[blockIdx.y * gridDim.x + blockIdx.x] = total;
 }
 
-extern "C" __global__ void update_sgd(REAL* theta, STORE* low, const REAL* Delta, const int64* spans, const REAL* constants, int64 width, const int64* step, double* squares, REAL rows) {
+extern "C" __global__ void update_sgd(REAL* theta, STORE* low, const REAL* Delta, const int64* spans,
+                                      const REAL* constants, int64 width, const int64* step, double* squares,
+                                      REAL rows) {
     __shared__ double of_warp[MAX_WARPS];
     update<Sgd>({theta, Delta, low, nullptr, nullptr}, spans, constants + step[0] * width, squares, rows, of_warp);
 }
 
-extern "C" __global__ void update_momentum(REAL* theta, STORE* low, const REAL* Delta, REAL* velocity, const int64* spans, const REAL* constants, int64 width, const int64* step, double* squares,
-                                           REAL rows) {
+extern "C" __global__ void update_momentum(REAL* theta, STORE* low, const REAL* Delta, REAL* velocity,
+                                           const int64* spans, const REAL* constants, int64 width, const int64* step,
+                                           double* squares, REAL rows) {
     __shared__ double of_warp[MAX_WARPS];
-    update<Momentum>({theta, Delta, low, velocity, nullptr}, spans, constants + step[0] * width, squares, rows, of_warp);
+    update<Momentum>({theta, Delta, low, velocity, nullptr}, spans, constants + step[0] * width, squares, rows,
+                     of_warp);
 }
 
-extern "C" __global__ void update_adam(REAL* theta, STORE* low, const REAL* Delta, REAL* first_moment, REAL* second_moment, const int64* spans, const REAL* constants, int64 width, const int64* step,
-                                       double* squares, REAL rows) {
+extern "C" __global__ void update_adam(REAL* theta, STORE* low, const REAL* Delta, REAL* first_moment,
+                                       REAL* second_moment, const int64* spans, const REAL* constants, int64 width,
+                                       const int64* step, double* squares, REAL rows) {
     __shared__ double of_warp[MAX_WARPS];
-    update<Adam>({theta, Delta, low, first_moment, second_moment}, spans, constants + step[0] * width, squares, rows, of_warp);
+    update<Adam>({theta, Delta, low, first_moment, second_moment}, spans, constants + step[0] * width, squares, rows,
+                 of_warp);
 }
 
 // low := theta rounded, layer by layer: before the first step, and after theta was changed from outside.

@@ -15,7 +15,8 @@ from pathlib import Path
 from fastnn.kernels.cuda import sources
 
 HERE = Path(__file__).parent
-# _FORTIFY_SOURCE refuses jumps between stacks. No contraction into fused multiply-adds and no fast-math: the arithmetic that the source says.
+# _FORTIFY_SOURCE refuses jumps between stacks. No contraction into fused multiply-adds and no fast-math: the arithmetic
+# that the source says.
 FLAGS = ("-x", "c++", "-std=c++17", "-O1", "-fPIC", "-shared", "-ffp-contract=off", "-U_FORTIFY_SOURCE", "-w")
 
 
@@ -24,10 +25,13 @@ class CompilerMissing(RuntimeError):
 
 
 def entry(kernel: sources.Kernel) -> str:
-    """A C function that unpacks the arguments (an array of pointers to them, as the CUDA driver takes it) and launches."""
+    """A C function that unpacks the arguments (an array of pointers to them, as the CUDA driver takes it) and
+    launches.
+    """
     values = ", ".join(f"*({p.type}{'*' if p.pointer else ''}*)v[{i}]" for i, p in enumerate(kernel.parameters))
     return (
-        f'extern "C" const char* run_{kernel.name}(void** v, const unsigned* grid, const unsigned* block, size_t shared, uint64_t seed) {{\n'
+        f'extern "C" const char* run_{kernel.name}(void** v, const unsigned* grid, const unsigned* block, size_t '
+        f"shared, uint64_t seed) {{\n"
         f"    return shim::launch([](void** v) {{ {kernel.name}({values}); }}, v, grid, block, shared, seed);\n}}\n"
     )
 
@@ -50,12 +54,27 @@ def library(kind: str, faults: tuple[str, ...] = ()) -> ctypes.PyDLL:
     """
     compiler = shutil.which("g++")
     if compiler is None:
-        raise CompilerMissing("the CUDA kernels are tested on the CPU with g++, which is not installed (Debian, Ubuntu: apt install g++)")
+        raise CompilerMissing(
+            "the CUDA kernels are tested on the CPU with g++, which is not installed (Debian, Ubuntu: apt install g++)"
+        )
     folder = resources.files(sources.__package__)
     headers = sorted(e.name for e in folder.iterdir() if e.name.endswith((".cu", ".cuh")))
-    unit, options = translation_unit(), [*FLAGS, *(option for option in sources.options(kind) if option.startswith("-D")), *(f"-D{fault}" for fault in faults)]
+    unit, options = (
+        translation_unit(),
+        [
+            *FLAGS,
+            *(option for option in sources.options(kind) if option.startswith("-D")),
+            *(f"-D{fault}" for fault in faults),
+        ],
+    )
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    everything = [unit, *options, version, (HERE / "cuda_shim.h").read_text(), *(sources.read(name) for name in headers)]
+    everything = [
+        unit,
+        *options,
+        version,
+        (HERE / "cuda_shim.h").read_text(),
+        *(sources.read(name) for name in headers),
+    ]
     key = hashlib.sha256("\0".join(everything).encode()).hexdigest()[:24]
     cache = Path(tempfile.gettempdir()) / f"fastnn-cuda-on-cpu-{os.getuid()}"
     cache.mkdir(mode=0o700, exist_ok=True)

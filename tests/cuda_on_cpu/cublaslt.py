@@ -1,4 +1,5 @@
-"""The stand-in for libcublasLt (cublaslt.cpp), built with g++: fastnn's own binding calls it as it calls the real library.
+"""The stand-in for libcublasLt (cublaslt.cpp), built with g++: fastnn's own binding calls it as it calls the real
+library.
 
 Products are computed by `products.multiply` from what the descriptors say, on the addresses that were given.
 """
@@ -33,37 +34,64 @@ class Problem(ctypes.Structure):
     """As in cublaslt.cpp."""
 
     _fields_ = (
-        *((name, ctypes.c_int32) for name in ("compute", "scale", "trans_a", "trans_b", "epilogue", "bias_type", "type_a", "type_b", "type_d", "index")),
+        *(
+            (name, ctypes.c_int32)
+            for name in (
+                "compute",
+                "scale",
+                "trans_a",
+                "trans_b",
+                "epilogue",
+                "bias_type",
+                "type_a",
+                "type_b",
+                "type_d",
+                "index",
+            )
+        ),
         *((name, ctypes.c_int64) for name in ("m", "n", "k", "lda", "ldb", "ldd", "aux_ld")),
-        *((name, ctypes.c_uint64) for name in ("a", "b", "c", "d", "bias", "aux", "workspace", "workspace_bytes", "stream")),
+        *(
+            (name, ctypes.c_uint64)
+            for name in ("a", "b", "c", "d", "bias", "aux", "workspace", "workspace_bytes", "stream")
+        ),
         ("alpha", ctypes.c_double),
         ("beta", ctypes.c_double),
     )
 
     def product(self):
         assert (self.type_a, self.alpha) == (self.type_b, 1.0)
-        types, computes, epilogues = ({number: name for name, number in table.items()} for table in (DATA_TYPES, COMPUTE_TYPES, EPILOGUES))
+        types, computes, epilogues = (
+            {number: name for name, number in table.items()} for table in (DATA_TYPES, COMPUTE_TYPES, EPILOGUES)
+        )
         return Product(
-            self.m, self.n, self.k, "NT"[self.trans_a], "NT"[self.trans_b], self.lda, self.ldb, self.ldd, types[self.type_a], types[self.type_d],
-            computes[self.compute], epilogues[self.epilogue], bool(self.beta), self.aux_ld,
+            self.m, self.n, self.k, "NT"[self.trans_a], "NT"[self.trans_b], self.lda, self.ldb, self.ldd,
+            types[self.type_a], types[self.type_d], computes[self.compute], epilogues[self.epilogue], bool(self.beta),
+            self.aux_ld,
         )  # fmt: skip
 
 
 def arrays(product, addresses):
     """The memory behind the addresses of A, B, D, bias and aux; None where there is none."""
     (_, columns_A), (_, columns_B) = product.stored
-    wanted = [(product.inputs, product.lda * columns_A), (product.inputs, product.ldb * columns_B), (product.output, product.ldd * product.n)]
+    wanted = [
+        (product.inputs, product.lda * columns_A),
+        (product.inputs, product.ldb * columns_B),
+        (product.output, product.ldd * product.n),
+    ]
     wanted += [(product.output, product.bias_length), ("uint8", product.aux_ld // 8 * product.n)]
     found = []
     for (kind, count), address in zip(wanted, addresses, strict=True):
         dtype = np.dtype(np.uint8) if kind == "uint8" else sources.store(kind)
-        found.append(np.frombuffer((ctypes.c_char * (count * dtype.itemsize)).from_address(address), dtype) if address else None)
+        found.append(
+            np.frombuffer((ctypes.c_char * (count * dtype.itemsize)).from_address(address), dtype) if address else None
+        )
     return found
 
 
 @functools.cache
 def build(soname: str = "libcublasLt-stand-in.so") -> Path:
-    """The library's file. With the real one's name, for a process of its own: whoever wants the real one later gets this one.
+    """The library's file. With the real one's name, for a process of its own: whoever wants the real one later gets
+    this one.
 
     Raises
     ------
@@ -72,13 +100,27 @@ def build(soname: str = "libcublasLt-stand-in.so") -> Path:
     """
     compiler = shutil.which("g++")
     if compiler is None:
-        raise CompilerMissing("the stand-in for cuBLASLt is built with g++, which is not installed (Debian, Ubuntu: apt install g++)")
+        raise CompilerMissing(
+            "the stand-in for cuBLASLt is built with g++, which is not installed (Debian, Ubuntu: apt install g++)"
+        )
     cache = Path(tempfile.gettempdir()) / f"fastnn-cuda-on-cpu-{os.getuid()}"
     cache.mkdir(mode=0o700, exist_ok=True)
     built = cache / f"cublaslt-{hashlib.sha256(soname.encode() + SOURCE.read_bytes()).hexdigest()[:24]}.so"
     if not built.exists():
         temporary = cache / f"{built.stem}-{os.getpid()}.tmp"
-        command = [compiler, "-std=c++17", "-O1", "-fPIC", "-shared", "-Wall", "-Werror", f"-Wl,-soname,{soname}", "-o", str(temporary), str(SOURCE)]
+        command = [
+            compiler,
+            "-std=c++17",
+            "-O1",
+            "-fPIC",
+            "-shared",
+            "-Wall",
+            "-Werror",
+            f"-Wl,-soname,{soname}",
+            "-o",
+            str(temporary),
+            str(SOURCE),
+        ]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             raise RuntimeError(f"g++ refuses the stand-in for cuBLASLt:\n{result.stderr}")
@@ -94,10 +136,11 @@ def without_nvmath(monkeypatch):
 
 
 class StandInLt:
-    """The stand-in in this process. `capturing()` is the list of a graph that is being recorded, or None. `aligned`: it insists on `check_alignment`.
+    """The stand-in in this process. `capturing()` is the list of a graph that is being recorded, or None. `aligned`: it
+    insists on `check_alignment`.
 
-    Attributes: `library`, its functions not declared yet; `problems`, all that was asked for; `calls`, how many products
-    were computed; `errors` of those that could not be.
+    Attributes: `library`, its functions not declared yet; `problems`, all that was asked for; `calls`, how many
+    products were computed; `errors` of those that could not be.
     """
 
     def __init__(self, capturing=lambda: None, path=None, aligned=False):
@@ -108,7 +151,8 @@ class StandInLt:
         self.library.stand_in_alignments.restype = ctypes.c_uint64
         self.library.stand_in_refuses(0, 0)
         self.library.stand_in_create_answers(0)
-        self._callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(Problem))(self._asked)  # kept as long as it may be called
+        # kept as long as it may be called
+        self._callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(Problem))(self._asked)
         self.library.stand_in_multiply(self._callback)
 
     def _asked(self, pointer):

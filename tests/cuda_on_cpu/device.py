@@ -1,4 +1,5 @@
-"""The stand-in of the device: NumPy arrays for memory, fibers for kernels, NumPy for matrix products, a list for a graph.
+"""The stand-in of the device: NumPy arrays for memory, fibers for kernels, NumPy for matrix products, a list for a
+graph.
 
 It counts what a GPU would make expensive, fills fresh memory with NaN, and can be given less memory.
 """
@@ -35,8 +36,8 @@ class RecordedGraph(Graph):
 
 
 class Reached(Mark):
-    """Work is done at once here, but for copies on the second stream: they are done when somebody waits for them, so that one
-    nobody waits for shows. Marks are counted."""
+    """Work is done at once here, but for copies on the second stream: they are done when somebody waits for them, so
+    that one nobody waits for shows. Marks are counted."""
 
     def __init__(self, device, pending):
         self.device, self.pending = device, pending
@@ -60,16 +61,27 @@ def prefetches(built):
 class ShimDevice(Device):
     """Attributes: `seed` of the thread schedules; `faults` planted; `offers`, the epilogues that products have here.
 
-    `aligned`: whether products insist on `products.check_alignment`. `shared_bytes`: 0, with which narrow nets are not fused. `limit`: bytes of memory, of which `taken` are held by arrays of 1 KiB and more (None: no limit). `refuses_capture`: a reason.
-    `duration`: a function from the name of a candidate to the seconds it is to take when it is timed.
-    `prefetched`: addresses and bytes that the last kernel asked for ahead. Counters `allocations`, `synchronizations`, `launches` (names), `products` (their strings), `graphs`, `waits`.
+    `aligned`: whether products insist on `products.check_alignment`. `shared_bytes`: 0, with which narrow nets are not
+    fused. `limit`: bytes of memory, of which `taken` are held by arrays of 1 KiB and more (None: no limit).
+    `refuses_capture`: a reason. `duration`: a function from the name of a candidate to the seconds it is to take when
+    it is timed.
+    `prefetched`: addresses and bytes that the last kernel asked for ahead. Counters `allocations`, `synchronizations`,
+    `launches` (names), `products` (their strings), `graphs`, `waits`.
     """
 
     workspace_bytes = 4096
 
-    def __init__(self, seed=0, faults=(), offers=tuple(EPILOGUES), limit=None, refuses_capture=None, shared_bytes=0, aligned=True):
+    def __init__(
+        self, seed=0, faults=(), offers=tuple(EPILOGUES), limit=None, refuses_capture=None, shared_bytes=0, aligned=True
+    ):
         super().__init__()
-        self.seed, self.faults, self.offers, self.limit, self.refuses_capture = seed, tuple(faults), offers, limit, refuses_capture
+        self.seed, self.faults, self.offers, self.limit, self.refuses_capture = (
+            seed,
+            tuple(faults),
+            offers,
+            limit,
+            refuses_capture,
+        )
         self.shared_bytes, self.aligned = shared_bytes, aligned
         self.duration = lambda name: 1.0
         self._recording = threading.local()
@@ -78,7 +90,15 @@ class ShimDevice(Device):
         self.reset_counters()
 
     def reset_counters(self):
-        self.allocations, self.synchronizations, self.launches, self.calls, self.graphs, self.waits, self.timings = 0, 0, [], [], 0, 0, 0
+        self.allocations, self.synchronizations, self.launches, self.calls, self.graphs, self.waits, self.timings = (
+            0,
+            0,
+            [],
+            [],
+            0,
+            0,
+            0,
+        )
 
     @property
     def products(self):  # why there are no captured products
@@ -175,7 +195,9 @@ class ShimDevice(Device):
             self._recording.calls = None
 
     def _side_by_side(self, first, second):
-        """The second first: if the one needs what the other overwrites, the step gives another result than launch by launch."""
+        """The second first: if the one needs what the other overwrites, the step gives another result than launch
+        by launch.
+        """
         second()
         first()
 
@@ -218,7 +240,8 @@ class ShimDevice(Device):
         with np.errstate(all="ignore"):
             product = C.dtype.type(alpha) * (products.matrix(op_A, A, m, k, lda) @ products.matrix(op_B, B, k, n, ldb))
             target = products.matrix("N", C, m, n, ldc)
-            target[...] = product if beta == 0 else product + C.dtype.type(beta) * target  # BLAS: C is not read if beta is 0
+            # BLAS: C is not read if beta is 0
+            target[...] = product if beta == 0 else product + C.dtype.type(beta) * target
 
     def _prepare(self, product, A, B, D, workspace, bias, aux):
         if self.aligned:

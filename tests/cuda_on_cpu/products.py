@@ -16,14 +16,17 @@ def matrix(op, x, rows, columns, ld):
 
 
 def check_alignment(product, addresses):
-    """The engine's promise for its programs: bases of A, B, D, bias and aux, and leading dimensions, are multiples of 16 bytes - but for theta
-    itself, a vector without gaps, where products read it: the weights of fp32 and fp64 (A forward and back)."""
+    """The engine's promise for its programs: bases of A, B, D, bias and aux, and leading dimensions, are multiples of
+    16 bytes - but for theta itself, a vector without gaps, where products read it: the weights of fp32 and fp64 (A
+    forward and back)."""
     A_is_theta = product.inputs != "bfloat16" and product.compute != "tf32" and product.op_B == "N"
     lds = {"A": (product.lda, product.inputs), "B": (product.ldb, product.inputs), "D": (product.ldd, product.output)}
     for name, address in zip(("A", "B", "D", "bias", "aux"), addresses, strict=True):
         ld, kind = lds.get(name, (0, "float32"))
         wrong = [(address or 0) % 16, ld * np.dtype(sources.store(kind)).itemsize % 16]
-        assert not any(wrong) or (name == "A" and A_is_theta), f"{product}: {name} at {address} with leading dimension {ld} is not aligned to 16 bytes"
+        assert not any(wrong) or (name == "A" and A_is_theta), (
+            f"{product}: {name} at {address} with leading dimension {ld} is not aligned to 16 bytes"
+        )
 
 
 def widened(x):
@@ -51,7 +54,9 @@ def tf32(x):
 
 def mask_of(aux, m, n, ld):
     """The bits of the mask as a bool (m, n)."""
-    return np.unpackbits(aux.reshape(-1)[: n * ld // 8].reshape(n, ld // 8), axis=1, bitorder="little")[:, :m].T.astype(bool)
+    return np.unpackbits(aux.reshape(-1)[: n * ld // 8].reshape(n, ld // 8), axis=1, bitorder="little")[:, :m].T.astype(
+        bool
+    )
 
 
 def multiply(product, A, B, D, bias, aux):

@@ -1,4 +1,5 @@
-"""Makes the processes of a rehearsal believe in a GPU; Python imports this when it starts, where the folder is on its path.
+"""Makes the processes of a rehearsal believe in a GPU; Python imports this when it starts, where the folder is on its
+path.
 
 `import cupy` gives the tests' fake CuPy, whose kernels run on the stand-in, so that the real device layer, the real
 engine and every real stage run, in their real processes. What is measured is made small.
@@ -13,7 +14,15 @@ import os
 import sys
 from types import SimpleNamespace
 
-FAKED = ("cupy", "cupy.cuda", "cupy.cuda.device", "cupy_backends", "cupy_backends.cuda", "cupy_backends.cuda.libs", "cupy_backends.cuda.libs.cublas")
+FAKED = (
+    "cupy",
+    "cupy.cuda",
+    "cupy.cuda.device",
+    "cupy_backends",
+    "cupy_backends.cuda",
+    "cupy_backends.cuda.libs",
+    "cupy_backends.cuda.libs.cublas",
+)
 _made = {}
 sys.modules["nvmath"] = None  # whose cuBLASLt would be the real one
 
@@ -49,7 +58,14 @@ def make():
             return np.ones(count, dtype).view(fake_cupy.DeviceArray)
 
     cupy = Rehearsed()
-    properties = {"name": b"Rehearsal", "major": 9, "minor": 0, "multiProcessorCount": 1, "l2CacheSize": 1024, "sharedMemPerBlockOptin": 64 << 10}
+    properties = {
+        "name": b"Rehearsal",
+        "major": 9,
+        "minor": 0,
+        "multiProcessorCount": 1,
+        "l2CacheSize": 1024,
+        "sharedMemPerBlockOptin": 64 << 10,
+    }
     cupy.cuda.runtime.getDeviceProperties = lambda device: properties
     cupy.cuda.nvrtc = SimpleNamespace(getVersion=lambda: (13, 0))
     cupy.cuda.device = SimpleNamespace(get_cublas_handle=lambda: "the handle")
@@ -59,9 +75,14 @@ def make():
     cublas.gemmEx = lambda *arguments: None  # what it computes is seen in test_bench_gpu_lab.py
     none = SimpleNamespace()
     return {
-        "cupy": cupy, "cupy.cuda": cupy.cuda, "cupy.cuda.device": cupy.cuda.device, "cupy_backends": none, "cupy_backends.cuda": SimpleNamespace(),
-        "cupy_backends.cuda.libs": SimpleNamespace(), "cupy_backends.cuda.libs.cublas": cublas,
-    }  # fmt: skip
+        "cupy": cupy,
+        "cupy.cuda": cupy.cuda,
+        "cupy.cuda.device": cupy.cuda.device,
+        "cupy_backends": none,
+        "cupy_backends.cuda": SimpleNamespace(),
+        "cupy_backends.cuda.libs": SimpleNamespace(),
+        "cupy_backends.cuda.libs.cublas": cublas,
+    }
 
 
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -88,14 +109,20 @@ def shrink():
     CupyDevice.workspace_bytes = 4096
     tiny = net_named("12-9-3")
     steps.training_cases = lambda mode: [Case(tiny, 16), Case(tiny, 16, "adam", "bf16")]
-    steps.SETTINGS[os.environ["REHEARSED_MODE"]] = Settings(rows=64, seconds=0.005, rounds=3, timeout=100, oracle="cupy", compared=1)
+    steps.SETTINGS[os.environ["REHEARSED_MODE"]] = Settings(
+        rows=64, seconds=0.005, rounds=3, timeout=100, oracle="cupy", compared=1
+    )
     determinism.PROBLEMS, determinism.compare.__defaults__ = determinism.PROBLEMS[:1], (40,)
     ceilings.SQUARES, ceilings.COPY_BYTES = dict.fromkeys(("quick", "default", "all"), (8, 16)), (1 << 10,)
     ceilings.shapes.__globals__["layer_shapes"] = lambda net, batch: []
     epilogues.problems = lambda mode: [("12-9-3", 16, "fp32"), ("12-9-3", 16, "bf16")]
     lab.CupyLab.copy = lambda self, count: lambda: None
-    timer.EventTimer.__init__ = lambda self, cupy: self.__dict__.update(_cupy=cupy, _flush=SimpleNamespace(fill=lambda value: None))
-    cases.judge.__globals__["target"] = lambda case: cases.GpuTarget("tiny nets", None, {"compile": 1e-6, "torch": 1e-6})
+    timer.EventTimer.__init__ = lambda self, cupy: self.__dict__.update(
+        _cupy=cupy, _flush=SimpleNamespace(fill=lambda value: None)
+    )
+    cases.judge.__globals__["target"] = lambda case: cases.GpuTarget(
+        "tiny nets", None, {"compile": 1e-6, "torch": 1e-6}
+    )
     for name, fake in (("torch", "Good"), ("compile", "Crashes"), ("jax", "Missing")):
         peers.PEERS[name] = Spec(name, name, f"fake_peers:{fake}", ("numpy",), "import json", sweep=False)
 

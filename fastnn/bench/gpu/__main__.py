@@ -1,4 +1,6 @@
-"""The command behind bench/gpu.py: `python -m fastnn.bench.gpu [--quick | --all] [--budget SECONDS] [--out FOLDER] [--resume FILE] [--data DIR]`."""
+"""The command behind bench/gpu.py: `python -m fastnn.bench.gpu [--quick | --all] [--budget SECONDS] [--out FOLDER]
+[--resume FILE] [--data DIR]`.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +20,47 @@ __all__ = ["arguments", "main"]
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options; argparse exits with 2 where they make no sense."""
     parser = argparse.ArgumentParser(
-        prog="bench/gpu.py", description="Settle everything about the CuPy engine on a machine with an NVIDIA GPU: tests, sanitizer, determinism, speed."
+        prog="bench/gpu.py",
+        description="Settle everything about the CuPy engine on a machine with an NVIDIA GPU: tests, sanitizer, "
+        "determinism, speed.",
     )
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="two minutes")
     size.add_argument("--all", action="store_true", help="every net, batch, optimizer and precision; hours, resumable")
-    parser.add_argument("--budget", type=seconds, metavar="SECONDS", help="for everything; what is not done by then is left to --resume")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the results go: beside the file of --resume, else bench/results of the checkout, else the current folder")
-    parser.add_argument("--resume", type=Path, metavar="FILE", help="go on with the JSON of an earlier run; what failed is done again")
-    parser.add_argument("--stage", action="append", default=[], choices=[stage.name for stage in STAGES], help="this stage only; repeatable")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder with MNIST's four IDX files; or set FASTNN_MNIST")
+    parser.add_argument(
+        "--budget",
+        type=seconds,
+        metavar="SECONDS",
+        help="for everything; what is not done by then is left to --resume",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="where the results go: beside the file of --resume, else bench/results of the checkout, else the current "
+        "folder",
+    )
+    parser.add_argument(
+        "--resume", type=Path, metavar="FILE", help="go on with the JSON of an earlier run; what failed is done again"
+    )
+    parser.add_argument(
+        "--stage",
+        action="append",
+        default=[],
+        choices=[stage.name for stage in STAGES],
+        help="this stage only; repeatable",
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder with MNIST's four IDX files; or set FASTNN_MNIST"
+    )
     parser.add_argument("--checkout", type=Path, help=argparse.SUPPRESS)  # bench/gpu.py says where tests/ is
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run; 0 if nothing is wrong (misses of what is asked are shown, not counted), 1 if something is, 2 without a usable GPU."""
+    """Run; 0 if nothing is wrong (misses of what is asked are shown, not counted), 1 if something is, 2 without a
+    usable GPU.
+    """
     from rich.console import Console
 
     given = arguments(argv)
@@ -46,11 +73,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if earlier is not None and mode == "default":
         mode = earlier["mode"]
-    folder = given.out or (given.resume.parent if given.resume else checkout / "bench" / "results" if checkout else Path())
+    folder = given.out or (
+        given.resume.parent if given.resume else checkout / "bench" / "results" if checkout else Path()
+    )
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / given.resume.name if given.resume else folder / f"gpu-{now()[:16].replace(':', '').replace('T', '-')}.json"
+    path = (
+        folder / given.resume.name
+        if given.resume
+        else folder / f"gpu-{now()[:16].replace(':', '').replace('T', '-')}.json"
+    )
     run = Run(
-        mode, path, earlier, only=given.stage, checkout=str(checkout) if checkout else None, data=str(given.data.resolve()) if given.data else None, budget=given.budget, say=say
+        mode,
+        path,
+        earlier,
+        only=given.stage,
+        checkout=str(checkout) if checkout else None,
+        data=str(given.data.resolve()) if given.data else None,
+        budget=given.budget,
+        say=say,
     )
     results = run.run()
     path.with_suffix(".html").write_text(document(results), encoding="utf-8")

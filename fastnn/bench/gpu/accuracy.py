@@ -16,11 +16,24 @@ from .stage import Request, Write
 __all__ = ["measure", "run"]
 
 
-def measure(folder: str, peers: dict[str, Spec], seeds: int, left: object, write: Write, rows: int | None = None, timeout: float = 100.0) -> Result:
+def measure(
+    folder: str,
+    peers: dict[str, Spec],
+    seeds: int,
+    left: object,
+    write: Write,
+    rows: int | None = None,
+    timeout: float = 100.0,
+) -> Result:
     """{"runs": {peer: [...]}, "goal", "asked", "verdict"}; the verdict is about fastnn's captured program."""
     runs: dict[str, list[Result]] = {}
     labels = {name: spec.label for name, spec in peers.items()}
-    asked = {"net": MNIST_CASE.net.name, "batch": MNIST_CASE.batch, "optimizer": MNIST_CASE.optimizer, "precision": MNIST_CASE.precision}
+    asked = {
+        "net": MNIST_CASE.net.name,
+        "batch": MNIST_CASE.batch,
+        "optimizer": MNIST_CASE.optimizer,
+        "precision": MNIST_CASE.precision,
+    }
     left_out: list[str] = []
     for name, spec in peers.items():
         with Client(spec.driver, 1) as client:
@@ -30,7 +43,16 @@ def measure(folder: str, peers: dict[str, Spec], seeds: int, left: object, write
                     left_out.append(f"{name}, seed {seed}")
                     continue
                 try:
-                    result = client.ask("accuracy", min(timeout, remaining - 2), folder=folder, seed=seed, epochs=MNIST_EPOCHS, goal=MNIST_GOAL, rows=rows, **asked)
+                    result = client.ask(
+                        "accuracy",
+                        min(timeout, remaining - 2),
+                        folder=folder,
+                        seed=seed,
+                        epochs=MNIST_EPOCHS,
+                        goal=MNIST_GOAL,
+                        rows=rows,
+                        **asked,
+                    )
                 except PeerError as error:
                     result = {"status": error.kind, "note": error.reason}
                 runs.setdefault(name, []).append(result)
@@ -41,7 +63,15 @@ def measure(folder: str, peers: dict[str, Spec], seeds: int, left: object, write
     times = sorted(run["reached"] if run["reached"] is not None else float("inf") for run in ours)
     median = times[len(times) // 2] if times else None
     verdict = None if median is None else "PASS" if median < MNIST_SECONDS else "MISS"
-    return {"runs": runs, "labels": labels, "goal": MNIST_GOAL, "asked": MNIST_SECONDS, "median": median, "verdict": verdict, "left_out": left_out}
+    return {
+        "runs": runs,
+        "labels": labels,
+        "goal": MNIST_GOAL,
+        "asked": MNIST_SECONDS,
+        "median": median,
+        "verdict": verdict,
+        "left_out": left_out,
+    }
 
 
 def run(request: Request, write: Write) -> Result:

@@ -9,7 +9,19 @@ from typing import Any
 from ..cases import Case, Net, net_named
 from ..statistics import Result, paired_ratio
 
-__all__ = ["BATCHES", "MNIST_CASE", "MNIST_GOAL", "MNIST_SECONDS", "NETS", "PRECISIONS", "GpuTarget", "judge", "layer_shapes", "target", "training_cases"]
+__all__ = [
+    "BATCHES",
+    "MNIST_CASE",
+    "MNIST_GOAL",
+    "MNIST_SECONDS",
+    "NETS",
+    "PRECISIONS",
+    "GpuTarget",
+    "judge",
+    "layer_shapes",
+    "target",
+    "training_cases",
+]
 
 NETS = ("784-16-16-10", "784-300-100-10", "784-1024-1024-10", "784-4096-4096-4096-10", "841-2500-2000-1500-1000-500-10")
 BATCHES = (32, 512, 8192, 65536)
@@ -30,7 +42,9 @@ class GpuTarget:
 def target(case: Case) -> GpuTarget | None:
     """The row that a cell belongs to, if any."""
     if case.net.width >= 4096 and case.batch >= 8192 and case.precision in ("bf16", "tf32"):
-        return GpuTarget("4096 wide, batch >= 8192, bf16 and tf32", 0.85 if case.optimizer == "sgd" else 0.80, {"compile": 1.1})
+        return GpuTarget(
+            "4096 wide, batch >= 8192, bf16 and tf32", 0.85 if case.optimizer == "sgd" else 0.80, {"compile": 1.1}
+        )
     if case.net.name == WIDE and case.batch >= 8192:
         return GpuTarget("1024 wide, batch >= 8192", None, {"compile": 1.3})
     if case.net.name == MIDDLE and case.batch == 512:
@@ -41,13 +55,33 @@ def target(case: Case) -> GpuTarget | None:
 
 
 def training_cases(mode: str) -> list[Case]:
-    """The cells of "quick", "default" (the table of targets, one cell of each row first) or "all" (every combination)."""
+    """The cells of "quick", "default" (the table of targets, one cell of each row first) or "all" (every
+    combination).
+    """
     if mode == "quick":
         return [_case(MIDDLE, 512), _case(WIDEST, 8192, "sgd", "bf16")]
     if mode == "default":
-        bf16, tf32 = ([_case(WIDEST, 8192, optimizer, precision) for optimizer in ("sgd", "adam")] for precision in ("bf16", "tf32"))
-        return [_case(NARROW, 32), bf16[0], _case(MIDDLE, 512), _case(WIDE, 8192, "sgd", "bf16"), bf16[1], *tf32, _case(NARROW, 32, "adam"), _case(MIDDLE, 512, "adam")]
-    return [_case(net, batch, optimizer, precision) for net in NETS for batch in BATCHES for optimizer in ("sgd", "adam") for precision in PRECISIONS]
+        bf16, tf32 = (
+            [_case(WIDEST, 8192, optimizer, precision) for optimizer in ("sgd", "adam")]
+            for precision in ("bf16", "tf32")
+        )
+        return [
+            _case(NARROW, 32),
+            bf16[0],
+            _case(MIDDLE, 512),
+            _case(WIDE, 8192, "sgd", "bf16"),
+            bf16[1],
+            *tf32,
+            _case(NARROW, 32, "adam"),
+            _case(MIDDLE, 512, "adam"),
+        ]
+    return [
+        _case(net, batch, optimizer, precision)
+        for net in NETS
+        for batch in BATCHES
+        for optimizer in ("sgd", "adam")
+        for precision in PRECISIONS
+    ]
 
 
 def _case(net: str, batch: int, optimizer: str = "sgd", precision: str = "fp32") -> Case:

@@ -1,4 +1,6 @@
-"""The card's own ceilings: its fastest matrix product at each precision, and its fastest copy. Everything else is a share of them."""
+"""The card's own ceilings: its fastest matrix product at each precision, and its fastest copy. Everything else is a
+share of them.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,18 @@ def shapes(mode: str) -> list[tuple[int, int, int]]:
     return [*((n, n, n) for n in SQUARES[mode]), *dict.fromkeys(layers)]
 
 
-def measure(lab: Any, wanted: list[tuple[int, int, int]], copies: tuple[int, ...], write: Write = lambda part: None, rounds: int = 9) -> Result:
-    """{"gemm": {precision: {"all": [...], "best": GFLOP/s, "at": "m x n x k", "sustained": GFLOP/s}}, "copy": {"best": GB/s, ...}}.
+def measure(
+    lab: Any,
+    wanted: list[tuple[int, int, int]],
+    copies: tuple[int, ...],
+    write: Write = lambda part: None,
+    rounds: int = 9,
+) -> Result:
+    """{"gemm": {precision: {"all": [...], "best": GFLOP/s, "at": "m x n x k", "sustained": GFLOP/s}}, "copy": {"best":
+    GB/s, ...}}.
 
-    "best" is of single products, each with the cache emptied before, and is what shares are of; "sustained" of the same product again and again.
+    "best" is of single products, each with the cache emptied before, and is what shares are of; "sustained" of the same
+    product again and again.
     """
     found: Result = {"gemm": {}, "copy": {}}
     for precision in PRECISIONS:
@@ -38,8 +48,15 @@ def measure(lab: Any, wanted: list[tuple[int, int, int]], copies: tuple[int, ...
             every.append({"m": m, "n": n, "k": k, **times, "gflops": 2 * m * n * k / times["median"] / 1e9})
         best = max(every, key=lambda entry: float(entry["gflops"]))
         m, n, k = (best[size] for size in "mnk")
-        seconds = lab.timer.sustained(lab.product(precision, m, n, k), max(1, round(SUSTAINED_SECONDS / best["median"])))
-        found["gemm"][precision] = {"best": best["gflops"], "at": f"{m} x {n} x {k}", "sustained": 2 * m * n * k / seconds / 1e9, "all": every}
+        seconds = lab.timer.sustained(
+            lab.product(precision, m, n, k), max(1, round(SUSTAINED_SECONDS / best["median"]))
+        )
+        found["gemm"][precision] = {
+            "best": best["gflops"],
+            "at": f"{m} x {n} x {k}",
+            "sustained": 2 * m * n * k / seconds / 1e9,
+            "all": every,
+        }
         write(found)
     rates = []
     for count in copies:
@@ -51,4 +68,5 @@ def measure(lab: Any, wanted: list[tuple[int, int, int]], copies: tuple[int, ...
 
 def run(request: Request, write: Write) -> Result:
     """The stage."""
-    return {**measure(labs.open_lab(), shapes(request.mode), COPY_BYTES, write), "card_after": card()}  # the clocks under load
+    # the clocks under load
+    return {**measure(labs.open_lab(), shapes(request.mode), COPY_BYTES, write), "card_after": card()}

@@ -1,4 +1,6 @@
-"""A thousand steps replayed as CUDA graphs give the bits of the same steps launched one by one, and give them again; fused steps give theirs again."""
+"""A thousand steps replayed as CUDA graphs give the bits of the same steps launched one by one, and give them
+again; fused steps give theirs again.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,11 @@ class Problem:
 
     @property
     def title(self) -> str:
-        return f"{'-'.join(map(str, self.sizes))} {self.hidden}, {self.output} {self.cost}, {self.rule}, batch {self.batch}, {self.precision if self.dtype == 'float32' else self.dtype}{', fused' if self.fused else ''}"
+        precision = self.precision if self.dtype == "float32" else self.dtype
+        return (
+            f"{'-'.join(map(str, self.sizes))} {self.hidden}, {self.output} {self.cost}, {self.rule}, "
+            f"batch {self.batch}, {precision}{', fused' if self.fused else ''}"
+        )
 
 
 PROBLEMS = (
@@ -55,16 +61,33 @@ def train(backend: Any, problem: Problem, mode: str, steps: int) -> tuple[np.nda
     rng = np.random.default_rng(5)
     rows, sizes = 501, problem.sizes
     X = rng.standard_normal((rows, sizes[0])).astype(problem.dtype)
-    y = rng.integers(0, sizes[-1], rows) if problem.output == "softmax" else rng.uniform(0.1, 0.9, (rows, sizes[-1])).astype(problem.dtype)
+    y = (
+        rng.integers(0, sizes[-1], rows)
+        if problem.output == "softmax"
+        else rng.uniform(0.1, 0.9, (rows, sizes[-1])).astype(problem.dtype)
+    )
     count = steps * problem.batch
-    order = np.concatenate([rng.permutation(rows) for _ in range(-(-count // rows))])[: count - problem.batch // 2]  # the last batch is short
+    # the last batch is short
+    order = np.concatenate([rng.permutation(rows) for _ in range(-(-count // rows))])[: count - problem.batch // 2]
     with engine.forced(backend, mode), engine.fusing(backend, mode == "fused"):
         options = {"precision": problem.precision} if problem.precision != "fp32" else {}
-        net = Network(sizes, hidden=problem.hidden, output=problem.output, cost=problem.cost, l2=0.01, dtype=problem.dtype, backend=backend, seed=3, **options)
+        net = Network(
+            sizes,
+            hidden=problem.hidden,
+            output=problem.output,
+            cost=problem.cost,
+            l2=0.01,
+            dtype=problem.dtype,
+            backend=backend,
+            seed=3,
+            **options,
+        )
         rule = optimizers.get(problem.rule, 0.01)
         program = backend.compile(net, rule, problem.batch)
         program.training_rows = rows
-        cost, _ = program.run(backend.asarray(X), backend.asarray(y), backend.asarray(order), 0, program.steps(len(order)))
+        cost, _ = program.run(
+            backend.asarray(X), backend.asarray(y), backend.asarray(order), 0, program.steps(len(order))
+        )
     engine.check(program, mode)
     parts = [np.ascontiguousarray(backend.to_numpy(x)).view(np.uint8) for x in (net.theta, *rule.state)]
     return np.concatenate(parts), float(cost)
@@ -77,12 +100,22 @@ def compare(backend: Any, problem: Problem, steps: int = STEPS) -> Result:
         modes = ("fused", "fused", "fused") if problem.fused else ("eager", "captured", "captured")
         eager, captured, again = (train(backend, problem, mode, steps) for mode in modes)
     except Exception as error:
-        kind = "absent" if type(error).__name__ in ("Absent", "BackendUnavailable") or "precision" in str(error) else "failed"
+        kind = (
+            "absent"
+            if type(error).__name__ in ("Absent", "BackendUnavailable") or "precision" in str(error)
+            else "failed"
+        )
         return {**entry, "status": kind, "note": f"{type(error).__name__}: {error}".splitlines()[0]}
-    for name, (theta, cost), (other, other_cost) in ((f"{modes[1]} against {modes[0]}", captured, eager), (f"{modes[1]} twice", captured, again)):
+    for name, (theta, cost), (other, other_cost) in (
+        (f"{modes[1]} against {modes[0]}", captured, eager),
+        (f"{modes[1]} twice", captured, again),
+    ):
         different = int((theta != other).sum())
         if different or cost != other_cost:
-            entry |= {"status": "failed", "note": f"{name}: {different} of {len(theta)} bytes differ, cost {cost!r} and {other_cost!r}"}
+            entry |= {
+                "status": "failed",
+                "note": f"{name}: {different} of {len(theta)} bytes differ, cost {cost!r} and {other_cost!r}",
+            }
             break
     return entry | {"bytes": len(eager[0]), "cost": eager[1]}
 

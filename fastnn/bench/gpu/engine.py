@@ -1,4 +1,6 @@
-"""The CuPy engine's ways to run a program: steps replayed as CUDA graphs, the same kernels launched one by one, or for narrow nets fused."""
+"""The CuPy engine's ways to run a program: steps replayed as CUDA graphs, the same kernels launched one by one, or
+for narrow nets fused.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ def mode_of(program: Any) -> str:
 
 @contextmanager
 def forced(backend: Any, mode: str) -> Iterator[None]:
-    """Inside, programs of this engine run in this mode: "captured" or "fused", or "eager" because the device refuses to capture.
+    """Inside, programs of this engine run in this mode: "captured" or "fused", or "eager" because the device refuses to
+    capture.
 
     The engine warns when capture is refused; that warning is what was asked for here.
     """
@@ -53,6 +56,11 @@ def fusing(backend: Any, fused: bool) -> Iterator[None]:
 
 
 def check(program: Any, mode: str) -> None:
-    """Raises Absent if the program, which has run, did so in another mode; "captured" may have been fused where that was timed to be faster."""
+    """Raises Absent if the program, which has run, did so in another mode; "captured" may have been fused where
+    that was timed to be faster.
+    """
     if mode_of(program) not in (mode, "fused" if mode == "captured" else mode):
-        raise Absent(f"the engine ran its steps {mode_of(program)}, not {mode}{': ' + program.why_eager if program.why_eager else ''}")
+        raise Absent(
+            f"the engine ran its steps {mode_of(program)}, not "
+            f"{mode}{': ' + program.why_eager if program.why_eager else ''}"
+        )

@@ -16,8 +16,33 @@ from .stage import Request, Write
 
 __all__ = ["card", "libraries", "others", "run"]
 
-FIELDS = ("name", "driver_version", "memory.total", "memory.used", "clocks.sm", "clocks.max.sm", "clocks.mem", "temperature.gpu", "power.limit", "utilization.gpu", "compute_cap")
-DISTRIBUTIONS = ("numpy", "cupy-cuda13x", "cupy-cuda12x", "nvmath-python", "nvidia-cublas", "nvidia-cuda-nvrtc", "torch", "triton", "jax", "jaxlib", "numba", "scipy")
+FIELDS = (
+    "name",
+    "driver_version",
+    "memory.total",
+    "memory.used",
+    "clocks.sm",
+    "clocks.max.sm",
+    "clocks.mem",
+    "temperature.gpu",
+    "power.limit",
+    "utilization.gpu",
+    "compute_cap",
+)
+DISTRIBUTIONS = (
+    "numpy",
+    "cupy-cuda13x",
+    "cupy-cuda12x",
+    "nvmath-python",
+    "nvidia-cublas",
+    "nvidia-cuda-nvrtc",
+    "torch",
+    "triton",
+    "jax",
+    "jaxlib",
+    "numba",
+    "scipy",
+)
 TOOLS = ("nvidia-smi", "nvcc", "compute-sanitizer", "g++", "ruff", "mypy")
 
 
@@ -27,10 +52,20 @@ def _query(what: str, fields: tuple[str, ...]) -> list[list[str]]:
     if tool is None:
         return []
     try:
-        result = subprocess.run([tool, f"--query-{what}={','.join(fields)}", "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=15, check=False)
+        result = subprocess.run(
+            [tool, f"--query-{what}={','.join(fields)}", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=15,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return [[part.strip() for part in line.split(",")] for line in result.stdout.splitlines() if line.strip()] if result.returncode == 0 else []
+    return (
+        [[part.strip() for part in line.split(",")] for line in result.stdout.splitlines() if line.strip()]
+        if result.returncode == 0
+        else []
+    )
 
 
 def card() -> Result:
@@ -62,7 +97,9 @@ def libraries() -> Result:
         "CUDA driver": asked(lambda: module("cupy").cuda.runtime.driverGetVersion()),
         "CUDA runtime": asked(lambda: module("cupy").cuda.runtime.runtimeGetVersion()),
         "NVRTC": asked(lambda: ".".join(map(str, module("cupy").cuda.nvrtc.getVersion()))),
-        "cuBLAS": asked(lambda: module("cupy_backends.cuda.libs.cublas").getVersion(module("cupy.cuda.device").get_cublas_handle())),
+        "cuBLAS": asked(
+            lambda: module("cupy_backends.cuda.libs.cublas").getVersion(module("cupy.cuda.device").get_cublas_handle())
+        ),
         "cuBLASLt": asked(choose_binding),
     }
 
@@ -73,9 +110,13 @@ def _device() -> Result:
     free, total = cupy.cuda.runtime.memGetInfo()
     name = properties["name"]
     return {
-        "name": name.decode() if isinstance(name, bytes) else str(name), "compute": f"{properties['major']}.{properties['minor']}", "multiprocessors": properties["multiProcessorCount"],
-        "l2_bytes": properties.get("l2CacheSize"), "memory_free": free, "memory_total": total,
-    }  # fmt: skip
+        "name": name.decode() if isinstance(name, bytes) else str(name),
+        "compute": f"{properties['major']}.{properties['minor']}",
+        "multiprocessors": properties["multiProcessorCount"],
+        "l2_bytes": properties.get("l2CacheSize"),
+        "memory_free": free,
+        "memory_total": total,
+    }
 
 
 def run(request: Request, write: Write) -> Result:
@@ -86,7 +127,15 @@ def run(request: Request, write: Write) -> Result:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
-    write({"card": card(), "others": others(), "versions": versions, "tools": {name: shutil.which(name) is not None for name in TOOLS}, "libraries": libraries()})
+    write(
+        {
+            "card": card(),
+            "others": others(),
+            "versions": versions,
+            "tools": {name: shutil.which(name) is not None for name in TOOLS},
+            "libraries": libraries(),
+        }
+    )
     try:
         return {"device": _device()}
     except Exception as error:

@@ -1,4 +1,6 @@
-"""Per hidden layer: cuBLASLt's epilogues against products with kernels of our own; for narrow nets whole steps, captured and fused. Timed by the engine as it chooses."""
+"""Per hidden layer: cuBLASLt's epilogues against products with kernels of our own; for narrow nets whole steps,
+captured and fused. Timed by the engine as it chooses.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,17 @@ def problems(mode: str) -> list[tuple[str, int, str]]:
     narrow = [(NARROW, 32, "fp32")]
     if mode == "all":
         return narrow + [(net, batch, precision) for net in NETS for batch in (512, 8192) for precision in PRECISIONS]
-    return narrow + [(net, batch, precision) for precision in ("bf16", "tf32", "fp32") for net, batch in ((WIDEST, 8192), (WIDE, 8192), (MIDDLE, 512))]
+    return narrow + [
+        (net, batch, precision)
+        for precision in ("bf16", "tf32", "fp32")
+        for net, batch in ((WIDEST, 8192), (WIDE, 8192), (MIDDLE, 512))
+    ]
 
 
 def measure(backend: Any, name: str, batch: int, precision: str) -> Result:
-    """{"layers": [{way: seconds, or None if it is not offered}], "choice", "fused": {way: seconds of a step}, ...} of one net at one batch and precision."""
+    """{"layers": [{way: seconds, or None if it is not offered}], "choice", "fused": {way: seconds of a step}, ...}
+    of one net at one batch and precision.
+    """
     net = net_named(name)
     made = Network(net.sizes, hidden=net.hidden, output=net.output, cost=net.cost, precision=precision, backend=backend)
     with warnings.catch_warnings():
@@ -35,7 +43,14 @@ def measure(backend: Any, name: str, batch: int, precision: str) -> Result:
     if program.why_eager:
         raise Absent(f"cuBLASLt is not used here: {program.why_eager}")
     timed = {"layers": program.timings(), "fused": program.fused_timings()}
-    return {"net": name, "batch": batch, "precision": precision, "choice": program.describe(), **timed, "refusals": dict(backend.device.refusals)}
+    return {
+        "net": name,
+        "batch": batch,
+        "precision": precision,
+        "choice": program.describe(),
+        **timed,
+        "refusals": dict(backend.device.refusals),
+    }
 
 
 def run(request: Request, write: Write) -> Result:

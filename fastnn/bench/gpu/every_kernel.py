@@ -23,18 +23,28 @@ __all__ = ["PLANTED", "exercise", "main"]
 
 PLANTED = {
     "memcheck": 'extern "C" __global__ void planted(float* x) { x[blockDim.x * 1024 + threadIdx.x] = 1; }',
-    "racecheck": 'extern "C" __global__ void planted(float* x) { __shared__ float s[64]; s[threadIdx.x] = x[threadIdx.x]; x[threadIdx.x] = s[63 - threadIdx.x]; }',
+    "racecheck": (
+        'extern "C" __global__ void planted(float* x) { __shared__ float s[64]; s[threadIdx.x] = x[threadIdx.x]; '
+        "x[threadIdx.x] = s[63 - threadIdx.x]; }"
+    ),
 }
 # Rows and layer sizes: one unit, odd sizes, more columns than lanes in a warp, more rows than a chunk or block takes.
 # Training takes the first two.
 SIZES = ((301, (70, 129, 10)), (33, (31, 40, 70)), (7, (5, 3, 2)), (600, (3, 1, 5)))
-PAIRS = (("softmax", "cross_entropy"), ("sigmoid", "cross_entropy"), ("softmax", "squared_error"), ("tanh", "squared_error"))
+PAIRS = (
+    ("softmax", "cross_entropy"),
+    ("sigmoid", "cross_entropy"),
+    ("softmax", "squared_error"),
+    ("tanh", "squared_error"),
+)
 RULES = tuple(sorted(optimizers.OPTIMIZERS))
 FUSED_RULES = ("adam", "momentum", "sgd")
 
 
 def exercise(backend: Any, dtypes: tuple[str, ...] = ("float32", "float64"), sizes_: Any = SIZES) -> set[str]:
-    """Names of the kernels that ran. Few runs, for each is slow under the tool: every rule with the first sizes and pair, one rule elsewhere."""
+    """Names of the kernels that ran. Few runs, for each is slow under the tool: every rule with the first sizes and
+    pair, one rule elsewhere.
+    """
     ran: set[str] = set()
     device = backend.device
     launch = device._launch
@@ -55,7 +65,10 @@ def exercise(backend: Any, dtypes: tuple[str, ...] = ("float32", "float64"), siz
                 for precision in precisions:
                     for place, (rows, sizes) in enumerate(sizes_[:2]):
                         for number, (output, cost) in enumerate(PAIRS):
-                            _train(backend, dtype, rows, sizes, output, cost, number, RULES if (place, number) == (0, 0) else ("adam",), precision)
+                            _train(
+                                backend, dtype, rows, sizes, output, cost, number,
+                                RULES if (place, number) == (0, 0) else ("adam",), precision,
+                            )  # fmt: skip
                 for rows, sizes in sizes_:
                     _operations(backend, dtype, rows, sizes)
         with engine.fusing(backend, True):
@@ -74,16 +87,44 @@ def _data(rng: Any, rows: int, sizes: tuple[int, ...], output: str, cost: str, c
     return X, rng.integers(0, sizes[-1], rows) if classes else rng.uniform(0.1, 0.9, (rows, sizes[-1]))
 
 
-def _train(backend: Any, dtype: str, rows: int, sizes: tuple[int, ...], output: str, cost: str, number: int, rules: tuple[str, ...], precision: str) -> None:
-    """A few steps, the last batch short; targets as classes and, where they may be, as values; reduced precision reads bytes."""
+def _train(
+    backend: Any,
+    dtype: str,
+    rows: int,
+    sizes: tuple[int, ...],
+    output: str,
+    cost: str,
+    number: int,
+    rules: tuple[str, ...],
+    precision: str,
+) -> None:
+    """A few steps, the last batch short; targets as classes and, where they may be, as values; reduced precision
+    reads bytes.
+    """
     rng = np.random.default_rng(number)
     hidden = ("relu", "leaky_relu", "tanh", "sigmoid")[number % 4]
-    kinds = (True,) if (output, cost) == ("softmax", "cross_entropy") else (False,) if cost == "cross_entropy" else (True, False)
+    kinds = (
+        (True,)
+        if (output, cost) == ("softmax", "cross_entropy")
+        else (False,)
+        if cost == "cross_entropy"
+        else (True, False)
+    )
     for classes in kinds:
         X, y = _data(rng, rows, sizes, output, cost, classes)
         x, scale = (X.astype(dtype), None) if precision == "fp32" else (np.abs(100 * X).astype(np.uint8), 0.01)
         for rule in rules:
-            net = Network(sizes, hidden=hidden, output=output, cost=cost, l2=0.1, dtype=dtype, precision=precision, backend=backend, seed=number)
+            net = Network(
+                sizes,
+                hidden=hidden,
+                output=output,
+                cost=cost,
+                l2=0.1,
+                dtype=dtype,
+                precision=precision,
+                backend=backend,
+                seed=number,
+            )
             net.fit(x, y, optimizer=rule, batch_size=max(2, rows // 3), epochs=1, scale=scale)
             net.score(X.astype(dtype), y)
 
@@ -91,7 +132,10 @@ def _train(backend: Any, dtype: str, rows: int, sizes: tuple[int, ...], output: 
 def _operations(backend: Any, dtype: str, rows: int, sizes: tuple[int, ...]) -> None:
     """The operations that a program does in a fused way, one by one."""
     rng = np.random.default_rng(rows)
-    x, W, b, delta = (backend.asarray(rng.standard_normal(shape).astype(dtype)) for shape in ((rows, sizes[0]), (sizes[1], sizes[0]), (sizes[1],), (rows, sizes[1])))
+    x, W, b, delta = (
+        backend.asarray(rng.standard_normal(shape).astype(dtype))
+        for shape in ((rows, sizes[0]), (sizes[1], sizes[0]), (sizes[1],), (rows, sizes[1]))
+    )
     z = backend.dense_forward(x, W, b)
     for name in activations.ACTIVATIONS:
         backend.activate(name, z)
@@ -100,9 +144,18 @@ def _operations(backend: Any, dtype: str, rows: int, sizes: tuple[int, ...]) -> 
     Delta_W, Delta_b = backend.zeros((sizes[1], sizes[0]), np.dtype(dtype)), backend.zeros((sizes[1],), np.dtype(dtype))
     backend.accumulate(Delta_W, Delta_b, delta, x)
     h = backend.activate("softmax", z)
-    values, classes = backend.asarray(rng.uniform(0.1, 0.9, (rows, sizes[1])).astype(dtype)), backend.asarray(rng.integers(0, sizes[1], rows))
-    for output, cost, y in (("softmax", "cross_entropy", classes), ("softmax", "squared_error", classes), ("softmax", "squared_error", values), ("identity", "squared_error", classes),
-                            ("identity", "squared_error", values), ("sigmoid", "cross_entropy", values)):  # fmt: skip
+    values, classes = (
+        backend.asarray(rng.uniform(0.1, 0.9, (rows, sizes[1])).astype(dtype)),
+        backend.asarray(rng.integers(0, sizes[1], rows)),
+    )
+    for output, cost, y in (
+        ("softmax", "cross_entropy", classes),
+        ("softmax", "squared_error", classes),
+        ("softmax", "squared_error", values),
+        ("identity", "squared_error", classes),
+        ("identity", "squared_error", values),
+        ("sigmoid", "cross_entropy", values),
+    ):
         out = h if output == "softmax" else z if output == "identity" else backend.activate("sigmoid", z)
         backend.output_delta(output, cost, z, out, y)
         backend.cost_sum(output, cost, z, out, y)
@@ -128,7 +181,8 @@ def main(planted: str = "") -> None:
     if planted:
         plant(planted)
         return
-    importlib.import_module("cupy").cuda.set_allocator(None)  # no pool: every array has bounds of its own, which memcheck can watch; a program's arena is one array
+    # no pool: every array has bounds of its own, which memcheck can watch; a program's arena is one array
+    importlib.import_module("cupy").cuda.set_allocator(None)
     found = report(exercise(get_backend("cupy")))
     print(f"kernels: {found['kernels']}; missing: {' '.join(found['missing'])}")
 

@@ -1,4 +1,6 @@
-"""What the stages need of the card, in one place: the engine, a clock, plain products and copies. Nothing else here knows CuPy."""
+"""What the stages need of the card, in one place: the engine, a clock, plain products and copies. Nothing else here
+knows CuPy.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ COMPUTE = {"fp32": 68, "tf32": 77, "bf16": 68}  # CUBLAS_COMPUTE_32F, CUBLAS_COM
 
 
 class Lab(ABC):
-    """The device as the stages see it: `backend` is the CuPy engine, `timer` the device's clock, `xp` its array library."""
+    """The device as the stages see it: `backend` is the CuPy engine, `timer` the device's clock, `xp` its array
+    library.
+    """
 
     backend: Any
     timer: Timer
@@ -53,7 +57,10 @@ class CupyLab(Lab):
 
         # Row-major C = A B is column-major C^T = B^T A^T: cuBLAS is given B first.
         def work(keep: tuple[Any, ...] = (a, b, c, one, zero)) -> None:
-            cublas.gemmEx(handle, 0, 0, n, m, k, one.ctypes.data, b.data.ptr, kind, n, a.data.ptr, kind, k, zero.ctypes.data, c.data.ptr, kind, n, COMPUTE[precision], -1)
+            cublas.gemmEx(
+                handle, 0, 0, n, m, k, one.ctypes.data, b.data.ptr, kind, n, a.data.ptr, kind, k, zero.ctypes.data,
+                c.data.ptr, kind, n, COMPUTE[precision], -1,
+            )  # fmt: skip
 
         return work
 

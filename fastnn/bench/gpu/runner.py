@@ -30,7 +30,9 @@ TAIL = 3000  # characters of a failed stage's log that are kept with the results
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: `target` is "module:function"; most seconds in each mode, 0 leaves it out. Without a stage that is `needed`, the rest is not tried."""
+    """One stage: `target` is "module:function"; most seconds in each mode, 0 leaves it out. Without a stage that is
+    `needed`, the rest is not tried.
+    """
 
     name: str
     title: str
@@ -49,8 +51,8 @@ def _at(module: str) -> str:
     return f"fastnn.bench.gpu.{module}:run"
 
 
-# In order; seconds are limits, not what a stage needs. The first one loads the libraries from a cold disk, and without it there is nothing.
-# Whole steps come last and get all that is left.
+# In order; seconds are limits, not what a stage needs. The first one loads the libraries from a cold disk, and without
+# it there is nothing. Whole steps come last and get all that is left.
 STAGES = (
     Stage("environment", "the card, the driver, the libraries", _at("environment"), 60, 70, 120, needed=True),
     Stage("suite", "the tests on the device", _at("suite"), 35, 90, 3600),
@@ -92,20 +94,32 @@ class Run:
     checkout, data : str, optional
         Given to the stages.
     budget : float, optional
-        Seconds for everything; those of the mode if not given. What is more than the stages' own limits add up to stretches all of them.
+        Seconds for everything; those of the mode if not given. What is more than the stages' own limits add up to
+        stretches all of them.
     say : callable
         Told in a few words what is going on.
     """
 
     def __init__(
-        self, mode: str, path: Path, results: Result | None = None, *, stages: Sequence[Stage] = STAGES, only: Sequence[str] = (), checkout: str | None = None,
-        data: str | None = None, budget: float | None = None, say: Callable[[str], None] = lambda text: None,
-    ) -> None:  # fmt: skip
+        self,
+        mode: str,
+        path: Path,
+        results: Result | None = None,
+        *,
+        stages: Sequence[Stage] = STAGES,
+        only: Sequence[str] = (),
+        checkout: str | None = None,
+        data: str | None = None,
+        budget: float | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self.mode, self.path, self.say, self.checkout, self.data = mode, path, say, checkout, data
         self.stages = [stage for stage in stages if stage.seconds(mode) and (not only or stage.name in only)]
         self.results: Result = results or {"kind": "gpu", "schema": SCHEMA, "mode": mode, "sessions": [], "stages": {}}
         self.budget = BUDGETS[mode] if budget is None else budget
-        self.stretch = 1.0 if budget is None else max(1.0, budget / max(1.0, sum(stage.seconds(mode) for stage in self.stages)))
+        self.stretch = (
+            1.0 if budget is None else max(1.0, budget / max(1.0, sum(stage.seconds(mode) for stage in self.stages)))
+        )
         self.began = time.monotonic()
 
     def run(self) -> Result:
@@ -120,7 +134,15 @@ class Run:
                 continue
             seconds = min(self.stretch * stage.seconds(self.mode), self.budget - (time.monotonic() - self.began))
             if seconds < 2:
-                self._keep(stage, {"status": "left out", "note": "out of time; --resume does it", "result": self._earlier(stage.name)}, 0.0)
+                self._keep(
+                    stage,
+                    {
+                        "status": "left out",
+                        "note": "out of time; --resume does it",
+                        "result": self._earlier(stage.name),
+                    },
+                    0.0,
+                )
                 continue
             self.say(f"{stage.name}: {stage.title}")
             began = time.monotonic()
@@ -138,12 +160,19 @@ class Run:
     def _keep(self, stage: Stage, outcome: Result, seconds: float) -> None:
         self.results["stages"][stage.name] = {"title": stage.title, **outcome, "seconds": round(seconds, 2)}
         self._save()
-        self.say(f"{stage.name}: {outcome['status']}{': ' + outcome['note'] if outcome['note'] else ''} ({seconds:.0f} s)")
+        self.say(
+            f"{stage.name}: {outcome['status']}{': ' + outcome['note'] if outcome['note'] else ''} ({seconds:.0f} s)"
+        )
 
     def _save(self) -> None:
         self.results["updated"] = now()
         text = results_file.dumps(self.results)
-        for place, name in ((self.checkout, "CHECKOUT"), (sys.prefix, "PYTHON"), (tempfile.gettempdir(), "TEMP"), (str(Path.home()), "HOME")):
+        for place, name in (
+            (self.checkout, "CHECKOUT"),
+            (sys.prefix, "PYTHON"),
+            (tempfile.gettempdir(), "TEMP"),
+            (str(Path.home()), "HOME"),
+        ):
             if place and len(place) > 1:  # results are shown to others, who need not know where things lie here
                 text = text.replace(place, name)
         results_file.replace(self.path, text)
@@ -154,24 +183,40 @@ class Run:
             "mode": self.mode, "seconds": seconds, "checkout": self.checkout, "data": self.data,
             "results": {name: entry.get("result") or {} for name, entry in self.results["stages"].items()},
         }  # fmt: skip
-        with tempfile.TemporaryDirectory() as folder, self.path.with_suffix(".log").open("a+", encoding="utf-8", errors="replace") as log:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            self.path.with_suffix(".log").open("a+", encoding="utf-8", errors="replace") as log,
+        ):
             log.write(f"\n==== {stage.name}, {now()}\n")
             log.flush()
             start = log.tell()
             asked, answer = Path(folder) / "request.json", Path(folder) / "result.json"
             asked.write_text(results_file.dumps(request), encoding="utf-8")
             # -P: the folder we are in stays off the path, or a checkout would shadow what is installed.
-            process = subprocess.Popen([sys.executable, "-P", "-m", "fastnn.bench.gpu.stage", stage.target, str(asked), str(answer)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                       start_new_session=True)  # fmt: skip
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "fastnn.bench.gpu.stage", stage.target, str(asked), str(answer)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
             try:
                 hung = self._wait(stage, process, answer, time.monotonic() + seconds)
             finally:
                 _end(process)
-            outcome: Result = json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else {"status": "partial", "note": "", "result": self._earlier(stage.name)}
+            outcome: Result = (
+                json.loads(answer.read_text(encoding="utf-8"))
+                if answer.exists()
+                else {"status": "partial", "note": "", "result": self._earlier(stage.name)}
+            )
             if hung:
                 outcome |= {"status": "hung", "note": f"was not done within {seconds:.0f} s, and was ended"}
             elif outcome["status"] == "partial":
-                how = f"signal {signal.Signals(-process.returncode).name}" if process.returncode < 0 else f"exit code {process.returncode}"
+                how = (
+                    f"signal {signal.Signals(-process.returncode).name}"
+                    if process.returncode < 0
+                    else f"exit code {process.returncode}"
+                )
                 outcome |= {"status": "crashed", "note": f"its process ended with {how}"}
             if outcome["status"] in ("hung", "crashed", "failed"):
                 log.seek(start)
@@ -179,7 +224,9 @@ class Run:
         return outcome
 
     def _wait(self, stage: Stage, process: subprocess.Popen[bytes], answer: Path, deadline: float) -> bool:
-        """Until the process ends or its time is up, which is returned; what it has so far goes into the file, since this process may be killed."""
+        """Until the process ends or its time is up, which is returned; what it has so far goes into the file, since
+        this process may be killed.
+        """
         written = 0
         while True:
             try:
@@ -191,7 +238,11 @@ class Run:
                 return False
             if answer.exists() and (now_written := answer.stat().st_mtime_ns) != written:
                 written = now_written
-                self.results["stages"][stage.name] = {"title": stage.title, "seconds": 0.0, **json.loads(answer.read_text(encoding="utf-8"))}
+                self.results["stages"][stage.name] = {
+                    "title": stage.title,
+                    "seconds": 0.0,
+                    **json.loads(answer.read_text(encoding="utf-8")),
+                }
                 self._save()
 
 

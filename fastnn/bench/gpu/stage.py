@@ -60,11 +60,12 @@ class Request:
 def main(target: str, request: str, result: str) -> None:
     """Run the stage and write {"status", "note", "result"}.
 
-    The status is "ok"; "failed" where the result has a "failed" that is not 0; "incomplete" where the result has a "left_out" that is not empty; "absent" or
-    "failed" with the reason; "partial" while it runs.
+    The status is "ok"; "failed" where the result has a "failed" that is not 0; "incomplete" where the result has a
+    "left_out" that is not empty; "absent" or "failed" with the reason; "partial" while it runs.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the stage ends its own processes
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, pytest with it, whose report would be lost
+    # a shell's background job ignores it, pytest with it, whose report would be lost
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     path = Path(result)
 
     def write(found: Result, status: str = "partial", note: str = "") -> None:
@@ -84,7 +85,11 @@ def main(target: str, request: str, result: str) -> None:
         if found.get("failed"):
             write(found, "failed", f"{found['failed']} failed")
         else:
-            write(found, "incomplete" if waiting else "ok", f"{len(waiting)} left out for lack of time; --resume goes on" if waiting else "")
+            write(
+                found,
+                "incomplete" if waiting else "ok",
+                f"{len(waiting)} left out for lack of time; --resume goes on" if waiting else "",
+            )
     except (Absent, BackendUnavailable) as error:
         write(found, "absent", str(error))
     except Exception as error:

@@ -1,4 +1,6 @@
-"""The test suite on the device: pytest with --require-backend=cupy, group by group, every failure with its short text."""
+"""The test suite on the device: pytest with --require-backend=cupy, group by group, every failure with its short
+text.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ GROUPS = (
     ("the rest of the device tests", (), "gpu"),
 )
 WHOLE = ("everything that needs no device", (), "not gpu and not slow and not browser")  # minutes on processors alone
-# Packages are newer there than those that the tests were written with: that one of them deprecates something is no failure of the device.
+# Packages are newer there than those that the tests were written with: that one of them deprecates something is no
+# failure of the device.
 LENIENT = tuple(f"-Wdefault::{kind}" for kind in ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning"))
 MOST_FAILURES, MOST_TEXT = 40, 400
 
@@ -58,17 +61,42 @@ def files_of(tests: Path, name: str) -> list[str]:
     """The files of a group of this name; for one without patterns those that no group of the same marker has."""
     groups = (*GROUPS, WHOLE)
     _, patterns, marker = next(group for group in groups if group[0] == name)
-    taken = {path for _, others, same in groups if same in (marker, "") and not patterns for pattern in others for path in tests.glob(pattern)}
-    return sorted(str(path) for pattern in patterns or ("test_*.py",) for path in tests.glob(pattern) if path not in taken)
+    taken = {
+        path
+        for _, others, same in groups
+        if same in (marker, "") and not patterns
+        for pattern in others
+        for path in tests.glob(pattern)
+    }
+    return sorted(
+        str(path) for pattern in patterns or ("test_*.py",) for path in tests.glob(pattern) if path not in taken
+    )
 
 
-def group(tests: Path, wanted: list[str], marker: str, seconds: float, options: tuple[str, ...] = ("--require-backend=cupy",)) -> Result:
+def group(
+    tests: Path, wanted: list[str], marker: str, seconds: float, options: tuple[str, ...] = ("--require-backend=cupy",)
+) -> Result:
     """Run these files within the time; what pytest itself says where there is no report."""
     root = tests.parent
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", str(root / "pyproject.toml"), f"--rootdir={root}", f"--junitxml={report}",
-                   *(("-m", marker) if marker else ()), *LENIENT, *options, *wanted]  # fmt: skip
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-c",
+            str(root / "pyproject.toml"),
+            f"--rootdir={root}",
+            f"--junitxml={report}",
+            *(("-m", marker) if marker else ()),
+            *LENIENT,
+            *options,
+            *wanted,
+        ]
         with (Path(folder) / "said").open("w+", encoding="utf-8", errors="replace") as said:
             code = _run(command, folder, said, seconds)
             said.seek(0)
@@ -76,11 +104,20 @@ def group(tests: Path, wanted: list[str], marker: str, seconds: float, options: 
         print(words)
         if not report.exists() or code not in (0, 1, 5, None):  # 1: some failed; 5: none was chosen; None: time was up
             last = (words.strip().splitlines() or [""])[-1]
-            return {"status": "hung" if code is None else "failed", "note": f"not done within {seconds:.0f} s" if code is None else f"pytest ended with exit code {code}: {last}"}
+            return {
+                "status": "hung" if code is None else "failed",
+                "note": f"not done within {seconds:.0f} s"
+                if code is None
+                else f"pytest ended with exit code {code}: {last}",
+            }
         counts = summary(report)
     if code is None:
         return {"status": "hung", "note": f"not done within {seconds:.0f} s; these had run", **counts}
-    return {"status": "ok" if not counts["failed"] and counts["passed"] else "failed", "note": "" if counts["passed"] or counts["failed"] else "no test ran", **counts}
+    return {
+        "status": "ok" if not counts["failed"] and counts["passed"] else "failed",
+        "note": "" if counts["passed"] or counts["failed"] else "no test ran",
+        **counts,
+    }
 
 
 def _run(command: list[str], folder: str, said: IO[str], seconds: float) -> int | None:
@@ -103,7 +140,11 @@ def run(request: Request, write: Write) -> Result:
     tests = Path(request.checkout or ".") / "tests"
     if request.checkout is None or not (tests / "conftest.py").exists():
         raise Absent("there is no checkout with tests/ here; run bench/gpu.py from one")
-    groups: Result = {name: entry for name, entry in ((request.results.get("suite") or {}).get("groups") or {}).items() if entry["status"] == "ok"}
+    groups: Result = {
+        name: entry
+        for name, entry in ((request.results.get("suite") or {}).get("groups") or {}).items()
+        if entry["status"] == "ok"
+    }
     left_out: list[str] = []
     every = (*GROUPS[:1],) if request.mode == "quick" else (*GROUPS, WHOLE) if request.mode == "all" else GROUPS
     for name, _, marker in every:
@@ -113,9 +154,17 @@ def run(request: Request, write: Write) -> Result:
             left_out.append(name)
             continue
         if name == WHOLE[0] and shutil.which("g++") is None:
-            groups[name] = {"status": "absent", "note": "some of these tests compile the kernels for the CPU with g++, which is not here"}
+            groups[name] = {
+                "status": "absent",
+                "note": "some of these tests compile the kernels for the CPU with g++, which is not here",
+            }
             continue
         groups[name] = group(tests, files_of(tests, name), marker, request.left - 1)
         write({"groups": groups})
     failed = sum(int(entry.get("failed") or entry["status"] in ("failed", "hung")) for entry in groups.values())
-    return {"groups": groups, "passed": sum(int(entry.get("passed", 0)) for entry in groups.values()), "failed": failed, "left_out": left_out}
+    return {
+        "groups": groups,
+        "passed": sum(int(entry.get("passed", 0)) for entry in groups.values()),
+        "failed": failed,
+        "left_out": left_out,
+    }

@@ -16,7 +16,9 @@ class Timer(ABC):
 
     @abstractmethod
     def once(self, work: Callable[[], Any]) -> float:
-        """Seconds of the device between the beginning and the end of the work, its second-level cache emptied before."""
+        """Seconds of the device between the beginning and the end of the work, its second-level cache emptied
+        before.
+        """
 
     def sustained(self, work: Callable[[], Any], times: int) -> float:
         """Seconds of one of so many in a row."""
@@ -28,7 +30,9 @@ class Timer(ABC):
             self.once(work)
         return spread([self.once(work) for _ in range(rounds)])
 
-    def compare(self, works: dict[str, Callable[[], Any]], rounds: int = 11, warm_up: int = 3) -> dict[str, dict[str, float]]:
+    def compare(
+        self, works: dict[str, Callable[[], Any]], rounds: int = 11, warm_up: int = 3
+    ) -> dict[str, dict[str, float]]:
         """The same for several ways of doing one thing, taken in turn within each round."""
         for work in works.values():
             for _ in range(warm_up):

@@ -47,12 +47,40 @@ def _module(name: str) -> str:
 PEERS = {
     spec.name: spec
     for spec in (
-        Spec("numba", "fastnn (Numba)", f"{_module('fastnn_peer')}:Numba", ("fastnn-backends", "numba", "scipy", "mkl"), "import fastnn", own=True, sweep=False),
-        Spec("numpy", "fastnn (NumPy)", f"{_module('fastnn_peer')}:Numpy", ("fastnn-backends",), "import fastnn", own=True),
-        Spec("sklearn", "scikit-learn", f"{_module('sklearn_peer')}:Sklearn", ("scikit-learn",), "import sklearn.neural_network"),
+        Spec(
+            "numba",
+            "fastnn (Numba)",
+            f"{_module('fastnn_peer')}:Numba",
+            ("fastnn-backends", "numba", "scipy", "mkl"),
+            "import fastnn",
+            own=True,
+            sweep=False,
+        ),
+        Spec(
+            "numpy",
+            "fastnn (NumPy)",
+            f"{_module('fastnn_peer')}:Numpy",
+            ("fastnn-backends",),
+            "import fastnn",
+            own=True,
+        ),
+        Spec(
+            "sklearn",
+            "scikit-learn",
+            f"{_module('sklearn_peer')}:Sklearn",
+            ("scikit-learn",),
+            "import sklearn.neural_network",
+        ),
         Spec("torch", "PyTorch", f"{_module('torch_peer')}:Eager", ("torch",), "import torch"),
         Spec("compile", "torch.compile", f"{_module('torch_peer')}:Compiled", ("torch",), "import torch"),
         Spec("jax", "JAX", f"{_module('jax_peer')}:Jax", ("jax", "jaxlib"), "import jax"),
-        Spec("onnx", "ONNX Runtime", f"{_module('onnx_peer')}:Onnx", ("onnxruntime", "onnx"), "import onnxruntime", does=frozenset({"predict"})),
+        Spec(
+            "onnx",
+            "ONNX Runtime",
+            f"{_module('onnx_peer')}:Onnx",
+            ("onnxruntime", "onnx"),
+            "import onnxruntime",
+            does=frozenset({"predict"}),
+        ),
     )
 }

@@ -48,7 +48,9 @@ class Peer(ABC):
 
     @abstractmethod
     def load_network(self, net: Net, theta: Array, x: Array) -> None:
-        """A network for inference and the rows x (m, s_1) float32 that `predict` is called with, in the library's own form."""
+        """A network for inference and the rows x (m, s_1) float32 that `predict` is called with, in the library's
+        own form.
+        """
 
     @abstractmethod
     def predict(self) -> Any:

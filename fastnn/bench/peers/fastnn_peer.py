@@ -82,4 +82,9 @@ class Numba(Numpy):
         import numba
         import scipy
 
-        return {**super().versions(), "numba": numba.__version__, "scipy": scipy.__version__, "products": get_backend(self.engine).products}
+        return {
+            **super().versions(),
+            "numba": numba.__version__,
+            "scipy": scipy.__version__,
+            "products": get_backend(self.engine).products,
+        }

@@ -51,7 +51,10 @@ class Jax(Peer):
     def load(self, problem: Problem) -> None:
         jax, jnp, net, batch = self.jax, self.jax.numpy, problem.net, problem.batch
         self.problem = problem
-        self.X, self.y = jnp.array(problem.X if problem.pixels is None else problem.pixels), jnp.array(problem.y.astype(np.int32) if net.classes else problem.y)
+        self.X, self.y = (
+            jnp.array(problem.X if problem.pixels is None else problem.pixels),
+            jnp.array(problem.y.astype(np.int32) if net.classes else problem.y),
+        )
         self.order = jnp.array(problem.order.reshape(-1, batch).astype(np.int32))
         forward, alpha, adam = self._forward(net), problem.learning_rate, problem.optimizer == "adam"
         tree = jax.tree_util.tree_map
@@ -81,7 +84,9 @@ class Jax(Peer):
                 m = tree(lambda m, g: m + 0.1 * (g - m), m, grads)
                 v = tree(lambda v, g: v + 0.001 * (g * g - v), v, grads)
                 first, second = 1 - 0.9**t, 1 - 0.999**t
-                parameters = tree(lambda p, m, v: p - (alpha / first) * m / (jnp.sqrt(v / second) + 1e-8), parameters, m, v)
+                parameters = tree(
+                    lambda p, m, v: p - (alpha / first) * m / (jnp.sqrt(v / second) + 1e-8), parameters, m, v
+                )
                 return (parameters, (m, v, t)), cost
 
             (parameters, state), costs = jax.lax.scan(step, (parameters, state), order)
@@ -94,7 +99,11 @@ class Jax(Peer):
         self.parameters = self._parameters(self.problem.net, theta)
         self.state: Any = ()
         if self.problem.optimizer == "adam":
-            self.state = (tree(jnp.zeros_like, self.parameters), tree(jnp.zeros_like, self.parameters), jnp.zeros((), jnp.float32))
+            self.state = (
+                tree(jnp.zeros_like, self.parameters),
+                tree(jnp.zeros_like, self.parameters),
+                jnp.zeros((), jnp.float32),
+            )
         self.jax.block_until_ready((self.parameters, self.state))
 
     def run(self, start: int, stop: int) -> float:
@@ -109,7 +118,9 @@ class Jax(Peer):
     def load_network(self, net: Net, theta: Array, x: Array) -> None:
         forward, nn = self._forward(net), self.jax.nn
         self.weights, self.x = self._parameters(net, theta), self.jax.numpy.array(x)
-        self.network = self.jax.jit(lambda parameters, x: nn.softmax(forward(parameters, x)) if net.classes else forward(parameters, x))
+        self.network = self.jax.jit(
+            lambda parameters, x: nn.softmax(forward(parameters, x)) if net.classes else forward(parameters, x)
+        )
 
     def predict(self) -> Any:
         return self.network(self.weights, self.x).block_until_ready()

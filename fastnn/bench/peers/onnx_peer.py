@@ -50,7 +50,10 @@ class Onnx(Peer):
         if net.classes:
             nodes.append(helper.make_node("Softmax", [at], ["h"], axis=1))
             at = "h"
-        ends = [[helper.make_tensor_value_info(name, FLOAT, ["m", size])] for name, size in (("x", net.sizes[0]), (at, net.sizes[-1]))]
+        ends = [
+            [helper.make_tensor_value_info(name, FLOAT, ["m", size])]
+            for name, size in (("x", net.sizes[0]), (at, net.sizes[-1]))
+        ]
         graph = helper.make_graph(nodes, "dense", *ends, initializer=weights)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
         options = self.runtime.SessionOptions()

@@ -37,9 +37,16 @@ class Sklearn(Peer):
     def _model(self, net: Net, optimizer: str, learning_rate: float) -> Any:
         """A model of these layers; one call of its partial_fit makes everything that its methods read."""
         model = self.models[net.classes](
-            hidden_layer_sizes=net.sizes[1:-1], activation=net.hidden, solver=optimizer, alpha=0.0, learning_rate_init=learning_rate,
-            momentum=0.0, nesterovs_momentum=False, random_state=0, max_iter=1,
-        )  # fmt: skip
+            hidden_layer_sizes=net.sizes[1:-1],
+            activation=net.hidden,
+            solver=optimizer,
+            alpha=0.0,
+            learning_rate_init=learning_rate,
+            momentum=0.0,
+            nesterovs_momentum=False,
+            random_state=0,
+            max_iter=1,
+        )
         K = net.sizes[-1]
         x = np.zeros((max(K, 2), net.sizes[0]), np.float32)
         with warnings.catch_warnings():
@@ -66,7 +73,8 @@ class Sklearn(Peer):
         self.intercept_grads = [np.empty(b.shape, np.float32) for _, b in split(net, problem.theta)]
 
     def _set(self, net: Net, theta: Array) -> None:
-        self.model.coefs_ = [np.array(W.T, order="C") for W, _ in split(net, theta)]  # a copy even where W.T is contiguous already
+        # a copy even where W.T is contiguous already
+        self.model.coefs_ = [np.array(W.T, order="C") for W, _ in split(net, theta)]
         self.model.intercepts_ = [b.copy() for _, b in split(net, theta)]
 
     def reset(self, theta: Array) -> None:
@@ -83,7 +91,9 @@ class Sklearn(Peer):
         for step in range(start, stop):
             rows = order[step * batch : (step + 1) * batch]
             a[0] = X.take(rows, axis=0)
-            cost, coefs, intercepts = self.model._backprop(a[0], y[rows], *weights, a, self.deltas, self.coef_grads, self.intercept_grads)
+            cost, coefs, intercepts = self.model._backprop(
+                a[0], y[rows], *weights, a, self.deltas, self.coef_grads, self.intercept_grads
+            )
             total += cost
             if adam:  # its epsilon stands before the bias correction of v; so corrected, its rule is that of the paper
                 rule.epsilon = 1e-8 * (1 - rule.beta_2 ** (rule.t + 1)) ** 0.5

@@ -45,7 +45,10 @@ class Eager(Peer):
     def load(self, problem: Problem) -> None:
         torch = self.torch
         self.problem = problem
-        self.X, self.y, self.order = (torch.from_numpy(np.ascontiguousarray(part)) for part in (problem.X if problem.pixels is None else problem.pixels, problem.y, problem.order))
+        self.X, self.y, self.order = (
+            torch.from_numpy(np.ascontiguousarray(part))
+            for part in (problem.X if problem.pixels is None else problem.pixels, problem.y, problem.order)
+        )
         self.model = self._model(problem.net)
         entropy, squared = torch.nn.functional.cross_entropy, torch.nn.functional.mse_loss
         self.cost = entropy if problem.net.classes else lambda h, y: squared(h, y) / 2
@@ -53,7 +56,9 @@ class Eager(Peer):
 
     @staticmethod
     def _inputs(X: Any, rows: Any) -> Any:
-        """Those rows; bytes are converted batch by batch, which is faster than to read four times as many (bench/pixels.py)."""
+        """Those rows; bytes are converted batch by batch, which is faster than to read four times as many
+        (bench/pixels.py).
+        """
         x = X.index_select(0, rows)
         return x if x.is_floating_point() else x.float().mul_(float(PIXEL))
 
@@ -139,7 +144,10 @@ class Compiled(Eager):
         total = torch.zeros(1, dtype=torch.float64)
         with torch.no_grad():
             for number in range(start, stop):
-                step(self.live, self.m, self.v, self.t, self.X, self.y, order[number * batch : (number + 1) * batch], total)
+                step(
+                    self.live, self.m, self.v, self.t, self.X, self.y, order[number * batch : (number + 1) * batch],
+                    total,
+                )  # fmt: skip
         return float(total) / (stop - start)
 
     def load_network(self, net: Net, theta: Array, x: Array) -> None:

@@ -1,4 +1,6 @@
-"""fastnn's CuPy engine through its public program; rows, targets and order are on the device before the clock starts."""
+"""fastnn's CuPy engine through its public program; rows, targets and order are on the device before the clock
+starts.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,18 @@ class Captured(Peer):
     def load(self, problem: Problem) -> None:
         self.problem, net = problem, problem.net
         options: dict[str, Any] = {} if problem.precision == "fp32" else {"precision": problem.precision}
-        self.net = Network(net.sizes, hidden=net.hidden, output=net.output, cost=net.cost, init=problem.theta, backend=self.backend, **options)
-        self.X, self.y, self.order = (self.backend.asarray(np.ascontiguousarray(part)) for part in (problem.X, problem.y, problem.order))
+        self.net = Network(
+            net.sizes,
+            hidden=net.hidden,
+            output=net.output,
+            cost=net.cost,
+            init=problem.theta,
+            backend=self.backend,
+            **options,
+        )
+        self.X, self.y, self.order = (
+            self.backend.asarray(np.ascontiguousarray(part)) for part in (problem.X, problem.y, problem.order)
+        )
         self.optimizer = optimizers.get(problem.optimizer, problem.learning_rate)
         self.program = self.backend.compile(self.net, self.optimizer, problem.batch)
 
@@ -55,17 +67,25 @@ class Captured(Peer):
         return np.array(self.backend.to_numpy(self.net.theta))
 
     def load_network(self, net: Net, theta: Array, x: Array) -> None:
-        self.net = Network(net.sizes, hidden=net.hidden, output=net.output, cost=net.cost, init=theta, backend=self.backend)
+        self.net = Network(
+            net.sizes, hidden=net.hidden, output=net.output, cost=net.cost, init=theta, backend=self.backend
+        )
         self.x = self.backend.asarray(x)
 
     def predict(self) -> Any:
-        result = self.net.predict_proba(self.x) if self.net.counts_hits(np.zeros(1, np.int64)) else self.net.predict(self.x)
+        result = (
+            self.net.predict_proba(self.x) if self.net.counts_hits(np.zeros(1, np.int64)) else self.net.predict(self.x)
+        )
         self.backend.synchronize()
         return result
 
     def describe(self) -> str:
         plan = getattr(self.net, "plan", None)
-        return f"{engine.mode_of(self.program)}; {plan(self.problem.batch)}" if plan is not None else engine.mode_of(self.program)
+        return (
+            f"{engine.mode_of(self.program)}; {plan(self.problem.batch)}"
+            if plan is not None
+            else engine.mode_of(self.program)
+        )
 
     def versions(self) -> dict[str, str]:
         return {**super().versions(), "fastnn": __version__}

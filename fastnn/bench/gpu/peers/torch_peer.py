@@ -34,7 +34,11 @@ class Eager(torch_peer.Eager):
 
     def _lower(self) -> Any:
         """Where forward and cost are computed: autocast for bf16."""
-        return self.torch.autocast(self.device, dtype=self.torch.bfloat16) if self.problem.precision == "bf16" else contextlib.nullcontext()
+        return (
+            self.torch.autocast(self.device, dtype=self.torch.bfloat16)
+            if self.problem.precision == "bf16"
+            else contextlib.nullcontext()
+        )
 
     def _model(self, net: Any) -> Any:
         return super()._model(net).to(self.device)
@@ -64,7 +68,9 @@ class Eager(torch_peer.Eager):
         return mean
 
     def theta(self) -> Array:
-        return np.concatenate([part.detach().cpu().numpy().ravel() for layer in self._linears() for part in (layer.weight, layer.bias)])
+        return np.concatenate(
+            [part.detach().cpu().numpy().ravel() for layer in self._linears() for part in (layer.weight, layer.bias)]
+        )
 
 
 class Compiled(Eager):
@@ -80,9 +86,18 @@ class Compiled(Eager):
         super().load(problem)
         torch = self.torch
         torch._dynamo.reset()
-        model, cost_of, alpha, lower, adam = self.model, self.cost, problem.learning_rate, self._lower, problem.optimizer == "adam"
+        model, cost_of, alpha, lower, adam = (
+            self.model,
+            self.cost,
+            problem.learning_rate,
+            self._lower,
+            problem.optimizer == "adam",
+        )
         self.live = {name: parameter.detach() for name, parameter in model.named_parameters()}
-        self.m, self.v = ({name: torch.zeros_like(parameter) for name, parameter in self.live.items()} if adam else {} for _ in range(2))
+        self.m, self.v = (
+            {name: torch.zeros_like(parameter) for name, parameter in self.live.items()} if adam else {}
+            for _ in range(2)
+        )
         self.number = torch.zeros(1, dtype=torch.int64, device=self.device)  # of the step
         self.total = torch.zeros(1, dtype=torch.float64, device=self.device)
         self.batches = self.order.reshape(-1, problem.batch)
