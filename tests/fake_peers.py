@@ -51,7 +51,7 @@ class Good(Peer):
 class Slow(Good):
     """The same, many times over."""
 
-    slower = 40
+    slower = 12
 
 
 class SlowAsAWhole(Slow):
@@ -80,7 +80,7 @@ class Wrong(Good):
 
 
 class SlowAndWrong(Wrong):
-    slower = 40
+    slower = 12
 
 
 class NotANumber(Good):

@@ -47,13 +47,20 @@ def _train(tmp_path, before=""):
     return done.stdout.split()
 
 
+def _files(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*.nbc")}
+
+
 @needs_jit
 @pytest.mark.slow
 def test_the_first_fit_compiles_its_program_alone(tmp_path):
     first = _train(tmp_path)
     assert first[:2] == ["1", "6"]
+    files = _files(tmp_path)
+    assert files, "compiled code is kept where NUMBA_CACHE_DIR says"
     again = _train(tmp_path)
     assert again[:2] == ["0", "6"]
+    assert _files(tmp_path) == files, "and read back, not compiled again"
     broken = tmp_path / "python-broken"
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)
