@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import signal
-import sys
 from collections import Counter
 
 import numpy as np
@@ -99,27 +98,6 @@ def pytest_runtest_makereport(item, call):
     ):
         report.outcome, report.longrepr = "failed", f"skipped, but --require-backend=cupy was given: {report.longrepr}"
     return report
-
-
-# Counting covered lines makes tests of Python half as long again, and the hundredth case of a test passes through the
-# lines of the first ones: they are counted in so many cases of each test function, on each engine.
-COUNTED_CASES = 4
-_cases: Counter[tuple[object, str | None]] = Counter()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item):
-    coverage = sys.modules.get("coverage")
-    counting = coverage.Coverage.current() if coverage else None
-    which = getattr(item, "function", item), _engine_of(item)
-    _cases[which] += 1
-    if counting is None or _cases[which] <= COUNTED_CASES:
-        return (yield)
-    counting.stop()
-    try:
-        return (yield)
-    finally:
-        counting.start()
 
 
 _ran: Counter[tuple[str, str]] = Counter()

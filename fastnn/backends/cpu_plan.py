@@ -194,10 +194,8 @@ class Problem:
         sizes, moving = self.sizes, self.itemsize / machine.BYTES_PER_SECOND
         below = sum(sizes[1 : lower + 1])  # sums, and deltas, of a row that cross
         above = sum(n_out * (n_in + 1) for n_in, n_out in itertools.pairwise(sizes[lower:]))
-        tiles, of_row = (
-            -(-self.batch // (team * self.tile(True, shared=True))),
-            machine.SPLIT_NARROW_ROW_SECONDS if self.narrow else machine.SPLIT_ROW_SECONDS,
-        )
+        tiles = -(-self.batch // (team * self.tile(True, shared=True)))
+        of_row = machine.SPLIT_NARROW_ROW_SECONDS if self.narrow else machine.SPLIT_ROW_SECONDS
         # own weights, turned for every tile in one place
         of_tile = sum(n_out * n_in for n_in, n_out in itertools.pairwise(sizes[1 : lower + 1])) / team
         turned = tiles * of_tile + sum(n_out * n_in for n_in, n_out in itertools.pairwise(sizes[lower:]))

@@ -108,11 +108,9 @@ class PanelProgram(TeamProgram):
         )
         data, run = self._arguments(X, y, order, start, stop, bool(native))
         wait_for_products()
-        rule, meeting, panels = (
-            self._rule(X, rates),
-            new_barrier(team),
-            table(net.dtype, needed_parts(net, data.by_class, self.batch_size)),
-        )
+        rule = self._rule(X, rates)
+        meeting = new_barrier(team)
+        panels = table(net.dtype, needed_parts(net, data.by_class, self.batch_size))
         vectors = [(net.theta, memory.packed), *zip(optimizer.state, (memory.state1, memory.state2), strict=False)]
         for vector, packed in vectors:
             self._layout.pack(net.split(vector), packed)

@@ -99,12 +99,10 @@ class Program(ABC):
 
     def __init__(self, job: Job) -> None:
         net = self.net = job.net
-        self.optimizer, self.batch_size, self.micro_batch, self.training_rows = (
-            job.optimizer,
-            job.batch_size,
-            job.rows,
-            job.training_rows,
-        )
+        self.optimizer = job.optimizer
+        self.batch_size = job.batch_size
+        self.micro_batch = job.rows
+        self.training_rows = job.training_rows
         self.optimizer.bind(net, lambda: net.backend.zeros(net.theta.shape, net.dtype))
 
     def serves(self, job: Job) -> bool:

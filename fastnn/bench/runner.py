@@ -207,10 +207,8 @@ class Comparison:
             if left <= 0:
                 self._skip(case.key, "out of time; --resume measures it")
                 continue
-            allowance, title = (
-                left / (len(waiting) - number),
-                f"{number + 1} of {len(waiting)}: {case.net.name}, batch {case.batch}, {case.optimizer}",
-            )
+            allowance = left / (len(waiting) - number)
+            title = f"{number + 1} of {len(waiting)}: {case.net.name}, batch {case.batch}, {case.optimizer}"
             self._unit(
                 case.key,
                 lambda case=case, allowance=allowance, title=title: training_cell(  # type: ignore[misc]

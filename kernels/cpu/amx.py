@@ -151,18 +151,16 @@ if JIT:
     def _errand(errand, units, right, rows, x, count, to, places, of_group, ahead):
         """What is to be laid out next, as kernels/cpu/amx_layout.py says."""
         fields = vector_at(errand, np.int64(0), ERRAND)
-        fields[0], fields[1], fields[2], fields[3], fields[4], fields[5], fields[6], fields[7], fields[8], fields[9] = (
-            units,
-            right,
-            0,
-            rows,
-            x,
-            count,
-            to,
-            places,
-            of_group,
-            ahead,
-        )
+        fields[0] = units
+        fields[1] = right
+        fields[2] = 0
+        fields[3] = rows
+        fields[4] = x
+        fields[5] = count
+        fields[6] = to
+        fields[7] = places
+        fields[8] = of_group
+        fields[9] = ahead
 
     _errand = inner(_errand)
 
@@ -175,21 +173,17 @@ if JIT:
     def _forward_of(form, x, places, m, depth, left, W, width, bias, scale, out, out_step, gate, ahead, errand):
         octets, piece, products = (True, TILE, 3) if form == LEFT_BYTES else (False, PIECE, 6)
         steps, columns, groups = (depth + INPUTS - 1) // INPUTS, width // SIDE, groups_of(m)
-        of_group, most, units = (
-            steps * piece,
-            groups_at_once(steps, columns, piece),
-            (steps + 1) // 2 if octets else steps,
-        )
+        of_group = steps * piece
+        most = groups_at_once(steps, columns, piece)
+        units = (steps + 1) // 2 if octets else steps
         twice, weights_group = np.int64(1 if most == NEAR_GROUPS else 0), steps * PIECE
         side, first, n = np.int64(0), np.int64(0), groups if groups <= most + 1 else most  # groups
         _errand(errand, min(m, n * SIDE) * units, 0, min(m, n * SIDE), x, depth, left, places, of_group, ahead)
         while n > 0:
             finish_errand(form, errand)
-            begin, now, end = (
-                out + first * SIDE * out_step,
-                left + side * (NEAR_GROUPS + 1) * of_group,
-                min(m, (first + n) * SIDE),
-            )
+            begin = out + first * SIDE * out_step
+            now = left + side * (NEAR_GROUPS + 1) * of_group
+            end = min(m, (first + n) * SIDE)
             left_over = groups - first - n
             n_next = left_over if left_over <= most + 1 else most
             rows = min(m - end, n_next * SIDE)
@@ -222,14 +216,12 @@ if JIT:
     def _add_up_of(form, left, n_out, x, places, m, n_in, right, room, out, step, share, keep, ahead, errand):
         size, piece, products = (1, TILE, 3) if form == RIGHT_BYTES else (4, PIECE, 6)
         steps = (m + INPUTS - 1) // INPUTS
-        rows, of_group, of_columns, fresh, none, units = (
-            groups_of(n_out),
-            steps * PIECE,
-            steps * piece,
-            np.int64(keep == 0),
-            np.int64(0),
-            steps * SIDE,
-        )
+        rows = groups_of(n_out)
+        of_group = steps * PIECE
+        of_columns = steps * piece
+        fresh = np.int64(keep == 0)
+        none = np.int64(0)
+        units = steps * SIDE
         _errand(errand, units, 1, m, x, n_in, right, places, of_columns, ahead)
         for j in range(0, n_in, 2 * SIDE):
             finish_errand(form, errand)

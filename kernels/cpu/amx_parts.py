@@ -73,10 +73,8 @@ step_at = inner(step_at)
 def padded_biases(zero, theta, shape, layer, out):
     """Overwrites P numbers with a layer's biases, then zeros. Addresses: theta, out."""
     n_out, P = shape.sizes[layer + 1], shape.widths[layer]
-    b, row = (
-        vector_at(theta + (shape.blocks[layer] + n_out * shape.sizes[layer]) * 4, zero, n_out),
-        vector_at(out, zero, P),
-    )
+    b = vector_at(theta + (shape.blocks[layer] + n_out * shape.sizes[layer]) * 4, zero, n_out)
+    row = vector_at(out, zero, P)
     for j in range(n_out):
         row[j] = b[j]
     for j in range(n_out, P):
@@ -238,11 +236,9 @@ def through(
             else (a + block * starts[layer - 1] * 4, own.places + layer * 8 * block, nothing)
         )
         if layer > 0:
-            lower, lower_step, rectified = (
-                d + block * starts[layer - 1] * 4,
-                step_at(shape, layer - 1),
-                codes[layer - 1] == RELU,
-            )
+            lower = d + block * starts[layer - 1] * 4
+            lower_step = step_at(shape, layer - 1)
+            rectified = codes[layer - 1] == RELU
             forth, gate = factors.weights + factors.begin[layer] * PIECE, inputs if rectified else nothing
             if few:
                 few_to_many(

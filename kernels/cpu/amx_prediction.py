@@ -33,12 +33,10 @@ def _pack(table, theta, shape, begin, packed):
     """Lays the weights and biases of theta (P,) out; those of a layer begin at number begin[layer] of packed."""
     zero, first = packed.dtype.type(0), np.int64(0)
     for layer in range(shape.codes.size):
-        n_in, n_out, W, at = (
-            shape.sizes[layer],
-            shape.sizes[layer + 1],
-            address(theta) + shape.blocks[layer] * 4,
-            address(packed) + begin[layer] * 4,
-        )
+        n_in = shape.sizes[layer]
+        n_out = shape.sizes[layer + 1]
+        W = address(theta) + shape.blocks[layer] * 4
+        at = address(packed) + begin[layer] * 4
         if few_at(shape, layer):
             lay_out_few(
                 zero, W, W + n_out * n_in * 4, first, n_out, n_out, n_in,
@@ -66,11 +64,9 @@ def _predict(
             first[i] = min(start + i, total - 1) * n_in
         for layer in range(layers):
             n_out, P, step = sizes[layer + 1], widths[layer], step_at(shape, layer) * 4
-            z, M, b = (
-                address(a) + block * shape.starts[layer] * 4,
-                address(packed) + begin[layer] * 4,
-                address(packed) + (begin[layer + 1] - P) * 4,
-            )
+            z = address(a) + block * shape.starts[layer] * 4
+            M = address(packed) + begin[layer] * 4
+            b = address(packed) + (begin[layer + 1] - P) * 4
             inputs = x if layer == 0 else address(a) + block * shape.starts[layer - 1] * 4
             where = address(first) if layer == 0 else address(places) + layer * 8 * block
             # not of the first: infinity in X must be seen in z

@@ -175,10 +175,8 @@ def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
         for layer in range(layers):
             n_below, n_out = shape.sizes[layer], shape.sizes[layer + 1]
             unit, end = own_units(layer, shape, me, team)
-            weights, biases = (
-                (shape.blocks[layer] + unit * n_below) * 4,
-                (shape.blocks[layer] + n_out * n_below + unit) * 4,
-            )
+            weights = (shape.blocks[layer] + unit * n_below) * 4
+            biases = (shape.blocks[layer] + n_out * n_below + unit) * 4
             if not direct:
                 cost += move_numbers(
                     zero, team, m, rule, hyper, t, weights, (end - unit) * n_below, rule.l2, mine, all_grads, grad_step
@@ -197,12 +195,10 @@ def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
 
 def _signature(name):
     of, integer, real = kinds(name), types.int64, getattr(types, name)
-    indices, vector, table, numbers = (
-        types.Array(integer, 1, "C"),
-        types.Array(real, 1, "C"),
-        types.Array(real, 2, "C"),
-        types.Array(integer, 2, "C"),
-    )
+    indices = types.Array(integer, 1, "C")
+    vector = types.Array(real, 1, "C")
+    table = types.Array(real, 2, "C")
+    numbers = types.Array(integer, 2, "C")
     fields = (
         vector,
         table,

@@ -72,12 +72,10 @@ def cost_and_delta(panels, mine, by_class, shape, own, z, delta):
     pair, code, slope, K = shape.pair, shape.codes[last], shape.slopes[last], shape.sizes[last + 1]
     zero, integer = z.dtype.type(0), np.int64(0)
     classes, labels = vector_at(own.classes, integer, own.rows), vector_at(own.labels, integer, m)
-    values, wanted, h, e = (
-        rows_at(own.values, zero, own.rows, K),
-        rows_at(own.wanted, zero, m, K),
-        rows_at(own.h, zero, m, K),
-        rows_at(own.e, zero, m, K),
-    )
+    values = rows_at(own.values, zero, own.rows, K)
+    wanted = rows_at(own.wanted, zero, m, K)
+    h = rows_at(own.h, zero, m, K)
+    e = rows_at(own.e, zero, m, K)
     cost, right = 0.0, 0
     if by_class:
         for i in range(m):

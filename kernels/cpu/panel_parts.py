@@ -73,10 +73,8 @@ def through(mine, bottom, thin, panels, zero, x, ahead, block, shape, by_class, 
         if layer < last and not rectified:
             activate_at(panels, zero, codes[layer], slopes[layer], z, 1, m * step, own.nothing)
     P = step_of(widths[last], size)
-    z, top = (
-        rows_at(a + block * starts[last] * size, zero, m, 1 if thin else P),
-        rows_at(d + block * starts[last] * size, zero, m, P),
-    )
+    z = rows_at(a + block * starts[last] * size, zero, m, 1 if thin else P)
+    top = rows_at(d + block * starts[last] * size, zero, m, P)
     cost, right = cost_and_delta(panels, mine, by_class, shape, own, z, top)
     for layer in range(last, max(bottom, 1) - 1, -1):
         P, Q = widths[layer], widths[layer - 1]
@@ -88,11 +86,9 @@ def through(mine, bottom, thin, panels, zero, x, ahead, block, shape, by_class, 
                 panels, zero, own.theta + shape.blocks[layer] * size, sizes[layer] + 1, 0, sizes[layer], upper, P, lower
             )
         else:
-            T, T_rows, gate = (
-                turned + shape.turns[layer] * size,
-                1 if thin and layer == last else P,
-                below if rectified else 0,
-            )
+            T = turned + shape.turns[layer] * size
+            T_rows = 1 if thin and layer == last else P
+            gate = below if rectified else 0
             apply(
                 panels, zero, upper, places + (layer + 1) * 8 * block, m, 0, m, T, T_rows, Q, 0, sizes[layer + 1],
                 own.nothing, lower, step_of(Q, size), gate,
@@ -201,23 +197,19 @@ def accumulate(panels, zero, bottom, thin, rows, block, shape, x, asked, own, gr
         step, delta = step_of(P, size), own.d + block * starts[layer] * size
         rows_of_x, where, coming, soon = x, own.firsts, own.firsts + 8 * block, asked
         if layer > 0:
-            rows_of_x, where, coming, soon = (
-                a + block * starts[layer - 1] * size,
-                places + layer * 8 * block,
-                places,
-                nought,
-            )
+            rows_of_x = a + block * starts[layer - 1] * size
+            where = places + layer * 8 * block
+            coming = places
+            soon = nought
         count = depth
         if layer == last and thin:
             # its gradient as a row, which fills vectors, by rows of a as if they were deltas; then into the column
             # The last panel's place in `turned` has room for this row too: it would hold at least as many rows as a
             # vector has numbers.
-            Q, count, where_d, spare = (
-                widths[layer - 1],
-                nought,
-                places + (layer + 1) * 8 * block,
-                own.turned + (shape.turns[layer] + widths[layer - 1]) * size,
-            )
+            Q = widths[layer - 1]
+            count = nought
+            where_d = places + (layer + 1) * 8 * block
+            spare = own.turned + (shape.turns[layer] + widths[layer - 1]) * size
             layer_gradient(
                 panels, zero, delta, where_d, places, nought, rows, rows_of_x, step_of(Q, size), Q, room, spare, one,
                 nought, one, share, zero, nought, places, zero,

@@ -57,22 +57,18 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
     were right. Not used: split.
     """
     data, shape, rule = uncounted(data, shape, rule)
-    layers, n_in, K, block = (
-        shape.sizes.size - 1,
-        shape.sizes[0],
-        shape.sizes[shape.sizes.size - 1],
-        run.capacity + AHEAD,
-    )
+    layers = shape.sizes.size - 1
+    n_in = shape.sizes[0]
+    K = shape.sizes[shape.sizes.size - 1]
+    block = run.capacity + AHEAD
     kind = memory.packed.dtype.type
     zero, one, integer = kind(0), kind(1), np.int64(0)
     size = itemsize(zero)
     mine = own(me, run.batch > 1, integer, data, run, memory)
     all_grads, grad_step = address(memory.grads), memory.grads.shape[1] * size
     row_step = data.source[1] // size if data.native else n_in
-    order, first = (
-        vector_at(mine.order, np.int64(0), run.order.size),
-        vector_at(mine.firsts, np.int64(0), memory.firsts.shape[1]),
-    )
+    order = vector_at(mine.order, np.int64(0), run.order.size)
+    first = vector_at(mine.firsts, np.int64(0), memory.firsts.shape[1])
     cost, right, asked, t = 0.0, 0, 0, rule.t
     thin = (
         K == 1 and layers > 1 and run.batch > 1 and (shape.pair == SIGMOID_CROSS_ENTROPY or shape.pair == SQUARED_ERROR)

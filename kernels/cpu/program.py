@@ -308,12 +308,10 @@ def _worker(me, team, sliced, meeting, data, run, shape, rule, memory):
                 at_once = end - begin if rule.code >= LAYERWISE else AT_ONCE  # norms are of all of them
                 for i in range(begin, end, at_once):
                     k = min(i + at_once, end)
-                    w, grad_of_w, first_state, second_state = (
-                        theta[i:k],
-                        grads[0][i:k],
-                        memory.state1[i:k],
-                        memory.state2[i:k],
-                    )
+                    w = theta[i:k]
+                    grad_of_w = grads[0][i:k]
+                    first_state = memory.state1[i:k]
+                    second_state = memory.state2[i:k]
                     if sliced:
                         if rule.code < LAYERWISE:  # of those all are too many to be there still when they are used
                             call_back(w.ctypes.data, w.nbytes)

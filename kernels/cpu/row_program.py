@@ -51,10 +51,8 @@ if JIT:
             )  # fmt: skip
         for column in range(0, width, PANEL // size):
             across = min(PANEL // size, width - column)
-            biases, delta = (
-                vector_at(M + (column * (depth + 1) + depth * across) * size, zero, across),
-                vector_at(d + column * size, zero, across),
-            )
+            biases = vector_at(M + (column * (depth + 1) + depth * across) * size, zero, across)
+            delta = vector_at(d + column * size, zero, across)
             for j in range(across):
                 biases[j] += share * delta[j]
 
@@ -93,14 +91,12 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
     overwritten.
     """
     data, shape, rule = uncounted(data, shape, rule)
-    sizes, widths, blocks, starts, codes, slopes = (
-        shape.sizes,
-        shape.widths,
-        shape.blocks,
-        shape.starts,
-        shape.codes,
-        shape.slopes,
-    )
+    sizes = shape.sizes
+    widths = shape.widths
+    blocks = shape.blocks
+    starts = shape.starts
+    codes = shape.codes
+    slopes = shape.slopes
     layers, n_in = sizes.size - 1, sizes[0]
     last, start, stop, l2 = layers - 1, run.start, run.stop, rule.l2
     kind = memory.packed.dtype.type
@@ -136,20 +132,16 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
                 if layer < last and not rectified:
                     activate_at(panels, zero, codes[layer], slopes[layer], z, 1, P, mine.nothing)
             P = widths[last]
-            z, delta = (
-                rows_at(a_all + starts[last] * size, zero, 1, P),
-                rows_at(d_all + starts[last] * size, zero, 1, P),
-            )
+            z = rows_at(a_all + starts[last] * size, zero, 1, P)
+            delta = rows_at(d_all + starts[last] * size, zero, 1, P)
             one_cost, one_right = cost_and_delta(panels, order[step : step + 1], data.by_class, shape, mine, z, delta)
             cost += one_cost
             right += one_right
             for layer in range(last, 0, -1):
                 P, Q = widths[layer], widths[layer - 1]
-                below, upper, lower = (
-                    a_all + starts[layer - 1] * size,
-                    d_all + starts[layer] * size,
-                    d_all + starts[layer - 1] * size,
-                )
+                below = a_all + starts[layer - 1] * size
+                upper = d_all + starts[layer] * size
+                lower = d_all + starts[layer - 1] * size
                 rectified = codes[layer - 1] == 3
                 _back(
                     zero, below, upper, theta + blocks[layer] * size, P, sizes[layer], lower, mine.turned, share, keep,

@@ -112,10 +112,8 @@ def _biases(zero, M, depth, width, out):
     size = itemsize(zero)
     for column in range(0, width, PANEL // size):
         across = min(PANEL // size, width - column)
-        row, target = (
-            vector_at(M + (column * (depth + 1) + depth * across) * size, zero, across),
-            vector_at(out + column * size, zero, across),
-        )
+        row = vector_at(M + (column * (depth + 1) + depth * across) * size, zero, across)
+        target = vector_at(out + column * size, zero, across)
         for j in range(across):
             target[j] = row[j]
 
@@ -255,27 +253,21 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
     kernels/cpu/panel_program.py.
     """
     data, shape, rule = uncounted(data, shape, rule)
-    layers, n_in, K, block = (
-        shape.sizes.size - 1,
-        shape.sizes[0],
-        shape.sizes[shape.sizes.size - 1],
-        run.capacity + AHEAD,
-    )
+    layers = shape.sizes.size - 1
+    n_in = shape.sizes[0]
+    K = shape.sizes[shape.sizes.size - 1]
+    block = run.capacity + AHEAD
     kind = memory.packed.dtype.type
     zero, one = kind(0), kind(1)
     size = itemsize(zero)
     upper = block * shape.starts[split - 1] * size  # a and d begin with this layer
     mine = own(me, True, upper, data, run, memory)
-    all_grads, grad_step = (
-        address(memory.grads),
-        (memory.grads.shape[1] - shape.blocks[split]) // memory.parts.shape[0] * size,
-    )
-    low_a, low_d, all_parts, part_step = (
-        address(memory.low[0]),
-        address(memory.low[1]),
-        address(memory.parts),
-        memory.parts.shape[1] * size,
-    )
+    all_grads = address(memory.grads)
+    grad_step = (memory.grads.shape[1] - shape.blocks[split]) // memory.parts.shape[0] * size
+    low_a = address(memory.low[0])
+    low_d = address(memory.low[1])
+    all_parts = address(memory.parts)
+    part_step = memory.parts.shape[1] * size
     all_d, d_step = address(memory.d) - upper, memory.d.shape[1] * size
     widest = 0
     for layer in range(split):
@@ -286,10 +278,8 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
     row_step = data.source[1] // size if data.native else n_own
     source = data.source.copy()  # of own inputs
     source[0] += own_input * source[2]
-    order, first = (
-        vector_at(mine.order, np.int64(0), run.order.size),
-        vector_at(mine.firsts, np.int64(0), memory.firsts.shape[1]),
-    )
+    order = vector_at(mine.order, np.int64(0), run.order.size)
+    first = vector_at(mine.firsts, np.int64(0), memory.firsts.shape[1])
     cost, right, asked, t = 0.0, 0, 0, rule.t
     thin = K == 1 and (shape.pair == SIGMOID_CROSS_ENTROPY or shape.pair == SQUARED_ERROR)
     for step in range(run.start, run.stop):

@@ -120,10 +120,8 @@ def pause(typingctx):
 
 
 _LINUX = sys.platform.startswith("linux")
-_sched_yield, _usleep = (
-    types.ExternalFunction("sched_yield", types.intc()),
-    types.ExternalFunction("usleep", types.intc(types.uintc)),
-)
+_sched_yield = types.ExternalFunction("sched_yield", types.intc())
+_usleep = types.ExternalFunction("usleep", types.intc(types.uintc))
 _sched_getcpu = types.ExternalFunction("sched_getcpu", types.intc())
 _SPINS = 500  # about 5 microseconds; more where a pause takes longer than here
 _PATIENCE = _SPINS + 10_000  # about 100 more

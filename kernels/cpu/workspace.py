@@ -167,10 +167,8 @@ def own(me, turned, upper, data, run, memory):
     their memory, with layers that have none there.
     """
     none = np.int64(0)
-    state1, state2 = (
-        address(memory.state1) if memory.state1.size else none,
-        address(memory.state2) if memory.state2.size else none,
-    )
+    state1 = address(memory.state1) if memory.state1.size else none
+    state2 = address(memory.state2) if memory.state2.size else none
     own_turned = address(memory.turned[me]) if turned else none
     return Own(
         theta=address(memory.packed),

@@ -144,10 +144,8 @@ def _operations(backend: Any, dtype: str, rows: int, sizes: tuple[int, ...]) -> 
     Delta_W, Delta_b = backend.zeros((sizes[1], sizes[0]), np.dtype(dtype)), backend.zeros((sizes[1],), np.dtype(dtype))
     backend.accumulate(Delta_W, Delta_b, delta, x)
     h = backend.activate("softmax", z)
-    values, classes = (
-        backend.asarray(rng.uniform(0.1, 0.9, (rows, sizes[1])).astype(dtype)),
-        backend.asarray(rng.integers(0, sizes[1], rows)),
-    )
+    values = backend.asarray(rng.uniform(0.1, 0.9, (rows, sizes[1])).astype(dtype))
+    classes = backend.asarray(rng.integers(0, sizes[1], rows))
     for output, cost, y in (
         ("softmax", "cross_entropy", classes),
         ("softmax", "squared_error", classes),

@@ -51,10 +51,8 @@ class Jax(Peer):
     def load(self, problem: Problem) -> None:
         jax, jnp, net, batch = self.jax, self.jax.numpy, problem.net, problem.batch
         self.problem = problem
-        self.X, self.y = (
-            jnp.array(problem.X if problem.pixels is None else problem.pixels),
-            jnp.array(problem.y.astype(np.int32) if net.classes else problem.y),
-        )
+        self.X = jnp.array(problem.X if problem.pixels is None else problem.pixels)
+        self.y = jnp.array(problem.y.astype(np.int32) if net.classes else problem.y)
         self.order = jnp.array(problem.order.reshape(-1, batch).astype(np.int32))
         forward, alpha, adam = self._forward(net), problem.learning_rate, problem.optimizer == "adam"
         tree = jax.tree_util.tree_map

@@ -86,13 +86,11 @@ class Compiled(Eager):
         super().load(problem)
         torch = self.torch
         torch._dynamo.reset()
-        model, cost_of, alpha, lower, adam = (
-            self.model,
-            self.cost,
-            problem.learning_rate,
-            self._lower,
-            problem.optimizer == "adam",
-        )
+        model = self.model
+        cost_of = self.cost
+        alpha = problem.learning_rate
+        lower = self._lower
+        adam = problem.optimizer == "adam"
         self.live = {name: parameter.detach() for name, parameter in model.named_parameters()}
         self.m, self.v = (
             {name: torch.zeros_like(parameter) for name, parameter in self.live.items()} if adam else {}
