@@ -31,6 +31,7 @@ _PUBLIC = {
     "initializers": (".initializers", None),
     "load": (".model_file", "load"),
     "optimizers": (".optimizers", None),
+    "resume": (".model_file", "resume"),
     "schedules": (".schedules", None),
 }
 
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
         UnscaledInput,
     )
     from .gradient_check import gradcheck
-    from .model_file import load
+    from .model_file import load, resume
     from .network import Network
     from .training import History
 

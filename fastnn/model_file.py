@@ -1,11 +1,11 @@
 """Model files: one safetensors file, data only, checked before anything is made of it.
 
-Tensor "theta" (P,) of the network's dtype; the metadata names the format, its version, the network
-and a SHA-256 of theta. Nothing in the file names code: activations, costs and dtypes are looked up
-in fastnn's tables. Written to a temporary file beside the target and moved over it, so that a
-crash or a full disk leaves the old file as it was. The name is written as it is given: it ends in
-.safetensors or has no ending at all, because another one (.h5, .pt, .npz) would promise another format.
-`load` goes by the content alone, so it reads a model of any name.
+Tensor "theta" (P,) of the network's dtype; the metadata names the format, its version, the network and a SHA-256 of
+theta. An optimizer may lie beside it (fastnn/saved_optimizer.py). Nothing in the file names code: activations, costs
+and dtypes are looked up in fastnn's tables. Written to a temporary file beside the target and moved over it, so that a
+crash or a full disk leaves the old file as it was. The name is written as it is given: it ends in .safetensors or has
+no ending at all, because another one (.h5, .pt, .npz) would promise another format. `load` goes by the content alone,
+so it reads a model of any name.
 """
 
 from __future__ import annotations
@@ -20,30 +20,31 @@ from typing import Any
 
 import numpy as np
 
-from . import activations, costs
+from . import activations, costs, saved_optimizer
 from .backends import Backend, get_backend
 from .errors import ModelFileError, positive_integer
 from .layout import Layout
 from .network import Network
+from .optimizers import Optimizer
 from .options import PRECISIONS
 
-__all__ = ["FORMAT_VERSION", "check_name", "load", "save"]
+__all__ = ["FORMAT_VERSION", "check_name", "load", "resume", "save"]
 
 FORMAT_VERSION = 1
 SUFFIX = ".safetensors"
 _FIELDS = {"sizes", "hidden", "output", "cost", "l2", "dtype", "precision", "scale", "epochs_trained"}
 
 
-def save(net: Network, path: str | os.PathLike[str]) -> None:
-    """Write `net` to `path`, replacing a file there in one move.
+def save(net: Network, path: str | os.PathLike[str], *, optimizer: Optimizer | None = None) -> None:
+    """Write `net` to `path`, replacing a file there in one move; with `optimizer` its state too, for `resume`.
 
     Raises
     ------
     TypeError
-        `path` is not a path.
+        `path` is not a path; or the optimizer is none of fastnn's, or has a schedule of your own.
     ValueError
-        Its name ends in something else than .safetensors (a name without an ending is taken as it is), or it is there
-        and no regular file, but a device or a pipe.
+        The name ends in something else than .safetensors (a name without an ending is taken as it is), or it is there
+        and no regular file, but a device or a pipe; or the optimizer carries the state of another network.
     OSError
         The folder does not exist or cannot be written, or the disk is full; a file already there is untouched.
     """
@@ -52,7 +53,7 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
         check_name("path=", path)
     from safetensors.numpy import save as serialise
 
-    theta = np.ascontiguousarray(net.backend.to_numpy(net.theta))
+    tensors = {"theta": np.ascontiguousarray(net.backend.to_numpy(net.theta))}
     network = {
         "sizes": list(net.sizes),
         "hidden": [g.config() for g in net.hidden],
@@ -69,9 +70,12 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
         "version": str(FORMAT_VERSION),
         "network": json.dumps(network),
         "preprocessing": json.dumps(net.preprocessing, allow_nan=False),
-        "theta_sha256": hashlib.sha256(theta.tobytes()).hexdigest(),
+        "theta_sha256": hashlib.sha256(tensors["theta"].tobytes()).hexdigest(),
     }
-    _replace(path, serialise({"theta": theta}, metadata=metadata))
+    if optimizer is not None:
+        metadata["optimizer"], state = saved_optimizer.description(net, optimizer)
+        tensors |= state
+    _replace(path, serialise(tensors, metadata=metadata))
 
 
 def check_name(argument: str, path: Path) -> None:
@@ -150,6 +154,42 @@ def load(path: str | os.PathLike[str], *, backend: str | Backend = "auto") -> Ne
     UserWarning
         The engine does not know the precision in which the network was trained; parameters are float32 in any.
     """
+    path, tensors, metadata = _opened(path, backend)
+    return _network(path, tensors, metadata, backend)
+
+
+def resume(path: str | os.PathLike[str], *, backend: str | Backend = "auto") -> tuple[Network, Optimizer]:
+    """The network and the optimizer of a file that `net.save(path, optimizer=rule)` wrote, to train further.
+
+    With the same data and arguments of `fit`, on the same engine, machine and number of threads, the result is the
+    same bit for bit as without the pause. Epochs go on where they were; one that was interrupted begins again.
+
+    Raises
+    ------
+    TypeError, FileNotFoundError, ModelFileError, BackendUnavailable
+        As `load`; ModelFileError also for a file without an optimizer.
+
+    Warns
+    -----
+    UserWarning
+        As `load`.
+    """
+    path, tensors, metadata = _opened(path, backend)
+    if "optimizer" not in metadata:
+        raise ModelFileError(
+            f"path={str(path)!r} holds a network without an optimizer; net.save(path, optimizer=rule) keeps one, and "
+            "fastnn.load reads the network"
+        )
+    net = _network(path, tensors, metadata, backend)
+    try:
+        state = {name: vector for name, vector in tensors.items() if name != "theta"}
+        return net, saved_optimizer.restored(net, metadata["optimizer"], state)
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise ModelFileError(f"path={str(path)!r} is not a usable fastnn model: {error}") from error
+
+
+def _opened(path: Any, backend: str | Backend) -> tuple[Path, dict[str, Any], dict[str, str]]:
+    """The path, and what is in the file."""
     path = _as_path(path)
     if not path.is_file():
         with_suffix = path.with_name(path.name + SUFFIX) if path.name else path
@@ -158,7 +198,11 @@ def load(path: str | os.PathLike[str], *, backend: str | Backend = "auto") -> Ne
             f"file{f'; did you mean {str(with_suffix)!r}?' if with_suffix.is_file() else ''}"
         )
     get_backend(backend)  # an unknown or unavailable engine is not the file's fault
-    theta, metadata = _read(path)
+    return path, *_read(path)
+
+
+def _network(path: Path, tensors: dict[str, Any], metadata: dict[str, str], backend: str | Backend) -> Network:
+    theta = tensors["theta"]
     try:
         config = _config(metadata)
         precision = config["precision"]
@@ -167,7 +211,7 @@ def load(path: str | os.PathLike[str], *, backend: str | Backend = "auto") -> Ne
             warnings.warn(
                 f"path={str(path)!r}: precision={precision!r}, in which the network was trained, is not one of the "
                 f"{engine.name} engine; it goes on with precision='fp32'",
-                stacklevel=2,
+                stacklevel=3,
             )
             precision = "fp32"
         sizes = tuple(positive_integer("sizes", size) for size in config["sizes"])
@@ -200,7 +244,8 @@ def load(path: str | os.PathLike[str], *, backend: str | Backend = "auto") -> Ne
     return net
 
 
-def _read(path: Path) -> tuple[np.ndarray[Any, Any], dict[str, str]]:
+def _read(path: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]:
+    """Tensors by name, theta among them and else an optimizer's alone, and the metadata."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -211,12 +256,13 @@ def _read(path: Path) -> tuple[np.ndarray[Any, Any], dict[str, str]]:
                 raise ModelFileError(
                     f"path={str(path)!r} is a safetensors file but not a fastnn model (tensors: {', '.join(names[:5])})"
                 )
-            if names != ["theta"]:
+            others = [name for name in names if not name.startswith(saved_optimizer.PREFIX)]
+            if others != ["theta"] or (len(names) > 1 and "optimizer" not in metadata):
                 raise ModelFileError(
-                    f"path={str(path)!r} is not a usable fastnn model: it must hold the tensor 'theta' alone, got "
-                    f"{names[:5]}"
+                    f"path={str(path)!r} is not a usable fastnn model: it must hold the tensor 'theta', and beside "
+                    f"it an optimizer's alone, got {names[:5]}"
                 )
-            return np.array(file.get_tensor("theta")), metadata
+            return {name: np.array(file.get_tensor(name)) for name in names}, metadata
     except SafetensorError as error:
         raise ModelFileError(
             f"path={str(path)!r} is not a model file, or is damaged: {error}; a model file is safetensors, written by "

@@ -339,13 +339,13 @@ class Network(FitMethod):
             explain,
         )
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to one safetensors file, NAME.safetensors or a name without an ending; see
-        `fastnn.model_file`.
+    def save(self, path: str | os.PathLike[str], *, optimizer: optimizers.Optimizer | None = None) -> None:
+        """Write the model to one safetensors file, NAME.safetensors or a name without an ending; with the optimizer
+        it was trained by, if that is given, for `fastnn.resume`. See `fastnn.model_file`.
         """
         from .model_file import save
 
-        save(self, path)
+        save(self, path, optimizer=optimizer)
 
     # ---- shared with training ---------------------------------------------------------------------
 

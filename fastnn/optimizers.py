@@ -27,7 +27,7 @@ class Optimizer:
     """An update rule with its hyper-parameters and, once bound to a network, its state.
 
     An instance keeps its state over several fits of the same network; `reset()` forgets it. A copy, also by
-    pickle, has the constants and no state, and belongs to no network; model files hold none either.
+    pickle, has the constants and no state, and belongs to no network. `net.save(path, optimizer=rule)` keeps both.
 
     Attributes
     ----------
@@ -87,7 +87,7 @@ class Optimizer:
         ValueError
             The instance carries the state of another network.
         """
-        if self._owner is not None and self._owner() is owner:
+        if self.belongs_to(owner):
             return
         if self.state or (self.t and self.slots):
             # a rule without any, gradient descent, may serve one network after another
@@ -98,6 +98,10 @@ class Optimizer:
             self.t = 0
         self.state = [zeros() for _ in self.slots]
         self._owner = weakref.ref(owner)
+
+    def belongs_to(self, owner: Any) -> bool:
+        """Whether it is attached to this network."""
+        return self._owner is not None and self._owner() is owner
 
     def reset(self) -> None:
         """Forget the state and the network."""

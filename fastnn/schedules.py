@@ -12,7 +12,7 @@ Wherever a schedule takes a schedule, it takes a number as well, for a rate that
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,19 @@ from numpy.typing import NDArray
 
 from .errors import finite_number, positive_integer
 
-__all__ = ["Constant", "Cosine", "Piecewise", "Polynomial", "Schedule", "Step", "WarmUp", "get", "scaled"]
+__all__ = [
+    "Constant",
+    "Cosine",
+    "Piecewise",
+    "Polynomial",
+    "Schedule",
+    "Step",
+    "WarmUp",
+    "config",
+    "from_config",
+    "get",
+    "scaled",
+]
 
 Array = NDArray[np.float64]
 
@@ -201,6 +213,44 @@ class Piecewise(Schedule):
 
     def times(self, factor: float) -> Piecewise:
         return replace(self, learning_rates=tuple(rate * factor for rate in self.learning_rates))
+
+
+SCHEDULES: dict[str, type[Any]] = {cls.__name__: cls for cls in (Constant, WarmUp, Cosine, Polynomial, Step, Piecewise)}
+
+
+def config(schedule: Schedule) -> dict[str, Any]:
+    """The schedule as JSON can hold it, for `from_config`.
+
+    Raises
+    ------
+    TypeError
+        It is of a class of your own.
+    """
+    kind: Any = type(schedule)
+    if kind not in SCHEDULES.values():
+        raise TypeError(f"learning_rate={schedule!r} is a schedule of your own, which a model file cannot hold")
+    values = {field.name: getattr(schedule, field.name) for field in fields(kind)}
+    return {
+        "name": kind.__name__,
+        **{name: config(value) if isinstance(value, Schedule) else value for name, value in values.items()},
+    }
+
+
+def from_config(described: dict[str, Any]) -> Schedule:
+    """The schedule that `config` described.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It describes none.
+    """
+    values = dict(described)
+    name = values.pop("name", None)
+    if not isinstance(name, str) or name not in SCHEDULES:
+        raise ValueError(f"unknown schedule {name!r}")
+    return SCHEDULES[name](  # type: ignore[no-any-return]
+        **{key: from_config(value) if isinstance(value, dict) else value for key, value in values.items()}
+    )
 
 
 def get(learning_rate: Schedule | float, argument: str = "learning_rate") -> Schedule:

@@ -165,7 +165,7 @@ DAMAGED = {
     "NaN": (with_nan, "finite"),
     "another format": (metadata(format="pt"), "not a fastnn model"),
     "no metadata": (lambda c: whole({"theta": parts(c)[0]["theta"]}, parts(c)[1]), "not a fastnn model"),
-    "another tensor": (renamed, "must hold the tensor 'theta' alone"),
+    "another tensor": (renamed, "must hold the tensor 'theta'"),
     "a newer version": (metadata(version="99"), "format version '99'.*install a newer fastnn"),
     "no version": (metadata(version=None), "format version None"),
     "no network": (metadata(network=None), "network"),

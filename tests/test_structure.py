@@ -107,6 +107,7 @@ RANK = {
     "snapshot": 11,
     "early_stopping": 12,
     "training": 13,
+    "saved_optimizer": 3,
     "model_file": 11,
     "gradient_check": 11,
 }
