@@ -1,11 +1,14 @@
 """Compiled code on disk: kept per state of the sources, and missing only with a warning. (That it is read back:
 test_numba_beside.py.)"""
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import fastnn.kernels.cpu
 
@@ -44,3 +47,26 @@ def test_a_folder_that_cannot_be_written_is_said_and_training_still_works(tmp_pa
     assert result.stdout.strip() == "None"
     assert "cannot be kept" in result.stderr
     assert "NUMBA_CACHE_DIR" in result.stderr
+
+
+@pytest.mark.skipif(not fastnn.kernels.cpu.JIT, reason="about code that is compiled")
+def test_a_ctrl_c_waits_for_what_is_compiled_at_the_first_call(monkeypatch):
+    """Amid that it would leave memory of the compiler which is freed twice."""
+    entered, left = [], []
+
+    @contextlib.contextmanager
+    def held_back():
+        entered.append(1)
+        yield
+        left.append(1)
+
+    monkeypatch.setattr(fastnn.kernels.cpu, "_held_back", held_back)
+    monkeypatch.setattr(fastnn.kernels.cpu, "CACHE_FOLDER", None)
+    double = fastnn.kernels.cpu.compiled(lambda x: x + x)
+    assert (len(entered), len(left)) == (1, 1), "while it is decorated"
+    assert double(2.0) == 4.0
+    assert (len(entered), len(left)) == (2, 2), "while it is compiled"
+    assert double(3.0) == 6.0
+    assert len(entered) == 2, "later calls cost nothing"
+    assert double(1) == 2
+    assert len(entered) == 3, "another type"

@@ -76,11 +76,24 @@ def _decorated(function, signature, **options):
         return np.errstate(all="ignore")(function)  # compiled code does not warn either
     arguments = (signature,) if signature is not None else ()
     # Nothing written in C calls these (`exported` is for that), so no entry for C is compiled.
-    return _cached(
+    dispatcher = _cached(
         lambda **cache: numba.njit(
             *arguments, nogil=True, error_model="numpy", no_cfunc_wrapper=True, **cache, **options
         )(function)
     )
+    return _careful(dispatcher) if signature is None else dispatcher
+
+
+def _careful(dispatcher):
+    """The same, which waits for the end of what is compiled, or loaded, when it is first called."""
+    compile_ = dispatcher.compile
+
+    def compile_whole(signature):
+        with _held_back(), _uncollected():
+            return compile_(signature)
+
+    dispatcher.compile = compile_whole
+    return dispatcher
 
 
 def _cached(decorate):
