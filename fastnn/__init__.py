@@ -26,6 +26,7 @@ _PUBLIC = {
     "activations": (".activations", None),
     "available_backends": (".backends", "available_backends"),
     "costs": (".costs", None),
+    "estimators": (".estimators", None),
     "get_backend": (".backends", "get_backend"),
     "gradcheck": (".gradient_check", "gradcheck"),
     "initializers": (".initializers", None),
@@ -38,7 +39,7 @@ _PUBLIC = {
 __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
-    from . import activations, costs, initializers, optimizers, schedules
+    from . import activations, costs, estimators, initializers, optimizers, schedules
     from .activations import Activation
     from .backends import available_backends, get_backend
     from .errors import (

@@ -33,6 +33,11 @@ class Layout:
         self.offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self.size = int(self.offsets[-1])
 
+    def __reduce__(self) -> tuple[type[Layout], tuple[tuple[int, ...]]]:
+        # Made anew: joblib would give a copy in another process these numbers as read-only memory, which compiled
+        # code does not take.
+        return Layout, (self.sizes,)
+
     def split(self, vector: Any) -> tuple[list[Any], list[Any]]:
         """Views of a flat vector (NumPy or CuPy): [weights (n_out, n_in)], [biases (n_out,)].
 

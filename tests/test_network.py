@@ -416,3 +416,17 @@ def test_a_wait_that_happens_once_is_announced(monkeypatch):
         pass
     assert len(said) == 2
     assert waiting.seconds == 0
+
+
+@pytest.mark.parametrize("engine", ["numpy", "numba"])
+def test_a_copy_whose_arrays_joblib_maps_read_only_predicts_and_trains(engine, tmp_path):
+    """As joblib's worker processes are given large arguments."""
+    joblib = pytest.importorskip("joblib")
+    X, y = cases.normal((40, 4), np.float64), np.arange(40) % 3
+    net = fastnn.Network([4, 6, 3], backend=engine)
+    net.fit(X, y, epochs=1)
+    joblib.dump(net, tmp_path / "net")
+    copy = joblib.load(tmp_path / "net", mmap_mode="r")
+    np.testing.assert_array_equal(copy.predict_proba(X), net.predict_proba(X))
+    np.testing.assert_array_equal(copy.predict_proba(X[:1]), net.predict_proba(X[:1]))
+    copy.fit(X, y, epochs=1)

@@ -1,0 +1,190 @@
+"""Networks as scikit-learn estimators, for pipelines, cross-validation and searches over hyper-parameters.
+
+    from fastnn.estimators import DenseClassifier
+    model = make_pipeline(StandardScaler(), DenseClassifier(hidden=(64, 32)))
+    cross_val_score(model, X, y)
+
+Parameters have fastnn's names and meanings, not those of scikit-learn's MLP; what they mean in detail is told by
+`fastnn.Network` and `Network.fit`. Wants scikit-learn 1.6 or later (extra `sklearn`), which nothing else in fastnn does
+but the digits of the example.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import pip_install
+from .network import Network
+from .optimizers import Optimizer
+
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.utils import check_random_state
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+except ImportError as error:
+    raise ImportError(
+        f"fastnn.estimators needs scikit-learn 1.6 or later, which cannot be imported ({error}): "
+        f"{pip_install('sklearn')}"
+    ) from None
+
+__all__ = ["DenseClassifier", "DenseRegressor"]
+
+Array = NDArray[Any]
+
+
+class _Dense(BaseEstimator):  # type: ignore[misc]
+    """What both have in common: the parameters, and how a network is made and trained of them."""
+
+    def __init__(
+        self,
+        hidden: Sequence[int] = (64, 32),
+        *,
+        activation: Any = "relu",
+        optimizer: str | Optimizer = "adam",
+        learning_rate: Any = None,
+        batch_size: int = 32,
+        epochs: int = 100,
+        l2: float = 3.0,
+        validation: float | None = None,
+        patience: int | None = None,
+        backend: Any = "auto",
+        dtype: Any = "float32",
+        random_state: Any = None,
+    ) -> None:
+        self.hidden = hidden
+        self.activation = activation
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.l2 = l2
+        self.validation = validation
+        self.patience = patience
+        self.backend = backend
+        self.dtype = dtype
+        self.random_state = random_state
+
+    def _train(self, X: Array, y: Array, outputs: int, output: str, cost: str) -> None:
+        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        hidden = [self.hidden] if isinstance(self.hidden, (int, np.integer)) else self.hidden
+        net = Network(
+            [X.shape[1], *hidden, outputs], hidden=self.activation, output=output, cost=cost, l2=self.l2,
+            backend=self.backend, dtype=self.dtype, seed=seed,
+        )  # fmt: skip
+        chosen = {} if self.learning_rate is None else {"learning_rate": self.learning_rate}
+        self.history_ = net.fit(
+            X,
+            y,
+            optimizer=copy.deepcopy(self.optimizer),  # an instance has a state, and fit begins anew
+            batch_size=min(self.batch_size, len(X)) if isinstance(self.batch_size, int) else self.batch_size,
+            epochs=self.epochs,
+            validation=self.validation,
+            patience=self.patience,
+            seed=seed,
+            **chosen,
+        )
+        self.network_ = net
+
+    def _rows(self, X: Any) -> Array:
+        check_is_fitted(self)
+        return np.asarray(validate_data(self, X, reset=False))
+
+
+class DenseClassifier(ClassifierMixin, _Dense):  # type: ignore[misc]
+    """Softmax with cross-entropy over classes of any labels.
+
+    Parameters
+    ----------
+    hidden : sequence of int
+        Units of the hidden layers; () for none.
+    activation : str, Activation or list
+        Of the hidden layers.
+    optimizer : str or Optimizer
+        A name, or an instance, of which every fit takes a fresh copy.
+    learning_rate : float or Schedule, optional
+        The rule's own if not given.
+    batch_size : int
+        Rows per step; all, if there are fewer.
+    epochs : int
+        Passes over the rows, at most with `patience`.
+    l2 : float
+        lambda of (lambda / 2n) ||Theta||^2 over n training rows.
+    validation, patience : float and int, optional
+        A share of the rows to be watched, and after how many epochs without a lower cost of theirs training goes back
+        to the best and ends.
+    backend, dtype : str
+        The engine, and the type of numbers.
+    random_state : int, RandomState or None
+        Seed of the initial weights and of the order of rows.
+
+    Attributes
+    ----------
+    network_ : fastnn.Network
+    history_ : fastnn.History
+    classes_ : (K,) array
+    n_features_in_, feature_names_in_ : as in every estimator
+
+    Notes
+    -----
+    Standardise inputs (`StandardScaler`). In float32 a row predicted alone and the same row among others may differ in
+    the last bits. Sample weights, several labels a row and `partial_fit` are not supported.
+    Errors of fastnn are its own: `fastnn.Diverged`, and ValueError or TypeError for bad parameters.
+    """
+
+    def fit(self, X: Any, y: Any) -> DenseClassifier:
+        """Train on rows X (m, n) of finite numbers and their labels y (m,). Returns self."""
+        X, y = validate_data(self, X, y)
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(column_or_1d(y, warn=True), return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"y must have at least two classes to tell apart, got one class: {self.classes_.tolist()[0]!r}"
+            )
+        self._train(X, codes, len(self.classes_), "softmax", "cross_entropy")
+        return self
+
+    def predict(self, X: Any) -> Array:
+        """The most probable label of each row."""
+        rows = self._rows(X)
+        return np.asarray(self.classes_[np.asarray(self.network_.predict(rows))])
+
+    def predict_proba(self, X: Any) -> Array:
+        """(m, K): the probability of each of `classes_`."""
+        rows = self._rows(X)
+        return np.asarray(self.network_.predict_proba(rows))
+
+
+class DenseRegressor(RegressorMixin, _Dense):  # type: ignore[misc]
+    """Squared error of one value a row, or of several. Targets are standardised for training, and predictions scaled
+    back, so their unit does not matter; standardise inputs with `StandardScaler`.
+
+    Parameters and attributes as `DenseClassifier`; without `classes_`.
+    """
+
+    def fit(self, X: Any, y: Any) -> DenseRegressor:
+        """Train on rows X (m, n) of finite numbers and their values y (m,) or (m, K). Returns self."""
+        X, y = validate_data(self, X, y, multi_output=True, y_numeric=True)
+        self._flat = y.ndim == 1
+        values = np.asarray(y, np.float64).reshape(len(y), -1)
+        self._mean, spread = values.mean(axis=0), values.std(axis=0)
+        self._spread = np.where(spread > 0, spread, 1.0)
+        self._train(X, (values - self._mean) / self._spread, values.shape[1], "identity", "squared_error")
+        return self
+
+    def predict(self, X: Any) -> Array:
+        """The value of each row (m,), or values (m, K), as `y` was."""
+        rows = self._rows(X)
+        h = np.asarray(self.network_.predict(rows), np.float64).reshape(len(rows), -1)
+        values: Array = h * self._spread + self._mean
+        return values.ravel() if self._flat else values
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags

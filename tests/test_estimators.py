@@ -1,0 +1,137 @@
+"""The estimators pass scikit-learn's own checks, work in its pipelines and searches, and learn what others learn.
+
+The checks want a row to be predicted alone as among others to 1e-7, hence float64.
+"""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.datasets import load_diabetes, load_digits, load_iris
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import fastnn
+from fastnn.estimators import DenseClassifier, DenseRegressor
+
+
+@parametrize_with_checks(
+    [DenseClassifier(backend="numpy", dtype="float64"), DenseRegressor(backend="numpy", dtype="float64")]
+)
+def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+@parametrize_with_checks(
+    [DenseClassifier(backend="numba", hidden=(), dtype="float64"), DenseRegressor(backend="numba", dtype="float64")]
+)
+def test_scikit_learns_checks_on_the_numba_engine(estimator, check):
+    check(estimator)
+
+
+def test_iris_in_a_pipeline_by_names():
+    flowers = load_iris()
+    names = flowers.target_names[flowers.target]
+    model = make_pipeline(StandardScaler(), DenseClassifier(random_state=0))
+    assert cross_val_score(model, flowers.data, names, cv=5).mean() > 0.93
+    model.fit(flowers.data, names)
+    assert set(model.predict(flowers.data)) == {"setosa", "versicolor", "virginica"}
+    probabilities = model.predict_proba(flowers.data)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    assert (model.classes_[probabilities.argmax(axis=1)] == model.predict(flowers.data)).all()
+
+
+def test_no_hidden_layer_is_logistic_regression():
+    """lambda = 1/C, and both minimise the same function."""
+    X, y = load_iris(return_X_y=True)
+    X = StandardScaler().fit_transform(X)
+    found = DenseClassifier(
+        hidden=(), l2=1.0, optimizer="sgd", learning_rate=0.5, batch_size=150, epochs=3000, dtype="float64"
+    ).fit(X, y)
+    expected = LogisticRegression(C=1.0, tol=1e-8, max_iter=10_000).fit(X, y)
+    np.testing.assert_allclose(found.predict_proba(X), expected.predict_proba(X), atol=1e-3)
+
+
+def test_no_hidden_layer_is_linear_regression():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((200, 5))
+    y = X @ rng.standard_normal(5) + rng.standard_normal(200)
+    targets = np.column_stack([y, 1e7 - 3e6 * y])  # in units far from 1
+    found = DenseRegressor(
+        hidden=(), l2=0.0, optimizer="sgd", learning_rate=0.1, batch_size=200, epochs=1000, dtype="float64"
+    ).fit(X, targets)
+    expected = LinearRegression().fit(X, targets).predict(X)
+    np.testing.assert_allclose(found.predict(X) / expected.std(axis=0), expected / expected.std(axis=0), atol=1e-9)
+
+
+def test_digits_as_well_as_the_network_itself():
+    X, y = load_digits(return_X_y=True)
+    model = DenseClassifier(hidden=[64], epochs=60, l2=0.0, random_state=0, validation=0.1, patience=20)
+    model.fit(X[::2] / 16, y[::2])
+    assert model.score(X[1::2] / 16, y[1::2]) > 0.94
+    assert isinstance(model.network_, fastnn.Network)
+    assert model.network_.sizes == (64, 64, 10)
+    assert len(model.history_.val_cost) == len(model.history_.cost) <= 60
+
+
+def test_one_value_and_several_come_back_as_they_were_given():
+    X, y = load_diabetes(return_X_y=True)
+    few = {"epochs": 2, "backend": "numpy"}
+    assert DenseRegressor(**few).fit(X, y).predict(X).shape == (442,)
+    assert DenseRegressor(**few).fit(X, y[:, None]).predict(X).shape == (442, 1)
+    assert DenseRegressor(**few).fit(X, np.column_stack([y, y, y])).predict(X).shape == (442, 3)
+    assert TransformedTargetRegressor(DenseRegressor(**few), func=np.log, inverse_func=np.exp).fit(X, y)
+
+
+def test_a_search_over_hyper_parameters():
+    X, y = load_iris(return_X_y=True)
+    grid = {"hidden": [(), (16,)], "optimizer": ["adam", fastnn.optimizers.Momentum(0.1)]}
+    search = GridSearchCV(DenseClassifier(epochs=30, random_state=0), grid, cv=3).fit(X / 8, y)
+    assert search.best_score_ > 0.9
+
+
+def test_the_seed_decides_and_fit_begins_anew():
+    X, y = load_iris(return_X_y=True)
+    rule = fastnn.optimizers.Adam(1e-2)
+    model = DenseClassifier(epochs=3, optimizer=rule, random_state=3)
+    first = model.fit(X, y).network_.theta.copy()
+    assert (model.fit(X, y).network_.theta == first).all()
+    assert (clone(model).fit(X, y).network_.theta == first).all()
+    assert (model.set_params(random_state=4).fit(X, y).network_.theta != first).any()
+    assert (rule.t, rule.state) == (0, [])
+
+
+def test_pickled_with_what_it_has_learnt():
+    X, y = load_iris(return_X_y=True)
+    model = DenseClassifier(epochs=3).fit(X, y)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict_proba(X), model.predict_proba(X))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"hidden": (0,)}, ValueError, "positive integer"),
+        ({"activation": "rleu"}, ValueError, "did you mean 'relu'"),
+        ({"batch_size": 0}, ValueError, "batch_size"),
+        ({"batch_size": "many"}, TypeError, "batch_size"),
+        ({"learning_rate": -1}, ValueError, "learning_rate"),
+        ({"patience": 3}, ValueError, "validation"),
+        ({"backend": "gpu"}, ValueError, "cupy"),
+    ],
+)
+def test_bad_parameters_are_refused_by_fit_as_fastnn_refuses_them(options, error, match):
+    X, y = load_iris(return_X_y=True)
+    with pytest.raises(error, match=match):
+        DenseClassifier(**options).fit(X, y)
+
+
+def test_one_class_is_none_to_tell_apart():
+    with pytest.raises(ValueError, match="at least two classes to tell apart, got one class: 'a'"):
+        DenseClassifier().fit(np.eye(3), ["a", "a", "a"])
