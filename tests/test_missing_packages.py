@@ -129,3 +129,17 @@ def test_a_cache_that_cannot_be_written_is_said_once_and_training_works(table, e
     assert said.count("NUMBA_CACHE_DIR") == 1
     assert "RuntimeWarning" not in said, "a line for people, not Python's"
     np.testing.assert_allclose(np.load(table / "theta.npy"), expected, rtol=0, atol=2000 * np.finfo(np.float32).eps)
+
+
+@pytest.mark.parametrize("module", ["sklearn", "sklearn.utils.validation"])
+def test_without_scikit_learn_the_estimators_say_so_and_the_rest_works(tmp_path, module):
+    """Or with one that is too old."""
+    code = f"""
+        sys.modules[{module!r}] = None
+        import fastnn
+        net = fastnn.Network([2, 2], backend="numpy")
+        fastnn.estimators
+    """
+    last = _run(code, tmp_path).stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: fastnn.estimators needs scikit-learn 1.6 or later, which cannot be imported (")
+    assert last.endswith('): pip install ".[sklearn]" in the folder of a clone of fastnn')
