@@ -12,18 +12,20 @@ but the digits of the example.
 from __future__ import annotations
 
 import copy
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import pip_install
+from .errors import finite_number, pip_install
 from .network import Network
 from .optimizers import Optimizer
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.model_selection import train_test_split
     from sklearn.utils import check_random_state
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
@@ -78,13 +80,20 @@ class _Dense(BaseEstimator):  # type: ignore[misc]
             backend=self.backend, dtype=self.dtype, seed=seed,
         )  # fmt: skip
         chosen = {} if self.learning_rate is None else {"learning_rate": self.learning_rate}
+        watched = None
+        if self.validation is not None:
+            share = finite_number("validation", self.validation, above=0, below=1)
+            classes = y if cost == "cross_entropy" else None
+            X, X_watched, y, y_watched = train_test_split(X, y, test_size=share, random_state=seed, stratify=classes)
+            watched = X_watched, y_watched
+        size = self.batch_size
         self.history_ = net.fit(
             X,
             y,
             optimizer=copy.deepcopy(self.optimizer),  # an instance has a state, and fit begins anew
-            batch_size=min(self.batch_size, len(X)) if isinstance(self.batch_size, int) else self.batch_size,
+            batch_size=min(size, len(X)) if isinstance(size, numbers.Integral) else size,
             epochs=self.epochs,
-            validation=self.validation,
+            validation=watched,
             patience=self.patience,
             seed=seed,
             **chosen,
@@ -116,8 +125,8 @@ class DenseClassifier(ClassifierMixin, _Dense):  # type: ignore[misc]
     l2 : float
         lambda of (lambda / 2n) ||Theta||^2 over n training rows.
     validation, patience : float and int, optional
-        A share of the rows to be watched, and after how many epochs without a lower cost of theirs training goes back
-        to the best and ends.
+        A share of the rows to be watched and not trained on, of every class alike; and after how many epochs without a
+        lower cost of theirs training goes back to the best and ends.
     backend, dtype : str
         The engine, and the type of numbers.
     random_state : int, RandomState or None

@@ -90,6 +90,26 @@ def test_one_value_and_several_come_back_as_they_were_given():
     assert TransformedTargetRegressor(DenseRegressor(**few), func=np.log, inverse_func=np.exp).fit(X, y)
 
 
+def test_rows_to_watch_are_of_every_class_and_what_is_left_may_be_less_than_a_batch(monkeypatch):
+    X, y = load_iris(return_X_y=True)
+    keep = np.r_[0:50, 50:60, 100:104]  # 50, 10 and 4 of the classes
+    asked, fit = {}, fastnn.Network.fit
+
+    def noted(net, X, y, **options):
+        asked.update(options)
+        return fit(net, X, y, **options)
+
+    monkeypatch.setattr(fastnn.Network, "fit", noted)
+    model = DenseClassifier(validation=0.5, patience=2, batch_size=np.int64(64), epochs=30).fit(X[keep], y[keep])
+    assert np.bincount(asked["validation"][1]).tolist() == [25, 5, 2]
+    assert asked["batch_size"] == 32
+    assert model.history_.best is not None
+    with pytest.raises(ValueError, match="validation must be a finite number > 0 and < 1"):
+        DenseClassifier(validation=1.5).fit(X, y)
+    with pytest.raises(ValueError, match="least populated class"):
+        DenseClassifier(validation=0.1).fit(X[:51], y[:51])
+
+
 def test_a_search_over_hyper_parameters():
     X, y = load_iris(return_X_y=True)
     grid = {"hidden": [(), (16,)], "optimizer": ["adam", fastnn.optimizers.Momentum(0.1)]}
