@@ -11,6 +11,7 @@ from cases import LAYOUTS, PAIRS, SHAPES, laid_out, normal
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import fastnn
 from fastnn import activations, optimizers
 
 shapes = pytest.mark.parametrize(("m", "n_in", "n_out"), SHAPES, ids=lambda n: str(n))
@@ -340,3 +341,17 @@ def test_update(backend, dtype, rule, P):
         tolerances.assert_close(backend.to_numpy(theta), expected, bound, dtype=dtype, what="theta")
         for slot, got, want, limit in zip(rule.slots, rule.state, new_state, state_bounds, strict=True):
             tolerances.assert_close(backend.to_numpy(got), want, limit, dtype=dtype, what=slot)
+
+
+@pytest.mark.parametrize("engine", ["numpy"])
+def test_a_false_alarm_of_blas_is_not_passed_on_and_a_real_nan_is_in_the_result(engine):
+    """OpenBLAS may raise the flag of an invalid operation on what it throws away (numpy issue 24067)."""
+    backend = fastnn.get_backend(engine)
+    a, W, b = np.array([[np.inf, -np.inf]]), np.ones((1, 2)), np.zeros(1)
+    with np.errstate(invalid="raise"):
+        assert np.isnan(backend.dense_forward(a, W, b)).all()
+        assert np.isnan(backend.propagate_delta(a, W.T, "identity", b[None], b[None])).all()
+        Delta = np.zeros((2, 1)), np.zeros(2)
+        backend.accumulate(*Delta, np.array([[np.inf, 1], [-np.inf, 1]]), np.ones((2, 1)))
+        assert np.isnan(Delta[0][0]).all()
+        assert np.geterr()["invalid"] == "raise"

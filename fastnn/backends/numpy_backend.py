@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["NumpyBackend"]
 
 
+# Around products: OpenBLAS now and then raises the flag of an invalid operation where all numbers are finite and right
+# (numpy issues 13173 and 24067), on what it reads beside them and throws away. A NaN that is real is in the result.
+without_false_alarm = np.errstate(invalid="ignore")
+
+
 class NumpyBackend(HostBackend):
     """Plain NumPy on the CPU; BLAS does the matrix products."""
 
@@ -27,6 +32,7 @@ class NumpyBackend(HostBackend):
 
     # ---- the four operations, and the delta they start from ---------------------------------------
 
+    @without_false_alarm
     def _dense_forward(self, a: Array, W: Array, b: Array, out: Array) -> Array:
         np.matmul(a, W.T, out=out)  # z = a Theta^T
         out += b  # + b
@@ -39,11 +45,13 @@ class NumpyBackend(HostBackend):
         out[...] = pair.delta(activation, z, a, y)
         return out
 
+    @without_false_alarm
     def _propagate_delta(self, delta: Array, W: Array, activation: Activation, z: Array, a: Array, out: Array) -> Array:
         np.matmul(delta, W, out=out)  # delta^(l+1) Theta^(l)
         out *= activation.derivative(z, a)  # * g'(z^(l))
         return out
 
+    @without_false_alarm
     def _accumulate(self, Delta_W: Array, Delta_b: Array, delta: Array, a: Array) -> None:
         Delta_W += delta.T @ a  # Delta := Delta + delta^T a
         Delta_b += delta.sum(axis=0, dtype=np.float64)  # a float32 sum over millions of rows drifts by percents
