@@ -30,8 +30,7 @@ SPLIT_SECONDS = 4e-6  # two meetings for each layer and tile whose weights two t
 SPLIT_NUMBER_SECONDS = 1e-9  # a sum or delta of theirs that crosses, written, read and added up
 SPLIT_ROW_SECONDS = 0.06e-6  # a row, of which every thread reads a part
 SPLIT_NARROW_ROW_SECONDS = 0.02e-6  # the same where a row's outputs fill one vector
-# of the widest lower layer, for each thread: with fewer, its sums cost more to begin and to add up than to make
-SPLIT_INPUTS = 32
+SPLIT_INPUTS = 32  # of the widest lower layer, for each thread: with fewer its sums cost more to begin and add up
 
 # ---- parameters that do not stay in a core's cache ------------------------------------------------------
 
@@ -60,12 +59,12 @@ AMX_STEP_SECONDS = 1e-6  # a step in which threads meet
 AMX_ROWS_TO_COPY = 64  # with fewer rows a thread uses weights that others have laid out,
 AMX_SHARED_SECONDS = 8e-6  # and the step waits for them
 AMX_FEW = 4  # inputs of the first layer, or outputs of the last, which vectors multiply (kernels/cpu/amx_thin.py)
-# of a thread's tile; half as many where products are too small to wait for rows behind or parameters do not stay near,
-# a quarter where they are tiny,
+# Rows of a thread's tile: half as many where products are too small to wait for rows behind, or parameters do not stay
+# near; a quarter where products are tiny; twice as many where rows are long and the first layer has few units.
 AMX_ROWS = 256
-AMX_NARROW_PARAMETERS = 70_000  # which is so many parameters,
-AMX_TINY_PARAMETERS = 10_000  # or so many; and twice as many where rows are long and there are at most
-AMX_LAST_UNITS = 128  # units in the first layer, whose gradient takes the last rows first (kernels/cpu/amx_parts.py)
+AMX_NARROW_PARAMETERS = 70_000  # of a network whose products are small,
+AMX_TINY_PARAMETERS = 10_000  # and of one whose are tiny
+AMX_LAST_UNITS = 128  # few: their gradient takes the last rows first (kernels/cpu/amx_parts.py)
 AMX_MULTIPLE = 32  # of rows
 PAIR_OF_VECTORS = 32  # numbers
 
