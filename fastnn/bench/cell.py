@@ -21,8 +21,8 @@ from .statistics import Result, judge, spread
 
 __all__ = ["PREDICT_RIVALS", "Field", "Settings", "predict_cell", "training_cell"]
 
-# An entrant this many times slower than the fastest is timed in so many rounds only, and over this part of the steps, if
-# that leaves so many: a step of theirs costs the same, and 100,000 of them half a minute a round.
+# An entrant this many times slower than the fastest is timed in so many rounds only, and over this part of the steps,
+# if that leaves so many: a step of theirs costs the same, and 100,000 of them half a minute a round.
 SLOW, SLOW_ROUNDS = 4.0, 3
 BEGINNING, BEGINNING_STEPS = 16, 20
 PREDICT_TOLERANCE = 1e-4  # largest difference of an output from float64's
