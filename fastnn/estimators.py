@@ -74,7 +74,9 @@ class _Dense(BaseEstimator):  # type: ignore[misc]
 
     def _train(self, X: Array, y: Array, outputs: int, output: str, cost: str) -> None:
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        hidden = [self.hidden] if isinstance(self.hidden, (int, np.integer)) else self.hidden
+        hidden = [self.hidden] if isinstance(self.hidden, numbers.Integral) else self.hidden
+        if isinstance(hidden, (str, bytes)) or not hasattr(hidden, "__iter__"):
+            raise TypeError(f"hidden must be the units of the hidden layers, such as (64, 32), got {hidden!r}")
         net = Network(
             [X.shape[1], *hidden, outputs], hidden=self.activation, output=output, cost=cost, l2=self.l2,
             backend=self.backend, dtype=self.dtype, seed=seed,

@@ -138,6 +138,8 @@ def test_pickled_with_what_it_has_learnt():
     ("options", "error", "match"),
     [
         ({"hidden": (0,)}, ValueError, "positive integer"),
+        ({"hidden": "64"}, TypeError, r"hidden must be the units of the hidden layers, such as \(64, 32\), got '64'"),
+        ({"hidden": 1.5}, TypeError, "hidden must be the units"),
         ({"activation": "rleu"}, ValueError, "did you mean 'relu'"),
         ({"batch_size": 0}, ValueError, "batch_size"),
         ({"batch_size": "many"}, TypeError, "batch_size"),
