@@ -17,8 +17,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the NVRTC wheel
 
 # What CuPy adds by itself (cupy/cuda/compiler.py), so that the code compiled here is the code compiled there.
 CUPY_FLAGS = ("-ftz=true", "--device-as-default-execution-space")
-# Of one architecture as CuPy compiles it; of the others with the optimisations left out that take nine tenths of the
-# time: whether a kernel compiles, and without a warning, does not hang on them.
+# For one architecture as CuPy compiles; for the others without the optimisations that take most of the time: whether a
+# kernel compiles, and without a warning, does not hang on them.
 ARCHITECTURES = {
     "75": ("--Ofast-compile=max",),
     "80": ("--Ofast-compile=max",),

@@ -81,6 +81,20 @@ def test_digits_as_well_as_the_network_itself():
     assert len(model.history_.val_cost) == len(model.history_.cost) <= 60
 
 
+def test_the_unit_of_a_target_changes_nothing():
+    X, y = load_diabetes(return_X_y=True)
+    few = {"epochs": 3, "random_state": 0, "backend": "numpy", "dtype": "float64"}
+    expected = DenseRegressor(**few).fit(X, y).predict(X)
+    found = DenseRegressor(**few).fit(X, 1e4 * y - 3e5).predict(X)
+    np.testing.assert_allclose((found + 3e5) / 1e4, expected, rtol=1e-9)  # targets differ by rounding, for 42 steps
+
+
+def test_a_target_that_never_changes_is_predicted():
+    X, _ = load_diabetes(return_X_y=True)
+    found = DenseRegressor(random_state=0).fit(X, np.full(len(X), 7.0)).predict(X)
+    np.testing.assert_allclose(found, 7, atol=0.1)
+
+
 def test_one_value_and_several_come_back_as_they_were_given():
     X, y = load_diabetes(return_X_y=True)
     few = {"epochs": 2, "backend": "numpy"}
