@@ -36,7 +36,8 @@ _PUBLIC = {
     "schedules": (".schedules", None),
 }
 
-__all__ = ["__version__", *_PUBLIC]
+# Whoever asks for all names, or looks at all of them, need not have scikit-learn.
+__all__ = ["__version__", *(name for name in _PUBLIC if name != "estimators")]
 
 if TYPE_CHECKING:
     from . import activations, costs, estimators, initializers, optimizers, schedules

@@ -208,6 +208,12 @@ def get(activation: str | Activation, argument: str = "activation", hidden: bool
         Neither a name nor an Activation.
     """
     if isinstance(activation, Activation):
+        if type(activation) not in ACTIVATIONS.values():
+            # compiled engines, and model files, know a function by its name
+            raise TypeError(
+                f"{argument} must be one of fastnn's own activations ({', '.join(ACTIVATIONS)}), got a class of your "
+                f"own, {type(activation).__name__}"
+            )
         return activation
     if isinstance(activation, str):
         if activation not in ACTIVATIONS:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["check_rates", "device_of"]
+__all__ = ["check_rates", "device_of", "on_host"]
 
 CUDA = (2, 13)  # kDLCUDA, kDLCUDAManaged of DLPack
 
@@ -22,6 +22,16 @@ def device_of(x: Any) -> int | None:
         kind, number = where()
         return int(number) if int(kind) in CUDA else None
     return 0 if hasattr(x, "__cuda_array_interface__") else None
+
+
+def on_host(x: Any) -> Any:
+    """x, or a copy in the host's memory where it lies on a CUDA device."""
+    if device_of(x) is None:
+        return x
+    for copy in ("get", "cpu", "copy_to_host"):  # of CuPy, PyTorch, Numba
+        if hasattr(x, copy):
+            return getattr(x, copy)()
+    return np.asarray(x)  # JAX
 
 
 def check_rates(rates: Any, steps: int) -> None:

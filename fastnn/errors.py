@@ -52,13 +52,14 @@ class Diverged(ArithmeticError):
     ----------
     epoch : int
         Epoch in which it happened, counted over the network's life.
-    layer : int
-        Layer l (2..L, as in the lecture) where the first non-finite number was found.
+    layer : int or None
+        Layer l (2..L, as in the lecture) where the first non-finite number was found; None where it was not found
+        again when the steps were repeated one by one.
     history : fastnn.training.History
         The completed epochs.
     """
 
-    def __init__(self, message: str, *, epoch: int, layer: int, history: object) -> None:
+    def __init__(self, message: str, *, epoch: int, layer: int | None, history: object) -> None:
         super().__init__(message)
         self.epoch = epoch
         self.layer = layer
@@ -133,6 +134,15 @@ def positive_integer(argument: str, given: object) -> int:
         raise TypeError(f"{argument} must be a positive integer, got {given!r} ({type(given).__name__})")
     if given < 1:
         raise ValueError(f"{argument} must be a positive integer, got {given!r}")
+    return int(given)
+
+
+def natural_number(argument: str, given: object) -> int:
+    """`given` as an int >= 0. ValueError if it is none (bools and floats are not)."""
+    import numpy as np
+
+    if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or given < 0:
+        raise ValueError(f"{argument} must be an integer >= 0, got {given!r}")
     return int(given)
 
 

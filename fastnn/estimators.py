@@ -12,9 +12,10 @@ but the digits of the example.
 from __future__ import annotations
 
 import copy
+import functools
 import numbers
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +36,28 @@ except ImportError as error:
         f"{pip_install('sklearn')}"
     ) from None
 
+if TYPE_CHECKING:
+    from .training import History
+
 __all__ = ["DenseClassifier", "DenseRegressor"]
 
 Array = NDArray[Any]
+
+
+def _whole(fit: Any) -> Any:
+    """`fit` that leaves the estimator as it was where it fails, fitted or not."""
+
+    @functools.wraps(fit)
+    def fit_or_nothing(self: Any, *args: Any, **named: Any) -> Any:
+        before = dict(vars(self))
+        try:
+            return fit(self, *args, **named)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    return fit_or_nothing
 
 
 class _Dense(BaseEstimator):  # type: ignore[misc]
@@ -72,7 +92,8 @@ class _Dense(BaseEstimator):  # type: ignore[misc]
         self.dtype = dtype
         self.random_state = random_state
 
-    def _train(self, X: Array, y: Array, outputs: int, output: str, cost: str) -> None:
+    def _trained(self, X: Array, y: Array, outputs: int, output: str, cost: str) -> tuple[Network, History]:
+        """Of codes of classes, or of standardised values. Nothing of the estimator is changed."""
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         hidden = [self.hidden] if isinstance(self.hidden, numbers.Integral) else self.hidden
         if isinstance(hidden, (str, bytes)) or not hasattr(hidden, "__iter__"):
@@ -81,7 +102,6 @@ class _Dense(BaseEstimator):  # type: ignore[misc]
             [X.shape[1], *hidden, outputs], hidden=self.activation, output=output, cost=cost, l2=self.l2,
             backend=self.backend, dtype=self.dtype, seed=seed,
         )  # fmt: skip
-        chosen = {} if self.learning_rate is None else {"learning_rate": self.learning_rate}
         watched = None
         if self.validation is not None:
             share = finite_number("validation", self.validation, above=0, below=1)
@@ -89,7 +109,7 @@ class _Dense(BaseEstimator):  # type: ignore[misc]
             X, X_watched, y, y_watched = train_test_split(X, y, test_size=share, random_state=seed, stratify=classes)
             watched = X_watched, y_watched
         size = self.batch_size
-        self.history_ = net.fit(
+        history = net.fit(
             X,
             y,
             optimizer=copy.deepcopy(self.optimizer),  # an instance has a state, and fit begins anew
@@ -98,9 +118,9 @@ class _Dense(BaseEstimator):  # type: ignore[misc]
             validation=watched,
             patience=self.patience,
             seed=seed,
-            **chosen,
+            learning_rate=self.learning_rate,
         )
-        self.network_ = net
+        return net, history
 
     def _rows(self, X: Any) -> Array:
         check_is_fitted(self)
@@ -112,24 +132,25 @@ class DenseClassifier(ClassifierMixin, _Dense):  # type: ignore[misc]
 
     Parameters
     ----------
-    hidden : sequence of int
+    hidden : sequence of int, default (64, 32)
         Units of the hidden layers; () for none.
-    activation : str, Activation or list
+    activation : str, Activation or list, default "relu"
         Of the hidden layers.
-    optimizer : str or Optimizer
+    optimizer : str or Optimizer, default "adam"
         A name, or an instance, of which every fit takes a fresh copy.
-    learning_rate : float or Schedule, optional
-        The rule's own if not given.
-    batch_size : int
-        Rows per step; all, if there are fewer.
-    epochs : int
-        Passes over the rows, at most with `patience`.
-    l2 : float
-        lambda of (lambda / 2n) ||Theta||^2 over n training rows.
-    validation, patience : float and int, optional
+    learning_rate : float or Schedule, default None
+        None is the rule's own.
+    batch_size : int, default 32
+        Rows per step; all, if there are fewer. `Network.fit` takes 128.
+    epochs : int, default 100
+        Passes over the rows, at most with `patience`. `Network.fit` makes 20.
+    l2 : float, default 3.0
+        lambda of (lambda / 2n) ||Theta||^2 over n training rows. Not 0 as in `Network`, because an estimator's usual
+        data are hundreds to thousands of rows, which a hundred epochs would learn by heart; with many rows it vanishes.
+    validation, patience : float and int, default None
         A share of the rows to be watched and not trained on, of every class alike; and after how many epochs without a
         lower cost of theirs training goes back to the best and ends.
-    backend, dtype : str
+    backend, dtype : str, default "auto" and "float32"
         The engine, and the type of numbers.
     random_state : int, RandomState or None
         Seed of the initial weights and of the order of rows.
@@ -148,16 +169,16 @@ class DenseClassifier(ClassifierMixin, _Dense):  # type: ignore[misc]
     Errors of fastnn are its own: `fastnn.Diverged`, and ValueError or TypeError for bad parameters.
     """
 
+    @_whole
     def fit(self, X: Any, y: Any) -> DenseClassifier:
         """Train on rows X (m, n) of finite numbers and their labels y (m,). Returns self."""
         X, y = validate_data(self, X, y)
         check_classification_targets(y)
-        self.classes_, codes = np.unique(column_or_1d(y, warn=True), return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(
-                f"y must have at least two classes to tell apart, got one class: {self.classes_.tolist()[0]!r}"
-            )
-        self._train(X, codes, len(self.classes_), "softmax", "cross_entropy")
+        classes, codes = np.unique(column_or_1d(y, warn=True), return_inverse=True)
+        if len(classes) < 2:
+            raise ValueError(f"y must have at least two classes to tell apart, got one class: {classes.tolist()[0]!r}")
+        self.network_, self.history_ = self._trained(X, codes, len(classes), "softmax", "cross_entropy")
+        self.classes_ = classes
         return self
 
     def predict(self, X: Any) -> Array:
@@ -175,24 +196,28 @@ class DenseRegressor(RegressorMixin, _Dense):  # type: ignore[misc]
     """Squared error of one value a row, or of several. Targets are standardised for training, and predictions scaled
     back, so their unit does not matter; standardise inputs with `StandardScaler`.
 
-    Parameters and attributes as `DenseClassifier`; without `classes_`.
+    Parameters and attributes as `DenseClassifier`; instead of `classes_` the targets' `mean_` and `spread_` (K,), their
+    standard deviation, 1 where they are constant.
     """
 
+    @_whole
     def fit(self, X: Any, y: Any) -> DenseRegressor:
         """Train on rows X (m, n) of finite numbers and their values y (m,) or (m, K). Returns self."""
         X, y = validate_data(self, X, y, multi_output=True, y_numeric=True)
-        self._flat = y.ndim == 1
         values = np.asarray(y, np.float64).reshape(len(y), -1)
-        self._mean, spread = values.mean(axis=0), values.std(axis=0)
-        self._spread = np.where(spread > 0, spread, 1.0)
-        self._train(X, (values - self._mean) / self._spread, values.shape[1], "identity", "squared_error")
+        mean, spread = values.mean(axis=0), values.std(axis=0)
+        spread = np.where(spread > 0, spread, 1.0)
+        self.network_, self.history_ = self._trained(
+            X, (values - mean) / spread, values.shape[1], "identity", "squared_error"
+        )
+        self.mean_, self.spread_, self._flat = mean, spread, y.ndim == 1
         return self
 
     def predict(self, X: Any) -> Array:
         """The value of each row (m,), or values (m, K), as `y` was."""
         rows = self._rows(X)
         h = np.asarray(self.network_.predict(rows), np.float64).reshape(len(rows), -1)
-        values: Array = h * self._spread + self._mean
+        values: Array = h * self.spread_ + self.mean_
         return values.ravel() if self._flat else values
 
     def __sklearn_tags__(self) -> Any:

@@ -13,14 +13,7 @@ if TYPE_CHECKING:
     from .schedules import Schedule
     from .training import History
 
-__all__ = ["DEFAULT_LEARNING_RATE", "FitMethod"]
-
-
-class _Default(float):
-    """A default that `fit` can tell from the same number given by the user."""
-
-
-DEFAULT_LEARNING_RATE = _Default(1e-3)  # Adam's; each rule has its own
+__all__ = ["FitMethod"]
 
 
 class FitMethod:
@@ -32,7 +25,7 @@ class FitMethod:
         y: Any,
         *,
         optimizer: str | Optimizer = "adam",
-        learning_rate: float | Schedule = DEFAULT_LEARNING_RATE,
+        learning_rate: float | Schedule | None = None,
         batch_size: int | None = None,
         epochs: int = 20,
         shuffle: bool = True,
@@ -58,9 +51,9 @@ class FitMethod:
         optimizer : str or Optimizer
             "sgd", "momentum", "adam", "lars", "lamb" start fresh; an instance keeps its state over several fits,
             and the CPU engine's workspace, up to 64 MiB, stays with the network for the next one.
-        learning_rate : float or Schedule
-            alpha > 0, or its course over the epochs (fastnn.schedules). If not given, that of the rule: 0.1 for SGD,
-            0.05 for Momentum, 0.001 for Adam, 1 for LARS, 0.01 for LAMB. Not together with an instance.
+        learning_rate : float or Schedule, optional
+            alpha > 0, or its course over the epochs (fastnn.schedules). None is the rule's own: 0.1 for SGD, 0.05 for
+            Momentum, 0.001 for Adam, 1 for LARS, 0.01 for LAMB. Not together with an instance.
         batch_size : int, optional
             Rows per step; min(128, rows) if not given. The short last batch is used and divided by its own rows.
         epochs : int

@@ -1,5 +1,5 @@
-"""Ctrl-C, held back where it would tear something: a step, a copy, a kernel that is being loaded. Imports the
-standard library only.
+"""Ctrl-C, held back where it would tear something: a step, a copy, an engine or a kernel that is being loaded; of
+these only one at a time. Imports the standard library only.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["interrupt_after"]
+__all__ = ["LOADING", "interrupt_after", "loading"]
+
+LOADING = threading.RLock()  # of engines and kernels
 
 
 @contextmanager
@@ -37,6 +39,13 @@ def interrupt_after() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
+@contextmanager
+def loading() -> Iterator[None]:
+    """Engines and kernels are loaded by one thread at a time, and not torn by a Ctrl-C."""
+    with LOADING, interrupt_after():
+        yield
+
+
 class _Remember:
     """A handler of Ctrl-C that acts on the second one."""
 
@@ -56,3 +65,6 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+    # A fork waits until another thread has loaded its engine or kernel: the child would get half of its modules and a
+    # lock that nobody opens.
+    os.register_at_fork(before=LOADING.acquire, after_in_parent=LOADING.release, after_in_child=LOADING.release)

@@ -58,12 +58,10 @@ class HostCopy:
         if not self.wanted or self.theta is None or type(first).__module__ == "builtins" or self._answers():
             return None
         net, lost_on = self.net, self.net.backend.name
-        net.backend, net.backend_reason = get_backend("numpy"), f"numpy: the device of the {lost_on} engine was lost"
-        net._use(self.theta)
         remark = (
             "" if net.precision == "fp32" else f" Its precision {net.precision!r} is 'fp32' now, the only one there."
         )
-        net.precision = "fp32"
+        net._move(get_backend("numpy"), f"numpy: the device of the {lost_on} engine was lost", self.theta)
         self.optimizer.reset()
         epoch, step = self.place
         return DeviceLost(

@@ -75,7 +75,17 @@ def save(net: Network, path: str | os.PathLike[str], *, optimizer: Optimizer | N
     if optimizer is not None:
         metadata["optimizer"], state = saved_optimizer.description(net, optimizer)
         tensors |= state
-    _replace(path, serialise(tensors, metadata=metadata))
+    _replace(path, _in_order(serialise(tensors, metadata=metadata)))
+
+
+def _in_order(content: bytes) -> bytes:
+    """The same file with its header sorted: safetensors writes it in an order that changes from one time to the next,
+    and the same model should give the same bytes.
+    """
+    begin = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:begin]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # data begin at a multiple of 8
+    return len(header).to_bytes(8, "little") + header + content[begin:]
 
 
 def check_name(argument: str, path: Path) -> None:
@@ -90,8 +100,15 @@ def check_name(argument: str, path: Path) -> None:
         raise ValueError(
             f"{argument}{str(path)!r}: a model file is written as safetensors, so its name must end in {SUFFIX!r} or "
             "have no ending, "
-            f"got {path.suffix!r}; for example {path.stem.removesuffix(SUFFIX) + SUFFIX!r}"
+            f"got {path.suffix!r}; for example {_with_suffix(path)!r}"
         )
+
+
+def _with_suffix(path: Path) -> str:
+    """The path with the right ending in place of another format's, or behind what is part of the name, as in lr0.1."""
+    if path.suffix[1:].isdigit():
+        return str(path) + SUFFIX
+    return str(path.with_suffix("")).removesuffix(SUFFIX) + SUFFIX
 
 
 def _as_path(path: Any) -> Path:
@@ -237,8 +254,6 @@ def _network(path: Path, tensors: dict[str, Any], metadata: dict[str, str], back
         net.scale = None if config["scale"] is None else float(config["scale"])
         net.epochs_trained = int(config["epochs_trained"])
         net.preprocessing = json.loads(metadata["preprocessing"])
-        if net.epochs_trained < 0 or (net.scale is not None and not (np.isfinite(net.scale) and net.scale > 0)):
-            raise ValueError("scale or epochs_trained is out of range")
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise ModelFileError(f"path={str(path)!r} is not a usable fastnn model: {error}") from error
     return net

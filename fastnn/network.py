@@ -15,7 +15,7 @@ from . import activations, checks, costs, optimizers, options
 from .activations import Activation
 from .backends import Backend, choose_backend
 from .backends.base import Job
-from .errors import finite_number, positive_integer
+from .errors import finite_number, natural_number, positive_integer
 from .fit_lock import FitLock
 from .fit_method import FitMethod
 from .layout import Layout, Views
@@ -26,7 +26,18 @@ if TYPE_CHECKING:
 __all__ = ["Network"]
 
 Array = Any
-FIXED = ("sizes", "hidden", "output", "cost", "pair", "dtype", "layout")  # engines keep what they made of these
+# Engines keep what they made of these.
+FIXED = (
+    "sizes",
+    "hidden",
+    "output",
+    "cost",
+    "pair",
+    "dtype",
+    "layout",
+    "backend",
+    "precision",
+)  # engines keep what they made of these
 
 
 class Network(FitMethod):
@@ -109,11 +120,11 @@ class Network(FitMethod):
         self.l2 = l2
         self.dtype = options.check_dtype(dtype)
         self.precision = precision
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-            raise ValueError(f"seed must be an integer >= 0, got {seed!r}")
+        seed = natural_number("seed", seed)
         self.layout = Layout(self.sizes)
-        start = options.initial_theta(init, self.layout, [*self.hidden, self.output], int(seed), self.dtype)
+        start = options.initial_theta(init, self.layout, [*self.hidden, self.output], seed, self.dtype)
         self.backend, self.backend_reason = choose_backend(backend, parameters=self.layout.size)
+        self._any_backend = isinstance(backend, str) and backend == "auto"  # a copy elsewhere may be on another
         options.check_precision(self.precision, self.dtype, self.backend)
         self._place(start)
         self.epochs_trained = 0
@@ -140,6 +151,13 @@ class Network(FitMethod):
         self.prepared: Any = None  # what the engine keeps between predictions of this network
         self.kept: Any = None  # what `fit` keeps for the next one (training.py)
 
+    def _move(self, backend: Backend, reason: str, theta: Array) -> None:
+        """Go on on another engine with theta, which is in full precision and an array of it."""
+        super().__setattr__("backend", backend)
+        super().__setattr__("precision", "fp32")
+        self.backend_reason, self._any_backend = reason, False
+        self._use(theta)
+
     def __setattr__(self, name: str, value: Any) -> None:
         """Parameters are written in place: an array put in their place would be seen by some parts of the engines
         and not by others. What they were made for is fixed.
@@ -155,6 +173,10 @@ class Network(FitMethod):
                 f"net.{name} cannot be replaced, because all parameters lie in one vector; write into it, as in "
                 f"net.{place}[...] = values"
             )
+        if name == "scale" and value is not None:
+            value = finite_number("scale", value, above=0)
+        if name == "epochs_trained":
+            value = natural_number("epochs_trained", value)
         super().__setattr__(name, value)
 
     @property
@@ -255,9 +277,13 @@ class Network(FitMethod):
         self.add_l2_gradient(Delta, self.l2 / m)
         return cost_sum / m + self.l2 / (2 * m) * self.sum_of_squared_weights(), Delta
 
-    def mean_cost(self, X: Any, y: Any) -> float:
-        """J of `cost_and_gradient` without the gradient."""
-        return self._evaluate(self._inputs(X), self._targets(y, len(X)), self.l2 / len(X))[0]
+    def mean_cost(self, X: Any, y: Any, *, l2: bool = True) -> float:
+        """Mean cost over the m rows; J of `cost_and_gradient`, whose L2 term is lambda / (2 m) sum Theta^2, or with
+        l2=False without that term, as `history.val_cost` is.
+        """
+        x = self._inputs(X)
+        cost, _ = self._evaluate(x, self._targets(y, x.shape[0]))
+        return cost + (self.l2 / (2 * x.shape[0]) * self.sum_of_squared_weights() if l2 else 0.0)
 
     def add_l2_gradient(self, grad: Array, factor: float) -> None:
         """Accumulates factor * Theta into the weights' part of grad (P,); biases are left alone."""
@@ -308,6 +334,7 @@ class Network(FitMethod):
         t = np.asarray(self.backend.to_numpy(self._targets(y, h.shape[0])))
         if t.ndim == 1:
             return float((h.argmax(axis=1) == t).mean())
+        t = t.astype(np.float64)  # sums of float32 down the rows would drift by percents
         if self.pair.targets == "probabilities" and np.isin(t, (0, 1)).all():
             return float(((h >= 0.5) == t).all(axis=1).mean())
         residual, spread = ((t - h) ** 2).sum(axis=0), ((t - t.mean(axis=0)) ** 2).sum(axis=0)
@@ -361,8 +388,8 @@ class Network(FitMethod):
             return int((h.argmax(axis=1) == y).sum())
         return int(((h >= 0.5) == (y >= 0.5)).all(axis=1).sum())
 
-    def _evaluate(self, x: Array, y: Array, l2_per_row: float) -> tuple[float, int | None]:
-        """Mean cost with L2 and the number of hits over prepared rows, in blocks."""
+    def _evaluate(self, x: Array, y: Array) -> tuple[float, int | None]:
+        """Mean cost without L2 and the number of hits over prepared rows, in blocks."""
         cost_sum, hits = 0.0, 0
         for rows in self._blocks(x.shape[0]):
             z = self.backend.outputs(self, x[rows], activated=False)
@@ -370,9 +397,7 @@ class Network(FitMethod):
             a = self.backend.activate(self.output, z)
             cost_sum += self.backend.cost_sum(self.output, self.cost, z, a, y[rows])
             hits += self.count_hits(a, y[rows]) or 0
-        return cost_sum / x.shape[0] + l2_per_row / 2 * self.sum_of_squared_weights(), hits if self.counts_hits(
-            y
-        ) else None
+        return cost_sum / x.shape[0], hits if self.counts_hits(y) else None
 
     def _outputs(self, X: Any) -> Array:
         if type(X) is np.ndarray and X.ndim == 2 and X.flags.c_contiguous and (backend := self.backend).checks_outputs:
@@ -426,14 +451,16 @@ class Network(FitMethod):
         return {
             **state,
             "theta": self.backend.to_numpy(self.theta),
-            "backend": (self.backend.name, dict(self.backend.given)),
+            "backend": ("auto", {}) if self._any_backend else (self.backend.name, dict(self.backend.given)),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         theta, (name, options) = state.pop("theta"), state.pop("backend")
         self.__dict__.update(state)
-        self.backend, _ = choose_backend(name, options=options)
+        self.backend, reason = choose_backend(name, parameters=self.layout.size, options=options)
+        if self._any_backend:
+            self.backend_reason = reason
         self._place(np.array(theta))
 
     def __repr__(self) -> str:

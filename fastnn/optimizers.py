@@ -342,6 +342,17 @@ class LAMB(LayerWise):
 OPTIMIZERS: dict[str, type[Optimizer]] = {cls.name: cls for cls in (SGD, Momentum, Adam, LARS, LAMB)}
 
 
+def check_known(optimizer: Optimizer) -> None:
+    """TypeError for a class that is none of the table's: compiled engines know a rule by its name, and would take
+    another step than its `step`.
+    """
+    if type(optimizer) not in OPTIMIZERS.values():
+        raise TypeError(
+            f"optimizer must be one of fastnn's own rules ({', '.join(OPTIMIZERS)}), got a class of your own, "
+            f"{type(optimizer).__name__}"
+        )
+
+
 def get(optimizer: str | Optimizer, learning_rate: float | Schedule | None = None) -> Optimizer:
     """A fresh rule for a name, or the instance itself.
 
@@ -354,6 +365,7 @@ def get(optimizer: str | Optimizer, learning_rate: float | Schedule | None = Non
         Neither a name nor an Optimizer.
     """
     if isinstance(optimizer, Optimizer):
+        check_known(optimizer)
         if learning_rate is not None:
             raise ValueError(
                 f"learning_rate={learning_rate!r} was given beside optimizer={optimizer!r}, which has its own; give "

@@ -7,6 +7,7 @@ what was given and what is expected.
 from __future__ import annotations
 
 import itertools
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from . import activations, checks, initializers
 from .activations import Activation
+from .arrays import on_host
 from .backends import Backend
 from .errors import positive_integer, unknown_name
 from .initializers import Initializer
@@ -120,6 +122,11 @@ def check_precision(precision: Any, dtype: np.dtype[Any], backend: Backend) -> N
         )
 
 
+def _is_vector(init: Any) -> bool:
+    """Of a pair (weights, biases) as a list: whether it is a list of two numbers, the whole of a tiny Theta."""
+    return isinstance(init, list) and isinstance(init[0], numbers.Real)
+
+
 def initial_theta(
     init: Any, layout: Layout, g: Sequence[Activation], seed: int, dtype: np.dtype[Any]
 ) -> np.ndarray[Any, Any]:
@@ -131,7 +138,7 @@ def initial_theta(
         for W, activation in zip(weights, g, strict=True):
             W[...] = initializers.get(init, activation).draw(W.shape[1], W.shape[0], rng)
         return vector.astype(dtype)
-    if isinstance(init, tuple) and len(init) == 2:
+    if isinstance(init, tuple | list) and len(init) == 2 and not _is_vector(init):
         for kind, given, views in (("weights", init[0], weights), ("biases", init[1], biases)):
             if isinstance(given, (str, bytes, Mapping)) or not hasattr(given, "__len__"):
                 raise TypeError(
@@ -140,7 +147,7 @@ def initial_theta(
             if len(given) != len(views):
                 raise ValueError(f"init {kind} must have one array per layer ({len(views)}), got {len(given)}")
             for layer, (array, view) in enumerate(zip(given, views, strict=True)):
-                array = checks.numeric(f"init {kind}[{layer}]", array)
+                array = checks.numeric(f"init {kind}[{layer}]", on_host(array))
                 if array.shape != view.shape:
                     raise ValueError(f"init {kind}[{layer}] must have shape {view.shape}, got {array.shape}")
                 view[...] = array
@@ -150,7 +157,7 @@ def initial_theta(
                 f"init must be a name, an Initializer, a flat vector or a pair (weights, biases), got {init!r} "
                 f"({type(init).__name__})"
             )
-        array = checks.numeric("init", init)
+        array = checks.numeric("init", on_host(init))
         if array.shape != vector.shape:
             raise ValueError(
                 f"init must be a vector of {layout.size} parameters for these sizes, got shape {array.shape}"

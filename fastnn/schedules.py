@@ -91,6 +91,11 @@ class WarmUp(Schedule):
         object.__setattr__(self, "then", get(self.then, "then"))
         _check(self, epochs=(0, None))
         if self.start is None:
+            if not self._top() > 0:
+                raise ValueError(
+                    f"then={self.then!r} is down to {self._top():g} after epochs={self.epochs:g}, where the warm-up is "
+                    "to end; give a longer schedule, or a shorter warm-up"
+                )
             object.__setattr__(self, "start", self._top() / 10)
         _check(self, start=(0, None))
 

@@ -20,7 +20,6 @@ from . import optimizers, options
 from .backends.base import Array, Job, Program
 from .early_stopping import BestEpoch
 from .errors import Diverged, TrainingInterrupted, positive_integer
-from .fit_method import DEFAULT_LEARNING_RATE
 from .interrupts import interrupt_after
 from .lost_device import HostCopy
 from .network import Network
@@ -49,7 +48,8 @@ class History:
     accuracy : list of float
         Fraction of training rows right before their update; empty where right and wrong make no sense.
     val_cost, val_accuracy : list of float
-        On the validation rows after the epoch, L2 included; empty without validation.
+        On the validation rows after the epoch; empty without validation. The cost is that of the answers alone, without
+        L2: weights that shrink would hide that they get worse.
     seconds : list of float
         Wall time of the epoch's training steps, validation and callbacks not counted.
     learning_rate : list of float
@@ -77,7 +77,7 @@ def fit(
     y: Any,
     *,
     optimizer: str | Optimizer,
-    learning_rate: float | Schedule,
+    learning_rate: float | Schedule | None,
     batch_size: int | None,
     epochs: int,
     shuffle: bool,
@@ -105,11 +105,11 @@ def fit(
         )
     try:
         net._training.holder = threading.get_ident()
-        rule = optimizers.get(optimizer, None if learning_rate is DEFAULT_LEARNING_RATE else learning_rate)
+        rule = optimizers.get(optimizer, learning_rate)
         data = prepare(net, X, y, validation, seed, scale)
         rows = data.train_rows.shape[0]
         batch_size, epochs = _batch_size(batch_size, rows), positive_integer("epochs", epochs)
-        _check_kinds(shuffle, order, learning_rate, callbacks)
+        _check_kinds(shuffle, order, callbacks)
         shown = _progress(progress)
         micro_batch = options.check_micro_batch(micro_batch, batch_size)
         patience = None if patience is None else positive_integer("patience", patience)
@@ -123,10 +123,10 @@ def fit(
         job = Job(net, rule, batch_size, micro_batch, rows, data.x.dtype)
         refuse_spoilt(net)
         with net.backend.under_way():
+            if net.epochs_trained == 0:
+                warn_if_symmetric(net)  # an error where warnings are: before the optimizer is bound to this network
             program, snapshot = kept_or_made(job)
             program.scale = 1.0 if data.scale is None else data.scale
-            if net.epochs_trained == 0:
-                warn_if_symmetric(net)
             best = None if patience is None else BestEpoch(net, rule, patience)
             history = _Fit(net, program, snapshot, data, orders, callbacks, shown, best).run(epochs)
             if rule is optimizer:  # of a name, the next fit makes a rule anew
@@ -149,7 +149,7 @@ def _batch_size(given: Any, rows: int) -> int:
     return batch_size
 
 
-def _check_kinds(shuffle: Any, order: Any, learning_rate: Any, callbacks: Any) -> None:
+def _check_kinds(shuffle: Any, order: Any, callbacks: Any) -> None:
     """TypeError for arguments of `fit` that are of another kind than they should be."""
     if not isinstance(shuffle, (bool, np.bool_)):
         raise TypeError(
@@ -158,11 +158,6 @@ def _check_kinds(shuffle: Any, order: Any, learning_rate: Any, callbacks: Any) -
         )
     if order is not None and not callable(order):
         raise TypeError(f"order must be a callable epoch -> row numbers, got {type(order).__name__}")
-    if learning_rate is None:
-        raise TypeError(
-            "learning_rate must be a finite number > 0 or a schedule (fastnn.schedules), got None; leave it out for "
-            "the default"
-        )
     if not isinstance(callbacks, (list, tuple)):
         raise TypeError(
             f"callbacks must be a list or tuple of callables f(epoch, history, net), got {type(callbacks).__name__}"
@@ -294,7 +289,7 @@ class _Fit:
         if self.data.validation is not None:
             x, y = self.data.validation
             val_rows = x.shape[0]
-            val_cost, val_hits = net._evaluate(x, y, net.l2 / self.data.train_rows.shape[0])
+            val_cost, val_hits = net._evaluate(x, y)
         history.cost.append(cost)
         history.seconds.append(seconds)
         history.learning_rate.append(self.program.optimizer.rate)
@@ -308,7 +303,13 @@ class _Fit:
     def _diverged(self, epoch: int, start: int, stop: int, order: Array) -> Diverged:
         """The error with epoch, step, layer and likely causes; the snapshot is restored."""
         net, rule = self.net, self.program.optimizer
-        step, layer = self._first_failure(epoch, order, start, stop)
+        found = self._first_failure(epoch, order, start, stop)
+        where = (
+            f"step {found[0]}: the cost or a parameter is no longer finite, first in layer {found[1]}"
+            if found
+            else f"steps {start} to {stop - 1}: the cost or a parameter is no longer finite. Taken again one at a time "
+            "these steps stay finite, just"
+        )
         self.snapshot.restore()
         largest, parameter = self.data.largest(), float(abs(net.theta).max())
         causes = [f"the learning rate {rule.rate:g} is too large"]
@@ -323,17 +324,16 @@ class _Fit:
         elif epoch == 0:
             causes.append("the initial weights are too large")
         return Diverged(
-            f"training diverged in epoch {epoch}, step {step}: the cost or a parameter is no longer finite, first in "
-            f"layer {layer}. "
-            f"Likely causes: {'; '.join(causes)}. Parameters and optimizer are back at the last finite slice. Epochs "
-            "and steps count from 0.",
+            f"training diverged in epoch {epoch}, {where}. Likely causes: {'; '.join(causes)}. Parameters and "
+            "optimizer are back at the last finite slice. Epochs and steps count from 0.",
             epoch=epoch,
-            layer=layer,
+            layer=found[1] if found else None,
             history=self.history,
         )
 
-    def _first_failure(self, epoch: int, order: Array, start: int, stop: int) -> tuple[int, int]:
-        """Take the slice again, step by step: the step that fails, and the layer (2..L) in which it does.
+    def _first_failure(self, epoch: int, order: Array, start: int, stop: int) -> tuple[int, int] | None:
+        """Take the slice again, step by step: the step that fails, and the layer (2..L) in which it does. None where
+        none does: another cut of the slice may round differently.
 
         After a step backpropagation has carried the NaN into every layer, so the step is looked at
         from the parameters before it: the first z going forward, else the first Delta coming back,
@@ -365,7 +365,7 @@ class _Fit:
             if any(bad_Delta):
                 return step, 1 + len(z) - bad_Delta[::-1].index(True)
             return step, 2 + bad_parameters.index(True) if any(bad_parameters) else 1 + len(z)
-        return stop - 1, len(net.sizes)
+        return None
 
 
 def _is_true(answer: Any) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import checks
 from .backends.base import Array
-from .errors import SymmetricStart, finite_number
+from .errors import SymmetricStart, finite_number, natural_number
 from .network import Network
 
 __all__ = ["Orders", "TrainingData", "prepare", "refuse_spoilt", "warn_if_symmetric"]
@@ -56,8 +56,7 @@ def prepare(net: Network, X: Any, y: Any, validation: Any, seed: Any, scale: flo
     TypeError, ValueError
         What does not fit, by argument, row and column.
     """
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ValueError(f"seed must be an integer >= 0, got {seed!r}")
+    seed = natural_number("seed", seed)
     X = checks.numeric("X", X, net.backend)
     if scale is None:
         scale = net.scale
@@ -99,7 +98,7 @@ def prepare(net: Network, X: Any, y: Any, validation: Any, seed: Any, scale: flo
             raise TypeError(
                 f"validation must be a pair (X, y) or a fraction, got {type(validation).__name__} of {len(validation)}"
             )
-        chosen = _validation_rows(x.shape[0], finite_number("validation", validation, above=0, below=1), int(seed))
+        chosen = _validation_rows(x.shape[0], finite_number("validation", validation, above=0, below=1), seed)
         data.train_rows = np.setdiff1d(data.train_rows, chosen)
         index = net.backend.asarray(chosen)
         data.validation = data.rows(net, index, keep=net.backend.predicts), targets[index]

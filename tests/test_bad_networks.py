@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastnn
-from fastnn import initializers, optimizers
+from fastnn import activations, initializers, optimizers
 from fastnn.errors import BackendUnavailable
 
 SIZES, ROWS = (4, 5, 3), 12
@@ -150,7 +150,6 @@ def test_an_unavailable_engine_says_why_and_what_to_install(monkeypatch):
         ({"callbacks": None}, TypeError, "callbacks must be a list or tuple"),
         ({"callbacks": print}, TypeError, "callbacks must be a list or tuple"),
         ({"progress": "yes"}, TypeError, "progress must be True, False or an object with start"),
-        ({"learning_rate": None}, TypeError, "learning_rate must be a finite number > 0"),
     ],
 )
 def test_arguments_of_fit_that_would_fail_obscurely(arguments, error, words):
@@ -180,3 +179,31 @@ def test_a_learning_rate_set_later_is_checked():
     assert rule.hyper()[0] == 0.5
     with pytest.raises(ValueError, match="learning_rate must be a finite number > 0"):
         rule.learning_rate = -5
+
+
+class Clipped(optimizers.SGD):
+    """Would be SGD without its own step to a compiled engine."""
+
+    def step(self, theta, grad, state, t):
+        super().step(theta, np.clip(grad, -1e-3, 1e-3), state, t)
+
+
+class Bent(activations.ReLU):
+    """Would be ReLU to a compiled engine and to a model file."""
+
+
+@pytest.mark.parametrize("engine", ["numpy", "numba"])
+def test_classes_of_your_own_are_refused_on_every_engine(engine):
+    """Where they looked like the class that they come from, compiled engines would take that without a word."""
+    X, y = np.random.default_rng(0).random((20, 4)), np.arange(20) % 2
+    net = fastnn.Network([4, 3, 2], backend=engine)
+    known = r"must be one of fastnn's own rules \(sgd, .*\), got a class of your own, Clipped"
+    with pytest.raises(TypeError, match=known):
+        net.fit(X, y, optimizer=Clipped(0.1))
+    with pytest.raises(TypeError, match=known):
+        net.backend.compile(net, Clipped(0.1), 4)
+    for named in ({"hidden": Bent()}, {"hidden": [Bent()]}, {"output": Bent(), "cost": "squared_error"}):
+        with pytest.raises(
+            TypeError, match=r"must be one of fastnn's own activations \(.*\), got a class of your own, Bent"
+        ):
+            fastnn.Network([4, 3, 2], backend=engine, **named)

@@ -171,3 +171,18 @@ def test_bad_parameters_are_refused_by_fit_as_fastnn_refuses_them(options, error
 def test_one_class_is_none_to_tell_apart():
     with pytest.raises(ValueError, match="at least two classes to tell apart, got one class: 'a'"):
         DenseClassifier().fit(np.eye(3), ["a", "a", "a"])
+
+
+@pytest.mark.parametrize(("kind", "bad"), [(DenseClassifier, {"batch_size": -1}), (DenseRegressor, {"epochs": 0})])
+def test_a_fit_that_fails_leaves_the_one_before(kind, bad):
+    """Also with other classes, another unit, and another number of columns."""
+    rng = np.random.default_rng(0)
+    X, y = rng.random((40, 3)), rng.integers(0, 2, 40)
+    model = kind(hidden=(4,), epochs=2, backend="numpy", random_state=0)
+    labels = np.array(["a", "b"])[y] if kind is DenseClassifier else y * 1.0
+    expected = model.fit(X, labels).predict(X)
+    others = np.array(["left", "right"])[y] if kind is DenseClassifier else 1e6 * y + 1e6
+    with pytest.raises(ValueError, match="must be a positive integer"):
+        model.set_params(**bad).fit(X[:, :2], others)
+    np.testing.assert_array_equal(model.predict(X), expected)
+    assert model.n_features_in_ == 3

@@ -1,6 +1,7 @@
 """Without Numba, without SciPy, or with no folder for compiled code: said once, and training works all the same."""
 
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -62,7 +63,7 @@ def test_the_numpy_engine_is_taken_and_says_why(tmp_path, expected, package, rea
     )
     result = _run(code, tmp_path, "-W", "error")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("numpy: the fastest usable engine;")
+    assert result.stdout.startswith("numpy: the first that can be used here;")
     assert result.stdout.count(reason) == 1
     np.testing.assert_array_equal(np.load(tmp_path / "theta.npy"), expected)
 
@@ -143,3 +144,47 @@ def test_without_scikit_learn_the_estimators_say_so_and_the_rest_works(tmp_path,
     last = _run(code, tmp_path).stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: fastnn.estimators needs scikit-learn 1.6 or later, which cannot be imported (")
     assert last.endswith('): pip install ".[sklearn]" in the folder of a clone of fastnn')
+
+
+def test_a_network_that_chose_its_engine_travels_to_where_that_is_missing(tmp_path):
+    """Pickled where Numba is, by someone who never asked for it, and read where it is not."""
+    rng = np.random.default_rng(0)
+    net = fastnn.Network([4, 3, 2])
+    named = fastnn.Network([4, 3, 2], backend="numba")
+    X = rng.random((5, 4))
+    (tmp_path / "net.pickle").write_bytes(pickle.dumps((net, net.predict_proba(X), X)))
+    (tmp_path / "named.pickle").write_bytes(pickle.dumps(named))
+    code = """
+        sys.modules["numba"] = None
+        import pickle
+        import numpy as np
+        from fastnn import BackendUnavailable
+        net, expected, X = pickle.load(open("net.pickle", "rb"))
+        np.testing.assert_allclose(net.predict_proba(X), expected, rtol=1e-5)
+        try:
+            pickle.load(open("named.pickle", "rb"))
+        except BackendUnavailable as error:
+            print(net.backend_reason, error)
+    """
+    result = _run(textwrap.dedent(code), tmp_path, "-W", "error")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("numpy: the first that can be used here;")
+    assert "backend='numba' cannot be used" in result.stdout
+
+
+def test_all_names_of_fastnn_can_be_looked_at_without_scikit_learn(tmp_path):
+    code = """
+        sys.modules["sklearn"] = None
+        import inspect
+        import fastnn
+        from fastnn import *
+        names = dict(inspect.getmembers(fastnn))
+        assert Network is fastnn.Network and "load" in names
+        try:
+            fastnn.estimators
+        except ImportError as error:
+            print(error)
+    """
+    result = _run(textwrap.dedent(code), tmp_path, "-W", "error")
+    assert result.returncode == 0, result.stderr
+    assert "fastnn.estimators needs scikit-learn" in result.stdout

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 
 import cases
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 import fastnn
 from fastnn import ModelFileError, activations
@@ -199,9 +201,9 @@ DAMAGED = {
     "l2 negative": (described(lambda n: n.update(l2=-1)), "l2 must be"),
     "dtype other": (described(lambda n: n.update(dtype="float64")), "theta is float32"),
     "precision unknown": (described(lambda n: n.update(precision="fp16")), "precision"),
-    "scale negative": (described(lambda n: n.update(scale=-1.0)), "scale or epochs_trained is out of range"),
+    "scale negative": (described(lambda n: n.update(scale=-1.0)), "scale must be a finite number > 0, got -1.0"),
     "scale a list": (described(lambda n: n.update(scale=[1])), "not a usable fastnn model"),
-    "epochs negative": (described(lambda n: n.update(epochs_trained=-1)), "out of range"),
+    "epochs negative": (described(lambda n: n.update(epochs_trained=-1)), "must be an integer >= 0"),
 }
 
 
@@ -362,3 +364,31 @@ def test_nothing_in_a_model_file_is_code(content):
     assert header["__metadata__"]["format"] == "fastnn"
     assert header["__metadata__"]["version"] == "1"
     assert len(tensor) == 4 * fastnn.Network(SIZES, backend="numpy").layout.size
+
+
+def test_the_same_model_is_written_as_the_same_bytes(tmp_path):
+    """safetensors puts its header into another order each time; a checksum of a model is to be one."""
+    rule = fastnn.optimizers.Adam()
+    net = fastnn.Network([4, 3, 2], backend="numpy")
+    net.fit(np.random.default_rng(0).random((20, 4)), np.arange(20) % 2, optimizer=rule, epochs=1)
+    files = set()
+    for i in range(8):
+        net.save(tmp_path / str(i), optimizer=rule)
+        files.add((tmp_path / str(i)).read_bytes())
+    assert len(files) == 1
+    with safe_open(tmp_path / "0", "numpy") as file:
+        np.testing.assert_array_equal(file.get_tensor("theta"), net.theta)
+    again, its = fastnn.resume(tmp_path / "0", backend="numpy")
+    np.testing.assert_array_equal(again.theta, net.theta)
+    for mine, read in zip(rule.state, its.state, strict=True):
+        np.testing.assert_array_equal(mine, read)
+
+
+@pytest.mark.parametrize(
+    ("name", "proposed"),
+    [("runs/lr0.1", "runs/lr0.1"), ("lr0.2", "lr0.2"), ("runs/m.h5", "runs/m"), ("m.safetensors.gz", "m")],
+)
+def test_the_name_that_is_proposed_keeps_what_is_no_ending(name, proposed):
+    """Or two models would be advised into one file."""
+    with pytest.raises(ValueError, match=re.escape(f"for example '{proposed}.safetensors'")):
+        fastnn.Network([2, 2], backend="numpy").save(name)

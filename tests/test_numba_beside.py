@@ -29,7 +29,7 @@ TRAIN = textwrap.dedent("""
     {before}
     net = fastnn.Network([3, 4, 2], hidden="tanh", backend=fastnn.get_backend("numba", threads=1, panels=True), seed=0)
     net.fit(np.ones((8, 3)), np.arange(8) % 2, batch_size=4, epochs=1, shuffle=False)
-    used = [*panels._kept["float32"], *(on_demand._compiled("float32", which) for which in (on_demand.ACTIVATE, on_demand.DERIVATIVE))]
+    used = [*panels._compiled("float32"), *(on_demand._compiled("float32", which) for which in (on_demand.ACTIVATE, on_demand.DERIVATIVE))]
     print(len(started), sum(function.cache_hits for function in used), float(net.theta.sum()).hex())
 """)
 
@@ -94,6 +94,7 @@ def started(monkeypatch, tmp_path):
     monkeypatch.setattr(cpu_beside, "JIT", True)
     monkeypatch.setattr(cpu_beside, "CACHE_FOLDER", tmp_path)
     monkeypatch.setattr(cpu_beside, "_process", None)
+    monkeypatch.setattr(cpu_beside, "_asked", set())
     monkeypatch.setattr(cpu_beside, "usable_threads", lambda: 2)
     monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
     monkeypatch.setattr(subprocess, "Popen", lambda line, **options: lines.append(line) or Process(hangs=False))
@@ -114,21 +115,36 @@ def test_one_process_is_started_and_waited_for(started):
 
 
 def test_none_is_started_where_it_would_not_help(started, monkeypatch, tmp_path):
+    def ask():
+        cpu_beside._asked.clear()
+        cpu_beside.compile_beside("panels._apply", "table('float32', set())")
+
     (tmp_path / "deeper").mkdir()
     kept = tmp_path / "deeper" / "panels._apply-116.py311.nbi"
     kept.touch()
-    cpu_beside.compile_beside("panels._apply", "table('float32', set())")
+    ask()
     kept.unlink()
     for name, value in (("JIT", False), ("CACHE_FOLDER", None), ("usable_threads", lambda: 1)):
         with monkeypatch.context() as changed:
             changed.setattr(cpu_beside, name, value)
-            cpu_beside.compile_beside("panels._apply", "table('float32', set())")
+            ask()
     for name, value in (("executable", ""), ("executable", "/usr/bin/gimp"), ("frozen", True)):
         with monkeypatch.context() as changed:
             changed.setattr(sys, name, value, raising=False)
-            cpu_beside.compile_beside("panels._apply", "table('float32', set())")
+            ask()
     assert started == []
     cpu_beside.wait_for_products()
+
+
+def test_the_folder_is_looked_through_once(started, monkeypatch, tmp_path):
+    """It holds hundreds of files, and looking takes longer than a small fit."""
+    looked = []
+    monkeypatch.setattr(type(tmp_path), "rglob", lambda folder, pattern: looked.append(pattern) or ["found"])
+    for _ in range(3):
+        cpu_beside.compile_beside("panels._apply", "table('float32', set())")
+        cpu_beside.compile_beside("panels._apply", "table('float64', set())")
+    assert looked == ["panels._apply-*.nbi"] * 2
+    assert started == []
 
 
 def test_one_that_cannot_be_started_or_hangs_is_done_without(started, monkeypatch):

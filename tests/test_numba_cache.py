@@ -6,11 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 import fastnn.kernels.cpu
+from fastnn.kernels.cpu import JIT, once
 
 SOURCES = Path(fastnn.kernels.cpu.__file__).parent
 
@@ -60,7 +64,7 @@ def test_a_ctrl_c_waits_for_what_is_compiled_at_the_first_call(monkeypatch):
         yield
         left.append(1)
 
-    monkeypatch.setattr(fastnn.kernels.cpu, "_held_back", held_back)
+    monkeypatch.setattr(fastnn.kernels.cpu, "_undisturbed", held_back)
     monkeypatch.setattr(fastnn.kernels.cpu, "CACHE_FOLDER", None)
     double = fastnn.kernels.cpu.compiled(lambda x: x + x)
     assert (len(entered), len(left)) == (1, 1), "while it is decorated"
@@ -70,3 +74,47 @@ def test_a_ctrl_c_waits_for_what_is_compiled_at_the_first_call(monkeypatch):
     assert len(entered) == 2, "later calls cost nothing"
     assert double(1) == 2
     assert len(entered) == 3, "another type"
+
+
+@pytest.mark.skipif(not JIT, reason="about code that is compiled")
+def test_threads_that_load_kernels_leave_numbas_settings_alone():
+    """Where Numba keeps code is one setting of the process: a thread that restored what another had set would leave
+    fastnn's folder there, and the next user of Numba would cache into it.
+    """
+    code = """
+        import sys, threading
+        import numba, numpy as np
+        import fastnn
+        sys.setswitchinterval(1e-5)
+        before, made = numba.config.CACHE_DIR, []
+        start = threading.Barrier(4)
+        def work(dtype):
+            net = fastnn.Network([4, 3, 2], backend="numba", dtype=dtype)
+            start.wait()
+            net.fit(np.ones((8, 4)), np.arange(8) % 2, epochs=1)
+            made.append(net.predict(np.ones((8, 4))))
+        threads = [threading.Thread(target=work, args=(dtype,)) for dtype in ("float32", "float64") * 2]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        print(len(made), before == numba.config.CACHE_DIR)
+    """
+    done = _run(textwrap.dedent(code))
+    assert (done.stdout.split(), done.stderr) == (["4", "True"], "")
+
+
+def test_what_several_threads_ask_for_is_made_once():
+    calls, answers = [], []
+
+    @once
+    def make(key):
+        calls.append(key)
+        time.sleep(0.05)
+        return object()
+
+    threads = [threading.Thread(target=lambda: answers.append(make("a"))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert calls == ["a"]
+    assert len(set(map(id, answers))) == 1

@@ -369,7 +369,7 @@ SIGNATURES = {
         "X": REQUIRED,
         "y": REQUIRED,
         "optimizer": "adam",
-        "learning_rate": 1e-3,
+        "learning_rate": None,  # the rule's own
         "batch_size": None,
         "epochs": 20,
         "shuffle": True,

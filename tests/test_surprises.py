@@ -324,3 +324,35 @@ def test_a_divergence_tells_what_was_large_before(backend):
             )
         assert said in str(caught.value)
         assert unsaid not in str(caught.value)
+
+
+def test_a_divergence_that_does_not_repeat_names_no_step(monkeypatch):
+    """Steps taken one at a time may round differently; what was not found is not said."""
+    X, y = data()
+    net = fastnn.Network([4, 8, 2], backend="numpy")
+    made = net.backend.program_for
+
+    def spoilt(job):
+        program = made(job)
+        run = program.run
+        program.run = lambda X, y, order, start, stop, rates=None: (
+            (float("nan"), stop - start) if stop - start > 1 else run(X, y, order, start, stop, rates)
+        )
+        return program
+
+    monkeypatch.setattr(net.backend, "program_for", spoilt)
+    with pytest.raises(
+        fastnn.Diverged, match=r"epoch 0, steps 0 to \d+: .* one at a time these steps stay finite, just"
+    ) as caught:
+        net.fit(X, y, batch_size=8, epochs=1)
+    assert caught.value.layer is None
+    assert np.isfinite(net.theta).all()
+
+
+def test_a_refused_start_leaves_the_optimizer_free():
+    """Where warnings are errors: a rule that was bound to a network that was never trained would be refused by others."""
+    X, y = data()
+    rule = fastnn.optimizers.Adam()
+    with pytest.raises(fastnn.SymmetricStart):  # in this suite warnings are errors
+        fastnn.Network([4, 8, 2], init="zeros", backend="numpy").fit(X, y, optimizer=rule)
+    fastnn.Network([4, 8, 2], backend="numpy").fit(X, y, optimizer=rule, epochs=1)

@@ -7,14 +7,12 @@
 from __future__ import annotations
 
 import importlib
-import os
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import BackendUnavailable, nearest, pip_install, unknown_name
-from ..interrupts import interrupt_after
+from ..interrupts import LOADING, interrupt_after
 from .base import Backend, Program
 
 __all__ = ["AUTO_GPU_PARAMETERS", "Backend", "Program", "available_backends", "choose_backend", "get_backend"]
@@ -31,7 +29,7 @@ class _Entry:
     install: str
 
 
-# In order of preference of "auto".
+# In order of preference of "auto". That of CuPy is a belief: no GPU has timed it yet.
 _ENGINES = {
     "cupy": _Entry(".cupy_backend", "CupyBackend", f'{pip_install("cuda13")} (driver for CUDA 13), or ".[cuda12]"'),
     "numba": _Entry(".numba_backend", "NumbaBackend", pip_install("cpu")),
@@ -44,11 +42,6 @@ _UNINSTALLED = (
 )
 _instances: dict[str, Backend] = {}
 _reasons: dict[str, str] = {}
-_lock = threading.RLock()
-if hasattr(os, "register_at_fork"):
-    # A fork waits until another thread has loaded its engine: the child would get half of its modules and a lock that
-    # nobody opens.
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def get_backend(backend: str | Backend = "auto", *, parameters: int | None = None, **options: Any) -> Backend:
@@ -136,14 +129,13 @@ def install_command(name: str) -> str:
 def _automatic(parameters: int | None) -> tuple[Backend, str]:
     why_not: list[str] = []
     for name in _ENGINES:
+        # Before CuPy is even imported: that opens the device, which takes a second and some of its memory.
+        if name == "cupy" and (parameters or 0) < AUTO_GPU_PARAMETERS:
+            why_not.append(f"cupy not taken: for {AUTO_GPU_PARAMETERS:,} parameters and more, got {parameters or 0:,}")
+            continue
         reason = _load(name)
-        if reason is None and name == "cupy" and (parameters or 0) < AUTO_GPU_PARAMETERS:
-            reason = (
-                f"a GPU is usable, but {parameters or 0:,} parameters are fewer than the {AUTO_GPU_PARAMETERS:,} from "
-                "which one is taken to pay"
-            )
         if reason is None:
-            return _instances[name], "; ".join([f"{name}: the fastest usable engine", *why_not])
+            return _instances[name], "; ".join([f"{name}: the first that can be used here", *why_not])
         why_not.append(f"{name} not taken: {reason}")
     raise BackendUnavailable("no engine can be used: " + "; ".join(why_not))  # pragma: no cover - NumPy always loads
 
@@ -160,7 +152,9 @@ def _why_not(name: str) -> str | None:
 
 def _load(name: str) -> str | None:
     """Make the engine's one instance; the reason if that cannot be done. Both outcomes are remembered."""
-    with _lock:
+    if name in _instances:  # without the lock, which another thread may hold for the ten seconds of a compilation
+        return None
+    with LOADING:
         if name not in _instances and name not in _reasons:
             entry = _ENGINES[name]
             try:

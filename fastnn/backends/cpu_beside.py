@@ -26,6 +26,7 @@ PATIENCE = 120  # seconds; it takes three to eight
 
 _lock = threading.Lock()
 _process: subprocess.Popen[bytes] | None = None
+_asked: set[tuple[str, str]] = set()  # once is enough, and looking through the folder takes longer than a small fit
 
 
 def compile_beside(first: str, call: str) -> None:
@@ -33,6 +34,9 @@ def compile_beside(first: str, call: str) -> None:
     of the kernels ("module.name") is on disk already.
     """
     global _process
+    if (first, call) in _asked:
+        return
+    _asked.add((first, call))
     if (
         not JIT
         or CACHE_FOLDER is None

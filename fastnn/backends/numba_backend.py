@@ -20,7 +20,7 @@ import numpy as np
 from ..activations import Activation
 from ..costs import Pair
 from ..errors import BackendUnavailable
-from ..interrupts import interrupt_after
+from ..interrupts import loading
 from ..optimizers import LayerWise
 from .base import Array, Job, Program, Waiting
 from .host import HostBackend, aligned
@@ -34,7 +34,7 @@ try:
 except ImportError as error:
     raise BackendUnavailable(f"SciPy, whose BLAS Numba calls, cannot be imported ({error})") from error
 
-from ..kernels.cpu import JIT, gemm, hold_back, layerwise, operations
+from ..kernels.cpu import JIT, gemm, layerwise, operations, undisturbed_by
 from ..kernels.cpu.amx import missing
 from ..kernels.cpu.compiling import announced
 from ..kernels.cpu.gather import READABLE, convert_rows
@@ -71,7 +71,7 @@ PACKING_ROWS, PACKED_PER_ROW = 512, 128
 UNIT_ROWS, UNIT_WIDTH, UNIT_OUTPUTS = 1024, 64, 1 << 18
 SHARED_ROW_BYTES = 3 << 19  # of parameters, above which one row is shared with helpers
 PREDICTION_ROWS = 512  # a tile: its activations stay in the cache
-hold_back(interrupt_after)
+undisturbed_by(loading)
 
 
 class NumbaBackend(HostBackend):
@@ -120,7 +120,7 @@ class NumbaBackend(HostBackend):
         )
         self.blas = blas_of_process()
         self.products = str(self.blas) if JIT else "NumPy, because NUMBA_DISABLE_JIT is set"
-        with interrupt_after():  # it is compiled, or loaded
+        with loading():  # it is compiled, or read from disk
             reason = gemm.probe()
         if reason is not None:
             raise BackendUnavailable(f"{reason}; they were computed by {self.products}")

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..arrays import check_rates
 from ..errors import positive_integer
-from ..optimizers import Optimizer
+from ..optimizers import Optimizer, check_known
 
 if TYPE_CHECKING:
     from ..network import Network
@@ -58,6 +58,7 @@ class Job:
             raise TypeError(
                 f"optimizer must be an Optimizer, such as fastnn.optimizers.SGD(0.1), got {self.optimizer!r}"
             )
+        check_known(self.optimizer)
         for name, given in (
             ("batch_size", self.batch_size),
             ("micro_batch", self.micro_batch),

@@ -165,9 +165,7 @@ def _try_to_write(option: str, path: Path) -> None:
 
 def _test(net: Network, data: DataSet, parts: Parts, history: History, seconds: float, compiling: float) -> Outcome:
     X, y = parts.test
-    # `mean_cost` spreads lambda over the rows it is given; here it is spread over the training rows, as in `val_cost`.
-    weight_decay = net.l2 / 2 * net.sum_of_squared_weights()
-    cost = net.mean_cost(X, y) - weight_decay / len(y) + weight_decay / len(parts.train[1])
+    cost = net.mean_cost(X, y, l2=False)
     if data.classes is not None:
         matrix = confusion_matrix(y, net.predict(X), len(data.classes))
         return Outcome(history, seconds, compiling, cost, float(matrix.trace() / matrix.sum()), None, matrix)

@@ -14,13 +14,25 @@ import gc
 import hashlib
 import os
 import tempfile
+import threading
 import warnings
 from pathlib import Path
 
 import numba
 import numpy as np
 
-__all__ = ["CACHE_FOLDER", "JIT", "compiled", "exact", "exported", "hold_back", "inner", "part", "per_dtype"]
+__all__ = [
+    "CACHE_FOLDER",
+    "JIT",
+    "compiled",
+    "exact",
+    "exported",
+    "inner",
+    "once",
+    "part",
+    "per_dtype",
+    "undisturbed_by",
+]
 
 # False under NUMBA_DISABLE_JIT, where kernels run as plain Python; calling BLAS through Numba then
 # silently multiplies nothing, so kernels/cpu/gemm.py has a Python product for that case.
@@ -59,15 +71,37 @@ def _cache_folder() -> Path | None:
 
 
 CACHE_FOLDER = _cache_folder()
-_held_back = contextlib.nullcontext
+_lock = threading.RLock()
 
 
-def hold_back(interrupts):
-    """From here on kernels are compiled and loaded inside of interrupts(): a Ctrl-C amid that leaves memory of the
-    compiler which is freed twice.
+def _undisturbed():
+    """Kernels are compiled and loaded by one thread at a time: where Numba keeps them is one setting of the process,
+    and what two threads ask for at once is compiled once.
     """
-    global _held_back
-    _held_back = interrupts
+    return _lock
+
+
+def undisturbed_by(context):
+    """From here on kernels are compiled and loaded inside of context(), which lets one thread in at a time, and holds
+    back a Ctrl-C, which would leave memory of the compiler that is freed twice.
+    """
+    global _undisturbed
+    _undisturbed = context
+
+
+def once(make):
+    """make(*key), called once for each key in the process, however many threads ask."""
+    made = {}
+
+    @functools.cache  # found without the lock
+    @functools.wraps(make)
+    def result(*key):
+        with _undisturbed():
+            if key not in made:
+                made[key] = make(*key)
+            return made[key]
+
+    return result
 
 
 def _decorated(function, signature, **options):
@@ -89,7 +123,7 @@ def _careful(dispatcher):
     compile_ = dispatcher.compile
 
     def compile_whole(signature):
-        with _held_back(), _uncollected():
+        with _undisturbed(), _uncollected():
             return compile_(signature)
 
     dispatcher.compile = compile_whole
@@ -99,9 +133,9 @@ def _careful(dispatcher):
 def _cached(decorate):
     """decorate(cache=...) with the compiled code kept in CACHE_FOLDER, if there is one."""
     if CACHE_FOLDER is None:
-        with _held_back(), _uncollected():
+        with _undisturbed(), _uncollected():
             return decorate()
-    with _held_back(), _uncollected():
+    with _undisturbed(), _uncollected():
         before = numba.config.CACHE_DIR
         numba.config.CACHE_DIR = str(CACHE_FOLDER)  # read by Numba when the function is decorated, not later
         try:
@@ -158,7 +192,7 @@ def per_dtype(function, signature):
     signature: dtype name -> Numba signature. It is given, so that nothing else can ever be compiled silently.
     """
 
-    @functools.cache
+    @once
     def by_name(name):
         return compiled(function, signature(name) if JIT else None)
 

@@ -31,7 +31,7 @@ import numpy as np
 from numba.core import types
 from numba.extending import intrinsic
 
-from . import JIT, exported, inner
+from . import JIT, exported, inner, once
 from .amx_code import MOST, PACE, PRODUCTS, block_of_sums, block_to_weights, finish_row
 from .amx_code import configure as _configure
 from .amx_code import release as _release
@@ -423,7 +423,7 @@ if JIT:
         return types.void(table, *[_integer] * 8), called(_PACK_WEIGHTS)
 
 
-@functools.cache
+@once
 def _compiled():
     """[(place in the table, function)], once per process: their code must not be freed."""
     whole = types.int64

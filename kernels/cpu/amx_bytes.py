@@ -6,13 +6,11 @@ in kernels/cpu/amx.py. What the data are scaled by multiplies sums, which are as
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 from numba.core import types
 from numba.extending import intrinsic
 
-from . import JIT, exported
+from . import JIT, exported, once
 from .amx import add_up_of, forward_of
 from .amx_layout import LEFT_BYTES, RIGHT_BYTES
 from .panels import called, vector_at
@@ -63,7 +61,7 @@ else:
         add_up_of(RIGHT_BYTES, left, n_out, _rows(x, places, m, n_in), out, step, share, keep)
 
 
-@functools.cache
+@once
 def _compiled():
     """Both, once per process: their code must not be freed."""
     whole = types.int64

@@ -21,7 +21,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from . import JIT, exported, inner
+from . import JIT, exported, inner, once
 from .panel_code import RECTIFY, one_of
 from .panels import called, rows_at, vector_at
 from .plain import finished, rows_apart, rows_at_places
@@ -244,7 +244,7 @@ if JIT:
         return types.void(table, *[_integer] * 10), called(_MANY_TO_FEW)
 
 
-@functools.cache
+@once
 def _compiled(which):
     """One of them, once per process: its code must not be freed."""
     function, arguments = ((_sums, 8), (_few_to_many, 10), (_many_to_few, 10))[which]

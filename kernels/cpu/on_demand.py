@@ -8,13 +8,11 @@ stands for one that the network does not need, and who makes the table (`table`)
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 from numba.core import types
 from numba.extending import intrinsic
 
-from . import JIT, amx, exported
+from . import JIT, amx, exported, once
 from .amx_bytes import bytes_addresses
 from .amx_thin import few_addresses
 from .elementary import wide_vectors
@@ -88,7 +86,7 @@ else:
         _outputs(*arguments)
 
 
-@functools.cache
+@once
 def _compiled(name, which):
     """One of them, once per process: its code must not be freed."""
     real, integer = getattr(types, name), types.int64
@@ -104,7 +102,7 @@ def table(dtype, needed):
     return _table(np.dtype(dtype).name, frozenset(needed) if JIT else frozenset())
 
 
-@functools.cache
+@once
 def _table(name, needed):
     return np.concatenate([kernels(name), _addresses(name, needed)])
 
@@ -123,6 +121,6 @@ def amx_table(needed, few=False, octets=False):
     return _amx_table(frozenset(needed) if JIT else frozenset(), bool(few), bool(octets))
 
 
-@functools.cache
+@once
 def _amx_table(needed, few, octets):
     return np.concatenate([amx.addresses(), _addresses("float32", needed), few_addresses(few), bytes_addresses(octets)])

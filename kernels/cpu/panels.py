@@ -24,7 +24,7 @@ from numba.core import types
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
-from . import JIT, exported, inner
+from . import JIT, exported, inner, once
 from . import panel_code as code
 from .panel_code import (
     INPUTS,
@@ -377,7 +377,16 @@ else:
         _dots(*arguments)
 
 
-_kept: dict[str, list] = {}  # the compiled kernels: their code must not be freed
+@once
+def _compiled(name):
+    """The four, once per process: their code must not be freed."""
+    real, integer = getattr(types, name), types.int64
+    return [
+        exported(_apply, types.void(real, *[integer] * 14)),
+        exported(_gradient, types.void(real, *[integer] * 11, real, real)),
+        exported(_transpose, types.void(real, *[integer] * 8)),
+        exported(_dots, types.void(real, *[integer] * 7)),
+    ]
 
 
 def kernels(dtype):
@@ -385,14 +394,4 @@ def kernels(dtype):
     uses them compiles them again.
     """
     name = np.dtype(dtype).name
-    if not JIT:
-        return np.zeros(4, np.int64)
-    if name not in _kept:
-        real, integer = getattr(types, name), types.int64
-        _kept[name] = [
-            exported(_apply, types.void(real, *[integer] * 14)),
-            exported(_gradient, types.void(real, *[integer] * 11, real, real)),
-            exported(_transpose, types.void(real, *[integer] * 8)),
-            exported(_dots, types.void(real, *[integer] * 7)),
-        ]
-    return np.array([kernel.address for kernel in _kept[name]], np.int64)
+    return np.array([kernel.address for kernel in _compiled(name)] if JIT else [0] * 4, np.int64)

@@ -16,14 +16,12 @@ were taken and those that are done.
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from . import compiled, per_dtype
+from . import compiled, once, per_dtype
 from .one_row import finish_layer, sums_of_rows
 from .panels import address, itemsize, vector_at
 from .prediction import finite
@@ -237,19 +235,19 @@ def _lead_signature(name):
 lead = per_dtype(_lead, _lead_signature)
 
 
-@functools.cache
+@once
 def attend():
     """`_attend`, compiled or read from the disk cache."""
     return compiled(_attend, types.int64(_SEATS, types.int64, types.int64, types.int64))
 
 
-@functools.cache
+@once
 def dismiss():
     """`_dismiss`, as above."""
     return compiled(_dismiss, types.void(_SEATS))
 
 
-@functools.cache
+@once
 def withdraw():
     """`_withdraw`, as above."""
     return compiled(_withdraw, types.boolean(_SEATS, types.int64))
