@@ -46,14 +46,14 @@ class Pair:
         integer classes (m,), which mean their one-hot rows.
     delta : callable (activation, z, a, y) -> (m, K)
         The output delta, a fresh array, without 1/m.
-    cost : callable (z, a, y) -> float
-        The sum of the rows' costs, accumulated in float64.
+    cost : callable (z, a, y) -> (m,)
+        The rows' costs, to be summed in float64.
     """
 
     code: int
     targets: str
     delta: Callable[[Activation, Array, Array, Array], Array]
-    cost: Callable[[Array, Array, Array], float]
+    cost: Callable[[Array, Array, Array], Array]
 
 
 def one_hot(y: Array, like: Array) -> Array:
@@ -82,19 +82,20 @@ def _through_softmax(activation: Activation, z: Array, a: Array, y: Array) -> Ar
     return np.asarray(a * (e - (e * a).sum(axis=1, keepdims=True)))
 
 
-def _softmax_cross_entropy(z: Array, a: Array, y: Array) -> float:
+def _softmax_cross_entropy(z: Array, a: Array, y: Array) -> Array:
     top = z.max(axis=1)
     log_sum = np.log(np.exp(z - top[:, None]).sum(axis=1))
-    return float(np.sum(log_sum + (top - z[np.arange(y.shape[0]), y]), dtype=np.float64))
+    return np.asarray(log_sum + (top - z[np.arange(y.shape[0]), y]))
 
 
-def _sigmoid_cross_entropy(z: Array, a: Array, y: Array) -> float:
-    return float(np.sum(np.maximum(z, 0) - y * z + np.log1p(np.exp(-np.abs(z))), dtype=np.float64))
+def _sigmoid_cross_entropy(z: Array, a: Array, y: Array) -> Array:
+    terms = np.maximum(z, 0) - y * z + np.log1p(np.exp(-np.abs(z)))
+    return np.asarray(terms.sum(axis=1, dtype=np.float64))
 
 
-def _squared_error(z: Array, a: Array, y: Array) -> float:
+def _squared_error(z: Array, a: Array, y: Array) -> Array:
     e = a - one_hot(y, a)
-    return float(np.sum(e * e, dtype=np.float64) / 2)
+    return np.asarray((e * e).sum(axis=1, dtype=np.float64) / 2)
 
 
 SOFTMAX_CROSS_ENTROPY = Pair(0, "classes", _difference, _softmax_cross_entropy)

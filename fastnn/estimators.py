@@ -23,13 +23,15 @@ from numpy.typing import NDArray
 from .errors import finite_number, pip_install
 from .network import Network
 from .optimizers import Optimizer
+from .row_weights import BALANCED
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
     from sklearn.model_selection import train_test_split
     from sklearn.utils import check_random_state
+    from sklearn.utils.class_weight import compute_sample_weight
     from sklearn.utils.multiclass import check_classification_targets
-    from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+    from sklearn.utils.validation import _check_sample_weight, check_is_fitted, column_or_1d, validate_data
 except ImportError as error:
     raise ImportError(
         f"fastnn.estimators needs scikit-learn 1.6 or later, which cannot be imported ({error}): "
@@ -58,6 +60,16 @@ def _whole(fit: Any) -> Any:
             raise
 
     return fit_or_nothing
+
+
+def _weights(sample_weight: Any, X: Array) -> Array | None:
+    """(m,) finite numbers >= 0, not all 0; None for None."""
+    if sample_weight is None:
+        return None
+    weights = np.asarray(_check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True))
+    if not weights.any():
+        raise ValueError("sample_weight is 0 for every row, so there is nothing to learn from")
+    return weights
 
 
 class _Dense(BaseEstimator):  # type: ignore[misc]
@@ -92,7 +104,9 @@ class _Dense(BaseEstimator):  # type: ignore[misc]
         self.dtype = dtype
         self.random_state = random_state
 
-    def _trained(self, X: Array, y: Array, outputs: int, output: str, cost: str) -> tuple[Network, History]:
+    def _trained(
+        self, X: Array, y: Array, weights: Array | None, outputs: int, output: str, cost: str
+    ) -> tuple[Network, History]:
         """Of codes of classes, or of standardised values. Nothing of the estimator is changed."""
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         hidden = [self.hidden] if isinstance(self.hidden, numbers.Integral) else self.hidden
@@ -103,11 +117,18 @@ class _Dense(BaseEstimator):  # type: ignore[misc]
             backend=self.backend, dtype=self.dtype, seed=seed,
         )  # fmt: skip
         watched = None
+        if self.patience is not None and self.validation is None:
+            raise ValueError(
+                f"patience={self.patience} waits for a lower cost of rows that are set apart, and there are none; give "
+                "validation=0.1"
+            )
         if self.validation is not None:
             share = finite_number("validation", self.validation, above=0, below=1)
             classes = y if cost == "cross_entropy" else None
-            X, X_watched, y, y_watched = train_test_split(X, y, test_size=share, random_state=seed, stratify=classes)
-            watched = X_watched, y_watched
+            parts = [X, y] if weights is None else [X, y, weights]
+            dealt = train_test_split(*parts, test_size=share, random_state=seed, stratify=classes)
+            (X, y, *rest), watched = dealt[::2], tuple(dealt[1::2])
+            weights = rest[0] if rest else None
         size = self.batch_size
         history = net.fit(
             X,
@@ -119,6 +140,7 @@ class _Dense(BaseEstimator):  # type: ignore[misc]
             patience=self.patience,
             seed=seed,
             learning_rate=self.learning_rate,
+            sample_weight=weights,
         )
         return net, history
 
@@ -150,6 +172,8 @@ class DenseClassifier(ClassifierMixin, _Dense):  # type: ignore[misc]
     validation, patience : float and int, default None
         A share of the rows to be watched and not trained on, of every class alike; and after how many epochs without a
         lower cost of theirs training goes back to the best and ends.
+    class_weight : "balanced" or dict of label: number, default None
+        What each row of a class counts, times its sample_weight; "balanced": every class the same in all.
     backend, dtype : str, default "auto" and "float32"
         The engine, and the type of numbers.
     random_state : int, RandomState or None
@@ -165,19 +189,55 @@ class DenseClassifier(ClassifierMixin, _Dense):  # type: ignore[misc]
     Notes
     -----
     Standardise inputs (`StandardScaler`). In float32 a row predicted alone and the same row among others may differ in
-    the last bits. Sample weights, several labels a row and `partial_fit` are not supported.
+    the last bits. A row of sample_weight 2 is as good as two rows, up to how rows fall into batches.
+    Several labels a row and `partial_fit` are not supported.
     Errors of fastnn are its own: `fastnn.Diverged`, and ValueError or TypeError for bad parameters.
     """
 
+    def __init__(
+        self,
+        hidden: Sequence[int] = (64, 32),
+        *,
+        activation: Any = "relu",
+        optimizer: str | Optimizer = "adam",
+        learning_rate: Any = None,
+        batch_size: int = 32,
+        epochs: int = 100,
+        l2: float = 3.0,
+        validation: float | None = None,
+        patience: int | None = None,
+        class_weight: Any = None,
+        backend: Any = "auto",
+        dtype: Any = "float32",
+        random_state: Any = None,
+    ) -> None:
+        super().__init__(
+            hidden, activation=activation, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size,
+            epochs=epochs, l2=l2, validation=validation, patience=patience, backend=backend, dtype=dtype,
+            random_state=random_state,
+        )  # fmt: skip
+        self.class_weight = class_weight
+
     @_whole
-    def fit(self, X: Any, y: Any) -> DenseClassifier:
-        """Train on rows X (m, n) of finite numbers and their labels y (m,). Returns self."""
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> DenseClassifier:
+        """Train on rows X (m, n) of finite numbers and their labels y (m,), which count sample_weight (m,) each.
+        Returns self.
+        """
         X, y = validate_data(self, X, y)
         check_classification_targets(y)
         classes, codes = np.unique(column_or_1d(y, warn=True), return_inverse=True)
         if len(classes) < 2:
             raise ValueError(f"y must have at least two classes to tell apart, got one class: {classes.tolist()[0]!r}")
-        self.network_, self.history_ = self._trained(X, codes, len(classes), "softmax", "cross_entropy")
+        weights = _weights(sample_weight, X)
+        if self.class_weight is not None:
+            weights = np.ones(len(X)) if weights is None else weights
+            if isinstance(self.class_weight, str) and self.class_weight == BALANCED:
+                totals = np.bincount(codes, weights)
+                of_class = np.divide(totals.sum(), np.count_nonzero(totals) * totals, where=totals > 0, out=0 * totals)
+                weights = weights * of_class[codes]
+            else:
+                weights = weights * compute_sample_weight(self.class_weight, y)
+        self.network_, self.history_ = self._trained(X, codes, weights, len(classes), "softmax", "cross_entropy")
         self.classes_ = classes
         return self
 
@@ -196,19 +256,23 @@ class DenseRegressor(RegressorMixin, _Dense):  # type: ignore[misc]
     """Squared error of one value a row, or of several. Targets are standardised for training, and predictions scaled
     back, so their unit does not matter; standardise inputs with `StandardScaler`.
 
-    Parameters and attributes as `DenseClassifier`; instead of `classes_` the targets' `mean_` and `spread_` (K,), their
-    standard deviation, 1 where they are constant.
+    Parameters and attributes as `DenseClassifier`, but for `class_weight`; instead of `classes_` the targets' `mean_`
+    and `spread_` (K,), their standard deviation, 1 where they are constant.
     """
 
     @_whole
-    def fit(self, X: Any, y: Any) -> DenseRegressor:
-        """Train on rows X (m, n) of finite numbers and their values y (m,) or (m, K). Returns self."""
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> DenseRegressor:
+        """Train on rows X (m, n) of finite numbers and their values y (m,) or (m, K), which count sample_weight (m,)
+        each. Returns self.
+        """
         X, y = validate_data(self, X, y, multi_output=True, y_numeric=True)
         values = np.asarray(y, np.float64).reshape(len(y), -1)
-        mean, spread = values.mean(axis=0), values.std(axis=0)
+        weights = _weights(sample_weight, X)
+        mean = np.average(values, axis=0, weights=weights)
+        spread = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weights))
         spread = np.where(spread > 0, spread, 1.0)
         self.network_, self.history_ = self._trained(
-            X, (values - mean) / spread, values.shape[1], "identity", "squared_error"
+            X, (values - mean) / spread, weights, values.shape[1], "identity", "squared_error"
         )
         self.mean_, self.spread_, self._flat = mean, spread, y.ndim == 1
         return self

@@ -30,13 +30,14 @@ class FitMethod:
         epochs: int = 20,
         shuffle: bool = True,
         order: Callable[[int], Any] | None = None,
-        validation: tuple[Any, Any] | float | None = None,
+        validation: tuple[Any, ...] | float | None = None,
         callbacks: Sequence[Callable[[int, History, Network], Any]] = (),
         progress: Any = False,
         seed: int = 0,
         scale: float | None = None,
         micro_batch: int | None = None,
         patience: int | None = None,
+        sample_weight: Any = None,
     ) -> History:
         """Train on the rows of X.
 
@@ -63,7 +64,7 @@ class FitMethod:
         order : callable, optional
             epoch -> row numbers of that epoch, instead of shuffling; rows may be repeated or left out. Numbers count
             the training rows.
-        validation : (X, y) or float, optional
+        validation : (X, y), (X, y, weights) or float, optional
             Rows to evaluate after each epoch; a fraction sets rows of X apart, chosen by the seed.
         callbacks : sequence of callables
             f(epoch, history, net) after each epoch, with the epoch's number over the network's life, from 0; all are
@@ -83,6 +84,11 @@ class FitMethod:
             Stop early: the fit is over after so many epochs in a row whose cost of the validation rows is no lower than
             the lowest before, at the latest after `epochs`. However it ends, but by an error, parameters and optimizer
             go back to the epoch of the lowest (`history.best`). Wants `validation`.
+        sample_weight : array-like (m,) or "balanced", optional
+            How much each row counts, w >= 0: J = (sum w cost + lambda/2 sum Theta^2) / sum w over the training rows, so
+            a row that counts 2 is as good as two rows. Each step takes the mean over its rows of w / mean(w) times
+            their gradients. "balanced": every class counts the same in all. Validation rows that are set apart keep
+            their weights, a pair may be (X, y, weights); `val_cost` is their weighted mean, accuracies count rows.
 
         Returns
         -------
@@ -130,4 +136,5 @@ class FitMethod:
             scale=scale,
             micro_batch=micro_batch,
             patience=patience,
+            sample_weight=sample_weight,
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import activations, checks, costs, optimizers, options
+from . import activations, checks, costs, optimizers, options, row_weights
 from .activations import Activation
 from .backends import Backend, choose_backend
 from .backends.base import Job
@@ -213,7 +213,9 @@ class Network(FitMethod):
             a.append(self.backend.activate(g, z[-1]))
         return z, a
 
-    def backpropagate(self, x: Array, y: Array, Delta: Array | None = None) -> tuple[float, Array, Array]:
+    def backpropagate(
+        self, x: Array, y: Array, Delta: Array | None = None, weights: Array | None = None
+    ) -> tuple[float, Array, Array]:
         """Forward and backward over one batch. Accumulates into Delta; no 1/m, no L2, nothing else changed.
 
         Parameters
@@ -221,19 +223,23 @@ class Network(FitMethod):
         x : (m, s_1); y : (m,) int64 classes or (m, K); both already on the engine, of the network's dtype
         Delta : (P,), optional
             Running sums laid out as theta; zeros if not given.
+        weights : (m,), optional
+            Factor of each row's cost, and so of its delta; on the engine, of the network's dtype.
 
         Returns
         -------
         cost_sum : float, Delta : (P,), h : (m, K)
-            Sum of the rows' costs, Delta, and the outputs a^(L).
+            Sum of the rows' costs times their weights, Delta, and the outputs a^(L).
         """
         backend = self.backend
         if Delta is None:
             Delta = backend.zeros(self.theta.shape, self.dtype)
         Delta_W, Delta_b = self.split(Delta)
         z, a = self._forward(x)
-        cost_sum = backend.cost_sum(self.output, self.cost, z[-1], a[-1], y)
+        cost_sum = backend.cost_sum(self.output, self.cost, z[-1], a[-1], y, weights)
         delta = backend.output_delta(self.output, self.cost, z[-1], a[-1], y)
+        if weights is not None:
+            delta *= weights[:, None]
         for layer in reversed(range(len(self.weights))):
             backend.accumulate(Delta_W[layer], Delta_b[layer], delta, a[layer])
             if layer:  # there is no delta^(1)
@@ -242,7 +248,9 @@ class Network(FitMethod):
                 )
         return cost_sum, Delta, a[-1]
 
-    def cost_and_gradient(self, X: Any, y: Any, *, micro_batch: int | None = None) -> tuple[float, Array]:
+    def cost_and_gradient(
+        self, X: Any, y: Any, *, micro_batch: int | None = None, sample_weight: Any = None
+    ) -> tuple[float, Array]:
         """Mean cost over the rows, L2 included, and its gradient.
 
         J = cost_sum / m + lambda / (2 m) sum Theta^2 and D = Delta / m + (lambda / m) Theta off the
@@ -253,6 +261,8 @@ class Network(FitMethod):
         X : (m, s_1), y : targets (see `fit`)
         micro_batch : int, optional
             Rows processed at a time; Delta accumulates to the same result in less memory.
+        sample_weight : (m,) or "balanced", optional
+            As for `fit`: J = (sum w cost + lambda/2 sum Theta^2) / sum w.
 
         Returns
         -------
@@ -268,22 +278,27 @@ class Network(FitMethod):
         x = self._inputs(X)
         targets, m = self._targets(y, x.shape[0]), x.shape[0]
         step = m if micro_batch is None else positive_integer("micro_batch", micro_batch)
+        weights, total = row_weights.for_rows(sample_weight, self, targets)
         cost_sum, Delta = 0.0, None
         for start in range(0, m, step):
-            part, Delta, _ = self.backpropagate(x[start : start + step], targets[start : start + step], Delta)
-            cost_sum += part
+            part = slice(start, start + step)
+            of_rows = None if weights is None else weights[part]
+            of_part, Delta, _ = self.backpropagate(x[part], targets[part], Delta, of_rows)
+            cost_sum += of_part
         assert Delta is not None
         Delta /= m
-        self.add_l2_gradient(Delta, self.l2 / m)
-        return cost_sum / m + self.l2 / (2 * m) * self.sum_of_squared_weights(), Delta
+        self.add_l2_gradient(Delta, self.l2 / total)
+        return cost_sum / m + self.l2 / (2 * total) * self.sum_of_squared_weights(), Delta
 
-    def mean_cost(self, X: Any, y: Any, *, l2: bool = True) -> float:
+    def mean_cost(self, X: Any, y: Any, *, l2: bool = True, sample_weight: Any = None) -> float:
         """Mean cost over the m rows; J of `cost_and_gradient`, whose L2 term is lambda / (2 m) sum Theta^2, or with
         l2=False without that term, as `history.val_cost` is.
         """
         x = self._inputs(X)
-        cost, _ = self._evaluate(x, self._targets(y, x.shape[0]))
-        return cost + (self.l2 / (2 * x.shape[0]) * self.sum_of_squared_weights() if l2 else 0.0)
+        targets = self._targets(y, x.shape[0])
+        weights, total = row_weights.for_rows(sample_weight, self, targets)
+        cost, _ = self._evaluate(x, targets, weights)
+        return cost + (self.l2 / (2 * total) * self.sum_of_squared_weights() if l2 else 0.0)
 
     def add_l2_gradient(self, grad: Array, factor: float) -> None:
         """Accumulates factor * Theta into the weights' part of grad (P,); biases are left alone."""
@@ -388,14 +403,15 @@ class Network(FitMethod):
             return int((h.argmax(axis=1) == y).sum())
         return int(((h >= 0.5) == (y >= 0.5)).all(axis=1).sum())
 
-    def _evaluate(self, x: Array, y: Array) -> tuple[float, int | None]:
-        """Mean cost without L2 and the number of hits over prepared rows, in blocks."""
+    def _evaluate(self, x: Array, y: Array, weights: Array | None = None) -> tuple[float, int | None]:
+        """Mean cost without L2 and the number of hits over prepared rows, in blocks; weights have a mean of 1."""
         cost_sum, hits = 0.0, 0
         for rows in self._blocks(x.shape[0]):
             z = self.backend.outputs(self, x[rows], activated=False)
             assert z is not None, "prepared rows are finite"
             a = self.backend.activate(self.output, z)
-            cost_sum += self.backend.cost_sum(self.output, self.cost, z, a, y[rows])
+            of_rows = None if weights is None else weights[rows]
+            cost_sum += self.backend.cost_sum(self.output, self.cost, z, a, y[rows], of_rows)
             hits += self.count_hits(a, y[rows]) or 0
         return cost_sum / x.shape[0], hits if self.counts_hits(y) else None
 

@@ -82,13 +82,14 @@ def fit(
     epochs: int,
     shuffle: bool,
     order: Callable[[int], Any] | None,
-    validation: tuple[Any, Any] | float | None,
+    validation: tuple[Any, ...] | float | None,
     callbacks: Sequence[Callable[[int, History, Network], Any]],
     progress: Any,
     seed: int,
     scale: float | None,
     micro_batch: int | None,
     patience: int | None,
+    sample_weight: Any,
 ) -> History:
     """What `Network.fit` does; the arguments, their defaults, what is returned, raised and warned of are documented
     there.
@@ -106,7 +107,7 @@ def fit(
     try:
         net._training.holder = threading.get_ident()
         rule = optimizers.get(optimizer, learning_rate)
-        data = prepare(net, X, y, validation, seed, scale)
+        data = prepare(net, X, y, validation, seed, scale, sample_weight)
         rows = data.train_rows.shape[0]
         batch_size, epochs = _batch_size(batch_size, rows), positive_integer("epochs", epochs)
         _check_kinds(shuffle, order, callbacks)
@@ -127,6 +128,7 @@ def fit(
                 warn_if_symmetric(net)  # an error where warnings are: before the optimizer is bound to this network
             program, snapshot = kept_or_made(job)
             program.scale = 1.0 if data.scale is None else data.scale
+            program.weights, program.total_weight = data.weights, data.total_weight
             best = None if patience is None else BestEpoch(net, rule, patience)
             history = _Fit(net, program, snapshot, data, orders, callbacks, shown, best).run(epochs)
             if rule is optimizer:  # of a name, the next fit makes a rule anew
@@ -287,9 +289,9 @@ class _Fit:
         net, history = self.net, self.history
         val_cost, val_hits, val_rows = 0.0, None, 0
         if self.data.validation is not None:
-            x, y = self.data.validation
+            x, y, weights = self.data.validation
             val_rows = x.shape[0]
-            val_cost, val_hits = net._evaluate(x, y)
+            val_cost, val_hits = net._evaluate(x, y, weights)
         history.cost.append(cost)
         history.seconds.append(seconds)
         history.learning_rate.append(self.program.optimizer.rate)
@@ -352,13 +354,14 @@ class _Fit:
             bad_parameters = [not (finite(W) and finite(b)) for W, b in zip(net.weights, net.biases, strict=True)]
             before.restore()
             rows = order[step * program.batch_size : (step + 1) * program.batch_size]
+            weights = None if program.weights is None else program.weights[rows]
             with np.errstate(all="ignore"):
                 x = self.data.rows(net, rows)
                 z, _ = net._forward(x)
                 bad_z = [not finite(values) for values in z]
                 bad_Delta = [False] * len(z)
                 if not any(bad_z):
-                    Delta_W, Delta_b = net.split(net.backpropagate(x, self.data.y[rows])[1])
+                    Delta_W, Delta_b = net.split(net.backpropagate(x, self.data.y[rows], None, weights)[1])
                     bad_Delta = [not (finite(W) and finite(b)) for W, b in zip(Delta_W, Delta_b, strict=True)]
             if any(bad_z):
                 return step, 2 + bad_z.index(True)

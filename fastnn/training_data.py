@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import checks
+from . import checks, row_weights
 from .backends.base import Array
 from .errors import SymmetricStart, finite_number, natural_number
 from .network import Network
@@ -24,13 +24,19 @@ COPIES_OF_THETA = 8  # Delta, the optimizer's state, the copies of both that fit
 class TrainingData:
     """Prepared rows on the engine, x perhaps in a dtype that the engine reads as it is; validation rows taken from
     X are not among train_rows.
+
+    weights : (m,) of the network's dtype, of mean 1 over the training rows; None for rows that count alike
+    total_weight : sum of the training rows' weights as they were given
+    validation : (x, y, weights), the weights again of mean 1, or None
     """
 
     x: Array
     y: Array
     train_rows: np.ndarray[Any, Any]
-    validation: tuple[Array, Array] | None
+    validation: tuple[Array, Array, Array | None] | None
     scale: float | None
+    weights: Array | None = None
+    total_weight: float | None = None
 
     def rows(self, net: Network, index: Array, keep: frozenset[str] = frozenset()) -> Array:
         """Those rows of x in the network's dtype, scaled, or as they are if their dtype is one to keep."""
@@ -48,8 +54,11 @@ class TrainingData:
         return factor * max(float(self.x.max()), -float(self.x.min()))
 
 
-def prepare(net: Network, X: Any, y: Any, validation: Any, seed: Any, scale: float | None) -> TrainingData:
-    """X, y and validation as `fit` takes them, checked, converted, on the engine; nothing of `net` is changed.
+def prepare(
+    net: Network, X: Any, y: Any, validation: Any, seed: Any, scale: float | None, sample_weight: Any
+) -> TrainingData:
+    """X, y, validation and sample_weight as `fit` takes them, checked, converted, on the engine; nothing of `net` is
+    changed.
 
     Raises
     ------
@@ -81,7 +90,10 @@ def prepare(net: Network, X: Any, y: Any, validation: Any, seed: Any, scale: flo
     )
     targets = net._targets(y, x.shape[0])
     data = TrainingData(x, targets, np.arange(x.shape[0]), None, scale)
-    if isinstance(validation, tuple) and len(validation) == 2:
+    weights = None
+    if sample_weight is not None:
+        weights = row_weights.checked(sample_weight, np.asarray(net.backend.to_numpy(targets)), x.shape[0])
+    if isinstance(validation, tuple) and len(validation) in (2, 3):
         checks.warn_if_unscaled(validation[0], scale, stacklevel=4, argument="validation X")
         val_x = checks.inputs(
             validation[0],
@@ -92,16 +104,29 @@ def prepare(net: Network, X: Any, y: Any, validation: Any, seed: Any, scale: flo
             argument="validation X",
             keep=net.backend.predicts,
         )
-        data.validation = val_x, net._targets(validation[1], val_x.shape[0], argument="validation y")
+        val_y, val_weights = net._targets(validation[1], val_x.shape[0], argument="validation y"), None
+        if len(validation) == 3:
+            host_y = np.asarray(net.backend.to_numpy(val_y))
+            val_weights = row_weights.checked(validation[2], host_y, val_x.shape[0], "validation weights")
+        data.validation = val_x, val_y, row_weights.on_engine(val_weights, net, "validation weights")[0]
     elif validation is not None:
         if isinstance(validation, (tuple, list)):
             raise TypeError(
-                f"validation must be a pair (X, y) or a fraction, got {type(validation).__name__} of {len(validation)}"
+                "validation must be a pair (X, y), with weights (X, y, weights), or a fraction, got "
+                f"{type(validation).__name__} of {len(validation)}"
             )
         chosen = _validation_rows(x.shape[0], finite_number("validation", validation, above=0, below=1), seed)
         data.train_rows = np.setdiff1d(data.train_rows, chosen)
         index = net.backend.asarray(chosen)
-        data.validation = data.rows(net, index, keep=net.backend.predicts), targets[index]
+        val_weights = None if weights is None else weights[chosen]
+        data.validation = (
+            data.rows(net, index, keep=net.backend.predicts),
+            targets[index],
+            row_weights.on_engine(val_weights, net, "sample_weight of the validation rows")[0],
+        )
+    if weights is not None:
+        weights, data.total_weight = row_weights.mean_of_one(weights, data.train_rows)
+        data.weights = net.backend.asarray(weights.astype(net.dtype))
     return data
 
 

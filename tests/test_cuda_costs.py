@@ -11,9 +11,9 @@ from fastnn.activations import Sigmoid, Softmax
 from fastnn.kernels.cuda.launchers import partials_shape
 
 
-def cost(cross_entropy, z, a, y, seed=1):
+def cost(cross_entropy, z, a, y, seed=1, weights=None):
     totals = np.array([100.0, 7.0])
-    kernels(seed).cost(cross_entropy, z, a, y, np.full(partials_shape(), np.nan), totals)
+    kernels(seed).cost(cross_entropy, z, a, y, np.full(partials_shape(), np.nan), totals, weights)
     return totals - [100.0, 7.0]
 
 
@@ -30,26 +30,28 @@ def test_cost_and_hits(shape, seed, dtype):
     e = np.finfo(dtype).eps
     Z, V = wide(z, values)
 
+    weights = np.random.default_rng(m).random(m).astype(dtype)
+
+    def check(cross_entropy, a, y, rows, hits, bound):
+        """All rows alike, and each times its weight."""
+        for w in (None, weights):
+            got, right = cost(cross_entropy, z, a, y, seed, w)
+            assert_close(got, (rows if w is None else rows * w).sum(), float(bound) + 1e-13)
+            assert right == hits
+
     a = softmax_of(z)
-    got, hits = cost(True, z, a, y, seed)
     top = Z.max(axis=1)
     rows = np.log(np.exp(Z - top[:, None]).sum(axis=1)) + top - Z[np.arange(m), y]
-    assert_close(got, rows.sum(), float(e * (8 + n) * (np.abs(Z).max(axis=1) + np.log(n) + 1).sum()) + 1e-13)
-    assert hits == argmax_hits(a, y)
+    check(True, a, y, rows, argmax_hits(a, y), e * (8 + n) * (np.abs(Z).max(axis=1) + np.log(n) + 1).sum())
 
     a, p = Sigmoid().value(z), np.random.default_rng(m).random(shape).astype(dtype)
-    got, hits = cost(True, z, a, p, seed)
     terms = np.maximum(Z, 0) - p * Z + np.log1p(np.exp(-np.abs(Z)))
-    assert_close(got, terms.sum(), float(8 * e * (2 * np.abs(Z) + 1).sum()) + 1e-13)
-    assert hits == ((a >= 0.5) == (p >= 0.5)).all(axis=1).sum()
+    hits = ((a >= 0.5) == (p >= 0.5)).all(axis=1).sum()
+    check(True, a, p, terms.sum(axis=1), hits, 8 * e * (2 * np.abs(Z) + 1).sum())
 
-    got, hits = cost(False, z, z, values, seed)
-    assert_close(got, ((Z - V) ** 2).sum() / 2, float(8 * e * (Z**2 + V**2).sum()) + 1e-13)
-    assert hits == 0
-
-    got, hits = cost(False, z, z, y, seed)
-    assert_close(got, ((Z - one_hot(y, n)) ** 2).sum() / 2, float(8 * e * (Z**2 + 1).sum()) + 1e-13)
-    assert hits == argmax_hits(z, y)
+    check(False, z, values, ((Z - V) ** 2).sum(axis=1) / 2, 0, 8 * e * (Z**2 + V**2).sum())
+    rows = ((Z - one_hot(y, n)) ** 2).sum(axis=1) / 2
+    check(False, z, y, rows, argmax_hits(z, y), 8 * e * (Z**2 + 1).sum())
 
 
 @floats

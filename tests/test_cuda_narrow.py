@@ -56,6 +56,7 @@ class Case:
         source="same",
         l2=True,
         sharing=None,
+        weighted=False,
     ):
         self.sizes, self.kind, self.rule, self.batch, self.rows, self.source = (
             sizes,
@@ -95,6 +96,8 @@ class Case:
             memory(slopes), sizes[-1], gs[-1], cross_entropy,
         )  # fmt: skip
         self.on_device = [memory(x) for x in (self.X, self.y)]
+        self.weights = rng.random(many).astype(dtype) if weighted else None
+        self.weights_there = memory(self.weights) if weighted else None
         self.constants_there, self.order_there = memory(self.constants), memory(self.order)
 
     def run(self, threads=64, steps=STEPS, seed=1, device=None):
@@ -111,6 +114,7 @@ class Case:
             part=self.part,
             threads=threads,
             no_bytes=np.zeros(1, np.uint8),
+            weights=self.weights_there,
         )
         return self
 
@@ -121,13 +125,27 @@ class Case:
             rows = self.order[s * self.batch :][: self.rows]
             X, y = self.X[rows] * np.longdouble(np.dtype(self.kind).type(self.scale)), self.y[rows]
             l2 = decay * len(rows)
-            cost += len(rows) * reference.cost(theta, self.sizes, self.names, self.cost, X, y, l2)
+            parts = [(1.0, slice(None))]  # all rows, or each by itself and times its weight
+            if self.weights is not None:
+                parts = [(np.longdouble(self.weights[row]), [i]) for i, row in enumerate(rows)]
+            decay_of_all = reference.gradient(theta, self.sizes, self.names, self.cost, X, y, l2) - reference.gradient(
+                theta, self.sizes, self.names, self.cost, X, y
+            )
+            gradient = decay_of_all
+            for weight, part in parts:
+                x, t = X[part], y[part]
+                of_part = reference.gradient(theta, self.sizes, self.names, self.cost, x, t)
+                gradient = gradient + weight * len(x) / len(rows) * of_part
+                cost += weight * len(x) * reference.cost(theta, self.sizes, self.names, self.cost, x, t)
+            cost += len(rows) * (
+                reference.cost(theta, self.sizes, self.names, self.cost, X, y, l2)
+                - reference.cost(theta, self.sizes, self.names, self.cost, X, y)
+            )
             h = reference.forward(theta, self.sizes, self.names, X)[1][-1]
             if y.ndim == 1:
                 hits += (h.argmax(axis=1) == y).sum()
             elif self.cost == "cross_entropy":
                 hits += ((h >= 0.5) == (y >= 0.5)).all(axis=1).sum()
-            gradient = reference.gradient(theta, self.sizes, self.names, self.cost, X, y, l2)
             theta, state = reference.update(
                 self.rule, self.sizes, theta, gradient, state, 4 + s, *self.optimizer.hyper()
             )
@@ -155,8 +173,9 @@ kinds = pytest.mark.parametrize("kind", ["float32", "float64"])
 @kinds
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("output", OUTPUTS, ids=" ".join)
-def test_every_output(output, sizes, kind, memory):
-    Case(memory, sizes, "sigmoid", output, "momentum", kind).run().check()
+@pytest.mark.parametrize("weighted", [False, True])
+def test_every_output(weighted, output, sizes, kind, memory):
+    Case(memory, sizes, "sigmoid", output, "momentum", kind, weighted=weighted).run().check()
 
 
 sharings = pytest.mark.parametrize("sharing", SHARINGS, ids=str)

@@ -182,12 +182,16 @@ def test_output(over, g, cross_entropy, targets, shape, kind, memory):
     blocks = output_blocks(m, n)
     np.testing.assert_allclose(partials[0, :blocks].sum(), float(cost), rtol=64 * (n + 8) * np.finfo(real(kind)).eps)
     assert partials[1, :blocks].sum() == hits
-    if over == "apart":  # a second part of the batch adds its sums
-        k.output(g, cross_entropy, z, b, y, rows, delta, partials, accumulate=True)
-        np.testing.assert_allclose(
-            partials[0, :blocks].sum(), 2 * float(cost), rtol=64 * (n + 8) * np.finfo(real(kind)).eps
-        )
+    if over == "apart":  # a second part of the batch adds its sums; here its rows have weights
+        weights = np.random.default_rng(m).random(many).astype(real(kind))
+        k.output(g, cross_entropy, z, b, y, rows, delta, partials, accumulate=True, weights=memory(weights))
+        targets = y[chosen] if y.ndim == 1 else wide(y[chosen])[0].astype(real(kind))
+        of_rows = [expected_output(g, cross_entropy, shifted[[i]], targets[[i]], n)[0] for i in range(m)]
+        both = float(cost) + float((weights[chosen] * np.array(of_rows)).sum())
+        np.testing.assert_allclose(partials[0, :blocks].sum(), both, rtol=64 * (n + 8) * np.finfo(real(kind)).eps)
         assert partials[1, :blocks].sum() == 2 * hits
+        w = weights[chosen][:, None]
+        close_in(kind, delta, w * expected, magnitude * spread, 8)
 
 
 @pytest.mark.parametrize(("g", "cross_entropy"), [(Softmax(), True), (Softmax(), False), (Tanh(), False)])

@@ -12,6 +12,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import load_diabetes, load_digits, load_iris
+from sklearn.ensemble import AdaBoostClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -30,7 +31,10 @@ def test_scikit_learns_checks(estimator, check):
 
 
 @parametrize_with_checks(
-    [DenseClassifier(backend="numba", hidden=(), dtype="float64"), DenseRegressor(backend="numba", dtype="float64")]
+    [
+        DenseClassifier(backend="numba", hidden=(), learning_rate=0.02, dtype="float64"),
+        DenseRegressor(backend="numba", dtype="float64"),
+    ]
 )
 def test_scikit_learns_checks_on_the_numba_engine(estimator, check):
     check(estimator)
@@ -186,3 +190,65 @@ def test_a_fit_that_fails_leaves_the_one_before(kind, bad):
         model.set_params(**bad).fit(X[:, :2], others)
     np.testing.assert_array_equal(model.predict(X), expected)
     assert model.n_features_in_ == 3
+
+
+@pytest.mark.parametrize("weights", [None, "balanced", {"a": 5.0, "b": 1.0, "c": 0.5}])
+def test_weights_of_classes_and_rows_are_those_of_logistic_regression(weights):
+    """Both together, without hidden layers, against the same function minimised by another library."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((90, 3)), np.array(["a", "b", "c"])[np.repeat([0, 1, 2], [60, 20, 10])]
+    of_rows = rng.random(90) * 2
+    found = DenseClassifier(
+        hidden=(), l2=2.0, optimizer="sgd", learning_rate=0.5, batch_size=90, epochs=2000, dtype="float64",
+        class_weight=weights,
+    ).fit(X, y, sample_weight=of_rows)  # fmt: skip
+    expected = LogisticRegression(C=0.5, class_weight=weights, tol=1e-10, max_iter=10_000)
+    expected.fit(X, y, sample_weight=of_rows)
+    np.testing.assert_allclose(found.predict_proba(X), expected.predict_proba(X), atol=1e-4)
+
+
+def test_weights_of_rows_in_a_regression_are_those_of_least_squares():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((60, 3))
+    y, weights = X @ [1.0, -2.0, 3.0] + rng.standard_normal(60) + 100, rng.random(60) * 3
+    found = DenseRegressor(
+        hidden=(), l2=0.0, optimizer="sgd", learning_rate=0.3, batch_size=60, epochs=1000, dtype="float64"
+    ).fit(X, y, sample_weight=weights)
+    expected = LinearRegression().fit(X, y, sample_weight=weights)
+    np.testing.assert_allclose(found.predict(X), expected.predict(X), rtol=1e-7)
+    assert found.mean_[0] == pytest.approx(np.average(y, weights=weights))
+
+
+def test_balanced_classes_find_the_rare_one():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((1000, 4)), np.zeros(1000, int)
+    y[:30] = 1
+    X[:30, 0] += 1.5
+    recall = {}
+    for weights in (None, "balanced"):
+        model = DenseClassifier(hidden=(16,), class_weight=weights, epochs=30, random_state=0).fit(X, y)
+        recall[weights] = (model.predict(X[:30]) == 1).mean()
+    assert recall[None] < 0.4
+    assert recall["balanced"] > 0.7
+
+
+def test_boosting_hands_weights_on():
+    X, y = load_iris(return_X_y=True)
+    X = StandardScaler().fit_transform(X)
+    model = AdaBoostClassifier(DenseClassifier(hidden=(16,), epochs=60, random_state=0), n_estimators=3, random_state=0)
+    assert model.fit(X, y).score(X, y) > 0.8
+
+
+@pytest.mark.parametrize("kind", [DenseClassifier, DenseRegressor])
+def test_watched_rows_keep_their_weights(kind):
+    """Rows of no weight among them would change nothing: the cost is that of the others."""
+    rng = np.random.default_rng(0)
+    X, y, weights = rng.random((80, 3)), rng.integers(0, 2, 80), rng.integers(0, 3, 80) * 1.0
+    model = kind(hidden=(4,), epochs=2, validation=0.25, patience=2, random_state=0, dtype="float64", backend="numpy")
+    model.fit(X, y, sample_weight=weights)
+    assert len(model.history_.val_cost) == 2
+    assert model.history_.val_cost != kind(**model.get_params()).fit(X, y).history_.val_cost
+    with pytest.raises(ValueError, match=r"patience=2 waits .* give validation=0\.1$"):
+        kind(patience=2).fit(X, y)
+    with pytest.raises(ValueError, match=r"sample_weight is 0 for every row|at least one non-zero"):
+        kind().fit(X, y, sample_weight=np.zeros(80))

@@ -100,6 +100,7 @@ RANK = {
     "backends": 7,  # the registry names the engines in strings and imports the contract alone
     "checks": 8,
     "options": 9,
+    "row_weights": 9,
     "fit_method": 9,  # a part of the network
     "network": 10,
     "training_data": 11,

@@ -99,10 +99,17 @@ class Backend(ABC):
         g, pair = self._output(output, cost, z, a, y)
         return self._output_delta(g, pair, z, a, y, self._out(out, z.shape, z, a, y))
 
-    def cost_sum(self, output: str | Activation, cost: str, z: Array, a: Array, y: Array) -> float:
-        """Sum over rows of the cost, without L2 and without 1/m, accumulated in float64. Synchronises."""
+    def cost_sum(
+        self, output: str | Activation, cost: str, z: Array, a: Array, y: Array, weights: Array | None = None
+    ) -> float:
+        """Sum over rows of the cost, each times its weight (m,) where there are weights, without L2 and without 1/m,
+        accumulated in float64. Synchronises.
+        """
         _, pair = self._output(output, cost, z, a, y)
-        return self._cost_sum(pair, z, a, y)
+        if weights is not None:
+            self._check_arrays(weights=(weights, 1), z=(z, 2))
+            self._check_shape("weights", weights, (z.shape[0],))
+        return self._cost_sum(pair, z, a, y, weights)
 
     def propagate_delta(
         self, delta: Array, W: Array, activation: str | Activation, z: Array, a: Array, out: Array | None = None
@@ -266,7 +273,7 @@ class Backend(ABC):
     def _output_delta(self, activation: Activation, pair: Pair, z: Array, a: Array, y: Array, out: Array) -> Array: ...
 
     @abstractmethod
-    def _cost_sum(self, pair: Pair, z: Array, a: Array, y: Array) -> float: ...
+    def _cost_sum(self, pair: Pair, z: Array, a: Array, y: Array, weights: Array | None) -> float: ...
 
     @abstractmethod
     def _propagate_delta(

@@ -1,4 +1,4 @@
-"""What the two programs of the CPU engine have in common: arguments for compiled code, checked first, a team, and
+"""What the programs of the CPU engine have in common: arguments for compiled code, checked first, a team, and
 what it adds up.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..optimizers import Optimizer
     from .numba_backend import NumbaBackend
 
-__all__ = ["TeamProgram", "check_range", "hyper_rows", "targets_of", "two_states"]
+__all__ = ["TeamProgram", "check_range", "hyper_rows", "targets_of", "two_states", "weights_of"]
 
 
 def check_range(argument: str, numbers: Array, end: int) -> None:
@@ -40,6 +40,11 @@ def targets_of(y: Array, K: int, dtype: Any) -> tuple[Array, Array, bool]:
     if y.ndim == 1:
         return np.ascontiguousarray(y, np.int64), np.empty((0, K), dtype), True
     return np.empty(0, np.int64), np.ascontiguousarray(y), False
+
+
+def weights_of(weights: Array | None, dtype: Any) -> Array:
+    """(m,), or (0,) for none, as kernels take them."""
+    return np.empty(0, dtype) if weights is None else np.ascontiguousarray(weights)
 
 
 def hyper_rows(optimizer: Optimizer, rates: Array | None) -> Array:
@@ -124,7 +129,10 @@ class TeamProgram(Program):
         classes, values, by_class = targets_of(y, net.sizes[-1], net.dtype)
         factor = net.dtype.type(self.scale if X.dtype.kind in "iu" else 1)
         read = 0 if native else reader(X.dtype, net.dtype)
-        data = Data(source_of(X), read, native, factor, read_only(classes), read_only(values), by_class)
+        weights = weights_of(self.weights, net.dtype)
+        data = Data(
+            source_of(X), read, native, factor, read_only(classes), read_only(values), by_class, read_only(weights)
+        )
         return data, Run(read_only(order), start, stop, self.batch_size, self._capacity())
 
     @abstractmethod

@@ -106,10 +106,11 @@ class CupyBackend(Backend):
         scratch = self.device.empty((scratch_size(delta.shape[1]),), delta.dtype)
         self.kernels.column_sums(delta, Delta_b, scratch, accumulate=True)
 
-    def _cost_sum(self, pair: Pair, z: Array, a: Array, y: Array) -> float:
+    def _cost_sum(self, pair: Pair, z: Array, a: Array, y: Array, weights: Array | None) -> float:
         z, a, y = self._contiguous(z, a, y)
+        (weights,) = (None,) if weights is None else self._contiguous(weights)
         partials, totals = self.empty(partials_shape(), np.float64), self.zeros((2,), np.float64)
-        self.kernels.cost(is_cross_entropy(pair), z, a, self._targets(y), partials, totals)
+        self.kernels.cost(is_cross_entropy(pair), z, a, self._targets(y), partials, totals, weights)
         return float(self.device.to_numpy(totals)[0])
 
     def _update(self, optimizer: Optimizer, theta: Array, grad: Array, t: int) -> None:

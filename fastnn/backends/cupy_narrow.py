@@ -116,7 +116,7 @@ class Fused:
             for k, threads in enumerate(WAYS)
         }
 
-    def repeat(self, X: Array, y: Array, scale: float, m: int, times: int) -> None:
+    def repeat(self, X: Array, y: Array, weights: Array | None, scale: float, m: int, times: int) -> None:
         """`times` steps of m rows each, inside `Device.work`; the row numbers and constants of these steps lie in
         the arena.
         """
@@ -136,6 +136,7 @@ class Fused:
                 part=self.part,
                 threads=self.way,
                 no_bytes=arena["workspace"],
+                weights=weights,
             )
 
     def describe(self) -> str:

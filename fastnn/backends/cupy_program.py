@@ -158,7 +158,7 @@ class CupyProgram(Program):
         if not rows:
             self.hits = 0 if net.counts_hits(y) else None
             return 0.0, 0
-        self._bind(X, y)
+        self._bind(X, y, self.weights)
         chosen = _numbers(backend.to_numpy(order[start * self.batch_size : end]), X.shape[0]) if self._feeder else None
         with device.work():
             device.clear(arena["totals"])
@@ -225,9 +225,9 @@ class CupyProgram(Program):
     def _repeat_fused(self, full: int, short: int) -> None:
         """So many full steps, then one of so many rows, by the one kernel."""
         assert self._fused is not None
-        X, y, scale = self._data
-        self._fused.repeat(X, y, scale, self.batch_size, full)
-        self._fused.repeat(X, y, scale, short, 1 if short else 0)
+        X, y, weights, scale = self._data
+        self._fused.repeat(X, y, weights, scale, self.batch_size, full)
+        self._fused.repeat(X, y, weights, scale, short, 1 if short else 0)
 
     def fused_timings(self) -> dict[str, float]:
         """Seconds of a step by captured steps and by the one kernel in each of its ways; {} where that cannot be
@@ -241,7 +241,7 @@ class CupyProgram(Program):
     @contextmanager
     def _bound(self, X: Array, y: Array) -> Iterator[None]:
         """Inside, steps are of these data; afterwards of none."""
-        self._bind(X, y)
+        self._bind(X, y, None)
         try:
             yield
         finally:
@@ -249,26 +249,26 @@ class CupyProgram(Program):
 
     def _make_step(self, X: Array, m: int) -> Step:
         """A step of m rows of X, which is a buffer of the feeder where there is one."""
-        _, y, scale = self._data
+        _, y, weights, scale = self._data
         full, feeder = m == self.batch_size, self._feeder
         choices = self._choices if full else offered(self._buffers, self._choices, min(m, self.micro_batch))
         own_order = None if feeder is None else (feeder.order, feeder.step)
         return Step(
             self._buffers, self.optimizer, X, y, self.batch_size, m, choices, scale,
-            self._arena["tables"][0 if full else 1], own_order,
+            self._arena["tables"][0 if full else 1], own_order, weights,
         )  # fmt: skip
 
-    def _bind(self, X: Array, y: Array) -> None:
+    def _bind(self, X: Array, y: Array, weights: Array | None) -> None:
         """Steps hold the addresses of the data: other data, other steps."""
         scale = self.scale if X.dtype.kind in "iu" else 1.0
         if (
             self._data
-            and self._data[2] == scale
-            and all(_same_memory(self._device, old, new) for old, new in zip(self._data, (X, y), strict=False))
+            and self._data[3] == scale
+            and all(_same_memory(self._device, old, new) for old, new in zip(self._data, (X, y, weights), strict=False))
         ):
             return
         self._feeder = Feeder(self._device, X, self.batch_size) if isinstance(X, HostRows) else None
-        self._data = (X, y, scale)
+        self._data = (X, y, weights, scale)
         if self._feeder is not None and self._fusing and self._device.products is not None:
             self._capture.refused(self._device.products)  # not said yet: fused steps do without products
         sources = [X] if self._feeder is None else self._feeder.rows
@@ -286,7 +286,7 @@ def _numbers(chosen: np.ndarray[Any, Any], rows: int) -> np.ndarray[Any, Any]:
 
 
 def _same_memory(device: Device, old: Array, new: Array) -> bool:
-    if isinstance(old, HostRows) or isinstance(new, HostRows):
+    if old is None or new is None or isinstance(old, HostRows) or isinstance(new, HostRows):
         return old is new
     return bool(device.address(old) == device.address(new) and old.shape == new.shape and old.dtype == new.dtype)
 

@@ -45,7 +45,10 @@ class Step:
     table : (layers, 4) int64 on the device
         Overwritten; this step's own as long as it is used.
     own_order : (order, step), optional
-        How the rows of X are taken where X holds those of this batch alone; y is always taken in the run's order.
+        How the rows of X are taken where X holds those of this batch alone; y and the weights are always taken in the
+        run's order.
+    weights : (n,), optional
+        Of the rows.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Step:
         scale: float,
         table: Array,
         own_order: tuple[Array, Array] | None = None,
+        weights: Array | None = None,
     ) -> None:
         self._b, self._choices = buffers, choices
         arena, net = buffers.arena, buffers.net
@@ -69,7 +73,7 @@ class Step:
         for first, rows in parts:
             taken = Rows(arena["order"], arena["step"], batch, first, rows)
             of_X = taken if own_order is None else Rows(*own_order, batch, first, rows)
-            self._add_part(X, y, of_X, taken, scale, accumulate=first > 0)
+            self._add_part(X, y, weights, of_X, taken, scale, accumulate=first > 0)
         self._table = self._bias_table(parts[0][1], table)
         self._blocks = output_blocks(parts[0][1], net.sizes[-1])
         self._rows = m
@@ -92,7 +96,17 @@ class Step:
             self._rows,
         )
 
-    def _add_part(self, X: Array, y: Array, of_X: Rows, rows: Rows, scale: float, *, accumulate: bool) -> None:
+    def _add_part(
+        self,
+        X: Array,
+        y: Array,
+        weights: Array | None,
+        of_X: Rows,
+        rows: Rows,
+        scale: float,
+        *,
+        accumulate: bool,
+    ) -> None:
         b, m, add = self._b, rows.count, self._calls.append
         net, kernels, last = b.net, b.kernels, len(b.weights) - 1
         add(lambda: kernels.gather(X, of_X, b.a(0, m), scale))
@@ -112,6 +126,7 @@ class Step:
                 delta,
                 b.arena["partials"],
                 accumulate=accumulate,
+                weights=weights,
             )
         )
         if self._choices[last].biases == "kernel":

@@ -98,7 +98,7 @@ class Trials:
         def by(way: int) -> None:
             device.clear(arena["step"])
             self._fused.way = way
-            self._fused.repeat(arena["trial_X"], arena["trial_y"], 1.0, self._batch, self._steps)
+            self._fused.repeat(arena["trial_X"], arena["trial_y"], None, 1.0, self._batch, self._steps)
 
         return {CAPTURED: captured, **{_name(way): functools.partial(by, way) for way in WAYS}}
 

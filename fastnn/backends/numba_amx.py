@@ -85,6 +85,7 @@ class AmxProgram(TeamProgram):
             h=_rows(team, C * K),
             e=_rows(team, C * K),
             wanted=_rows(team, C * K),
+            shares=_rows(team, C),
             labels=aligned((team, C), np.int64, np.zeros),
             errands=aligned((team, _to(amx.ERRAND, 16)), np.int64, np.zeros),
             places=_places(steps, rows),
@@ -112,7 +113,8 @@ class AmxProgram(TeamProgram):
         data, run = self._arguments(X, y, order, start, stop, bool(native))
         rule, meeting = self._rule(X, rates), new_barrier(team)
         wait_for_products()
-        table = amx_table(needed_parts(self.net, data.by_class, self.batch_size), any_few(self.net), octets)
+        needed = needed_parts(self.net, data.by_class, self.batch_size, self.weights is not None)
+        table = amx_table(needed, any_few(self.net), octets)
         state1, state2 = two_states(self.optimizer.state, np.float32)
         memory = self._memory._replace(packed=self.net.theta, state1=state1, state2=state2)
 

@@ -48,7 +48,7 @@ from .cpu_crew import run_parts, run_team
 from .cpu_explain import explain_plan
 from .cpu_machine import AMX_FEW
 from .cpu_plan import Plan, Problem, Wishes, choose_plan
-from .cpu_program import TeamProgram, targets_of, two_states
+from .cpu_program import TeamProgram, targets_of, two_states, weights_of
 from .cpu_row import SharedRow
 from .cpu_threads import blas_on_one_thread, sharing, usable_threads
 from .numba_amx import OCTETS, AmxPredictor, AmxProgram, any_few
@@ -154,12 +154,14 @@ class NumbaBackend(HostBackend):
             a.dtype.type(activation.parameter),
             _c(a),
             *targets_of(y, a.shape[1], a.dtype),
+            weights_of(None, a.dtype),
             out,
         )
         return out
 
-    def _cost_sum(self, pair: Pair, z: Array, a: Array, y: Array) -> float:
-        return float(operations.cost_of_rows(pair.code, _c(z), _c(a), *targets_of(y, a.shape[1], a.dtype)))
+    def _cost_sum(self, pair: Pair, z: Array, a: Array, y: Array, weights: Array | None) -> float:
+        targets = targets_of(y, a.shape[1], a.dtype)
+        return float(operations.cost_of_rows(pair.code, _c(z), _c(a), *targets, weights_of(weights, a.dtype)))
 
     def _propagate_delta(self, delta: Array, W: Array, activation: Activation, z: Array, a: Array, out: Array) -> Array:
         _check_dimensions(*delta.shape, *W.shape)
@@ -431,6 +433,7 @@ class NumbaProgram(TeamProgram):
             h=scratch(C * K),
             classes=np.empty(C, np.int64),
             values=scratch(C * K),
+            weights=scratch(C),
             partials=scratch(team * widest),
             costs=self._costs,
             hits=self._hits,

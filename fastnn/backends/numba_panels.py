@@ -78,6 +78,7 @@ class PanelProgram(TeamProgram):
             h=_rows(team, C * K, dtype),
             e=_rows(team, C * K, dtype),
             wanted=_rows(team, C * K, dtype),
+            shares=_rows(team, C, dtype),
             labels=aligned((team, C), np.int64, np.zeros),
             low=_rows(2, rows * lower, dtype),
             parts=_rows(team, (2 * rows + 1) * sums, dtype),
@@ -110,7 +111,7 @@ class PanelProgram(TeamProgram):
         wait_for_products()
         rule = self._rule(X, rates)
         meeting = new_barrier(team)
-        panels = table(net.dtype, needed_parts(net, data.by_class, self.batch_size))
+        panels = table(net.dtype, needed_parts(net, data.by_class, self.batch_size, self.weights is not None))
         vectors = [(net.theta, memory.packed), *zip(optimizer.state, (memory.state1, memory.state2), strict=False)]
         for vector, packed in vectors:
             self._layout.pack(net.split(vector), packed)
@@ -124,8 +125,8 @@ class PanelProgram(TeamProgram):
         return self._finish(y, order, start, stop)
 
 
-def needed_parts(net: Network, by_class: bool, batch_size: int) -> set[int]:
-    """The parts of kernels/cpu/on_demand.py that training this network needs."""
+def needed_parts(net: Network, by_class: bool, batch_size: int, weighted: bool = False) -> set[int]:
+    """The parts of kernels/cpu/on_demand.py that training this network needs; weighted: rows have weights."""
     needed = set()
     if any(g.code != RELU for g in net.activations[:-1]):
         needed |= {ACTIVATE, DERIVATIVE}
@@ -134,7 +135,7 @@ def needed_parts(net: Network, by_class: bool, batch_size: int) -> set[int]:
     pair, linear = net.pair.code, net.activations[-1].code == IDENTITY
     # the program does these two itself
     within = by_class if pair == CROSS_ENTROPY else linear and pair == SQUARED_ERROR and not by_class
-    if not within:
+    if weighted or not within:
         needed.add(OUTPUTS)
     return needed
 

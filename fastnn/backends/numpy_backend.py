@@ -56,8 +56,9 @@ class NumpyBackend(HostBackend):
         Delta_W += delta.T @ a  # Delta := Delta + delta^T a
         Delta_b += delta.sum(axis=0, dtype=np.float64)  # a float32 sum over millions of rows drifts by percents
 
-    def _cost_sum(self, pair: Pair, z: Array, a: Array, y: Array) -> float:
-        return pair.cost(z, a, y)
+    def _cost_sum(self, pair: Pair, z: Array, a: Array, y: Array, weights: Array | None) -> float:
+        costs = pair.cost(z, a, y)
+        return float(np.sum(costs if weights is None else costs * weights, dtype=np.float64))
 
     def _update(self, optimizer: Optimizer, theta: Array, grad: Array, t: int) -> None:
         optimizer.step(theta, grad, optimizer.state, t)
@@ -95,7 +96,9 @@ class NumpyProgram(Program):
         cost_sum, Delta, hits = m * l2_per_row / 2 * net.sum_of_squared_weights(), None, 0
         for first in range(0, m, self.micro_batch):
             rows = chosen[first : first + self.micro_batch]
-            data_cost, Delta, h = net.backpropagate(X[rows], y[rows], Delta)  # all gradients before any parameter moves
+            weights = None if self.weights is None else self.weights[rows]
+            # all gradients before any parameter moves
+            data_cost, Delta, h = net.backpropagate(X[rows], y[rows], Delta, weights)
             cost_sum += data_cost
             hits += net.count_hits(h, y[rows]) or 0
         D = Delta

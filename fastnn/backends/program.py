@@ -90,12 +90,20 @@ class Program(ABC):
         n of the L2 term; the rows of X if None. `fit` tells it, because X may hold validation rows as well.
     scale : float
         Factor for X of integers, where the engine reads them as they are.
+    weights : (n,) array of the engine or None
+        How much each row of X counts, its cost and its part of Delta times that; None is 1 for all. Of the network's
+        dtype. `fit` gives them a mean of 1.
+    total_weight : float or None
+        n of the L2 term where rows have weights: their sum as they were given, so that a row that counts twice is the
+        same as two rows.
     nbytes : int or None
         Of its workspace, if it may `serve` more than one fit.
     """
 
     hits: int | None = None
     scale: float = 1.0
+    weights: Array | None = None
+    total_weight: float | None = None
     nbytes: int | None = None
 
     def __init__(self, job: Job) -> None:
@@ -123,15 +131,15 @@ class Program(ABC):
 
     def l2_per_row(self, X: Array) -> float:
         """lambda / n of the L2 term."""
-        return self.net.l2 / (self.training_rows or X.shape[0])
+        return self.net.l2 / (self.total_weight or self.training_rows or X.shape[0])
 
     def run(
         self, X: Array, y: Array, order: Array, start: int, stop: int, rates: np.ndarray[Any, Any] | None = None
     ) -> tuple[float, int]:
         """Take steps start..stop (stop excluded) of an epoch over the rows of X in this order.
 
-        Step s takes rows order[s * batch_size : (s + 1) * batch_size], averages their gradient over
-        its own rows, adds the L2 term (lambda / n) Theta of the weights with n = `training_rows`, and
+        Step s takes rows order[s * batch_size : (s + 1) * batch_size], averages their gradient, each row's times its
+        weight, over its own rows, adds the L2 term (lambda / n) Theta of the weights with n = `training_rows`, and
         updates once.
 
         Parameters
@@ -148,7 +156,8 @@ class Program(ABC):
         Returns
         -------
         cost_sum : float
-            Sum over the rows taken of the cost before each row's update, the L2 cost included once per row.
+            Sum over the rows taken of the cost before each row's update, times the row's weight, the L2 cost included
+            once per row.
         rows : int
             Rows taken.
 
@@ -175,6 +184,13 @@ class Program(ABC):
                 f"{X.dtype}"
             )
         net.backend.check_targets(net.pair, y, X.shape[0], net.sizes[-1], net.dtype)
+        if (weights := self.weights) is not None and not (
+            net.backend.is_array(weights)
+            and tuple(weights.shape) == (X.shape[0],)
+            and weights.dtype == net.dtype
+            and weights.flags.c_contiguous
+        ):
+            raise ValueError(f"weights must be a contiguous ({X.shape[0]},) array of {net.dtype} of the engine")
         if order.ndim != 1 or order.dtype != np.int64 or not order.flags.c_contiguous:
             raise TypeError(
                 f"order must be a contiguous one-dimensional int64 array, got shape {tuple(order.shape)} of "

@@ -29,7 +29,7 @@ from .operations import sum_of_squares
 from .panel_parts import move_numbers
 from .panels import address, rows_at, vector_at
 from .team import barrier
-from .workspace import Data, Rule, Run, Shape, hyper_of, kinds, own, uncounted
+from .workspace import Data, Rule, Run, Shape, hyper_of, kinds, own, record, uncounted
 
 __all__ = ["AmxMemory", "amx_program"]
 
@@ -38,18 +38,24 @@ class AmxMemory(NamedTuple):
     """Of all threads, float32 unless said, C-contiguous. C: rows of a thread's tile; B = C + 16; P_l: a layer's size to
     whole groups of 16, a little more where `spaced` says so; "any": as amx.py says.
 
-    packed, state1, state2 (P,) : theta and the rule's state; grads (team, P at least)
+    packed, state1, state2 (P,) : theta, as it is, and the rule's state
+    grads (team, P at least)
     weights (1 or team, any) : of all layers as factors, for the way forth, and back from the second on, for all threads
-        or for each; layers (L,) int64 : where each begins there, in pieces, then the end
-    x (team, C * s_1) : rows that had to be converted; a, d (team, B * (P_2 + ... + P_L)) : activations and deltas of
-        layers 2..L; d begins as zeros
-    side, right, rooms (team, any) : rows as left factor, columns as right factor, sums of a block; turned (team, any) :
-        deltas, transposed
+        or for each
+    layers (L,) int64 : where each layer begins there, in pieces, then the end
+    x (team, C * s_1) : rows that had to be converted
+    a, d (team, B * (P_2 + ... + P_L)) : activations and deltas of layers 2..L; d begins as zeros
+    side, right (team, any) : rows as left factor, columns as right factor
+    rooms (team, any) : sums of a block
+    turned (team, any) : deltas, transposed
     rows (team, (FEW + 1) * the widest P, of any layer) : biases of a layer, then zeros; sums of deltas
     h, e, wanted (team, C * K), labels (team, C) int64 : outputs, their deltas and the targets without padding
+    shares (team, C) : weights of the rows
     errands (team, 16 at least) int64 : what a thread's products lay out meanwhile
-    places (L + 1, B), firsts (team, C + ROOM_AHEAD) int64 : where rows of each layer's width begin, the first all 0;
-    and those of the data, and of the next tile's first ones (1,), zeros (B * the widest P,), registers (64,) uint8,
+    places (L + 1, B) int64 : where rows of each layer's width begin; the first all 0
+    firsts (team, C + ROOM_AHEAD) int64 : where rows of the data begin, and the first of the next tile
+    ones (1,), zeros (B * the widest P,)
+    registers (64,) uint8
     costs (team * 16,) float64, hits (team * 16,) int64
     """
 
@@ -70,6 +76,7 @@ class AmxMemory(NamedTuple):
     h: Any
     e: Any
     wanted: Any
+    shares: Any
     labels: Any
     errands: Any
     places: Any
@@ -195,26 +202,15 @@ def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
 
 def _signature(name):
     of, integer, real = kinds(name), types.int64, getattr(types, name)
-    indices = types.Array(integer, 1, "C")
-    vector = types.Array(real, 1, "C")
-    table = types.Array(real, 2, "C")
-    numbers = types.Array(integer, 2, "C")
-    fields = (
-        vector,
-        table,
-        vector,
-        vector,
-        table,
-        indices,
-        *[table] * 11,
-        *[numbers] * 4,
-        vector,
-        vector,
-        types.Array(types.uint8, 1, "C"),
-        types.Array(types.float64, 1, "C"),
-        indices,
-    )
-    memory = types.BaseTuple.from_types(fields, AmxMemory)
+    indices, numbers = types.Array(integer, 1, "C"), types.Array(integer, 2, "C")
+    vector, table = types.Array(real, 1, "C"), types.Array(real, 2, "C")
+    memory = record(
+        AmxMemory, packed=vector, grads=table, state1=vector, state2=vector, weights=table, layers=indices, x=table,
+        a=table, d=table, side=table, right=table, rooms=table, turned=table, rows=table, h=table, e=table,
+        wanted=table, shares=table, labels=numbers, errands=numbers, places=numbers, firsts=numbers, ones=vector,
+        zeros=vector, registers=types.Array(types.uint8, 1, "C"), costs=types.Array(types.float64, 1, "C"),
+        hits=indices,
+    )  # fmt: skip
     return types.void(integer, integer, integer, indices, indices, of[Data], of[Run], of[Shape], of[Rule], memory)
 
 

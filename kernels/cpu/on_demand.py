@@ -33,15 +33,16 @@ def _derivative(zero, code, slope, delta, a, n):
     times_derivative(code, slope, rows_at(delta, zero, 1, n), rows_at(a, zero, 1, n))
 
 
-def _outputs(zero, pair, code, slope, m, K, labels, wanted, by_class, h, e, nothing, sums):
+def _outputs(zero, pair, code, slope, m, K, labels, wanted, by_class, shares, h, e, nothing, sums):
     """The shortcuts of a pair apart: these are in kernels/cpu/panel_output.py."""
+    weights = vector_at(shares, zero, m if shares != 0 else 0)
     classes, values = vector_at(labels, np.int64(0), m), rows_at(wanted, zero, m, K)
     a, delta = rows_at(h, zero, m, K), rows_at(e, zero, m, K)
     activate(code, slope, a, vector_at(nothing, zero, K))
     totals = vector_at(sums, np.float64(0), 2)
-    totals[0] = cost_of_rows(pair, delta, a, classes, values, by_class)
+    totals[0] = cost_of_rows(pair, delta, a, classes, values, by_class, weights)
     totals[1] = hits_of_rows(pair, a, classes, values, by_class)
-    output_delta(pair, code, slope, a, classes, values, by_class, delta)
+    output_delta(pair, code, slope, a, classes, values, by_class, weights, delta)
 
 
 # Arrays by address. `panels`: from `table`; zero: a number of the dtype.
@@ -49,8 +50,8 @@ def _outputs(zero, pair, code, slope, m, K, labels, wanted, by_class, h, e, noth
 # activate_at:   overwrites a (m, n), C-contiguous, with g(a + b); b (n,), which may be zeros
 # derivative_at: delta (n,) *= g'(z) from a = g(z) (n,)
 # outputs_at:    overwrites h (m, K), which holds z of the output layer, with its activations, and e (m, K), which holds
-#                z too, with its deltas; targets labels (m,) int64 if by_class, else wanted (m, K); zeros (K,); totals
-#                (2,) float64: the cost and the rows that are right
+#                z too, with its deltas; targets labels (m,) int64 if by_class, else wanted (m, K); shares: weights (m,)
+#                of the rows, or 0 for none; zeros (K,); totals (2,) float64: the cost and the rows that are right
 if JIT:
 
     @intrinsic
@@ -64,10 +65,12 @@ if JIT:
         return types.void(panels, zero, types.int64, zero, *[types.int64] * 3), called(DERIVATIVE)
 
     @intrinsic
-    def outputs_at(typingctx, panels, zero, pair, code, slope, m, K, labels, wanted, by_class, h, e, nothing, totals):
+    def outputs_at(
+        typingctx, panels, zero, pair, code, slope, m, K, labels, wanted, by_class, shares, h, e, nothing, totals
+    ):
         """See above."""
         integer = types.int64
-        return types.void(panels, zero, integer, integer, zero, *[integer] * 4, types.boolean, *[integer] * 4), called(
+        return types.void(panels, zero, integer, integer, zero, *[integer] * 4, types.boolean, *[integer] * 5), called(
             OUTPUTS
         )
 
@@ -94,7 +97,7 @@ def _compiled(name, which):
         return exported(_activate, types.void(real, integer, real, *[integer] * 4))
     if which == DERIVATIVE:
         return exported(_derivative, types.void(real, integer, real, *[integer] * 3))
-    return exported(_outputs, types.void(real, integer, integer, real, *[integer] * 4, types.boolean, *[integer] * 4))
+    return exported(_outputs, types.void(real, integer, integer, real, *[integer] * 4, types.boolean, *[integer] * 5))
 
 
 def table(dtype, needed):

@@ -148,10 +148,11 @@ def _times_derivative(code, slope, delta, a):
 times_derivative = compiled(_times_derivative)
 
 
-def _output_delta(pair, code, slope, a, classes, values, by_class, delta):
+def _output_delta(pair, code, slope, a, classes, values, by_class, weights, delta):
     """Overwrites delta (m, K) with the delta of the output layer from a = h (m, K), no 1/m.
 
-    Targets: classes (m,) if by_class, else values (m, K); the other is not read.
+    Targets: classes (m,) if by_class, else values (m, K); the other is not read. weights (m,) of
+    the rows, or none (0,).
     """
     m, K = a.shape
     zero, one = a.dtype.type(0), a.dtype.type(1)
@@ -171,40 +172,46 @@ def _output_delta(pair, code, slope, a, classes, values, by_class, delta):
                 dot += delta[i, j] * a[i, j]
             for j in range(K):
                 delta[i, j] = a[i, j] * (delta[i, j] - dot)
+    if weights.size > 0:
+        for i in range(m):
+            for j in range(K):
+                delta[i, j] *= weights[i]
 
 
 output_delta = compiled(_output_delta)
 
 
-def _cost_of_rows(pair, z, a, classes, values, by_class):
-    """Sum over rows of the cost, from z, a (m, K) of the output layer, in float64. See fastnn.costs."""
+def _cost_of_rows(pair, z, a, classes, values, by_class, weights):
+    """Sum over rows of the cost, each times its weight if weights (m,) are given and not (0,), from z, a (m, K) of the
+    output layer, in float64. See fastnn.costs.
+    """
     m, K = z.shape
     zero = z.dtype.type(0)
     cost = 0.0
-    if pair == SOFTMAX_CROSS_ENTROPY:
-        for i in range(m):
+    for i in range(m):
+        of_row = 0.0
+        if pair == SOFTMAX_CROSS_ENTROPY:
             top = z[i, 0]
             for j in range(1, K):
                 top = z[i, j] if z[i, j] > top else top
             total = zero
             for j in range(K):
                 total += exp(z[i, j] - top)
-            cost += np.log(np.float64(total)) + (np.float64(top) - np.float64(z[i, classes[i]]))
-    elif pair == SIGMOID_CROSS_ENTROPY:
-        for i in range(m):
+            of_row = np.log(np.float64(total)) + (np.float64(top) - np.float64(z[i, classes[i]]))
+        elif pair == SIGMOID_CROSS_ENTROPY:
             for j in range(K):
                 v = z[i, j]
-                cost += (
+                of_row += (
                     np.float64(zero if v < zero else v)
                     - np.float64(v) * values[i, j]
                     + np.log1p(np.float64(exp(-abs(v))))
                 )
-    else:
-        for i in range(m):
+        else:
             for j in range(K):
                 wanted = np.float64(classes[i] == j) if by_class else np.float64(values[i, j])
                 e = np.float64(a[i, j]) - wanted
-                cost += e * e / 2
+                of_row += e * e / 2
+        cost += of_row * np.float64(weights[i]) if weights.size > 0 else of_row
     return cost
 
 

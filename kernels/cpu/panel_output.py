@@ -64,7 +64,7 @@ _softmax_cross_entropy = inner(_softmax_cross_entropy)
 
 def cost_and_delta(panels, mine, by_class, shape, own, z, delta):
     """Overwrites delta (m, P) with the output layer's from z (m, at least K), of the rows `mine`. Returns (cost sum,
-    rows that are right).
+    rows that are right), cost and delta of each row times its weight where there are weights.
 
     The padding of delta must be zero before and is then: rows of a vector's length are multiplied whole.
     """
@@ -76,13 +76,13 @@ def cost_and_delta(panels, mine, by_class, shape, own, z, delta):
     wanted = rows_at(own.wanted, zero, m, K)
     h = rows_at(own.h, zero, m, K)
     e = rows_at(own.e, zero, m, K)
-    cost, right = 0.0, 0
+    weighted, cost, right = own.weights != 0, 0.0, 0
     if by_class:
         for i in range(m):
             labels[i] = classes[mine[i]]
-    if pair == SOFTMAX_CROSS_ENTROPY and by_class:
+    if pair == SOFTMAX_CROSS_ENTROPY and by_class and not weighted:
         cost, right = _softmax_cross_entropy(z, K, labels, delta)
-    elif pair == SQUARED_ERROR and code == IDENTITY and not by_class:  # squared error of z itself
+    elif pair == SQUARED_ERROR and code == IDENTITY and not by_class and not weighted:  # squared error of z itself
         for i in range(m):
             for j in range(K):
                 y = values[mine[i], j]
@@ -90,17 +90,22 @@ def cost_and_delta(panels, mine, by_class, shape, own, z, delta):
                 error = np.float64(z[i, j]) - np.float64(y)
                 cost += error * error / 2
     else:
+        shares_at = own.shares if weighted else 0
         if not by_class:
             for i in range(m):
                 for j in range(K):
                     wanted[i, j] = values[mine[i], j]
+        if weighted:
+            weights, shares = vector_at(own.weights, zero, own.rows), vector_at(own.shares, zero, m)
+            for i in range(m):
+                shares[i] = weights[mine[i]]
         for i in range(m):
             for j in range(K):
                 h[i, j] = z[i, j]
                 e[i, j] = z[i, j]
         outputs_at(
-            panels, slope, pair, code, slope, m, K, own.labels, own.wanted, by_class, own.h, own.e, own.nothing,
-            own.sums,
+            panels, slope, pair, code, slope, m, K, own.labels, own.wanted, by_class, shares_at,
+            own.h, own.e, own.nothing, own.sums,
         )  # fmt: skip
         sums = vector_at(own.sums, np.float64(0), 2)
         cost, right = sums[0], int(sums[1])

@@ -21,16 +21,18 @@ Symbols as in the lecture; for one number of threads results are the same bit fo
 Memory, all C-contiguous and of the network's dtype unless said, given by the caller (S = P_1 + ... + P_L, without
 the inputs, each a little more where `spaced` says so; H = AHEAD rows more than asked for, which `apply` may overwrite):
   packed, state1, state2 (N,)  the panels of all layers, one after another; grads (team, N)
-  turned (team, ...)  transposed panels of layers 2..L; x (team, C * s_1)  rows that had to be converted
+  turned (team, ...)  transposed panels of layers 2..L
+  x (team, C * s_1)  rows that had to be converted
   a, d (team, (C + H) * S)  activations and deltas of layers 2..L; d begins as zeros, and the padding of the last
                             layer's stays so
   side (team, min(C, TALL) * the widest P)  deltas of some rows in panels, if any layer has several
   h, e, wanted (team, C * K), labels (team, C) int64  outputs, their deltas and the targets without padding
+  shares (team, C)  weights of the rows
   low, parts  of kernels/cpu/split_program.py alone
-  places (L + 1, C + H) int64  where rows of each layer's width begin, the first all 0; firsts (team, 2 C + H) likewise
-                               in the data,
-  for the rows at hand and from C + H on for those to be asked for
-  ones (1,), zeros ((C + H) * the widest P,); costs (team * 16,) float64, hits (team * 16,) int64
+  places (L + 1, C + H) int64  where rows of each layer's width begin; the first all 0
+  firsts (team, 2 C + H) int64  where rows of the data begin: those at hand, and from C + H on those to be asked for
+  ones (1,), zeros ((C + H) * the widest P,)
+  costs (team * 16,) float64, hits (team * 16,) int64
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ from .operations import (
     update,
 )
 from .team import AT_ONCE, barrier, call_back
-from .workspace import Data, Rule, Run, kinds
+from .workspace import Data, Rule, Run, kinds, record
 
 __all__ = ["FlatMemory", "FlatShape", "part_of", "training_program"]
 
@@ -68,7 +68,7 @@ class FlatMemory(NamedTuple):
 
     theta, state1, state2 (P,), grads (team if sliced else 1, P) : layer by layer, weights (s_{l+1}, s_l), then biases
     x (C * s_1,), a, d (C * (s_2 + ... + s_L),) : the gathered rows; activations and deltas of layers 2..L
-    h (C * s_L,) : the outputs; classes (C,) int64, values (C * s_L,) : the gathered targets
+    h (C * s_L,) : the outputs; classes (C,) int64, values (C * s_L,), weights (C,) : the gathered targets and weights
     partials (team * widest,); costs (team * 16,) float64, hits (team * 16,) int64
     squares (L - 1, 2, team, 2) float64 : zeros at first, the sums of kernels/cpu/layerwise.py, of weights and of biases
     """
@@ -83,6 +83,7 @@ class FlatMemory(NamedTuple):
     h: Any
     classes: Any
     values: Any
+    weights: Any
     partials: Any
     costs: Any
     hits: Any
@@ -184,16 +185,19 @@ def _through(mine, lo, hi, capacity, data, shape, memory, partial):
             labels[i] = data.classes[mine[i]]
     else:
         gather(data.values, mine, wanted)
+    weights = memory.weights[lo : hi if data.weights.size > 0 else lo]
+    for i in range(weights.size):
+        weights[i] = data.weights[mine[i]]
     _forward(xs, lo, hi, capacity, shape, memory.theta, memory.a)
     z = _rows_of(memory.a, shape.starts[last], capacity, K, lo, hi)
     outputs = _rows_of(memory.h, 0, capacity, K, lo, hi)
     partial[:K] = 0
     copy(z, outputs)
     activate(code, slope, outputs, partial[:K])
-    cost = cost_of_rows(shape.pair, z, outputs, labels, wanted, by_class)
+    cost = cost_of_rows(shape.pair, z, outputs, labels, wanted, by_class, weights)
     right = hits_of_rows(shape.pair, outputs, labels, wanted, by_class)
     top = _rows_of(memory.d, shape.starts[last], capacity, K, lo, hi)
-    output_delta(shape.pair, code, slope, outputs, labels, wanted, by_class, top)
+    output_delta(shape.pair, code, slope, outputs, labels, wanted, by_class, weights, top)
     _deltas(lo, hi, capacity, shape, memory.theta, memory.a, memory.d)
     return cost, right
 
@@ -350,20 +354,14 @@ def _signature(name):
     integer, of = types.int64, kinds(name)
     real = getattr(types, name)
     vector, indices = types.Array(real, 1, "C"), types.Array(integer, 1, "C")
-    shape = types.BaseTuple.from_types((*[indices] * 4, vector, integer), FlatShape)
-    memory = types.BaseTuple.from_types(
-        (
-            vector,
-            types.Array(real, 2, "C"),
-            *[vector] * 6,
-            indices,
-            *[vector] * 2,
-            types.Array(types.float64, 1, "C"),
-            indices,
-            types.Array(types.float64, 4, "C"),
-        ),
-        FlatMemory,
+    shape = record(
+        FlatShape, sizes=indices, offsets=indices, starts=indices, codes=indices, slopes=vector, pair=integer
     )
+    memory = record(
+        FlatMemory, theta=vector, grads=types.Array(real, 2, "C"), state1=vector, state2=vector, x=vector, a=vector,
+        d=vector, h=vector, classes=indices, values=vector, weights=vector, partials=vector,
+        costs=types.Array(types.float64, 1, "C"), hits=indices, squares=types.Array(types.float64, 4, "C"),
+    )  # fmt: skip
     return types.void(integer, integer, types.boolean, indices, of[Data], of[Run], shape, of[Rule], memory)
 
 

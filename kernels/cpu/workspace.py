@@ -15,7 +15,20 @@ from numba.core import types
 from . import inner
 from .panels import address, rows_at, vector_at
 
-__all__ = ["Data", "Memory", "Own", "Rule", "Run", "Shape", "hyper_of", "kinds", "own", "read_only", "uncounted"]
+__all__ = [
+    "Data",
+    "Memory",
+    "Own",
+    "Rule",
+    "Run",
+    "Shape",
+    "hyper_of",
+    "kinds",
+    "own",
+    "read_only",
+    "record",
+    "uncounted",
+]
 
 
 class Data(NamedTuple):
@@ -24,6 +37,7 @@ class Data(NamedTuple):
     source (4,) int64, read, scale : where the rows of X lie and how they are read and scaled, see kernels/cpu/gather.py
     native : the rows of X are numbers of the network's dtype side by side, and are used where they lie
     classes (n,) int64 if by_class, else values (n, s_L)
+    weights (n,), how much each row counts, or none (0,)
     """
 
     source: Any
@@ -33,6 +47,7 @@ class Data(NamedTuple):
     classes: Any
     values: Any
     by_class: Any
+    weights: Any
 
 
 class Run(NamedTuple):
@@ -92,6 +107,7 @@ class Memory(NamedTuple):
     h: Any
     e: Any
     wanted: Any
+    shares: Any
     labels: Any
     low: Any
     parts: Any
@@ -109,9 +125,9 @@ class Own(NamedTuple):
 
     theta, state1, state2, places, ones, nothing : packed, ..., zeros of `Memory`; state1 and state2 0 where the rule
         has none
-    order, classes, values : of the run and the data, which have so many `rows`
-    turned, x, firsts, a, d, side, labels, wanted, h, e : this thread's; sums : two float64 beside its cost, on nobody
-    else's cache line
+    order, classes, values, weights : of the run and the data, which have so many `rows`; weights 0 where there are none
+    turned, x, firsts, a, d, side, labels, wanted, shares, h, e : this thread's
+    sums : two float64 beside its cost, on nobody else's cache line
     """
 
     theta: Any
@@ -123,6 +139,7 @@ class Own(NamedTuple):
     order: Any
     classes: Any
     values: Any
+    weights: Any
     rows: Any
     turned: Any
     x: Any
@@ -132,6 +149,7 @@ class Own(NamedTuple):
     side: Any
     labels: Any
     wanted: Any
+    shares: Any
     h: Any
     e: Any
     sums: Any
@@ -153,7 +171,7 @@ def uncounted(data, shape, rule):
     hypers = rows_at(address(rule.hypers), np.float64(0), rule.hypers.shape[0], rule.hypers.shape[1])
     source = vector_at(address(data.source), integer, data.source.size)
     return (
-        Data(source, data.read, data.native, data.scale, data.classes, data.values, data.by_class),
+        Data(source, data.read, data.native, data.scale, data.classes, data.values, data.by_class, data.weights),
         seen,
         Rule(rule.code, hypers, rule.t, rule.l2),
     )
@@ -170,6 +188,7 @@ def own(me, turned, upper, data, run, memory):
     state1 = address(memory.state1) if memory.state1.size else none
     state2 = address(memory.state2) if memory.state2.size else none
     own_turned = address(memory.turned[me]) if turned else none
+    weights = address(data.weights) if data.weights.size else none
     return Own(
         theta=address(memory.packed),
         state1=state1,
@@ -180,6 +199,7 @@ def own(me, turned, upper, data, run, memory):
         order=address(run.order),
         classes=address(data.classes),
         values=address(data.values),
+        weights=weights,
         rows=max(data.classes.size, data.values.shape[0]),
         turned=own_turned,
         x=address(memory.x[me]),
@@ -189,6 +209,7 @@ def own(me, turned, upper, data, run, memory):
         side=address(memory.side[me]),
         labels=address(memory.labels[me]),
         wanted=address(memory.wanted[me]),
+        shares=address(memory.shares[me]),
         h=address(memory.h[me]),
         e=address(memory.e[me]),
         sums=address(memory.costs) + (16 * me + 1) * 8,
@@ -214,6 +235,12 @@ def read_only(x):
     return view
 
 
+def record(made, **fields):
+    """The Numba type of the named tuple `made`, from those of its fields."""
+    assert set(fields) == set(made._fields), (made, set(fields) ^ set(made._fields))
+    return types.BaseTuple.from_types([fields[name] for name in made._fields], made)
+
+
 def kinds(name):
     """{class: its Numba type} in this dtype, of all but Own."""
     real, integer, double, flag = getattr(types, name), types.int64, types.float64, types.boolean
@@ -221,25 +248,22 @@ def kinds(name):
     def array(kind, ndim, readonly=False):
         return types.Array(kind, ndim, "C", readonly=readonly)
 
-    vector, table, indices = array(real, 1), array(real, 2), array(integer, 1)
-    fields = {
-        Data: (indices, integer, flag, real, array(integer, 1, True), array(real, 2, True), flag),
-        Run: (array(integer, 1, True), integer, integer, integer, integer),
-        Rule: (integer, array(double, 2), integer, double),
-        Shape: (*[indices] * 6, vector, integer),
-        Memory: (
-            vector,
-            table,
-            vector,
-            vector,
-            *[table] * 8,
-            array(integer, 2),
-            *[table] * 2,
-            *[array(integer, 2)] * 2,
-            vector,
-            vector,
-            array(double, 1),
-            indices,
+    vector, table, indices, numbers = array(real, 1), array(real, 2), array(integer, 1), array(integer, 2)
+    given, sums = array(integer, 1, True), array(double, 1)
+    return {
+        Data: record(
+            Data, source=indices, read=integer, native=flag, scale=real, classes=given, values=array(real, 2, True),
+            by_class=flag, weights=array(real, 1, True),
         ),
-    }
-    return {made: types.BaseTuple.from_types(of, made) for made, of in fields.items()}
+        Run: record(Run, order=given, start=integer, stop=integer, batch=integer, capacity=integer),
+        Rule: record(Rule, code=integer, hypers=array(double, 2), t=integer, l2=double),
+        Shape: record(
+            Shape, sizes=indices, widths=indices, blocks=indices, starts=indices, turns=indices, codes=indices,
+            slopes=vector, pair=integer,
+        ),
+        Memory: record(
+            Memory, packed=vector, grads=table, state1=vector, state2=vector, turned=table, x=table, a=table, d=table,
+            side=table, h=table, e=table, wanted=table, shares=table, labels=numbers, low=table, parts=table,
+            places=numbers, firsts=numbers, ones=vector, zeros=vector, costs=sums, hits=indices,
+        ),
+    }  # fmt: skip

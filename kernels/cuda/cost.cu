@@ -4,7 +4,8 @@
 //   sigmoid, cross_entropy   sum_k max(z, 0) - y z + log(1 + e^-|z|)
 //   squared_error            sum_k (a - y)^2 / 2
 //
-//   z, a (rows, cols); y (rows, cols), or classes (rows,).
+//   z, a (rows, cols); y (rows, cols), or classes (rows,). weights (rows,), by which each row's cost is multiplied,
+//   where `weighted` is not 0; else it is not read.
 //   partials (2, blocks), double: overwritten with each block's cost and hits.
 //
 // A hit is the first largest output for classes, and every output on y's side of 1/2 for probabilities;
@@ -22,10 +23,15 @@ __device__ __forceinline__ void store_partials(double cost, double hits, double*
     }
 }
 
+__device__ __forceinline__ REAL weight_of(const REAL* weights, int weighted, int64 row) {
+    return weighted ? weights[row] : (REAL)1;
+}
+
 __device__ __forceinline__ REAL squared(REAL error) { return error * error; }
 
 extern "C" __global__ void cost_softmax_cross_entropy(const REAL* z, const REAL* a, const int64* classes,
-                                                      double* partials, int64 rows, int64 cols) {
+                                                      const REAL* weights, int weighted, double* partials, int64 rows,
+                                                      int64 cols) {
     double cost = 0, hits = 0;
     for (int64 i = first_row(); i < rows; i += row_stride()) {
         const REAL* row = z + i * cols;
@@ -38,22 +44,23 @@ extern "C" __global__ void cost_softmax_cross_entropy(const REAL* z, const REAL*
         const int64 largest = warp_argmax(a + i * cols, cols);
         if (lane_id() == 0) {  // the other lanes hold the same numbers
             const REAL of_chosen = chosen >= 0 && chosen < cols ? row[chosen] : NOT_A_NUMBER;
-            cost += log(sum) + (top - of_chosen);
+            cost += weight_of(weights, weighted, i) * (log(sum) + (top - of_chosen));
             hits += largest == chosen;
         }
     }
     store_partials(cost, hits, partials);
 }
 
-extern "C" __global__ void cost_sigmoid_cross_entropy(const REAL* z, const REAL* a, const REAL* y, double* partials,
-                                                      int64 rows, int64 cols) {
+extern "C" __global__ void cost_sigmoid_cross_entropy(const REAL* z, const REAL* a, const REAL* y, const REAL* weights,
+                                                      int weighted, double* partials, int64 rows, int64 cols) {
     const REAL half = (REAL)0.5;
     double cost = 0, hits = 0;
     for (int64 i = first_row(); i < rows; i += row_stride()) {
+        const REAL weight = weight_of(weights, weighted, i);
         int wrong = 0;
         for (int64 k = i * cols + lane_id(); k < (i + 1) * cols; k += WARP) {
             const REAL positive = z[k] < 0 ? (REAL)0 : z[k];  // max(z, 0) that keeps NaN
-            cost += positive - y[k] * z[k] + log1p(exp(-fabs(z[k])));
+            cost += weight * (positive - y[k] * z[k] + log1p(exp(-fabs(z[k]))));
             wrong += (a[k] >= half) != (y[k] >= half);
         }
         wrong = warp_sum(wrong);
@@ -62,19 +69,22 @@ extern "C" __global__ void cost_sigmoid_cross_entropy(const REAL* z, const REAL*
     store_partials(cost, hits, partials);
 }
 
-extern "C" __global__ void cost_squared_values(const REAL* a, const REAL* y, double* partials, int64 count) {
+extern "C" __global__ void cost_squared_values(const REAL* a, const REAL* y, const REAL* weights, int weighted,
+                                               double* partials, int64 count, int64 cols) {
     double cost = 0;
-    for (int64 k = first_index(); k < count; k += index_stride()) cost += squared(a[k] - y[k]);
+    for (int64 k = first_index(); k < count; k += index_stride())
+        cost += weight_of(weights, weighted, k / cols) * squared(a[k] - y[k]);
     store_partials(cost / 2, 0, partials);
 }
 
-extern "C" __global__ void cost_squared_classes(const REAL* a, const int64* classes, double* partials, int64 rows,
-                                                int64 cols) {
+extern "C" __global__ void cost_squared_classes(const REAL* a, const int64* classes, const REAL* weights, int weighted,
+                                                double* partials, int64 rows, int64 cols) {
     double cost = 0, hits = 0;
     for (int64 i = first_row(); i < rows; i += row_stride()) {
-        const REAL* row = a + i * cols;
+        const REAL *row = a + i * cols, weight = weight_of(weights, weighted, i);
         const int64 chosen = classes[i];
-        for (int64 j = lane_id(); j < cols; j += WARP) cost += squared(row[j] - (j == chosen ? (REAL)1 : (REAL)0));
+        for (int64 j = lane_id(); j < cols; j += WARP)
+            cost += weight * squared(row[j] - (j == chosen ? (REAL)1 : (REAL)0));
         const int64 largest = warp_argmax(row, cols);
         if (lane_id() == 0) {
             hits += largest == chosen;

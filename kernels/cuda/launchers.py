@@ -165,8 +165,18 @@ class Kernels:
 
     # ---- cost ---------------------------------------------------------------------------------------
 
-    def cost(self, cross_entropy: bool, z: Array, a: Array, y: Array, partials: Array, totals: Array) -> None:
-        """Accumulates: totals[0] += sum over rows of the cost, totals[1] += hits; partials is overwritten.
+    def cost(
+        self,
+        cross_entropy: bool,
+        z: Array,
+        a: Array,
+        y: Array,
+        partials: Array,
+        totals: Array,
+        weights: Array | None = None,
+    ) -> None:
+        """Accumulates: totals[0] += sum over rows of the cost, times weights (m,) if given, totals[1] += hits; partials
+        is overwritten.
 
         cross_entropy is that of softmax outputs where y holds classes, else that of sigmoid outputs.
         totals (2,) and partials `partials_shape()` are float64. Hits stay 0 for squared_error with values.
@@ -175,16 +185,19 @@ class Kernels:
         same_shape(z=z, a=a)
         check_shape("totals", totals, (2,))
         kind = targets_kind(y, m, n)
+        if weights is not None:
+            check_shape("weights", weights, (m,))
+        weighing = (a, 0) if weights is None else (weights, 1)  # what is not read may be any array
         rows = _by_warps(m, REDUCTION_BLOCKS)
         if not cross_entropy and kind == "values":
             rows = striding(a.size, REDUCTION_BLOCKS)
-            self._reduce("cost_squared_values", a, rows, (a, y), (a.size,), partials)
+            self._reduce("cost_squared_values", a, rows, (a, y, *weighing), (a.size, n), partials)
         elif not cross_entropy:
-            self._reduce("cost_squared_classes", a, rows, (a, y), (m, n), partials)
+            self._reduce("cost_squared_classes", a, rows, (a, y, *weighing), (m, n), partials)
         elif kind == "classes":
-            self._reduce("cost_softmax_cross_entropy", a, rows, (z, a, y), (m, n), partials)
+            self._reduce("cost_softmax_cross_entropy", a, rows, (z, a, y, *weighing), (m, n), partials)
         else:
-            self._reduce("cost_sigmoid_cross_entropy", a, rows, (z, a, y), (m, n), partials)
+            self._reduce("cost_sigmoid_cross_entropy", a, rows, (z, a, y, *weighing), (m, n), partials)
         self._add_partials(a, totals, partials, rows, 1.0)
 
     def squares_and_nonfinite(self, x: Array, partials: Array, totals: Array, scale: float = 1.0) -> None:
@@ -200,7 +213,7 @@ class Kernels:
         kernel: str,
         real: Array,
         shape: tuple[Dim, Dim],
-        arrays: tuple[Array, ...],
+        arrays: tuple[Any, ...],
         sizes: tuple[int, ...],
         partials: Array,
     ) -> None:

@@ -14,7 +14,7 @@
 //
 //   theta, Delta, first, second (P,) REAL: as in update.cu; a state that the rule has not is not touched.
 //   X (available, n_in) REAL, or bytes (available, n_in) uint8 if from_bytes, times `scale`; classes (available,) or
-//   values (available, n_out): targets. What is not used is not read. A row number out of range makes the cost NaN.
+//   values (available, n_out): targets; weights (available,) if weighted. What is not used is not read. A row number out of range makes the cost NaN.
 //   table (layers, 15), written by narrow.py: see Layer; slopes (layers,) REAL: parameters of their g.
 //   order, step, constants (steps, width), totals: as in gather.cu, update.cu, finish_step; step[0] += steps.
 //   output: which cost, see OUTPUTS; `lanes` of each row there. rule: see RULES.
@@ -89,10 +89,10 @@ struct Data {
     const uint8* bytes;
     REAL scale;
     const int64* classes;
-    const REAL* values;
+    const REAL *values, *weights;
     const int64* order;
     int64 available;
-    int from_bytes, output, lanes;
+    int weighted, from_bytes, output, lanes;
 };
 
 // What a step moves. `constants` are in registers.
@@ -168,27 +168,28 @@ __device__ __forceinline__ void back(const Net& net, int l, int m) {
 __device__ __forceinline__ Sums costs(const Data& data, const Layer& last, int64 begin, int m) {
     const Classes classes{data.classes};
     const Values values{data.values};
+    const Weights weights{data.weights, data.weighted};
     const REAL *z = last.delta, *b = last.biases;
     REAL* delta = last.delta;
     switch (data.output) {
         case SOFTMAX_CROSS_ENTROPY:
-            return softmax_cross_entropy(classes, z, last.delta_ld, b, delta, last.delta_ld, data.order, begin, m,
-                                         last.n_out, data.available, data.lanes);
+            return softmax_cross_entropy(classes, weights, z, last.delta_ld, b, delta, last.delta_ld, data.order, begin,
+                                         m, last.n_out, data.available, data.lanes);
         case SIGMOID_CROSS_ENTROPY:
-            return sigmoid_cross_entropy(values, z, last.delta_ld, b, delta, last.delta_ld, data.order, begin, m,
-                                         last.n_out, data.available, data.lanes);
+            return sigmoid_cross_entropy(values, weights, z, last.delta_ld, b, delta, last.delta_ld, data.order, begin,
+                                         m, last.n_out, data.available, data.lanes);
         case SQUARED_VALUES:
-            return squared_error(values, z, last.delta_ld, b, delta, last.delta_ld, last.g, last.slope, data.order,
-                                 begin, m, last.n_out, data.available, data.lanes);
+            return squared_error(values, weights, z, last.delta_ld, b, delta, last.delta_ld, last.g, last.slope,
+                                 data.order, begin, m, last.n_out, data.available, data.lanes);
         case SQUARED_CLASSES:
-            return squared_error(classes, z, last.delta_ld, b, delta, last.delta_ld, last.g, last.slope, data.order,
-                                 begin, m, last.n_out, data.available, data.lanes);
+            return squared_error(classes, weights, z, last.delta_ld, b, delta, last.delta_ld, last.g, last.slope,
+                                 data.order, begin, m, last.n_out, data.available, data.lanes);
         case SOFTMAX_SQUARED_VALUES:
-            return softmax_squared(values, z, last.delta_ld, b, delta, last.delta_ld, data.order, begin, m, last.n_out,
-                                   data.available, data.lanes);
+            return softmax_squared(values, weights, z, last.delta_ld, b, delta, last.delta_ld, data.order, begin, m,
+                                   last.n_out, data.available, data.lanes);
         default:
-            return softmax_squared(classes, z, last.delta_ld, b, delta, last.delta_ld, data.order, begin, m, last.n_out,
-                                   data.available, data.lanes);
+            return softmax_squared(classes, weights, z, last.delta_ld, b, delta, last.delta_ld, data.order, begin, m,
+                                   last.n_out, data.available, data.lanes);
     }
 }
 
@@ -317,13 +318,15 @@ __device__ __forceinline__ void store_parameters(const Net& net, REAL* theta) {
 
 extern "C" __global__ void __launch_bounds__(512)
     narrow_steps(REAL* theta, REAL* Delta, REAL* first, REAL* second, const REAL* X, const uint8* bytes, int from_bytes,
-                 REAL scale, const int64* classes, const REAL* values, int64 available, const int64* table,
-                 const REAL* slopes, int layers, const int64* order, int64* step, const REAL* constants, int64 width,
-                 double* totals, int64 steps, int64 batch, int64 rows, int64 part, int rule, int output, int lanes) {
+                 REAL scale, const int64* classes, const REAL* values, const REAL* weights, int weighted,
+                 int64 available, const int64* table, const REAL* slopes, int layers, const int64* order, int64* step,
+                 const REAL* constants, int64 width, double* totals, int64 steps, int64 batch, int64 rows, int64 part,
+                 int rule, int output, int lanes) {
     __shared__ double cost_of_warp[MAX_WARPS], hits_of_warp[MAX_WARPS];
     DYNAMIC_SHARED(memory);
     const Net net = {table, slopes, memory, layers};
-    const Data data = {X, bytes, scale, classes, values, order, available, from_bytes, output, lanes};
+    const Data data = {X,     bytes,     scale,    classes,    values, weights,
+                       order, available, weighted, from_bytes, output, lanes};
     const Moves moves = {theta, Delta, first, second, {}, (REAL)rows, 1 / (REAL)rows, rule};
     const int64 begin = step[0];
     load_parameters(net, theta, (int)part);  // what comes first, fetching rows, ends with a barrier

@@ -195,6 +195,7 @@ class NarrowKernels:
         part: int,
         threads: int,
         no_bytes: Array,
+        weights: Array | None = None,
     ) -> None:
         """`steps` steps of `rows.count` rows each on theta and the rule's state, in place; Delta is overwritten where a
         batch has parts.
@@ -202,7 +203,7 @@ class NarrowKernels:
         X (any, n_in) of the dtype or uint8, times scale; y (any,) int64 classes or (any, outputs). rows: from which
         step on, as for `StepKernels`, without an offset; constants (steps, width) and totals (2,) float64, which is
         added to, as there. part: rows at a time, at most those of the layout. no_bytes: any uint8 array; it is not
-        read.
+        read. weights (any,) of the dtype: of the rows.
 
         Raises
         ------
@@ -221,6 +222,8 @@ class NarrowKernels:
                 f"offset={rows.offset} 0"
             )
         kind = targets_kind(y, available, net.outputs)
+        if weights is not None:
+            check_shape("weights", weights, (available,))
         if net.cross_entropy:
             output = "softmax_cross_entropy" if kind == "classes" else "sigmoid_cross_entropy"
         else:
@@ -243,6 +246,7 @@ class NarrowKernels:
                 *data,
                 scale,
                 *targets,
+                *((theta, 0) if weights is None else (weights, 1)),
                 available,
                 net.table,
                 net.slopes,

@@ -8,7 +8,8 @@
 //
 //   z, delta (rows, cols) STORE, rows z_ld and delta_ld apart, delta overwritten; it may be z itself. b (cols,) REAL.
 //   y: classes (available,) int64 or values (available, cols) REAL; row i of the batch has the targets
-//   of row order[step[0] * batch + offset + i]. partials (2, MAX_BLOCKS) double: cost and hits of each block,
+//   of row order[step[0] * batch + offset + i]. weights (available,) REAL, by which the row's cost and delta are
+//   multiplied, where `weighted` is not 0; else it is not read. partials (2, MAX_BLOCKS) double: cost and hits of each block,
 //   overwritten, or added to where `accumulate` is not 0 (the next part of a batch).
 //
 // A row is done by `lanes` neighbouring lanes of a warp, a power of two: few for few columns. All threads take
@@ -30,59 +31,61 @@ __device__ __forceinline__ void store_sums(Sums sums, double* partials, int accu
 }
 
 extern "C" __global__ void output_softmax_cross_entropy(const STORE* z, int64 z_ld, const REAL* b, STORE* delta,
-                                                        int64 delta_ld, const int64* y, const int64* order,
-                                                        const int64* step, double* partials, int64 batch, int64 offset,
-                                                        int64 rows, int64 cols, int64 available, int lanes,
-                                                        int accumulate) {
-    store_sums(softmax_cross_entropy(Classes{y}, z, z_ld, b, delta, delta_ld, order, step[0] * batch + offset, rows,
-                                     cols, available, lanes),
+                                                        int64 delta_ld, const int64* y, const REAL* weights,
+                                                        int weighted, const int64* order, const int64* step,
+                                                        double* partials, int64 batch, int64 offset, int64 rows,
+                                                        int64 cols, int64 available, int lanes, int accumulate) {
+    store_sums(softmax_cross_entropy(Classes{y}, Weights{weights, weighted}, z, z_ld, b, delta, delta_ld, order,
+                                     step[0] * batch + offset, rows, cols, available, lanes),
                partials, accumulate);
 }
 
 extern "C" __global__ void output_sigmoid_cross_entropy(const STORE* z, int64 z_ld, const REAL* b, STORE* delta,
-                                                        int64 delta_ld, const REAL* y, const int64* order,
-                                                        const int64* step, double* partials, int64 batch, int64 offset,
-                                                        int64 rows, int64 cols, int64 available, int lanes,
-                                                        int accumulate) {
-    store_sums(sigmoid_cross_entropy(Values{y}, z, z_ld, b, delta, delta_ld, order, step[0] * batch + offset, rows,
-                                     cols, available, lanes),
+                                                        int64 delta_ld, const REAL* y, const REAL* weights,
+                                                        int weighted, const int64* order, const int64* step,
+                                                        double* partials, int64 batch, int64 offset, int64 rows,
+                                                        int64 cols, int64 available, int lanes, int accumulate) {
+    store_sums(sigmoid_cross_entropy(Values{y}, Weights{weights, weighted}, z, z_ld, b, delta, delta_ld, order,
+                                     step[0] * batch + offset, rows, cols, available, lanes),
                partials, accumulate);
 }
 
 extern "C" __global__ void output_squared_values(const STORE* z, int64 z_ld, const REAL* b, STORE* delta,
-                                                 int64 delta_ld, const REAL* y, int g, REAL slope, const int64* order,
-                                                 const int64* step, double* partials, int64 batch, int64 offset,
-                                                 int64 rows, int64 cols, int64 available, int lanes, int accumulate) {
-    store_sums(squared_error(Values{y}, z, z_ld, b, delta, delta_ld, g, slope, order, step[0] * batch + offset, rows,
-                             cols, available, lanes),
+                                                 int64 delta_ld, const REAL* y, const REAL* weights, int weighted,
+                                                 int g, REAL slope, const int64* order, const int64* step,
+                                                 double* partials, int64 batch, int64 offset, int64 rows, int64 cols,
+                                                 int64 available, int lanes, int accumulate) {
+    store_sums(squared_error(Values{y}, Weights{weights, weighted}, z, z_ld, b, delta, delta_ld, g, slope, order,
+                             step[0] * batch + offset, rows, cols, available, lanes),
                partials, accumulate);
 }
 
 extern "C" __global__ void output_squared_classes(const STORE* z, int64 z_ld, const REAL* b, STORE* delta,
-                                                  int64 delta_ld, const int64* y, int g, REAL slope, const int64* order,
-                                                  const int64* step, double* partials, int64 batch, int64 offset,
-                                                  int64 rows, int64 cols, int64 available, int lanes, int accumulate) {
-    store_sums(squared_error(Classes{y}, z, z_ld, b, delta, delta_ld, g, slope, order, step[0] * batch + offset, rows,
-                             cols, available, lanes),
+                                                  int64 delta_ld, const int64* y, const REAL* weights, int weighted,
+                                                  int g, REAL slope, const int64* order, const int64* step,
+                                                  double* partials, int64 batch, int64 offset, int64 rows, int64 cols,
+                                                  int64 available, int lanes, int accumulate) {
+    store_sums(squared_error(Classes{y}, Weights{weights, weighted}, z, z_ld, b, delta, delta_ld, g, slope, order,
+                             step[0] * batch + offset, rows, cols, available, lanes),
                partials, accumulate);
 }
 
 extern "C" __global__ void output_softmax_squared_values(const STORE* z, int64 z_ld, const REAL* b, STORE* delta,
-                                                         int64 delta_ld, const REAL* y, const int64* order,
-                                                         const int64* step, double* partials, int64 batch, int64 offset,
-                                                         int64 rows, int64 cols, int64 available, int lanes,
-                                                         int accumulate) {
-    store_sums(softmax_squared(Values{y}, z, z_ld, b, delta, delta_ld, order, step[0] * batch + offset, rows, cols,
-                               available, lanes),
+                                                         int64 delta_ld, const REAL* y, const REAL* weights,
+                                                         int weighted, const int64* order, const int64* step,
+                                                         double* partials, int64 batch, int64 offset, int64 rows,
+                                                         int64 cols, int64 available, int lanes, int accumulate) {
+    store_sums(softmax_squared(Values{y}, Weights{weights, weighted}, z, z_ld, b, delta, delta_ld, order,
+                               step[0] * batch + offset, rows, cols, available, lanes),
                partials, accumulate);
 }
 
 extern "C" __global__ void output_softmax_squared_classes(const STORE* z, int64 z_ld, const REAL* b, STORE* delta,
-                                                          int64 delta_ld, const int64* y, const int64* order,
-                                                          const int64* step, double* partials, int64 batch,
-                                                          int64 offset, int64 rows, int64 cols, int64 available,
-                                                          int lanes, int accumulate) {
-    store_sums(softmax_squared(Classes{y}, z, z_ld, b, delta, delta_ld, order, step[0] * batch + offset, rows, cols,
-                               available, lanes),
+                                                          int64 delta_ld, const int64* y, const REAL* weights,
+                                                          int weighted, const int64* order, const int64* step,
+                                                          double* partials, int64 batch, int64 offset, int64 rows,
+                                                          int64 cols, int64 available, int lanes, int accumulate) {
+    store_sums(softmax_squared(Classes{y}, Weights{weights, weighted}, z, z_ld, b, delta, delta_ld, order,
+                               step[0] * batch + offset, rows, cols, available, lanes),
                partials, accumulate);
 }

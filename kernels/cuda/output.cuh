@@ -3,7 +3,8 @@
 //
 // A row is done by `lanes` neighbouring lanes of a warp, a power of two: few for few columns. All threads take
 // every turn of the loop over rows, because a shuffle needs the whole warp; a row beyond the end has no columns.
-// T is what z and delta lie in: STORE, or REAL; their rows are z_ld and delta_ld apart.
+// T is what z and delta lie in: STORE, or REAL; their rows are z_ld and delta_ld apart. Cost and delta of a row are
+// multiplied by its weight.
 #pragma once
 #include "activation.cuh"
 
@@ -29,17 +30,27 @@ struct Values {
     __device__ bool hit(const REAL*, int64) const { return false; }
 };
 
-// Calls body(i, cols of row i, targets of row i, lane) for the rows of this group of lanes, the same number of times in
-// each.
+// How much each row of the data counts: all the same where there are no weights.
+struct Weights {
+    const REAL* w;
+    int there;
+    __device__ REAL of_row(int64 row, bool exists) const { return there && exists ? w[row] : (REAL)1; }
+};
+
+// Calls body(i, cols of row i, targets of row i, weight of row i, lane) for the rows of this group of lanes, the same
+// number of times in each.
 template <class Targets, class Body>
-__device__ __forceinline__ void for_rows(const Targets& targets, const int64* order, int64 first, int64 rows,
-                                         int64 cols, int64 available, int lanes, const Body& body) {
+__device__ __forceinline__ void for_rows(const Targets& targets, const Weights& weights, const int64* order,
+                                         int64 first, int64 rows, int64 cols, int64 available, int lanes,
+                                         const Body& body) {
     const int64 per_block = blockDim.x / lanes;
     for (int64 base = blockIdx.x * per_block; base < rows; base += gridDim.x * per_block) {
         const int64 i = base + threadIdx.x / lanes;
         const bool inside = i < rows;
         const int64 row = inside ? order[first + i] : -1;
-        body(i, inside ? cols : 0, targets.of_row(row, cols, row >= 0 && row < available), (int)(threadIdx.x % lanes));
+        const bool exists = row >= 0 && row < available;
+        body(i, inside ? cols : 0, targets.of_row(row, cols, exists), weights.of_row(row, exists),
+             (int)(threadIdx.x % lanes));
     }
 }
 
@@ -56,101 +67,107 @@ __device__ __forceinline__ void softmax_constants(const T* z, const REAL* b, int
 }
 
 template <class T>
-__device__ __forceinline__ Sums softmax_cross_entropy(const Classes& y, const T* z, int64 z_ld, const REAL* b, T* delta,
-                                                      int64 delta_ld, const int64* order, int64 first, int64 rows,
-                                                      int64 cols, int64 available, int lanes) {
+__device__ __forceinline__ Sums softmax_cross_entropy(const Classes& y, const Weights& weights, const T* z, int64 z_ld,
+                                                      const REAL* b, T* delta, int64 delta_ld, const int64* order,
+                                                      int64 first, int64 rows, int64 cols, int64 available, int lanes) {
     double cost = 0, hits = 0;
-    for_rows(y, order, first, rows, cols, available, lanes, [&](int64 i, int64 n, int64 chosen, int lane) {
-        const T* row = z + i * z_ld;
-        REAL top, sum, of_chosen = NOT_A_NUMBER, best = -INFINITE;
-        int64 best_index = cols;
-        softmax_constants(row, b, n, lane, lanes, &top, &sum);
-        if (lane == 0 && chosen >= 0 && chosen < n) of_chosen = widen(row[chosen]) + b[chosen];
-        warp_barrier();  // delta may be z: the lane that holds z of the class must have read it
-        for (int64 j = lane; j < n; j += lanes) {
-            const REAL h = exp(widen(row[j]) + b[j] - top) / sum;
-            if (precedes(h, j, best, best_index)) best = h, best_index = j;
-            narrow(h - (j == chosen ? (REAL)1 : (REAL)0), delta + i * delta_ld + j);
-        }
-        const int64 largest = group_argmax(best, best_index, lanes);
-        if (lane == 0 && n) {
-            cost += log(sum) + (top - of_chosen);
-            hits += largest == chosen;
-        }
-    });
+    for_rows(y, weights, order, first, rows, cols, available, lanes,
+             [&](int64 i, int64 n, int64 chosen, REAL weight, int lane) {
+                 const T* row = z + i * z_ld;
+                 REAL top, sum, of_chosen = NOT_A_NUMBER, best = -INFINITE;
+                 int64 best_index = cols;
+                 softmax_constants(row, b, n, lane, lanes, &top, &sum);
+                 if (lane == 0 && chosen >= 0 && chosen < n) of_chosen = widen(row[chosen]) + b[chosen];
+                 warp_barrier();  // delta may be z: the lane that holds z of the class must have read it
+                 for (int64 j = lane; j < n; j += lanes) {
+                     const REAL h = exp(widen(row[j]) + b[j] - top) / sum;
+                     if (precedes(h, j, best, best_index)) best = h, best_index = j;
+                     narrow(weight * (h - (j == chosen ? (REAL)1 : (REAL)0)), delta + i * delta_ld + j);
+                 }
+                 const int64 largest = group_argmax(best, best_index, lanes);
+                 if (lane == 0 && n) {
+                     cost += weight * (log(sum) + (top - of_chosen));
+                     hits += largest == chosen;
+                 }
+             });
     return {cost, hits};
 }
 
 template <class T>
-__device__ __forceinline__ Sums sigmoid_cross_entropy(const Values& y, const T* z, int64 z_ld, const REAL* b, T* delta,
-                                                      int64 delta_ld, const int64* order, int64 first, int64 rows,
-                                                      int64 cols, int64 available, int lanes) {
+__device__ __forceinline__ Sums sigmoid_cross_entropy(const Values& y, const Weights& weights, const T* z, int64 z_ld,
+                                                      const REAL* b, T* delta, int64 delta_ld, const int64* order,
+                                                      int64 first, int64 rows, int64 cols, int64 available, int lanes) {
     const REAL half = (REAL)0.5;
     double cost = 0, hits = 0;
-    for_rows(y, order, first, rows, cols, available, lanes, [&](int64 i, int64 n, const REAL* targets, int lane) {
-        int wrong = 0;
-        for (int64 j = lane; j < n; j += lanes) {
-            const REAL t = y.at(targets, j), shifted = widen(z[i * z_ld + j]) + b[j], h = value_of(SIGMOID, 0, shifted);
-            const REAL positive = shifted < 0 ? (REAL)0 : shifted;  // max(z, 0) that keeps NaN
-            cost += positive - t * shifted + log1p(exp(-fabs(shifted)));
-            wrong += (h >= half) != (t >= half);
-            narrow(h - t, delta + i * delta_ld + j);
-        }
-        wrong = group_sum(wrong, lanes);
-        if (lane == 0 && n) hits += wrong == 0;
-    });
+    for_rows(y, weights, order, first, rows, cols, available, lanes,
+             [&](int64 i, int64 n, const REAL* targets, REAL weight, int lane) {
+                 int wrong = 0;
+                 for (int64 j = lane; j < n; j += lanes) {
+                     const REAL t = y.at(targets, j), shifted = widen(z[i * z_ld + j]) + b[j],
+                                h = value_of(SIGMOID, 0, shifted);
+                     const REAL positive = shifted < 0 ? (REAL)0 : shifted;  // max(z, 0) that keeps NaN
+                     cost += weight * (positive - t * shifted + log1p(exp(-fabs(shifted))));
+                     wrong += (h >= half) != (t >= half);
+                     narrow(weight * (h - t), delta + i * delta_ld + j);
+                 }
+                 wrong = group_sum(wrong, lanes);
+                 if (lane == 0 && n) hits += wrong == 0;
+             });
     return {cost, hits};
 }
 
 template <class Targets, class T>
-__device__ __forceinline__ Sums squared_error(const Targets& y, const T* z, int64 z_ld, const REAL* b, T* delta,
-                                              int64 delta_ld, int g, REAL slope, const int64* order, int64 first,
-                                              int64 rows, int64 cols, int64 available, int lanes) {
+__device__ __forceinline__ Sums squared_error(const Targets& y, const Weights& weights, const T* z, int64 z_ld,
+                                              const REAL* b, T* delta, int64 delta_ld, int g, REAL slope,
+                                              const int64* order, int64 first, int64 rows, int64 cols, int64 available,
+                                              int lanes) {
     double cost = 0, hits = 0;
-    for_rows(y, order, first, rows, cols, available, lanes, [&](int64 i, int64 n, auto target, int lane) {
-        REAL best = -INFINITE;
-        int64 best_index = cols;
-        for (int64 j = lane; j < n; j += lanes) {
-            const REAL a = value_of(g, slope, widen(z[i * z_ld + j]) + b[j]), e = a - y.at(target, j);
-            cost += e * e;
-            if (precedes(a, j, best, best_index)) best = a, best_index = j;
-            narrow(e * derivative_from(g, slope, a), delta + i * delta_ld + j);
-        }
-        const int64 largest = group_argmax(best, best_index, lanes);
-        if (lane == 0 && n) {
-            hits += y.hit(target, largest);
-            if (!y.usable(target, n)) cost += NOT_A_NUMBER;
-        }
-    });
+    for_rows(y, weights, order, first, rows, cols, available, lanes,
+             [&](int64 i, int64 n, auto target, REAL weight, int lane) {
+                 REAL best = -INFINITE;
+                 int64 best_index = cols;
+                 for (int64 j = lane; j < n; j += lanes) {
+                     const REAL a = value_of(g, slope, widen(z[i * z_ld + j]) + b[j]), e = a - y.at(target, j);
+                     cost += weight * (e * e);
+                     if (precedes(a, j, best, best_index)) best = a, best_index = j;
+                     narrow(weight * (e * derivative_from(g, slope, a)), delta + i * delta_ld + j);
+                 }
+                 const int64 largest = group_argmax(best, best_index, lanes);
+                 if (lane == 0 && n) {
+                     hits += y.hit(target, largest);
+                     if (!y.usable(target, n)) cost += NOT_A_NUMBER;
+                 }
+             });
     return {cost / 2, hits};
 }
 
 template <class Targets, class T>
-__device__ __forceinline__ Sums softmax_squared(const Targets& y, const T* z, int64 z_ld, const REAL* b, T* delta,
-                                                int64 delta_ld, const int64* order, int64 first, int64 rows, int64 cols,
-                                                int64 available, int lanes) {
+__device__ __forceinline__ Sums softmax_squared(const Targets& y, const Weights& weights, const T* z, int64 z_ld,
+                                                const REAL* b, T* delta, int64 delta_ld, const int64* order,
+                                                int64 first, int64 rows, int64 cols, int64 available, int lanes) {
     double cost = 0, hits = 0;
-    for_rows(y, order, first, rows, cols, available, lanes, [&](int64 i, int64 n, auto target, int lane) {
-        const T* row = z + i * z_ld;
-        REAL top, sum, best = -INFINITE, dot = 0;
-        int64 best_index = cols;
-        softmax_constants(row, b, n, lane, lanes, &top, &sum);
-        for (int64 j = lane; j < n; j += lanes) {
-            const REAL h = exp(widen(row[j]) + b[j] - top) / sum, e = h - y.at(target, j);
-            cost += e * e;
-            dot += e * h;
-            if (precedes(h, j, best, best_index)) best = h, best_index = j;
-        }
-        dot = group_sum(dot, lanes);
-        for (int64 j = lane; j < n; j += lanes) {
-            const REAL h = exp(widen(row[j]) + b[j] - top) / sum;
-            narrow(h * ((h - y.at(target, j)) - dot), delta + i * delta_ld + j);
-        }
-        const int64 largest = group_argmax(best, best_index, lanes);
-        if (lane == 0 && n) {
-            hits += y.hit(target, largest);
-            if (!y.usable(target, n)) cost += NOT_A_NUMBER;
-        }
-    });
+    for_rows(y, weights, order, first, rows, cols, available, lanes,
+             [&](int64 i, int64 n, auto target, REAL weight, int lane) {
+                 const T* row = z + i * z_ld;
+                 REAL top, sum, best = -INFINITE, dot = 0;
+                 int64 best_index = cols;
+                 softmax_constants(row, b, n, lane, lanes, &top, &sum);
+                 for (int64 j = lane; j < n; j += lanes) {
+                     const REAL h = exp(widen(row[j]) + b[j] - top) / sum, e = h - y.at(target, j);
+                     cost += weight * (e * e);
+                     dot += e * h;
+                     if (precedes(h, j, best, best_index)) best = h, best_index = j;
+                 }
+                 dot = group_sum(dot, lanes);
+                 for (int64 j = lane; j < n; j += lanes) {
+                     const REAL h = exp(widen(row[j]) + b[j] - top) / sum;
+                     narrow(weight * (h * ((h - y.at(target, j)) - dot)), delta + i * delta_ld + j);
+                 }
+                 const int64 largest = group_argmax(best, best_index, lanes);
+                 if (lane == 0 && n) {
+                     hits += y.hit(target, largest);
+                     if (!y.usable(target, n)) cost += NOT_A_NUMBER;
+                 }
+             });
     return {cost / 2, hits};
 }

@@ -106,12 +106,13 @@ class StepKernels:
         partials: Array,
         *,
         accumulate: bool,
+        weights: Array | None = None,
     ) -> None:
         """delta^(L) (m, n) STORE, and the cost and hits of these rows into partials, from z (m, n) STORE before its
         bias b (n,).
 
-        y: all targets, (any,) int64 classes or (any, n). delta may be z. partials (2, blocks) float64 is overwritten or
-        added to.
+        y: all targets, (any,) int64 classes or (any, n); weights (any,): of the rows. delta may be z. partials
+        (2, blocks) float64 is overwritten or added to.
         """
         m, n = z.shape
         check_shape("b", b, (n,))
@@ -120,6 +121,8 @@ class StepKernels:
         if m != rows.count:
             raise ValueError(f"z has {m} rows, {rows.count} are taken")
         kind = targets_kind(y, y.shape[0], n)
+        if weights is not None:
+            check_shape("weights", weights, (y.shape[0],))
         lanes = min(WARP, 1 << (n - 1).bit_length())
         grid, block = (output_blocks(m, n),), (THREADS,)
         extra: tuple[Any, ...] = ()
@@ -130,7 +133,8 @@ class StepKernels:
         else:
             kernel, extra = f"output_squared_{kind}", (g.code, g.parameter)
         common = (rows.order, rows.step, partials, rows.batch, rows.offset, m, n, y.shape[0], lanes, int(accumulate))
-        self._launch(kernel, grid, block, z, leading(z), b, delta, leading(delta), y, *extra, *common)
+        weighing = (b, 0) if weights is None else (weights, 1)  # what is not read may be any array
+        self._launch(kernel, grid, block, z, leading(z), b, delta, leading(delta), y, *weighing, *extra, *common)
 
     def column_sums(self, delta: Array, chunks: Array, per_chunk: int, *, accumulate: bool) -> None:
         """Sums over every `per_chunk` rows of delta (m, n) STORE into chunks (m / per_chunk rounded up, n), flat."""
