@@ -7,7 +7,7 @@ block, so that the temporaries stay small. The first offending row and column ar
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from .backends.base import Backend
 from .costs import Pair
 from .errors import UnscaledInput
 
-__all__ = ["inputs", "numeric", "targets", "warn_if_unscaled"]
+__all__ = ["inputs", "numeric", "targets", "warn_if_unscaled", "warned_of_table"]
 
 Array = NDArray[Any]
 BLOCK = 1 << 22  # elements converted at a time: 16 MiB of float32
@@ -204,6 +204,21 @@ def warn_if_unscaled(X: Any, scale: float | None, stacklevel: int, argument: str
             UnscaledInput,
             stacklevel=stacklevel + 1,
         )
+
+
+def warned_of_table(preprocessing: Mapping[str, Any], stacklevel: int) -> bool:
+    """Whether the network was trained on a table by the command line, of which is warned: rows of the file, given as
+    they are, would be answered as if they were scaled.
+    """
+    if preprocessing.get("kind") != "table":
+        return False
+    warnings.warn(
+        "this network was trained by `fastnn train` on a table's columns scaled, and takes rows that are scaled; "
+        "fastnn.prediction.predict_table(net, columns) takes them as they are, and predict_file a file",
+        UnscaledInput,
+        stacklevel=stacklevel + 1,
+    )
+    return True
 
 
 def targets(y: Any, pair: Pair, m: int, K: int, dtype: np.dtype[Any], backend: Backend, *, argument: str = "y") -> Any:

@@ -130,6 +130,7 @@ class Network(FitMethod):
         self.epochs_trained = 0
         self.scale: float | None = None
         self.preprocessing: dict[str, Any] | None = None
+        self._told = False  # of that
 
     def _place(self, vector: Array) -> None:
         theta = self.backend.empty((self.layout.size,), self.dtype)
@@ -324,6 +325,7 @@ class Network(FitMethod):
             raise ValueError(
                 f"predict_proba needs a softmax or sigmoid output, this network has {self.output.name!r}; use predict"
             )
+        self._warn_of_table()
         return self._outputs(X)
 
     def predict(self, X: Any) -> Array:
@@ -332,6 +334,7 @@ class Network(FitMethod):
         Softmax: the class, int64 (m,). Sigmoid with cross_entropy: h >= 1/2 as int64 0/1, (m, K).
         Otherwise h, (m, K). With K = 1 the last two have shape (m,).
         """
+        self._warn_of_table()
         h = self._outputs(X)
         if self.output.name == "softmax":
             return h.argmax(axis=1)
@@ -345,6 +348,7 @@ class Network(FitMethod):
         R^2 = 1 - sum (y - h)^2 / sum (y - mean y)^2 per output; a constant output column counts 1.0
         if matched exactly, else 0.0.
         """
+        self._warn_of_table()
         h = np.asarray(self.backend.to_numpy(self._outputs(X)), np.float64)
         t = np.asarray(self.backend.to_numpy(self._targets(y, h.shape[0])))
         if t.ndim == 1:
@@ -439,6 +443,10 @@ class Network(FitMethod):
         if len(parts) == 1:
             return parts[0]
         return self.backend.concatenate(parts) if device else np.concatenate(parts)
+
+    def _warn_of_table(self) -> None:
+        if self.preprocessing is not None and not self._told:
+            self._told = checks.warned_of_table(self.preprocessing, stacklevel=3)
 
     def _blocks(self, m: int) -> Iterator[slice]:
         """Row ranges whose widest activation stays near checks.BLOCK elements."""

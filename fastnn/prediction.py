@@ -1,4 +1,4 @@
-"""Use a model on a file, with the columns, classes and scaling it was trained with.
+"""Use a model on a file, or on a table in memory, with the columns, classes and scaling it was trained with.
 
 >>> net = fastnn.load("runs/iris.safetensors")                # doctest: +SKIP
 >>> predict_file(net, "new.csv").answers                      # doctest: +SKIP
@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .data import idx, npz_file, preprocessing, tables
-from .errors import DataFileError
+from .data import features, idx, npz_file, preprocessing, tables
+from .errors import DataFileError, ModelFileError
 from .network import Network
 
-__all__ = ["Predictions", "predict_file"]
+__all__ = ["Predictions", "predict_file", "predict_table"]
 
 PREFERRED = ("X", "data", "images")  # where an npz has several arrays of the right width
 
@@ -35,11 +35,17 @@ class Predictions:
         h of the class answered; None for regression.
     notes : list of str
         What was ignored or converted.
+    classes : list or None
+        What the columns of `all_probabilities` stand for.
+    all_probabilities : (m, K) or None
+        h of every class.
     """
 
     answers: list[Any]
     probabilities: list[float] | None
     notes: list[str] = field(default_factory=list)
+    classes: list[Any] | None = None
+    all_probabilities: NDArray[Any] | None = None
 
 
 def predict_file(net: Network, path: str | os.PathLike[str]) -> Predictions:
@@ -65,27 +71,61 @@ def predict_file(net: Network, path: str | os.PathLike[str]) -> Predictions:
     if known["kind"] == "images":
         X = _images(Path(path), known["shape"], net.scale, notes)
     else:
-        raw, extra = tables.read_columns(path, known["columns"])
+        raw, extra = tables.read_columns(path, known, notes)
         if known["target"] in extra:
             notes.append(f"column {known['target']!r} is what the model predicts; it is ignored")
         if others := [repr(name) for name in extra if name != known["target"]]:
             shown = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
             notes.append(f"ignored, because the model does not know {'them' if len(others) > 1 else 'it'}: {shown}")
-        X = preprocessing.scale_features(known, raw)
-        _check_range(path, known["columns"], X, net.dtype)
+        X = _scaled(f"{path}: ", known, raw, net.dtype)
+    return _answers(net, known, X, notes)
+
+
+def predict_table(net: Network, table: Any) -> Predictions:
+    """Predictions for rows in memory, by a network that `fastnn train FILE.csv` trained: they are scaled, and answers
+    given, as for that file. (`net.predict` takes rows that are scaled already.)
+
+    Parameters
+    ----------
+    net : Network
+    table : mapping of column names to values, such as a pandas.DataFrame or a dict of arrays
+        The columns of the training in any order, and perhaps more.
+
+    Raises
+    ------
+    ModelFileError
+        The network was not trained on a table.
+    DataFileError
+        A column is missing, of another length, or holds what it cannot.
+    """
+    known = preprocessing.check(net.preprocessing, inputs=net.sizes[0], outputs=net.sizes[-1])
+    if known["kind"] != "table":
+        raise ModelFileError(f"this network takes {known['kind']}, not the columns of a table; use net.predict")
+    notes: list[str] = []
+    reading, categories = tables.reading_of(known), known.get("categories", {})
+    columns = features.from_arrays(table, known["columns"], reading.text, missing=reading.missing)
+    X = _scaled("", known, features.encoded(columns, known["columns"], categories, notes), net.dtype)
+    return _answers(net, known, X, notes)
+
+
+def _answers(net: Network, known: dict[str, Any], X: NDArray[Any], notes: list[str]) -> Predictions:
     if known["kind"] == "table" and known["task"] == "regression":
-        return Predictions(preprocessing.unscale_target(known, net.predict(X)).tolist(), None, notes)
-    h = np.asarray(net.predict_proba(X))
+        return Predictions(preprocessing.unscale_target(known, net._outputs(X)[:, 0]).tolist(), None, notes)
+    h = np.asarray(net._outputs(X))
     codes = h.argmax(axis=1)
-    return Predictions([known["classes"][k] for k in codes], [float(p) for p in h[np.arange(len(h)), codes]], notes)
+    of_answer = [float(p) for p in h[np.arange(len(h)), codes]]
+    return Predictions([known["classes"][k] for k in codes], of_answer, notes, list(known["classes"]), h)
 
 
-def _check_range(path: Any, columns: list[str], X: NDArray[np.float64], dtype: np.dtype[Any]) -> None:
-    """Scaled features fit the network's dtype; the message names the column of the file."""
+def _scaled(where: str, known: dict[str, Any], raw: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[np.float64]:
+    """Features as the network takes them, which fit its dtype; `where` begins the message."""
+    X = preprocessing.scale_features(known, raw)
     outside = ~(np.abs(X) <= np.finfo(dtype).max)
     if outside.any():
         row, i = (int(v) for v in np.argwhere(outside)[0])
-        raise DataFileError(f"{path}: row {row + 1}, column {columns[i]!r}: the value is too large for {dtype}")
+        name = features.feature_names(known["columns"], known.get("categories", {}))[i]
+        raise DataFileError(f"{where}row {row + 1}, column {name!r}: the value is too large for {dtype}")
+    return X
 
 
 def _images(path: Path, shape: list[int], scale: float | None, notes: list[str]) -> NDArray[Any]:

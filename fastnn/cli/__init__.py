@@ -1,7 +1,7 @@
-"""The command line: `fastnn train | predict | gradcheck | doctor | example`.
+"""The command line: `fastnn train | predict | gradcheck | doctor | example | bench`.
 
 Results go to stdout, progress and remarks to stderr. Exit codes: 0 done; 1 training diverged or a
-check failed; 2 bad input, in one line; 130 Ctrl-C.
+check failed; 2 bad input, in one line; 130 Ctrl-C, or SIGTERM, which is taken for one: what was trained is saved.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 def main() -> None:
     """Run the command line of this process and exit."""
     import os
+    import signal
     import sys
 
     for name in ("stdout", "stderr"):
@@ -19,4 +20,6 @@ def main() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     from .app import app  # typer and rich, which `import fastnn` must not load
 
+    # Of containers and batch systems, whose time is up: as a Ctrl-C, which ends a training with what it has come to.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     app()

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from .errors import OneLineErrors, integer, number
+from .errors import OneLineErrors, integer, number, one
 
 __all__ = ["app"]
 
@@ -49,8 +49,25 @@ def train(
         Path | None, typer.Option(metavar="DIR", help="Folder with the four IDX files of MNIST; or set FASTNN_MNIST.")
     ] = None,
     target: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(metavar="COLUMN", help="Column of a table to predict: its name, or its position from 0."),
+    ] = None,
+    drop: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="Column of a table to leave out. Repeatable.")
+    ] = None,
+    categorical: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN", help="Column whose numbers are names of categories, as text is anyway. Repeatable."
+        ),
+    ] = None,
+    missing: Annotated[
+        str | None,
+        typer.Option(metavar="WAY", help="Cells of a table without a value: refuse them, or take the mean."),
+    ] = None,
+    test: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Test on this table, instead of on a fifth of the rows that are set apart."),
     ] = None,
     task: Annotated[
         str | None,
@@ -111,6 +128,7 @@ def train(
             help="End after so many epochs without a lower cost of the validation rows, and go back to the best epoch.",
         ),
     ] = None,
+    balanced: Annotated[bool, _flag("--balanced", help="Let every class count the same, however rare it is.")] = False,
     dtype: Annotated[str, typer.Option(metavar="NAME", help="float32 or float64.")] = "float32",
     precision: Annotated[str, typer.Option(metavar="NAME", help="Products on a GPU: fp32, tf32 or bf16.")] = "fp32",
     seed: Annotated[
@@ -132,7 +150,7 @@ def train(
     """Train a network and test it on rows it has not seen.
 
     digits: 1,797 handwritten digits that come with scikit-learn. mnist: 70,000 of them from IDX files.
-    A table: every column but the target is a numeric feature.
+    A table: every column but the target is a feature; text is taken for categories.
 
     Where no option says otherwise -
     digits: --hidden 1024,256 --epochs 20 --batch-size 32 --optimizer adam --learning-rate 0.0004 --l2 0 --validation
@@ -147,8 +165,13 @@ def train(
     chosen = TrainOptions(
         source=source,
         data=data,
-        target=target,
+        target=one("--target", target),
         task=task,
+        drop=tuple(drop or ()),
+        categorical=tuple(categorical or ()),
+        missing=missing,
+        test=test,
+        balanced=balanced,
         backend=backend,
         hidden=hidden,
         activation=activation,
@@ -178,13 +201,16 @@ def predict(
         typer.Argument(metavar="FILE", help="The model's columns in any order (.csv, .npz), or images (IDX, .npz)."),
     ],
     output: Annotated[Path | None, typer.Option(metavar="PATH", help="Write there instead of to stdout.")] = None,
+    all_classes: Annotated[
+        bool, _flag("--all-classes", help="Give the probability of every class, and not only of the answer.")
+    ] = False,
     backend: Engine = "auto",
     json: Json = False,
 ) -> None:
     """Predict every row of a file, with the columns, scaling and classes of the training."""
     from .prediction import predict as run
 
-    run(model, file, output=output, backend=backend, as_json=json)
+    run(model, file, output=output, all_classes=all_classes, backend=backend, as_json=json)
 
 
 @app.command()

@@ -22,6 +22,7 @@ __all__ = [
     "integer",
     "known",
     "number",
+    "one",
     "remark",
     "warnings_as_remarks",
 ]
@@ -48,6 +49,13 @@ def known(option: str, given: str, names: Iterable[str]) -> str:
     if given not in names:
         raise ValueError(f"{option} {given!r} is not known{nearest(given, names) or '.'} Known: {', '.join(names)}")
     return given
+
+
+def one(option: str, given: list[str] | None) -> str | None:
+    """The value of an option that may be given once; the parser would take the last without a word."""
+    if given and len(given) > 1:
+        raise ValueError(f"{option} is given {len(given)} times ({', '.join(given)}); one is expected")
+    return given[0] if given else None
 
 
 def integer(option: str, given: str | None) -> int | None:

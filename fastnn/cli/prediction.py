@@ -18,14 +18,20 @@ from .settings import BACKENDS
 __all__ = ["predict"]
 
 
-def predict(model: Path, file: Path, *, output: Path | None, backend: str, as_json: bool) -> None:
-    """Run the command: CSV (prediction, probability), or one JSON object, to stdout or to a file."""
+def predict(model: Path, file: Path, *, output: Path | None, all_classes: bool, backend: str, as_json: bool) -> None:
+    """Run the command: CSV (prediction, probability, with all_classes that of every class), or one JSON object, to
+    stdout or to a file.
+    """
     with warnings_as_remarks():
         net = load(model, backend=known("--backend", backend, BACKENDS))
     with net.backend.announcing(remark):
         result = predict_file(net, file)
     for note in result.notes:
         remark(note)
+    if all_classes and result.all_probabilities is None:
+        raise ValueError("--all-classes is for models that tell classes apart, and this one is a regression")
+    if not all_classes:
+        result.classes = result.all_probabilities = None
     text = _json(model, file, result, net.backend.name) if as_json else _csv(result)
     if output is None:
         print(text, end="")
@@ -65,12 +71,14 @@ def _replace(path: Path, text: str) -> None:
 def _csv(result: Predictions) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    if result.probabilities is None:
-        writer.writerow(["prediction"])
-        writer.writerows([answer] for answer in result.answers)
-    else:
-        writer.writerow(["prediction", "probability"])
-        writer.writerows((answer, f"{p:.6f}") for answer, p in zip(result.answers, result.probabilities, strict=True))
+    header, columns = ["prediction"], [result.answers]
+    if result.probabilities is not None:
+        header, columns = [*header, "probability"], [*columns, [f"{p:.6f}" for p in result.probabilities]]
+    if result.classes is not None and result.all_probabilities is not None:
+        header += [f"p({name})" for name in result.classes]
+        columns += [[f"{p:.6f}" for p in of_class] for of_class in result.all_probabilities.T.tolist()]
+    writer.writerow(header)
+    writer.writerows(zip(*columns, strict=True))
     return buffer.getvalue()
 
 
@@ -87,4 +95,6 @@ def _json(model: Path, file: Path, result: Predictions, engine: str) -> str:
     content |= {"predictions": result.answers}
     if result.probabilities is not None:
         content["probabilities"] = result.probabilities
+    if result.classes is not None and result.all_probabilities is not None:
+        content |= {"classes": result.classes, "all_probabilities": result.all_probabilities.tolist()}
     return json.dumps(content, allow_nan=False) + "\n"

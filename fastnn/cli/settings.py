@@ -78,6 +78,11 @@ class TrainOptions:
     micro_batch: int | None = None
     precision: str = "fp32"
     patience: int | None = None
+    drop: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+    missing: str | None = None
+    test: Path | None = None
+    balanced: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for the JSON object."""
@@ -186,7 +191,14 @@ def default_batch(options: TrainOptions, rows: int) -> int:
 
 def _source(options: TrainOptions) -> tuple[Defaults, Callable[[], DataSet]]:
     source = options.source
-    table_only = {"--target": options.target, "--task": options.task}
+    table_only = {
+        "--target": options.target,
+        "--task": options.task,
+        "--drop": options.drop or None,
+        "--categorical": options.categorical or None,
+        "--missing": options.missing,
+        "--test": options.test,
+    }
     if source in ("digits", "mnist"):
         misplaced = [name for name, value in table_only.items() if value is not None]
         if misplaced:
@@ -204,7 +216,25 @@ def _source(options: TrainOptions) -> tuple[Defaults, Callable[[], DataSet]]:
         )
     if options.task is not None:
         known("--task", options.task, tables.TASKS)
+    if options.missing is None:
+        options.missing = "refuse"
+    known("--missing", options.missing, tables.MISSING_WAYS)
     target = options.target
     if target is None:
         raise ValueError(f"--target COLUMN is missing: the column of {source} to predict")
-    return TABLE, lambda: tables.load(source, target, task=options.task)
+    choice = tables.Choice(options.drop, options.categorical, options.missing)
+    return TABLE, lambda: _table(source, target, options, choice)
+
+
+def _table(source: str, target: str, options: TrainOptions, choice: tables.Choice) -> DataSet:
+    """The table, with the rows of --test."""
+    data = tables.load(source, target, task=options.task, choice=choice)
+    if options.test is not None:
+        data.test = tables.load_test(options.test, data.preprocessing, data.notes)
+        data.notes.append(f"test rows: {len(data.test[1]):,} of {options.test}")
+    if options.balanced and data.classes is None:
+        raise ValueError(
+            f"--balanced is for classes, and column {target!r} is taken for quantities; --task classification changes "
+            "that"
+        )
+    return data

@@ -97,12 +97,15 @@ def train(
                 seed=options.seed,
                 progress=True,
                 patience=options.patience,
+                sample_weight="balanced" if options.balanced else None,
             )
         except DeviceLost:  # the network is on the host now, and is gone with this process
+            net.preprocessing = parts.preprocessing
             net.save(model)
             remark(f"the network as it was before is saved to {model}")
             raise
     outcome = _test(net, data, parts, history, time.perf_counter() - began, waiting.seconds)
+    net.preprocessing = parts.preprocessing  # of the file to come; the rows above were scaled already
     code = _write(net, data, outcome, model, picture)
     if as_json:
         print(json.dumps(_plain(_object(options, data, parts, net, outcome, explain)), allow_nan=False))
@@ -114,7 +117,7 @@ def train(
 def _network(options: TrainOptions, data: DataSet, parts: Parts) -> Network:
     outputs = len(data.classes) if data.classes is not None else 1
     output, cost = ("softmax", "cross_entropy") if data.classes is not None else ("identity", "squared_error")
-    net = Network(
+    return Network(
         [data.X.shape[1], *hidden_layers(str(options.hidden)), outputs],
         hidden=options.activation,
         output=output,
@@ -125,8 +128,6 @@ def _network(options: TrainOptions, data: DataSet, parts: Parts) -> Network:
         precision=options.precision,
         seed=options.seed,
     )
-    net.preprocessing = parts.preprocessing
-    return net
 
 
 def _outputs(data: DataSet, save: Path | None, plot: Path | None, no_plot: bool) -> tuple[Path, Path | None]:

@@ -1,9 +1,9 @@
-"""Numbers out of the cells of one column, or the first cell that is not one."""
+"""The cells of one column as numbers or as text, or the first cell that is neither."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,45 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MISSING", "BadCell", "RawTable", "Want", "fault", "first_bad", "numbers"]
+__all__ = [
+    "MISSING",
+    "BadCell",
+    "Column",
+    "RawTable",
+    "Reading",
+    "Want",
+    "fault",
+    "first_bad",
+    "is_text",
+    "names",
+    "numbers",
+]
 
-# Spellings of "no value" in tables, lower case. They are refused: fastnn does not invent values.
+# Spellings of "no value" in tables, lower case. They are refused where nothing else is asked for.
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-", "."})
 # Column names of the file -> (columns to read as numbers, the target column or None).
 Want = Callable[[list[str]], tuple[list[str], str | None]]
+# Finite numbers (m,), with NaN for a missing one; or stripped text, "" for a missing one.
+Column = NDArray[np.float64] | list[str]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How feature columns are read.
+
+    Attributes
+    ----------
+    text : set of str
+        Columns that hold text, whatever it looks like.
+    decide : bool
+        A column of other cells than numbers holds text too, unless most of its cells are numbers.
+    missing : bool
+        A cell may be missing.
+    """
+
+    text: frozenset[str] = frozenset()
+    decide: bool = False
+    missing: bool = False
 
 
 @dataclass
@@ -27,10 +60,8 @@ class RawTable:
     ----------
     names : list of str
         All columns of the file, in its order.
-    columns : list of str
-        Those in X.
-    X : (m, n) float64
-        Finite numbers.
+    features : dict of str: Column
+        The columns that were wanted.
     target : list of str, (m,) ndarray, or None
         Stripped text from CSV, an array from npz.
     where : callable
@@ -40,11 +71,15 @@ class RawTable:
 
     path: Path
     names: list[str]
-    columns: list[str]
-    X: NDArray[np.float64]
+    features: dict[str, Column]
     target: list[str] | NDArray[Any] | None
     where: Callable[[int], str]
     notes: list[str]
+
+    @property
+    def X(self) -> NDArray[np.float64]:
+        """(m, columns), of a table without text."""
+        return np.column_stack(list(self.features.values()))
 
 
 @dataclass(frozen=True)
@@ -69,8 +104,28 @@ def fault(cell: str) -> str:
     return "" if math.isfinite(value) else f"{cell} is not a finite number"
 
 
-def numbers(cells: Sequence[str]) -> NDArray[np.float64] | BadCell:
-    """The cells (m,) as float64, or the first that is not a finite number."""
+def is_text(cells: Sequence[str]) -> bool:
+    """Whether at least half of the cells that hold anything are text: a column of names, and not one of numbers with a
+    slip in it.
+    """
+    present = [cell for cell in cells if cell.strip().lower() not in MISSING]
+    return 2 * sum(fault(cell).startswith("text") for cell in present) >= len(present) > 0
+
+
+def names(cells: Sequence[str], *, missing: bool = False) -> list[str] | BadCell:
+    """The cells, stripped, "" for those that are missing; or the first of these, if none may be."""
+    stripped = [cell.strip() for cell in cells]
+    kept = ["" if cell.lower() in MISSING else cell for cell in stripped]
+    if not missing and "" in kept:
+        row = kept.index("")
+        return BadCell(row, fault(stripped[row]))
+    return kept
+
+
+def numbers(cells: Sequence[str], *, missing: bool = False) -> NDArray[np.float64] | BadCell:
+    """The cells (m,) as float64, NaN for those that are missing if they may be, or the first that is not a finite
+    number.
+    """
     try:
         values = np.fromiter(map(float, cells), np.float64, len(cells))
     except ValueError:
@@ -78,11 +133,15 @@ def numbers(cells: Sequence[str]) -> NDArray[np.float64] | BadCell:
     else:
         if np.isfinite(values).all() and not any("_" in cell for cell in cells):
             return values
+    if missing:
+        absent = np.array([cell.strip().lower() in MISSING for cell in cells])
+        filled = numbers(["0" if gone else cell for cell, gone in zip(cells, absent, strict=True)])
+        return filled if isinstance(filled, BadCell) else np.where(absent, np.nan, filled)
     row, reason = next((row, reason) for row, cell in enumerate(cells) if (reason := fault(cell)))
     return BadCell(row, reason)
 
 
-def first_bad(columns: dict[str, NDArray[np.float64] | BadCell]) -> tuple[str, BadCell] | None:
-    """The column and cell that come first in the file, or None if every column holds numbers."""
+def first_bad(columns: Mapping[str, Column | BadCell]) -> tuple[str, BadCell] | None:
+    """The column and cell that come first in the file, or None if every column is as it should be."""
     bad = [(name, column) for name, column in columns.items() if isinstance(column, BadCell)]
     return min(bad, key=lambda item: item[1].row) if bad else None

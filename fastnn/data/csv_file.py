@@ -6,6 +6,7 @@ import csv
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataFileError
-from .columns import BadCell, RawTable, Want, first_bad, numbers
+from .columns import BadCell, Column, RawTable, Reading, Want, first_bad, is_text, numbers
+from .columns import names as names_of
 
 __all__ = ["read_csv"]
 
@@ -22,14 +24,22 @@ BLOCK = 10_000  # rows held as text at a time
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 
 
-def read_csv(path: str | os.PathLike[str], want: Want) -> RawTable:
+class _HoldsText(Exception):
+    """Columns that turn out to hold text, of which earlier rows have been read as numbers."""
+
+    def __init__(self, columns: frozenset[str]) -> None:
+        self.columns = columns
+
+
+def read_csv(path: str | os.PathLike[str], want: Want, reading: Reading = Reading()) -> RawTable:  # noqa: B008
     """The wanted columns of a CSV file.
 
     Parameters
     ----------
     path : path
     want : callable
-        Gets the column names, returns those to read as numbers and the target's (kept as text), or None.
+        Gets the column names, returns those of the features and the target's (kept as text), or None.
+    reading : Reading
 
     Raises
     ------
@@ -42,12 +52,15 @@ def read_csv(path: str | os.PathLike[str], want: Want) -> RawTable:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             header = next((line for line in file if line.strip()), "")
-            file.seek(0)
             unquoted = re.sub(r'"[^"]*"', "", header)
             separator = next((mark for mark in SEPARATORS if mark in unquoted), ",")
-            return _read(
-                path, csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True), separator, want
-            )
+            while True:
+                file.seek(0)
+                rows = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
+                try:
+                    return _read(path, rows, separator, want, reading)
+                except _HoldsText as found:  # once more from the start, which knows now
+                    reading = replace(reading, text=reading.text | found.columns)
     except FileNotFoundError:
         raise DataFileError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
@@ -61,36 +74,55 @@ def read_csv(path: str | os.PathLike[str], want: Want) -> RawTable:
         raise DataFileError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
-def _read(path: Path, reader: Any, separator: str, want: Want) -> RawTable:
+def _read(path: Path, reader: Any, separator: str, want: Want, reading: Reading) -> RawTable:
     names = [name.strip() for name in next((row for row in reader if not _is_blank(row)), [])]
     _check_header(path, names)
     columns, target = want(names)
     picked = {name: names.index(name) for name in columns}
     lines: list[int] = []
     parts: dict[str, list[NDArray[np.float64]]] = {name: [] for name in columns}
+    texts: dict[str, list[str]] = {name: [] for name in columns if name in reading.text}
     answers: list[str] = []
     rows = _rows(path, reader, len(names), lines)
     while block := list(islice(rows, BLOCK)):
         start = len(lines) - len(block)
         cells = list(zip(*block, strict=True))
-        found = {name: numbers(cells[i]) for name, i in picked.items()}
+        found: dict[str, Column | BadCell] = {
+            name: (names_of if name in texts else numbers)(cells[i], missing=reading.missing)
+            for name, i in picked.items()
+        }
+        if reading.decide:
+            bad_columns = [name for name, cell in found.items() if isinstance(cell, BadCell) and name not in texts]
+            if text := frozenset(name for name in bad_columns if is_text(cells[picked[name]])):
+                raise _HoldsText(text)
         if bad := first_bad(found):
             name, cell = bad
-            raise DataFileError(f"{path}: {_where(lines, start + cell.row)}, column {name!r}: {cell.reason}")
+            advice = _advice(name, cell) if reading.decide else ""
+            raise DataFileError(f"{path}: {_where(lines, start + cell.row)}, column {name!r}: {cell.reason}{advice}")
         for name, values in found.items():
-            assert not isinstance(values, BadCell)
-            parts[name].append(values)
+            if isinstance(values, list):
+                texts[name] += values
+            else:
+                assert not isinstance(values, BadCell)
+                parts[name].append(values)
         if target is not None:
             answers += [cell.strip() for cell in cells[names.index(target)]]
     if not lines:
         raise DataFileError(f"{path}: has a header but no rows")
-    X = np.empty((len(lines), len(columns)))
-    for i, name in enumerate(columns):
-        X[:, i] = np.concatenate(parts.pop(name))
+    features: dict[str, Column] = {
+        name: texts[name] if name in texts else np.concatenate(parts.pop(name)) for name in columns
+    }
     notes = [f"fields are separated by {SEPARATORS[separator]}s"] if separator != "," else []
     return RawTable(
-        path, names, columns, X, answers if target is not None else None, lambda row: _where(lines, row), notes
+        path, names, features, answers if target is not None else None, lambda row: _where(lines, row), notes
     )
+
+
+def _advice(name: str, cell: BadCell) -> str:
+    """What `fastnn train` offers for such a cell."""
+    if cell.reason.startswith("missing"):
+        return f"; --missing mean takes the mean for it, --drop {name} leaves the column out"
+    return f"; if these are categories: --categorical {name}" if cell.reason.startswith("text") else ""
 
 
 def _rows(path: Path, reader: Any, width: int, lines: list[int]) -> Iterator[list[str]]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .features import feature_names
 from .preprocessing import fit_scaling, scale_features, scale_target
 from .splits import split_rows
 
@@ -88,7 +89,8 @@ def deal(data: DataSet, *, validation: float, seed: int) -> Parts:
     preprocessing = dict(data.preprocessing)
     if preprocessing["kind"] == "table":
         targets = data.y[rows.train] if data.task == "regression" else None
-        preprocessing |= fit_scaling(preprocessing["columns"], data.X[rows.train], targets, data.notes)
+        names = feature_names(preprocessing["columns"], preprocessing.get("categories", {}))
+        preprocessing |= fit_scaling(names, data.X[rows.train], targets, data.notes)
 
     def part(X: Array, y: Array) -> tuple[Array, Array]:
         if preprocessing["kind"] != "table":

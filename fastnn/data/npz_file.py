@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataFileError
-from .columns import RawTable, Want
+from .columns import BadCell, Column, RawTable, Reading, Want
+from .columns import names as names_of
 
 __all__ = ["expand", "read_arrays", "read_npz"]
 
@@ -66,7 +67,7 @@ def expand(name: str, x: NDArray[Any]) -> list[str]:
     return [name] if width == 1 else [f"{name}[{i}]" for i in range(width)]
 
 
-def read_npz(path: str | os.PathLike[str], want: Want) -> RawTable:
+def read_npz(path: str | os.PathLike[str], want: Want, reading: Reading = Reading()) -> RawTable:  # noqa: B008
     """The wanted columns of an npz file.
 
     An array (m, ...) gives the columns of `expand`. All arrays must have the same number of rows.
@@ -75,7 +76,9 @@ def read_npz(path: str | os.PathLike[str], want: Want) -> RawTable:
     ----------
     path : path
     want : callable
-        Gets the column names, returns those to read as numbers and the target's, or None.
+        Gets the column names, returns those of the features and the target's, or None.
+    reading : Reading
+        Arrays of text are columns of text, if it decides.
 
     Raises
     ------
@@ -96,21 +99,33 @@ def read_npz(path: str | os.PathLike[str], want: Want) -> RawTable:
     place = {column: (name, i) for name, x in arrays.items() for i, column in enumerate(expand(name, x))}
     names = list(place)
     columns, target = want(names)
-    X = np.empty((rows, len(columns)))
     flat = {name: x.reshape(rows, -1) for name, x in arrays.items()}
-    for i, column in enumerate(columns):
+    features: dict[str, Column] = {}
+    for column in columns:
         name, k = place[column]
-        if flat[name].dtype.kind not in "biuf":
-            raise DataFileError(
-                f"{path}: array {name!r} holds {flat[name].dtype}, numbers are expected in feature columns"
+        cells = flat[name][:, k]
+        if column in reading.text or (reading.decide and cells.dtype.kind in "US"):
+            text = names_of(
+                [str(v, "utf-8", "replace") if isinstance(v, bytes) else str(v) for v in cells.tolist()],
+                missing=reading.missing,
             )
-        X[:, i] = flat[name][:, k]
-    finite = np.isfinite(X)
-    if not finite.all():
-        row, i = (int(v) for v in np.argwhere(~finite)[0])
-        raise DataFileError(f"{path}: {_where(row)}, column {columns[i]!r}: {X[row, i]} is not a finite number")
+            if isinstance(text, BadCell):
+                raise DataFileError(f"{path}: {_where(text.row)}, column {column!r}: {text.reason}")
+            features[column] = text
+            continue
+        if cells.dtype.kind not in "biuf":
+            raise DataFileError(f"{path}: array {name!r} holds {cells.dtype}, numbers are expected in feature columns")
+        features[column] = cells.astype(np.float64)
+    bad = [
+        (int(np.argmax(at)), column)
+        for column, x in features.items()
+        if isinstance(x, np.ndarray) and (at := np.isinf(x) if reading.missing else ~np.isfinite(x)).any()
+    ]
+    if bad:
+        row, column = min(bad)
+        raise DataFileError(f"{path}: {_where(row)}, column {column!r}: {features[column][row]} is not a finite number")
     answers = None if target is None else flat[place[target][0]][:, place[target][1]]
-    return RawTable(path, names, columns, X, answers, _where, [])
+    return RawTable(path, names, features, answers, _where, [])
 
 
 def _where(row: int) -> str:

@@ -3,11 +3,13 @@
     images:  {"version": 1, "kind": "images", "shape": [height, width], "classes": [0, ..., 9]}
     table:   {"version": 1, "kind": "table", "task": "classification" | "regression", "target": name,
               "columns": [names], "classes": [values] | None,
-              "feature_mean": [numbers], "feature_factor": [numbers],
+              "categories": {column: [names]}, "missing": "mean",        # if there are any; if it may be
+              "feature_mean": [numbers], "feature_factor": [numbers],    # of each input, see features.py
               "target_mean": number, "target_std": number}                  # the last two for regression
 
 A feature becomes (x - mean) * factor with factor = 1 / standard deviation, both of the training rows;
-a column that is constant there has factor 0, because no weight for it could be learned. A regression
+a column that is constant there has factor 0, because no weight for it could be learned. A number that is missing
+becomes 0, which is the mean. A regression
 target becomes (y - mean) / std and a prediction goes the other way.
 """
 
@@ -20,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataFileError, ModelFileError
+from .features import feature_names
 
 __all__ = ["check", "fit_scaling", "scale_features", "scale_target", "unscale_target"]
 
@@ -36,6 +39,7 @@ def fit_scaling(columns: list[str], X: Floats, y: Floats | None, notes: list[str
     columns : list of str
         Names of X's columns.
     X : (m, n) float64
+        NaN where a number is missing.
     y : (m,) float64 or None
         Regression targets.
     notes : list of str
@@ -49,7 +53,7 @@ def fit_scaling(columns: list[str], X: Floats, y: Floats | None, notes: list[str
     mean, std, constant = _spread(X)
     if not (np.isfinite(mean).all() and np.isfinite(std).all()):
         column = columns[int(np.argmin(np.isfinite(mean) & np.isfinite(std)))]
-        raise DataFileError(f"column {column!r} holds values too large to standardise (up to {np.abs(X).max():g})")
+        raise DataFileError(f"column {column!r} holds values too large to standardise (up to {np.nanmax(np.abs(X)):g})")
     if constant.any():
         names = [name for name, flat in zip(columns, constant, strict=True) if flat]
         shown = ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
@@ -80,19 +84,24 @@ def fit_scaling(columns: list[str], X: Floats, y: Floats | None, notes: list[str
 def _spread(X: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
     """Mean, standard deviation and "is constant" of each column."""
     with np.errstate(all="ignore"):  # what overflows is refused by the caller
-        mean = X.mean(axis=0)
-        std = X.std(axis=0)
-        largest = np.abs(X).max(axis=0)
+        present = np.isnan(X).sum(axis=0) < len(X)
+        X = np.where(present, X, 0)  # a column without a single number is constant
+        mean = np.nanmean(X, axis=0)
+        std = np.nanstd(X, axis=0)
+        largest = np.nanmax(np.abs(X), axis=0)
         if (tiny := (largest < TINY) & (largest > 0)).any():  # whose squares would be 0
-            std[tiny] = (X[:, tiny] / largest[tiny]).std(axis=0) * largest[tiny]
+            std[tiny] = np.nanstd(X[:, tiny] / largest[tiny], axis=0) * largest[tiny]
         # Rounding of the mean leaves a spread of a few eps in a column of equal values.
         return mean, std, std <= 8 * np.finfo(np.float64).eps * largest
 
 
 def scale_features(preprocessing: dict[str, Any], X: Floats) -> Floats:
-    """(x - mean) * factor of each column, a fresh (m, n) float64."""
+    """(x - mean) * factor of each column, 0 for what is missing, a fresh (m, n) float64."""
     mean, factor = (np.array(preprocessing[key], np.float64) for key in ("feature_mean", "feature_factor"))
-    return np.asarray((X - mean) * factor, np.float64)
+    scaled = np.asarray((X - mean) * factor, np.float64)
+    if preprocessing.get("missing") == "mean":
+        scaled[np.isnan(X)] = 0
+    return scaled
 
 
 def scale_target(preprocessing: dict[str, Any], y: Floats) -> Floats:
@@ -149,14 +158,30 @@ def _image_fault(p: dict[str, Any], inputs: int, outputs: int) -> str:
 
 
 def _table_fault(p: dict[str, Any], inputs: int, outputs: int) -> str:
-    columns = p.get("columns")
+    columns, categories = p.get("columns"), p.get("categories", {})
     if not (
         isinstance(columns, list)
-        and len(columns) == inputs
+        and columns
         and all(isinstance(c, str) for c in columns)
-        and len(set(columns)) == inputs
+        and len(set(columns)) == len(columns)
     ):
-        return f"columns are not {inputs} different names"
+        return "columns are not different names"
+    if not (
+        isinstance(categories, dict)
+        and set(categories) <= set(columns)
+        and all(
+            isinstance(names, list)
+            and names
+            and all(isinstance(v, str) for v in names)
+            and len(set(names)) == len(names)
+            for names in categories.values()
+        )
+    ):
+        return "categories are not different names of columns"
+    if p.get("missing") not in (None, "mean"):
+        return f"missing={p['missing']!r} is not known"
+    if len(feature_names(columns, categories)) != inputs:
+        return f"columns and categories do not make {inputs} inputs"
     if not isinstance(p.get("target"), str) or p.get("task") not in ("classification", "regression"):
         return f"target {p.get('target')!r} or task {p.get('task')!r} is not valid"
     for key in ("feature_mean", "feature_factor"):

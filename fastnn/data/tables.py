@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +12,47 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataFileError, nearest, unknown_name
-from .columns import MISSING, BadCell, RawTable, fault, numbers
+from .columns import MISSING, BadCell, Column, RawTable, Reading, fault, numbers
 from .csv_file import read_csv
 from .dataset import DataSet
+from .features import categories_of, encoded
 from .npz_file import read_npz
 
-__all__ = ["TASKS", "load", "read_columns"]
+__all__ = ["MISSING_WAYS", "TASKS", "Choice", "load", "load_test", "read_columns", "reading_of"]
 
 TASKS = ("classification", "regression")
+MISSING_WAYS = ("refuse", "mean")
 FEW_CLASSES = 20  # more distinct integers than this, or fewer than ROWS_PER_CLASS rows each, are taken for quantities
 ROWS_PER_CLASS = 5
 MOST_EXACT = 2**53  # integers beyond it share a float64
 
 
-def load(path: str | os.PathLike[str], target: str, *, task: str | None = None) -> DataSet:
-    """A table for training: every column but the target is a feature.
+@dataclass(frozen=True)
+class Choice:
+    """What the user says of a table's columns.
+
+    Attributes
+    ----------
+    drop : names of columns, or positions, that are no features
+    categorical : those that hold categories, even where these look like numbers
+    missing : str
+        "refuse" cells without a value in features, or take the "mean" of the training rows for them; of a column of
+        categories, none of them.
+    """
+
+    drop: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+    missing: str = "refuse"
+
+
+def load(
+    path: str | os.PathLike[str],
+    target: str,
+    *,
+    task: str | None = None,
+    choice: Choice = Choice(),
+) -> DataSet:
+    """A table for training: every column but the target and those dropped is a feature; text is taken for categories.
 
     Parameters
     ----------
@@ -36,11 +64,13 @@ def load(path: str | os.PathLike[str], target: str, *, task: str | None = None) 
         "classification" or "regression"; guessed, and said in the notes, if not given: text is
         classified, and so are whole numbers with leading zeros or beyond 2^53, which are kept as they are written;
         integers too when few and frequent; everything else is regression.
+    choice : Choice
 
     Returns
     -------
     DataSet
-        X float64, y int64 codes of `classes` (sorted) or float64.
+        X float64, with a column of 0 and 1 for each category, NaN for a number that is missing; y int64 codes of
+        `classes` (sorted) or float64.
 
     Raises
     ------
@@ -52,9 +82,19 @@ def load(path: str | os.PathLike[str], target: str, *, task: str | None = None) 
     if task is not None and task not in TASKS:
         raise unknown_name("task", task, TASKS)
     path = Path(path)
-    table = _reader(path)(path, lambda names: _all_but_target(path, names, target))
+    if choice.missing not in MISSING_WAYS:
+        raise unknown_name("missing", choice.missing, MISSING_WAYS)
+    chosen: list[str] = []
+
+    def want(names: list[str]) -> tuple[list[str], str]:
+        chosen.append(_named(path, names, target))
+        return _features(path, names, chosen[0], choice), chosen[0]
+
+    text_columns = frozenset(choice.categorical)
+    table = _reader(path)(path, want, Reading(text_columns, decide=True, missing=choice.missing == "mean"))
     assert table.target is not None
-    name = next(column for column in table.names if column not in set(table.columns))
+    name, columns = chosen[0], list(table.features)
+    categories = categories_of(table.features, f"{path}: ")
     values, text = _target_values(table, name, task)
     notes = list(table.notes)
     if name != target:
@@ -67,9 +107,17 @@ def load(path: str | os.PathLike[str], target: str, *, task: str | None = None) 
         "kind": "table",
         "task": task,
         "target": name,
-        "columns": table.columns,
+        "columns": columns,
         "classes": None,
     }
+    if categories:
+        preprocessing["categories"] = categories
+        shown = ", ".join(f"{column!r} ({len(names)})" for column, names in list(categories.items())[:5])
+        notes.append(f"columns of categories: {shown}{' and more' if len(categories) > 5 else ''}")
+    if choice.missing == "mean":
+        preprocessing["missing"] = "mean"
+        notes.extend(_filled(table.features))
+    X = encoded(table.features, columns, categories, notes)
     title = f"{path.name}, target {name!r}"
     if task == "regression":
         if text:
@@ -80,7 +128,7 @@ def load(path: str | os.PathLike[str], target: str, *, task: str | None = None) 
         return DataSet(
             name=path.stem,
             title=title,
-            X=table.X,
+            X=X,
             y=np.asarray(values, np.float64),
             preprocessing=preprocessing,
             task=task,
@@ -97,7 +145,7 @@ def load(path: str | os.PathLike[str], target: str, *, task: str | None = None) 
     return DataSet(
         name=path.stem,
         title=title,
-        X=table.X,
+        X=X,
         y=codes.astype(np.int64).reshape(-1),
         preprocessing=preprocessing,
         task=task,
@@ -106,13 +154,39 @@ def load(path: str | os.PathLike[str], target: str, *, task: str | None = None) 
     )
 
 
-def read_columns(path: str | os.PathLike[str], columns: list[str]) -> tuple[NDArray[np.float64], list[str]]:
-    """Rows for a trained model: these columns, wherever in the file they are.
+def _filled(features: dict[str, Column]) -> list[str]:
+    """What is said of missing cells."""
+    counts = {
+        name: int(np.isnan(cells).sum()) if isinstance(cells, np.ndarray) else cells.count("")
+        for name, cells in features.items()
+    }
+    counts = {name: count for name, count in counts.items() if count}
+    if not counts:
+        return []
+    shown = ", ".join(f"{name!r} ({count:,})" for name, count in list(counts.items())[:5])
+    return [
+        f"{sum(counts.values()):,} missing cells, taken for the mean of the training rows, or for none of the "
+        f"categories: {shown}{' and more' if len(counts) > 5 else ''}"
+    ]
+
+
+def read_columns(
+    path: str | os.PathLike[str], known: Mapping[str, Any], notes: list[str]
+) -> tuple[NDArray[np.float64], list[str]]:
+    """Rows for a trained model: its columns, wherever in the file they are.
+
+    Parameters
+    ----------
+    path : path
+    known : dict
+        The model's preprocessing (fastnn/data/preprocessing.py).
+    notes : list of str
+        Appended to: categories that did not occur in training.
 
     Returns
     -------
-    X : (m, len(columns)) float64
-        In the order of `columns`.
+    X : (m, inputs) float64
+        In the order of the model's inputs, not scaled.
     extra : list of str
         Columns of the file that were not wanted.
 
@@ -122,18 +196,59 @@ def read_columns(path: str | os.PathLike[str], columns: list[str]) -> tuple[NDAr
         A column is missing (the nearest name there is suggested), or the file is not usable.
     """
     path = Path(path)
+    table = _reader(path)(path, lambda names: (_needed(path, names, known), None), reading_of(known))
+    X = encoded(table.features, known["columns"], known.get("categories", {}), notes)
+    return X, [name for name in table.names if name not in table.features]
 
-    def want(names: list[str]) -> tuple[list[str], None]:
-        missing = [column for column in columns if column not in set(names)]
-        if missing:
-            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-            raise DataFileError(
-                f"{path}: column {missing[0]!r}{more}, which the model needs, is missing{nearest(missing[0], names)}"
-            )
-        return columns, None
 
-    table = _reader(path)(path, want)
-    return table.X, [name for name in table.names if name not in set(columns)]
+def load_test(path: str | os.PathLike[str], known: Mapping[str, Any], notes: list[str]) -> tuple[NDArray[Any], Any]:
+    """(X, y) of another file with the same columns and target: not scaled, classes as codes.
+
+    Raises
+    ------
+    DataFileError
+        As `read_columns`; no target column, or a class that the training file does not have.
+    """
+    path, target, classes = Path(path), known["target"], known["classes"]
+
+    def want(names: list[str]) -> tuple[list[str], str]:
+        if target not in names:
+            raise DataFileError(f"{path}: has no column {target!r}, the target{nearest(target, names) or '.'}")
+        return _needed(path, names, known), target
+
+    table = _reader(path)(path, want, reading_of(known))
+    X = encoded(table.features, known["columns"], known.get("categories", {}), notes)
+    as_text = classes is not None and isinstance(classes[0], str)
+    values, text = _target_values(table, target, known["task"])
+    if classes is None:
+        return X, np.asarray(values, np.float64)
+    if as_text and not text:  # names made of digits, which here look like numbers
+        given = table.target if not isinstance(table.target, np.ndarray) else table.target.tolist()
+        values = np.array([str(v).strip() for v in given or []])
+    place = {value: code for code, value in enumerate(classes)}
+    codes = np.array([place.get(value, -1) for value in values.tolist()], np.int64)
+    if (codes < 0).any():
+        row = int(np.argmax(codes < 0))
+        raise DataFileError(
+            f"{path}: {table.where(row)}, column {target!r}: class {values.tolist()[row]!r} does not occur in the "
+            "training file"
+        )
+    return X, codes
+
+
+def reading_of(known: Mapping[str, Any]) -> Reading:
+    """How the columns of a trained model are read."""
+    return Reading(frozenset(known.get("categories", {})), missing=known.get("missing") == "mean")
+
+
+def _needed(path: Path, names: list[str], known: Mapping[str, Any]) -> list[str]:
+    missing = [column for column in known["columns"] if column not in set(names)]
+    if missing:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise DataFileError(
+            f"{path}: column {missing[0]!r}{more}, which the model needs, is missing{nearest(missing[0], names)}"
+        )
+    return list(known["columns"])
 
 
 def _reader(path: Path) -> Any:
@@ -145,20 +260,34 @@ def _reader(path: Path) -> Any:
     return readers[path.suffix.lower()]
 
 
-def _all_but_target(path: Path, names: list[str], target: str) -> tuple[list[str], str]:
-    name = target
-    if target not in names:
-        try:
-            name = names[int(target)]
-        except (ValueError, IndexError):
-            shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-            raise DataFileError(
-                f"{path}: has no column {target!r}{nearest(target, names) or '.'} Columns: {shown}"
-            ) from None
-    features = [column for column in names if column != name]
+def _named(path: Path, names: list[str], column: str) -> str:
+    """The column of this name, or at this position."""
+    if column in names:
+        return column
+    try:
+        return names[int(column)]
+    except (ValueError, IndexError):
+        shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+        raise DataFileError(
+            f"{path}: has no column {column!r}{nearest(column, names) or '.'} Columns: {shown}"
+        ) from None
+
+
+def _features(path: Path, names: list[str], target: str, choice: Choice) -> list[str]:
+    """The columns that are left for features."""
+    dropped = {_named(path, names, column) for column in choice.drop}
+    for column in choice.categorical:
+        if column not in names:
+            _named(path, [name for name in names if not name.lstrip("-").isdigit()], column)
+    for column in (*choice.categorical, target):
+        if column in dropped:
+            raise DataFileError(f"{path}: column {column!r} is to be dropped, and is the target or categorical as well")
+    if target in choice.categorical:
+        raise DataFileError(f"{path}: column {target!r} is the target; --task classification makes it classes")
+    features = [column for column in names if column != target and column not in dropped]
     if not features:
-        raise DataFileError(f"{path}: has no column besides the target {name!r}; at least one feature is needed")
-    return features, name
+        raise DataFileError(f"{path}: has no column besides the target {target!r}; at least one feature is needed")
+    return features
 
 
 def _target_values(table: RawTable, name: str, task: str | None) -> tuple[NDArray[Any], bool]:

@@ -1,0 +1,128 @@
+"""Columns of a table as numbers: those that hold numbers as they are, those that hold names as one 0 or 1 for each
+name that occurs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataFileError
+from .columns import MISSING, BadCell, Column, numbers
+
+__all__ = ["categories_of", "encoded", "feature_names", "from_arrays"]
+
+Floats = NDArray[np.float64]
+MOST_NAMES = 1000  # of a column; each becomes an input of the network
+FEW_NAMES = 20  # so many are categories in the shortest table
+
+
+def categories_of(features: Mapping[str, Column], where: str = "") -> dict[str, list[str]]:
+    """{column: its names, sorted} of the columns that hold text; a missing one is none of them. `where` begins what is
+    said.
+
+    Raises
+    ------
+    DataFileError
+        So many names that they tell rows apart, and not kinds of rows; a column without any.
+    """
+    found = {}
+    for column, cells in features.items():
+        if isinstance(cells, np.ndarray):
+            continue
+        names = sorted(set(cells) - {""})
+        if not names:
+            raise DataFileError(f"{where}column {column!r} holds no value at all; leave it out: --drop {column}")
+        if len(names) > FEW_NAMES and (len(names) > MOST_NAMES or 2 * len(names) > len(cells)):
+            raise DataFileError(
+                f"{where}column {column!r} holds {len(names):,} different texts in {len(cells):,} rows (such as "
+                f"{names[0]!r}), too many to be categories; leave it out: --drop {column}"
+            )
+        found[column] = names
+    return found
+
+
+def feature_names(columns: Sequence[str], categories: Mapping[str, Sequence[str]]) -> list[str]:
+    """What each input of the network is: the column itself, or column=name for each of its names."""
+    return [
+        feature
+        for column in columns
+        for feature in ([f"{column}={name}" for name in categories[column]] if column in categories else [column])
+    ]
+
+
+def encoded(
+    features: Mapping[str, Column], columns: Sequence[str], categories: Mapping[str, Sequence[str]], notes: list[str]
+) -> Floats:
+    """(m, inputs) in the order of `feature_names`. A name that is none of the column's gives 0 for all of them.
+
+    notes : appended to where that happened to one that is not missing.
+    """
+    rows = len(features[columns[0]])
+    X = np.zeros((rows, len(feature_names(columns, categories))))
+    at = 0
+    for column in columns:
+        cells = features[column]
+        if column not in categories:
+            X[:, at] = cells
+            at += 1
+            continue
+        place = {name: at + i for i, name in enumerate(categories[column])}
+        strange = []
+        for row, cell in enumerate(cells):
+            if cell in place:
+                X[row, place[cell]] = 1
+            elif cell != "":
+                strange.append(cell)
+        if strange:
+            shown = ", ".join(map(repr, sorted(set(strange))[:3])) + (", ..." if len(set(strange)) > 3 else "")
+            notes.append(
+                f"{len(strange)} rows have in column {column!r} what did not occur in training ({shown}): it is taken "
+                "for none of the names known"
+            )
+        at += len(place)
+    return X
+
+
+def from_arrays(table: Any, columns: Sequence[str], text: Collection[str], *, missing: bool) -> dict[str, Column]:
+    """The columns of a mapping name -> array-like, such as a DataFrame, as a reader of files would give them.
+
+    Raises
+    ------
+    DataFileError
+        A column is missing, of another length, or holds what cannot be used.
+    """
+    found: dict[str, Column] = {}
+    for column in columns:
+        try:
+            values = np.asarray(table[column])
+        except (KeyError, IndexError, TypeError, ValueError):
+            raise DataFileError(f"column {column!r}, which the model needs, is missing") from None
+        if values.ndim != 1 or (found and len(values) != len(next(iter(found.values())))):
+            raise DataFileError(f"column {column!r} must be one value per row, got shape {values.shape}")
+        found[column] = _text(values) if column in text else _numbers(column, values, missing)
+        absent = [row for row, cell in enumerate(found[column]) if isinstance(cell, str) and not cell]
+        if absent and not missing:
+            raise DataFileError(f"row {absent[0] + 1}, column {column!r}: missing value")
+    return found
+
+
+def _text(values: NDArray[Any]) -> list[str]:
+    cells = ["" if v is None or v != v else str(v).strip() for v in values.tolist()]
+    return ["" if cell.lower() in MISSING else cell for cell in cells]
+
+
+def _numbers(column: str, values: NDArray[Any], missing: bool) -> Floats:
+    if values.dtype.kind not in "biuf":
+        cells = numbers(_text(values), missing=missing)
+        if isinstance(cells, BadCell):
+            raise DataFileError(f"row {cells.row + 1}, column {column!r}: {cells.reason}")
+        return cells
+    cells = values.astype(np.float64)
+    wrong = np.isinf(cells) if missing else ~np.isfinite(cells)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataFileError(f"row {row + 1}, column {column!r}: {cells[row]} is not a finite number")
+    return cells

@@ -1,0 +1,136 @@
+"""`fastnn train` and `predict` on tables as they are: categories, missing cells, columns left out, rare classes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import fastnn
+from fastnn.cli.app import app
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch):
+    """Run the command line in an empty folder; gives (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*words):
+        result = CliRunner().invoke(app, [str(word) for word in words])
+        return result.exit_code, result.stdout, result.stderr
+
+    return run
+
+
+@pytest.fixture
+def households(tmp_path):
+    """Categories, a column of numbers of rows, missing cells, a rare class; and other rows for the test."""
+    rng = np.random.default_rng(0)
+    for name, rows in (("homes", 300), ("others", 60)):
+        lines = ["id,size,city,sold"]
+        for i in range(rows):
+            city, size = ("Oslo", "Rome")[rng.integers(2)], rng.integers(20, 200)
+            rare = "yes" if size > 175 and city == "Oslo" else "no"
+            lines.append(f"h{i},{'' if i % 29 == 3 else size},{city},{rare}")
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_a_table_with_categories_missing_cells_and_test_rows_of_its_own(cli, households, tmp_path):
+    words = ("train", "homes.csv", "--target", "sold", "--drop", "id", "--missing", "mean", "--test", "others.csv")
+    code, out, err = cli(*words, "--balanced", "--epochs", "40", "--json", "--no-plot")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["configuration"]["drop"] == ["id"]
+    assert found["configuration"]["balanced"]
+    assert (found["data"]["features"], found["data"]["test_rows"], found["data"]["train_rows"]) == (3, 60, 270)
+    _, yes = found["confusion"]
+    assert yes[1] >= 0.7 * sum(yes), "the rare class is found"
+    code, out, _ = cli("predict", found["model"], "others.csv", "--all-classes")
+    header, *rows = out.splitlines()
+    assert (code, header, len(rows)) == (0, "prediction,probability,p(no),p(yes)", 60)
+    for row in rows:
+        answer, probability, *each = row.split(",")
+        assert float(probability) == max(map(float, each))
+        assert answer == ("no", "yes")[int(float(each[1]) > float(each[0]))]
+    code, out, _ = cli("predict", found["model"], "others.csv", "--all-classes", "--json")
+    found = json.loads(out)
+    assert found["classes"] == ["no", "yes"]
+    np.testing.assert_allclose(np.sum(found["all_probabilities"], axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--target", "size", "--drop", "id"), "missing value (empty) in the target"),
+        (("--target", "sold", "--target", "size"), "--target is given 2 times (sold, size); one is expected"),
+        (("--target", "sold", "--drop", "id"), "missing value (empty); --missing mean takes the mean for it"),
+        (("--target", "sold", "--missing", "mean"), "too many to be categories; leave it out: --drop id"),
+        (("--target", "sold", "--missing", "median"), "--missing"),
+        (("--target", "sold", "--drop", "id", "--missing", "mean", "--test", "nobody.csv"), "nobody.csv: no such file"),
+    ],
+)  # fmt: skip
+def test_what_a_table_cannot_be_asked_is_one_line(cli, households, words, expected):
+    code, out, err = cli("train", "homes.csv", *words)
+    assert (code, out) == (2, "")
+    assert expected in err
+    assert err.count("\n") == 1
+
+
+def test_options_of_tables_are_refused_for_images(cli):
+    for words in (("--drop", "x"), ("--categorical", "x"), ("--missing", "mean"), ("--test", "x.csv")):
+        code, _, err = cli("train", "digits", *words)
+        assert code == 2
+        assert f"{words[0]} is for tables" in err
+
+
+def test_a_regression_has_no_classes_to_give(cli, households):
+    words = ("--target", "size", "--drop", "id", "--epochs", "1", "--no-plot", "--missing", "mean")
+    code, _, err = cli("train", "homes.csv", *words)
+    assert code == 2, "a target may not be missing"
+    assert "missing value (empty) in the target" in err
+
+
+def test_all_classes_is_for_classes_and_balanced_too(cli, tmp_path):
+    rng = np.random.default_rng(0)
+    lines = [f"{a:.3f},{b:.3f},{a - b:.3f}" for a, b in rng.random((80, 2))]
+    (tmp_path / "t.csv").write_text("a,b,y\n" + "\n".join(lines) + "\n")
+    code, _, err = cli("train", "t.csv", "--target", "y", "--epochs", "2", "--no-plot")
+    assert code == 0, err
+    code, out, err = cli("predict", "runs/t.safetensors", "t.csv", "--all-classes")
+    assert (code, out) == (2, "")
+    assert "--all-classes is for models that tell classes apart" in err
+    code, _, err = cli("train", "t.csv", "--target", "y", "--balanced")
+    assert code == 2
+    assert "--balanced is for classes, and column 'y' is taken for quantities" in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM here")
+def test_a_batch_system_whose_time_is_up_keeps_what_was_trained(tmp_path):
+    """SIGTERM, as docker stop, Slurm and timeout send it, ends a training as Ctrl-C does."""
+    rng = np.random.default_rng(0)
+    lines = [f"{a:.3f},{b:.3f},{int(a > b)}" for a, b in rng.random((400, 2))]
+    (tmp_path / "t.csv").write_text("a,b,y\n" + "\n".join(lines) + "\n")
+    words = ["train", "t.csv", "--target", "y", "--epochs", "100000", "--no-plot", "--backend", "numpy"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "fastnn", *words],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        for line in process.stderr:
+            if line.startswith("epoch"):
+                break
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+    net = fastnn.load(tmp_path / "runs" / "t.safetensors", backend="numpy")
+    assert net.epochs_trained > 0
