@@ -13,14 +13,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import activations, costs, saved_optimizer
+from . import activations, costs, files, saved_optimizer
 from .backends import Backend, get_backend
 from .errors import ModelFileError, positive_integer
 from .layout import Layout
@@ -130,26 +129,7 @@ def _replace(path: Path, content: bytes) -> None:
         raise ValueError(
             f"path={str(path)!r} is not a regular file but a device, pipe or socket; give the name of a file"
         )
-    path = Path(os.path.realpath(path))  # a link stays, and what it points to is written
-    folder = path.parent
-    handle, temporary = tempfile.mkstemp(prefix=".fastnn-", suffix=".tmp", dir=folder)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes it private; a model is an ordinary file
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    directory = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # the new name itself survives a power cut
-    finally:
-        os.close(directory)
+    files.replace(path, content, durable=True)
 
 
 def load(path: str | os.PathLike[str], *, backend: str | Backend = "auto") -> Network:

@@ -292,9 +292,7 @@ class Network(FitMethod):
         return cost_sum / m + self.l2 / (2 * total) * self.sum_of_squared_weights(), Delta
 
     def mean_cost(self, X: Any, y: Any, *, l2: bool = True, sample_weight: Any = None) -> float:
-        """Mean cost over the m rows; J of `cost_and_gradient`, whose L2 term is lambda / (2 m) sum Theta^2, or with
-        l2=False without that term, as `history.val_cost` is.
-        """
+        """Mean cost over the m rows: J of `cost_and_gradient`, or without L2, as `history.val_cost` is."""
         x = self._inputs(X)
         targets = self._targets(y, x.shape[0])
         weights, total = row_weights.for_rows(sample_weight, self, targets)
@@ -392,6 +390,12 @@ class Network(FitMethod):
         from .model_file import save
 
         save(self, path, optimizer=optimizer)
+
+    def export_onnx(self, path: str | os.PathLike[str]) -> None:
+        """Write the network to NAME.onnx, for other runtimes. See `fastnn.onnx_export`."""
+        from .onnx_export import export_onnx
+
+        export_onnx(self, path)
 
     # ---- shared with training ---------------------------------------------------------------------
 

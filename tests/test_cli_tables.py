@@ -134,3 +134,28 @@ def test_a_batch_system_whose_time_is_up_keeps_what_was_trained(tmp_path):
     assert process.returncode == 130
     net = fastnn.load(tmp_path / "runs" / "t.safetensors", backend="numpy")
     assert net.epochs_trained > 0
+
+
+def test_a_model_is_exported_for_other_runtimes(cli, households, tmp_path):
+    words = (
+        "train",
+        "homes.csv",
+        "--target",
+        "sold",
+        "--drop",
+        "id",
+        "--missing",
+        "mean",
+        "--epochs",
+        "2",
+        "--no-plot",
+    )
+    assert cli(*words)[0] == 0
+    code, out, err = cli("export", "runs/homes.safetensors", "homes.onnx")
+    assert (code, out) == (0, "")
+    assert "written to homes.onnx" in err
+    assert "(an earlier file was overwritten)" in cli("export", "runs/homes.safetensors", "homes.onnx")[2]
+    code, _, err = cli("export", "runs/homes.safetensors", "homes.pt")
+    assert code == 2
+    assert "must end in '.onnx'" in err
+    assert cli("export", "nobody.safetensors", "homes.onnx")[0] == 2

@@ -350,7 +350,7 @@ def test_a_disk_that_cannot_be_written_leaves_the_old_file_and_no_leftovers(tmp_
         raise OSError(28, "No space left on device")
 
     net = trained("numpy")
-    monkeypatch.setattr(f"fastnn.model_file.{'tempfile' if step == 'mkstemp' else 'os'}.{step}", fail)
+    monkeypatch.setattr(f"fastnn.files.{'tempfile' if step == 'mkstemp' else 'os'}.{step}", fail)
     with pytest.raises(OSError, match="No space left"):
         net.save(path)
     monkeypatch.undo()

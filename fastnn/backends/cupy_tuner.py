@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from .. import files
 from .cupy_contract import Device
 from .cupy_products import Candidate, NotOffered
 
@@ -102,10 +102,7 @@ class Tuner:
         everything = {**self._read(), self._device.identity or "": self._known}
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(prefix=".choices-", dir=self._file.parent)
-            with os.fdopen(handle, "w") as file:
-                json.dump({"format": FORMAT, "devices": everything}, file)
-            os.replace(temporary, self._file)  # at once, for other processes
+            files.replace(self._file, json.dumps({"format": FORMAT, "devices": everything}).encode())
         except OSError as error:
             warnings.warn(
                 f"the timed choices of matrix products cannot be kept in {self._file} ({error}); each process times "

@@ -214,6 +214,17 @@ def predict(
 
 
 @app.command()
+def export(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `fastnn train` or net.save wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="To write.")],
+) -> None:
+    """Write a model as ONNX, with the scaling of its data, for other runtimes."""
+    from .prediction import export as run
+
+    run(model, file)
+
+
+@app.command()
 def gradcheck(
     backend: Engine = "auto",
     seed: Annotated[str, typer.Option(metavar="INTEGER", help="Of weights and data.")] = "0",

@@ -5,17 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import tempfile
 from pathlib import Path
 
-from .. import __version__
+from .. import __version__, files
 from ..model_file import load
 from ..prediction import Predictions, predict_file
 from .errors import known, remark, warnings_as_remarks
 from .settings import BACKENDS
 
-__all__ = ["predict"]
+__all__ = ["export", "predict"]
 
 
 def predict(model: Path, file: Path, *, output: Path | None, all_classes: bool, backend: str, as_json: bool) -> None:
@@ -44,26 +42,24 @@ def predict(model: Path, file: Path, *, output: Path | None, all_classes: bool, 
     )
 
 
+def export(model: Path, file: Path) -> None:
+    """Run the command `export`."""
+    with warnings_as_remarks():
+        net = load(model, backend="numpy")
+    existed = file.is_file()
+    net.export_onnx(file)
+    remark(f"written to {file}{' (an earlier file was overwritten)' if existed else ''}")
+
+
 def _replace(path: Path, text: str) -> None:
     """Write beside the target and move, so that a full disk leaves the earlier file as it was."""
     if path.is_dir():
         raise ValueError(f"--output {path}: is a folder, a file name is expected")
     try:
-        path = Path(os.path.realpath(path))  # a link stays, and what it points to is written
         if path.exists() and not path.is_file():  # /dev/stdout, a pipe: written, not replaced
             path.write_text(text, encoding="utf-8", newline="")
             return
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".fastnn-")
-        try:
-            with open(handle, "w", encoding="utf-8", newline="") as file:
-                file.write(text)
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(temporary, 0o666 & ~umask)  # mkstemp gives 0600, which others could not read
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        files.replace(path, text.encode())
     except OSError as error:
         raise ValueError(f"--output {path}: cannot be written ({error.strerror or error})") from None
 

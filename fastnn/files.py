@@ -1,0 +1,41 @@
+"""Files written in one move: a crash or a full disk leaves the old one as it was. The standard library only."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+__all__ = ["replace"]
+
+
+def replace(path: Path, content: bytes, *, durable: bool = False) -> None:
+    """Write `content` beside `path` and move it there. A link stays, and what it points to is written. durable: also
+    if the power fails right afterwards.
+
+    Raises
+    ------
+    OSError
+        The folder does not exist or cannot be written, or the disk is full.
+    """
+    path = Path(os.path.realpath(path))
+    handle, temporary = tempfile.mkstemp(prefix=".fastnn-", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes it private; this is an ordinary file
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    if durable:
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)  # the new name itself
+        finally:
+            os.close(directory)
