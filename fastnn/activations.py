@@ -11,8 +11,9 @@ Shapes: z, a are (m, n); elementwise except softmax, which is shared over the ro
 | relu       | max(0, z)             | 1 if z>0    | 0    | 0       | +inf    | NaN    |
 | leaky_relu | z if z>0 else slope z | 1 or slope  | 0    | -inf    | +inf    | NaN    |
 | identity   | z                     | 1           | 0    | -inf    | +inf    | NaN    |
-| softmax    | e^z_j / sum_k e^z_k   | not elementwise | 1/n for a row of zeros | 0 beside a finite z | NaN row | NaN
-             row |
+
+softmax: e^z_j / sum_k e^z_k, not elementwise; a row of zeros gives 1/n, -inf beside a finite z gives 0, and +inf or NaN
+makes the whole row NaN.
 
 g' at the kink z = 0 of relu and leaky_relu is the left one (0, slope); g'(NaN) is NaN everywhere
 but for identity, whose g' is the constant 1. leaky_relu with slope 0 is relu, also at -inf.
@@ -35,7 +36,7 @@ Array = NDArray[Any]
 
 
 class Activation:
-    """One row of the table. Functions of a user's own are reserved for a later version.
+    """One row of the table. Classes derived from it are refused: compiled engines know the table's alone.
 
     Attributes
     ----------

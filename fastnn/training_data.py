@@ -55,7 +55,7 @@ class TrainingData:
 
 
 def prepare(
-    net: Network, X: Any, y: Any, validation: Any, seed: Any, scale: float | None, sample_weight: Any
+    net: Network, X: Any, y: Any, validation: Any, seed: Any, scale: float | None, sample_weight: Any = None
 ) -> TrainingData:
     """X, y, validation and sample_weight as `fit` takes them, checked, converted, on the engine; nothing of `net` is
     changed.

@@ -117,7 +117,7 @@ def test_the_epilogue_stage(monkeypatch):
     assert [entry["precision"] for entry in result["problems"]] == ["fp32", "bf16"]
     assert epilogues.run(Request(seconds=1), nothing)["left_out"]
     monkeypatch.setattr(
-        type(gpu_lab.make_backend().device), "products", property(lambda device: "nvmath-python is not installed")
+        type(gpu_lab.make_backend().device), "no_products", property(lambda device: "nvmath-python is not installed")
     )
     with pytest.raises(Absent, match="cuBLASLt is not used here: nvmath-python is not installed"):
         epilogues.measure(gpu_lab.make_backend(), "20-24-4", 32, "fp32")

@@ -38,7 +38,7 @@ class Case:
 
     def __init__(self, product, record_property, **arrays):
         self.gpu = engine()
-        assert self.gpu.device.products is None, self.gpu.device.products
+        assert self.gpu.device.no_products is None, self.gpu.device.no_products
         self.arrays = {name: self.gpu.asarray(x) for name, x in arrays.items()}
         # A candidate holds addresses: what it reads is kept here.
         self.factors, self.workspace = (

@@ -49,19 +49,24 @@ class Backend(ABC):
     """An engine: the four operations of the lecture, the output delta, array handling and `compile`."""
 
     name: ClassVar[str]
-    checks_outputs: ClassVar[bool] = False  # `outputs` notices NaN and infinity in its input
-    products: str = ""  # which library multiplies matrices and why that one, for people
-    loses_arrays: ClassVar[bool] = False  # they lie on a device that can be lost while the process lives on
-    # dtypes of X, beside the network's, that its programs read as they are
+    # Which library multiplies matrices, and why that one; for people.
+    products: str = ""
+    # Options that `get_backend(name, ...)` passes to the constructor, and those that this engine was given.
+    options: ClassVar[tuple[str, ...]] = ()
+    given: Mapping[str, Any] = {}
+    # Arithmetic of products (`precision`) that its programs know.
+    precisions: ClassVar[frozenset[str]] = frozenset({"fp32"})
+    # dtypes of X, beside the network's own, that its programs read without a converted copy; and whether they do so
+    # with any strides, and not from C-contiguous arrays alone.
     reads: ClassVar[frozenset[str]] = frozenset()
-    # the same of x that `outputs` takes as it is, integers times `net.scale`
+    reads_strides: ClassVar[bool] = False
+    # The same dtypes for `outputs`, which multiplies integers by `net.scale`; and whether it notices NaN and infinity.
     predicts: ClassVar[frozenset[str]] = frozenset()
-    options: ClassVar[tuple[str, ...]] = ()  # what `get_backend` passes to the engine's constructor
-    # `fit` is inside while it plans and runs
+    checks_outputs: ClassVar[bool] = False
+    # Its arrays lie on a device that can be lost while the process lives on.
+    loses_arrays: ClassVar[bool] = False
+    # A context that `fit` enters for as long as it plans and runs.
     under_way: ClassVar[staticmethod[[], AbstractContextManager[Any]]] = staticmethod(nullcontext)
-    given: Mapping[str, Any] = {}  # those options, where this engine was made with some
-    precisions: ClassVar[frozenset[str]] = frozenset({"fp32"})  # arithmetic of products that its programs know
-    reads_strides: ClassVar[bool] = False  # its programs read X of any strides, not C-contiguous ones alone
 
     # ---- the operations -------------------------------------------------------------------------
 
@@ -221,8 +226,8 @@ class Backend(ABC):
 
     @abstractmethod
     def as_rows(self, x: Any, beside: int) -> Array:
-        """x (m, n) C-contiguous as programs read it: on the engine, or where that has not the memory, beside so
-        many bytes, on the host.
+        """x (m, n), C-contiguous, as programs read it: on the engine; or on the host, if the engine has not the memory
+        for it and for `beside` bytes more.
         """
 
     @abstractmethod

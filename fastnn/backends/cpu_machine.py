@@ -10,13 +10,13 @@ such thing; bytes, rows and numbers as named.
 
 PANELS_FLOPS = 1.8e11
 BLAS_FLOPS = 1.1e11
-SCIPY_FLOPS = 0.6e11  # of SciPy's BLAS with fewer rows than
-SCIPY_ROWS = 128  # these; MKL is not that slow there
-MKL_FAR_FLOPS = 1.7e11  # of MKL with parameters beyond the cache, whose layers are wide
-MKL_FAR_STATE_FLOPS = 1.95e11  # and for rules with a state, which panels would pack too
-MKL_WIDE_FLOPS = 1.5e11  # of MKL in the cache, where no hidden layer is narrower than
-MKL_WIDTH = 256  # this, and a batch has so many
-MKL_ROWS = 128  # rows
+SCIPY_ROWS = 128  # with fewer rows SciPy's BLAS is slow, MKL is not
+SCIPY_FLOPS = 0.6e11  # SciPy's BLAS with that few
+MKL_FAR_FLOPS = 1.7e11  # MKL, wide layers, parameters beyond the cache
+MKL_FAR_STATE_FLOPS = 1.95e11  # the same for rules with a state, which panels would have to pack too
+MKL_WIDTH = 256  # a network whose hidden layers are all this wide is wide to MKL,
+MKL_ROWS = 128  # with batches of this many rows
+MKL_WIDE_FLOPS = 1.5e11  # MKL, such a network, parameters in the cache
 CALL_SECONDS = 0.5e-6  # a call of BLAS
 TURN_SECONDS = 0.35e-9  # an upper weight, transposed for panels
 OCTET_SECONDS = 0.14e-9  # a number of uint8 data, which is converted, beside one of float32
@@ -42,9 +42,11 @@ GRADIENT_PASSES = 2.0  # more where shared weights have a gradient, because ther
 # ---- a run, which is an epoch, or what fits into a slice of `fit` ---------------------------------------
 
 TEAM_SECONDS = 150e-6  # to call a team
-VECTOR_SECONDS = 25e-6  # to pack and unpack theta, and each vector of the rule's state, for panels
-NUMBER_SECONDS = 1.2e-9  # and each of its numbers, in the cache
-FAR_NUMBER_SECONDS = 2.2e-9  # and beyond
+# To pack and unpack theta, and each vector of the rule's state, for panels: once, and for each of its numbers, in the
+# cache or beyond it.
+VECTOR_SECONDS = 25e-6
+NUMBER_SECONDS = 1.2e-9
+FAR_NUMBER_SECONDS = 2.2e-9
 SLICE_SECONDS = 0.2  # as in fastnn.training, which is not imported for a number
 
 # ---- the matrix unit (kernels/cpu/amx.py) ---------------------------------------------------------------
@@ -56,24 +58,27 @@ AMX_NUMBER_SECONDS = 0.215e-9  # an activation or delta, laid out
 AMX_PARAMETER_SECONDS = 2.35e-9  # a parameter, moved and laid out
 AMX_UPPER_SECONDS = 1.25e-9  # an upper weight once more, for the way back
 AMX_STEP_SECONDS = 1e-6  # a step in which threads meet
-AMX_ROWS_TO_COPY = 64  # with fewer rows a thread uses weights that others have laid out,
-AMX_SHARED_SECONDS = 8e-6  # and the step waits for them
-AMX_FEW = 4  # inputs of the first layer, or outputs of the last, which vectors multiply (kernels/cpu/amx_thin.py)
+AMX_ROWS_TO_COPY = 64  # with fewer rows a thread does not lay out all weights itself, but uses what others laid out
+AMX_SHARED_SECONDS = 8e-6  # a step waits that long for them
+# Inputs of the first layer, or outputs of the last, up to which vectors multiply it: FEW of kernels/cpu/amx_thin.py,
+# which is not imported for a number (a test compares).
+AMX_FEW = 4
 # Rows of a thread's tile: half as many where products are too small to wait for rows behind, or parameters do not stay
 # near; a quarter where products are tiny; twice as many where rows are long and the first layer has few units.
 AMX_ROWS = 256
-AMX_NARROW_PARAMETERS = 70_000  # of a network whose products are small,
-AMX_TINY_PARAMETERS = 10_000  # and of one whose are tiny
-AMX_LAST_UNITS = 128  # few: their gradient takes the last rows first (kernels/cpu/amx_parts.py)
-AMX_MULTIPLE = 32  # of rows
+AMX_NARROW_PARAMETERS = 70_000  # a network with fewer has small products
+AMX_TINY_PARAMETERS = 10_000  # a network with fewer has tiny ones
+AMX_LAST_UNITS = 128  # up to that many units of the first layer, its gradient takes the last rows first (amx_parts.py)
+AMX_MULTIPLE = 32  # rows of a tile are a multiple of it
 PAIR_OF_VECTORS = 32  # numbers
 
 # ---- how far panels go ----------------------------------------------------------------------------------
 
-PANELS_BYTES = 3 << 20  # of parameters, which stay in a core's cache
-PANELS_BYTES_MKL = 10 << 20  # and further away, weighed against MKL
-PANELS_BYTES_FAR = 16 << 20  # or SciPy's BLAS, or for one row
-SHARED_BYTES = 64 << 20  # and where each thread has its share of the weights
+# Bytes of parameters up to which panels are considered.
+PANELS_BYTES = 3 << 20  # those stay in a core's cache
+PANELS_BYTES_MKL = 10 << 20  # beside MKL
+PANELS_BYTES_FAR = 16 << 20  # beside SciPy's BLAS, and for one row
+SHARED_BYTES = 64 << 20  # where each thread has its share of the weights
 
 # ---- rows of a tile -------------------------------------------------------------------------------------
 # With more, the deltas of a panel leave the first-level cache, or the data of the next tile push out what is needed
@@ -82,14 +87,14 @@ SHARED_BYTES = 64 << 20  # and where each thread has its share of the weights
 
 PANELS_ROWS = 64
 PANELS_FAR_ROWS = 256  # of parameters beyond the cache
-PANELS_SHORT_ROWS = 192  # of rows of at most
-SHORT_ROW_BYTES = 1024  # so many bytes
-PANELS_NARROW_ROWS = 32  # where outputs fill one vector, of rows of at least
-LONG_ROW_BYTES = 2048  # so many bytes
-VECTOR_BYTES = 64  # of the machine that this was fitted to
-TILE_MULTIPLE = 16  # of rows
+SHORT_ROW_BYTES = 1024  # a row of data up to this long is short,
+PANELS_SHORT_ROWS = 192  # and a tile has this many of them
+LONG_ROW_BYTES = 2048  # a row of data from this length on is long,
+PANELS_NARROW_ROWS = 32  # and a tile has this many of them where outputs fill one vector
+VECTOR_BYTES = 64  # a vector of the machine that this was fitted to
+TILE_MULTIPLE = 16  # rows of a tile are a multiple of it
 # Rows, activations and deltas that BLAS is given at a time. A narrow net's products are small, so its tile stays in the
 # second-level cache; a wide one's want many rows.
-NARROW_PARAMETERS = 60_000  # of a narrow net, at most
+NARROW_PARAMETERS = 60_000  # a net with at most that many is narrow
 NARROW_BYTES = 1 << 18
 WIDE_BYTES = 3 << 20

@@ -165,10 +165,10 @@ class CupyBackend(Backend):
         may_fuse = not why_not(net, self.device, batch_size, rule)
         if for_rule is not None and for_rule.startswith("fused") and may_fuse:
             return f"{for_rule}; {memory}"
-        how = "launched one by one" if self.device.products else "as one CUDA graph"
+        how = "launched one by one" if self.device.no_products else "as one CUDA graph"
         parts = "" if rows == batch_size else f" in parts of {rows} rows, whose gradients add up"
         text = f"each step {how}{parts}; {net.precision} products; {memory}"
-        if self.device.products is None:
+        if self.device.no_products is None:
             text += f"; {self.device.library}; {chosen or 'epilogues chosen by timing when training begins'}"
         if for_rule is None and self.fused is not False and may_fuse:
             text += "; or many steps in one launch of a fused kernel, if that is timed to be faster then"

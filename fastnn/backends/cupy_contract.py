@@ -70,8 +70,8 @@ class Device(ABC):
         Shared memory that a block can have at most; 0 where that is not known.
     identity : str or None
         Device, driver and library; measured choices hold for the same ones. None: not worth remembering.
-    products : str or None
-        None if `prepare` offers products that can be captured, else why not.
+    no_products : str or None
+        Why `prepare` cannot offer products that can be captured; None if it can.
     library : str
         What products are computed by, for people.
     refusals : mapping
@@ -83,7 +83,7 @@ class Device(ABC):
     reserve_bytes = 0
     shared_bytes = 0
     identity: str | None = None
-    products: str | None = None
+    no_products: str | None = None
     library: str = "cuBLAS"
     refusals: Mapping[str, str] = MappingProxyType({})
 

@@ -76,12 +76,12 @@ class CupyDevice(Device):
         self._scalars: dict[tuple[str, float], np.ndarray[Any, Any]] = {}
 
     def _open_lt(self) -> Any:
-        """cuBLASLt, named in `library`, or None with the reason in `products`."""
+        """cuBLASLt, named in `library`, or None with the reason in `no_products`."""
         try:
             lt = importlib.import_module(".cupy_lt", __package__).Lt()
         except Exception as error:
-            self.products = f"cuBLASLt cannot be used ({type(error).__name__}: {_first_line(error)})"
-            self.library = f"cuBLAS, because {self.products}"
+            self.no_products = f"cuBLASLt cannot be used ({type(error).__name__}: {_first_line(error)})"
+            self.library = f"cuBLAS, because {self.no_products}"
             return None
         runtime = self._cupy.cuda.runtime
         name = runtime.getDeviceProperties(self.id)["name"]

@@ -81,8 +81,8 @@ class CupyProgram(Program):
         self._fused: Fused | None = None
         self._trials: Trials | None = None
         self._fusing = False
-        if device.products is not None:
-            self._capture.mode, self._capture.why_eager = "eager", device.products
+        if device.no_products is not None:
+            self._capture.mode, self._capture.why_eager = "eager", device.no_products
         with device.work():
             with self._buffers.filled():
                 self._choices = choose(self._buffers, rows, in_parts=rows < self.batch_size)
@@ -97,8 +97,8 @@ class CupyProgram(Program):
         backend.tuner.save()
         backend.plans[plan_key(net, self.batch_size, rows)] = describe(self._choices)
         backend.plans[plan_key(net, self.batch_size, rows, optimizer.name)] = self.describe()
-        if device.products is not None and not self._fusing:
-            self._capture.refused(device.products)
+        if device.no_products is not None and not self._fusing:
+            self._capture.refused(device.no_products)
 
     def _take_memory(self, optimizer: Optimizer) -> tuple[Pieces, Arena]:
         """The arena for `micro_batch` rows at a time, or for fewer: what is free may lie in too small pieces."""
@@ -269,8 +269,8 @@ class CupyProgram(Program):
             return
         self._feeder = Feeder(self._device, X, self.batch_size) if isinstance(X, HostRows) else None
         self._data = (X, y, weights, scale)
-        if self._feeder is not None and self._fusing and self._device.products is not None:
-            self._capture.refused(self._device.products)  # not said yet: fused steps do without products
+        if self._feeder is not None and self._fusing and self._device.no_products is not None:
+            self._capture.refused(self._device.no_products)  # not said yet: fused steps do without products
         sources = [X] if self._feeder is None else self._feeder.rows
         self._replays = [
             Replay(self._device, self._capture, functools.partial(self._make_step, source), self.batch_size)
@@ -315,8 +315,8 @@ def arithmetic(net: Network, device: Device) -> tuple[str, str]:
     ValueError
         Reduced precision where the device has no products for it.
     """
-    if net.precision != "fp32" and device.products is not None:
-        raise ValueError(f"precision={net.precision!r} cannot be used: {device.products}; use precision='fp32'")
+    if net.precision != "fp32" and device.no_products is not None:
+        raise ValueError(f"precision={net.precision!r} cannot be used: {device.no_products}; use precision='fp32'")
     return arithmetic_of(net)
 
 

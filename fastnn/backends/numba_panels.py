@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..kernels.cpu import JIT
+from ..kernels.cpu.codes import IDENTITY, RELU, SGD, SOFTMAX_CROSS_ENTROPY, SQUARED_ERROR
 from ..kernels.cpu.on_demand import ACTIVATE, DERIVATIVE, OUTPUTS, table
 from ..kernels.cpu.panel_parts import TALL
 from ..kernels.cpu.panel_prediction import ROWS, panel_prediction
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["PanelPredictor", "PanelProgram", "cuts_for_team", "likely_parts", "needed_parts", "without_last"]
 
 # codes of activations, and of pairs: softmax with cross-entropy, an elementwise function with squared error
-IDENTITY, RELU, CROSS_ENTROPY, SQUARED_ERROR = 0, 3, 0, 2
 # rows of a panel that leave it at a time: with more, the lines that one output's weights lie on drive each other out of
 # the first-level cache
 UNPACKED = 128
@@ -56,7 +56,7 @@ class PanelProgram(TeamProgram):
             layout.sizes, layout.widths, layout.blocks, layout.starts, layout.turns, codes, slopes, net.pair.code
         )
         # plain gradient descent: kernels/cpu/row_program.py, which needs no Delta
-        self._by_row = team == job.batch_size == 1 and self.optimizer.code == 0
+        self._by_row = team == job.batch_size == 1 and self.optimizer.code == SGD
         lower_N = int(layout.blocks[split])  # whose gradients are in no two threads' hands
         widest = max((int(P) for P in layout.widths if P * dtype.itemsize > PANEL), default=0)
         # numbers of a row that a thread has to itself
@@ -134,7 +134,7 @@ def needed_parts(net: Network, by_class: bool, batch_size: int, weighted: bool =
         needed.add(DERIVATIVE)
     pair, linear = net.pair.code, net.activations[-1].code == IDENTITY
     # the program does these two itself
-    within = by_class if pair == CROSS_ENTROPY else linear and pair == SQUARED_ERROR and not by_class
+    within = by_class if pair == SOFTMAX_CROSS_ENTROPY else linear and pair == SQUARED_ERROR and not by_class
     if weighted or not within:
         needed.add(OUTPUTS)
     return needed
@@ -142,7 +142,7 @@ def needed_parts(net: Network, by_class: bool, batch_size: int, weighted: bool =
 
 def likely_parts(net: Network, batch_size: int) -> set[int]:
     """The same before the targets are known: classes with cross-entropy, values with squared error."""
-    return needed_parts(net, net.pair.code == CROSS_ENTROPY, batch_size)
+    return needed_parts(net, net.pair.code == SOFTMAX_CROSS_ENTROPY, batch_size)
 
 
 def cuts_for_team(rows: int, team: int, tile: int) -> list[int]:

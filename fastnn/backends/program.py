@@ -179,9 +179,10 @@ class Program(ABC):
         fits = X.dtype == net.dtype or (X.dtype.name in net.backend.reads and X.dtype.isnative)
         lies_well = X.flags.c_contiguous or (net.backend.reads_strides and X.flags.aligned)
         if X.ndim != 2 or X.shape[1] != net.sizes[0] or not fits or not lies_well:
+            kinds = " or ".join([str(net.dtype), *sorted(net.backend.reads - {net.dtype.name})])
+            order = "" if net.backend.reads_strides else "C-contiguous "
             raise ValueError(
-                f"X must be a C-contiguous (n, {net.sizes[0]}) array of {net.dtype}, got shape {tuple(X.shape)} of "
-                f"{X.dtype}"
+                f"X must be a {order}(n, {net.sizes[0]}) array of {kinds}, got shape {tuple(X.shape)} of {X.dtype}"
             )
         net.backend.check_targets(net.pair, y, X.shape[0], net.sizes[-1], net.dtype)
         if (weights := self.weights) is not None and not (

@@ -391,13 +391,14 @@ else:
 #               gate: 0; or, with a bias, RECTIFY for the ReLU, or the address of rows like out's, outputs of a ReLU,
 #               whose derivative multiplies out
 # add_up:       out (n_out, n_in), rows `step` bytes apart, = keep out + share left x, rows of x (m, n_in) as above; out
-#               is not read where keep is 0. right: room for `right_pieces`; room: ROOM bytes errand: room for ERRAND
-#               int64. ahead: 0; or so many rows ahead forward asks for rows, of which there are places beyond m, and
-#               add_up asks for columns
+#               is not read where keep is 0. right: room for `right_pieces`; room: ROOM bytes
+# errand:       room for ERRAND int64 numbers
+# ahead:        0; or how many rows ahead forward asks for rows, with places for them beyond m, and add_up for columns
 # pack_turned:  d (m, width), rows `step` bytes apart, as left factor (width, m), whose pieces begin with number `first`
 #               of so many `steps`: others' rows may lie before and behind
-# pack_weights: units first..last of W (n_out, n_in), rows `step` bytes apart, first a multiple of 16, or 32 if back is
-# not 0, and last too unless it is n_out, as right factor W^T, and W unless back is 0. Without JIT all units
+# pack_weights: units first..last of W (n_out, n_in), rows `step` bytes apart, as right factor W^T, and W too unless
+#               back is 0. first is a multiple of 16 (of 32 if back is not 0), and so is last unless it is n_out.
+#               Without JIT all units
 if JIT:
     _FORWARD, _ADD_UP, _PACK_TURNED, _PACK_WEIGHTS = 0, 1, 2, 3  # places in the table, before those of on_demand.py
     _float, _integer = types.float32, types.int64

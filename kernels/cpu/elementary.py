@@ -6,8 +6,9 @@ subtracted in two parts (Cody and Waite 1980, "Software Manual for the Elementar
 p = e^r - 1 by a polynomial; then
 
   e^x = 2^k (1 + p)
-  tanh |x| = t / (t + 2) with t = e^2|x| - 1 = 2^k p + (2^k - 1), no cancellation for any |x|; the sign is put back as a
-  bit sigmoid x = (1 or e^-|x|) / (1 + e^-|x|)
+  tanh |x| = t / (t + 2) with t = e^2|x| - 1 = 2^k p + (2^k - 1), no cancellation for any |x|; the sign is put back
+             as a bit
+  sigmoid x = (1 or e^-|x|) / (1 + e^-|x|)
 
 A quotient whose divisor was rounded is corrected once by what the rounding lost (`_quotient`).
 No branch but selections, one division: that is what the compiler can do on many numbers at once.

@@ -122,7 +122,7 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
                     )
             for layer in range(layers):
                 P, z = widths[layer], a_all + starts[layer] * size
-                rectified = layer < last and codes[layer] == 3
+                rectified = layer < last and codes[layer] == RELU
                 if layer > 0:
                     below = a_all + starts[layer - 1] * size
                     apply(
@@ -142,7 +142,7 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
                 below = a_all + starts[layer - 1] * size
                 upper = d_all + starts[layer] * size
                 lower = d_all + starts[layer - 1] * size
-                rectified = codes[layer - 1] == 3
+                rectified = codes[layer - 1] == RELU
                 _back(
                     zero, below, upper, theta + blocks[layer] * size, P, sizes[layer], lower, mine.turned, share, keep,
                     1 if rectified else 0,

@@ -181,8 +181,9 @@ uncounted = inner(uncounted)
 
 
 def own(me, turned, upper, data, run, memory):
-    """Thread `me`'s `Own`; the address `turned` is 0 unless it is asked for; a and d begin `upper` bytes before
-    their memory, with layers that have none there.
+    """Thread `me`'s `Own`. The address `turned` is 0 unless it is asked for. Where the lower layers' rows lie elsewhere
+    (kernels/cpu/split_program.py), a and d are moved back by the `upper` bytes these would take, so that offsets of the
+    layers above are the same in all programs.
     """
     none = np.int64(0)
     state1 = address(memory.state1) if memory.state1.size else none

@@ -101,7 +101,7 @@ class ShimDevice(Device):
         )
 
     @property
-    def products(self):  # why there are no captured products
+    def no_products(self):
         return None if "DEFAULT" in self.offers else "there is no cuBLASLt here"
 
     # ---- memory

@@ -61,7 +61,7 @@ def exercise(backend: Any, dtypes: tuple[str, ...] = ("float32", "float64"), siz
     try:
         with engine.fusing(backend, False):
             for dtype in dtypes:
-                precisions = ("fp32", "bf16") if dtype == "float32" and device.products is None else ("fp32",)
+                precisions = ("fp32", "bf16") if dtype == "float32" and device.no_products is None else ("fp32",)
                 for precision in precisions:
                     for place, (rows, sizes) in enumerate(sizes_[:2]):
                         for number, (output, cost) in enumerate(PAIRS):
