@@ -15,11 +15,12 @@ import copy
 import functools
 import numbers
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import optimizers
 from .errors import finite_number, pip_install
 from .network import Network
 from .optimizers import Optimizer
@@ -37,9 +38,6 @@ except ImportError as error:
         f"fastnn.estimators needs scikit-learn 1.6 or later, which cannot be imported ({error}): "
         f"{pip_install('sklearn')}"
     ) from None
-
-if TYPE_CHECKING:
-    from .training import History
 
 __all__ = ["DenseClassifier", "DenseRegressor"]
 
@@ -75,6 +73,10 @@ def _weights(sample_weight: Any, X: Array) -> Array | None:
 class _Dense(BaseEstimator):  # type: ignore[misc]
     """What both have in common: the parameters, and how a network is made and trained of them."""
 
+    network_: Network
+    optimizer_: Optimizer
+    _seed: int
+
     def __init__(
         self,
         hidden: Sequence[int] = (64, 32),
@@ -104,18 +106,22 @@ class _Dense(BaseEstimator):  # type: ignore[misc]
         self.dtype = dtype
         self.random_state = random_state
 
-    def _trained(
-        self, X: Array, y: Array, weights: Array | None, outputs: int, output: str, cost: str
-    ) -> tuple[Network, History]:
-        """Of codes of classes, or of standardised values. Nothing of the estimator is changed."""
+    def _made(self, inputs: int, outputs: int, output: str, cost: str) -> tuple[Network, Optimizer, int]:
+        """An untrained network, its rule, and the seed of both and of the order of rows."""
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         hidden = [self.hidden] if isinstance(self.hidden, numbers.Integral) else self.hidden
         if isinstance(hidden, (str, bytes)) or not hasattr(hidden, "__iter__"):
             raise TypeError(f"hidden must be the units of the hidden layers, such as (64, 32), got {hidden!r}")
         net = Network(
-            [X.shape[1], *hidden, outputs], hidden=self.activation, output=output, cost=cost, l2=self.l2,
+            [inputs, *hidden, outputs], hidden=self.activation, output=output, cost=cost, l2=self.l2,
             backend=self.backend, dtype=self.dtype, seed=seed,
         )  # fmt: skip
+        # an instance has a state, and fit begins anew
+        return net, optimizers.get(copy.deepcopy(self.optimizer), self.learning_rate), seed
+
+    def _train(self, X: Array, y: Array, weights: Array | None, outputs: int, output: str, cost: str) -> None:
+        """A fresh network, of codes of classes or of standardised values."""
+        net, rule, seed = self._made(X.shape[1], outputs, output, cost)
         watched = None
         if self.patience is not None and self.validation is None:
             raise ValueError(
@@ -129,20 +135,22 @@ class _Dense(BaseEstimator):  # type: ignore[misc]
             dealt = train_test_split(*parts, test_size=share, random_state=seed, stratify=classes)
             (X, y, *rest), watched = dealt[::2], tuple(dealt[1::2])
             weights = rest[0] if rest else None
-        size = self.batch_size
-        history = net.fit(
-            X,
-            y,
-            optimizer=copy.deepcopy(self.optimizer),  # an instance has a state, and fit begins anew
-            batch_size=min(size, len(X)) if isinstance(size, numbers.Integral) else size,
-            epochs=self.epochs,
-            validation=watched,
-            patience=self.patience,
-            seed=seed,
-            learning_rate=self.learning_rate,
+        self.history_ = net.fit(
+            X, y, optimizer=rule, batch_size=self._rows_a_step(X), epochs=self.epochs, validation=watched,
+            patience=self.patience, seed=seed, sample_weight=weights,
+        )  # fmt: skip
+        self.network_, self.optimizer_, self._seed = net, rule, seed
+
+    def _go_on(self, X: Array, y: Array, weights: Array | None) -> None:
+        """One epoch more on these rows."""
+        self.history_ = self.network_.fit(
+            X, y, optimizer=self.optimizer_, batch_size=self._rows_a_step(X), epochs=1, seed=self._seed,
             sample_weight=weights,
-        )
-        return net, history
+        )  # fmt: skip
+
+    def _rows_a_step(self, X: Array) -> Any:
+        size = self.batch_size
+        return min(size, len(X)) if isinstance(size, numbers.Integral) else size
 
     def _rows(self, X: Any) -> Array:
         check_is_fitted(self)
@@ -182,6 +190,7 @@ class DenseClassifier(ClassifierMixin, _Dense):  # type: ignore[misc]
     Attributes
     ----------
     network_ : fastnn.Network
+    optimizer_ : Optimizer
     history_ : fastnn.History
     classes_ : (K,) array
     n_features_in_, feature_names_in_ : as in every estimator
@@ -190,7 +199,8 @@ class DenseClassifier(ClassifierMixin, _Dense):  # type: ignore[misc]
     -----
     Standardise inputs (`StandardScaler`). In float32 a row predicted alone and the same row among others may differ in
     the last bits. A row of sample_weight 2 is as good as two rows, up to how rows fall into batches.
-    Several labels a row and `partial_fit` are not supported.
+    `partial_fit` goes on with the optimizer's state, but for a copy and an unpickled one, whose state begins anew.
+    Several labels a row are not supported.
     Errors of fastnn are its own: `fastnn.Diverged`, and ValueError or TypeError for bad parameters.
     """
 
@@ -228,18 +238,51 @@ class DenseClassifier(ClassifierMixin, _Dense):  # type: ignore[misc]
         classes, codes = np.unique(column_or_1d(y, warn=True), return_inverse=True)
         if len(classes) < 2:
             raise ValueError(f"y must have at least two classes to tell apart, got one class: {classes.tolist()[0]!r}")
-        weights = _weights(sample_weight, X)
-        if self.class_weight is not None:
-            weights = np.ones(len(X)) if weights is None else weights
-            if isinstance(self.class_weight, str) and self.class_weight == BALANCED:
-                totals = np.bincount(codes, weights)
-                of_class = np.divide(totals.sum(), np.count_nonzero(totals) * totals, where=totals > 0, out=0 * totals)
-                weights = weights * of_class[codes]
-            else:
-                weights = weights * compute_sample_weight(self.class_weight, y)
-        self.network_, self.history_ = self._trained(X, codes, weights, len(classes), "softmax", "cross_entropy")
         self.classes_ = classes
+        self._train(X, codes, self._weighed(codes, sample_weight, X), len(classes), "softmax", "cross_entropy")
         return self
+
+    @_whole
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> DenseClassifier:
+        """Train for one epoch more on these rows, after `fit` or from the start. Returns self.
+
+        classes: all labels that will ever come, in the first call; after `fit` those it was given. lambda of `l2` is
+        spread over the rows of each call. Other parameters of the training (`epochs`, `validation`) play no part.
+        """
+        first = not hasattr(self, "network_")
+        X, y = validate_data(self, X, y, reset=first)
+        check_classification_targets(y)
+        y = column_or_1d(y, warn=True)
+        if isinstance(self.class_weight, str):
+            raise ValueError(
+                f"class_weight={self.class_weight!r} cannot be known from a part of the rows; give the weights, "
+                "{label: number, ...}"
+            )
+        if first:
+            if classes is None:
+                raise ValueError("classes must be given in the first call of partial_fit: all labels that will come")
+            self.classes_ = np.unique(classes)
+            net, rule, seed = self._made(X.shape[1], len(self.classes_), "softmax", "cross_entropy")
+            self.network_, self.optimizer_, self._seed = net, rule, seed
+        elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+            raise ValueError(f"classes={classes!r} are not those of before, {self.classes_.tolist()}")
+        codes = np.minimum(np.searchsorted(self.classes_, y), len(self.classes_) - 1)
+        if (strange := self.classes_[codes] != y).any():
+            raise ValueError(f"y holds the label {y[strange].tolist()[0]!r}, which is none of {self.classes_.tolist()}")
+        self._go_on(X, codes, self._weighed(codes, sample_weight, X))
+        return self
+
+    def _weighed(self, codes: Array, sample_weight: Any, X: Array) -> Array | None:
+        """What each row counts, by itself and as one of its class."""
+        weights = _weights(sample_weight, X)
+        if self.class_weight is None:
+            return weights
+        weights = np.ones(len(X)) if weights is None else weights
+        if isinstance(self.class_weight, str) and self.class_weight == BALANCED:
+            totals = np.bincount(codes, weights)
+            of_class = np.divide(totals.sum(), np.count_nonzero(totals) * totals, where=totals > 0, out=0 * totals)
+            return np.asarray(weights * of_class[codes])
+        return np.asarray(weights * compute_sample_weight(self.class_weight, self.classes_[codes]))
 
     def predict(self, X: Any) -> Array:
         """The most probable label of each row."""
@@ -271,10 +314,28 @@ class DenseRegressor(RegressorMixin, _Dense):  # type: ignore[misc]
         mean = np.average(values, axis=0, weights=weights)
         spread = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weights))
         spread = np.where(spread > 0, spread, 1.0)
-        self.network_, self.history_ = self._trained(
-            X, (values - mean) / spread, weights, values.shape[1], "identity", "squared_error"
-        )
         self.mean_, self.spread_, self._flat = mean, spread, y.ndim == 1
+        self._train(X, (values - mean) / spread, weights, values.shape[1], "identity", "squared_error")
+        return self
+
+    @_whole
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> DenseRegressor:
+        """Train for one epoch more on these rows, after `fit` or from the start. Returns self.
+
+        Targets are standardised by the rows of the first call, or of `fit`: let them be many enough to tell their unit.
+        lambda of `l2` is spread over the rows of each call.
+        """
+        first = not hasattr(self, "network_")
+        X, y = validate_data(self, X, y, reset=first, multi_output=True, y_numeric=True)
+        values, weights = np.asarray(y, np.float64).reshape(len(y), -1), _weights(sample_weight, X)
+        if first:
+            self.mean_, self.spread_, self._flat = values.mean(axis=0), values.std(axis=0), y.ndim == 1
+            self.spread_ = np.where(self.spread_ > 0, self.spread_, 1.0)
+            net, rule, seed = self._made(X.shape[1], values.shape[1], "identity", "squared_error")
+            self.network_, self.optimizer_, self._seed = net, rule, seed
+        elif values.shape[1] != len(self.mean_):
+            raise ValueError(f"y has {values.shape[1]} columns, the rows before had {len(self.mean_)}")
+        self._go_on(X, (values - self.mean_) / self.spread_, weights)
         return self
 
     def predict(self, X: Any) -> Array:

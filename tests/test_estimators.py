@@ -252,3 +252,65 @@ def test_watched_rows_keep_their_weights(kind):
         kind(patience=2).fit(X, y)
     with pytest.raises(ValueError, match=r"sample_weight is 0 for every row|at least one non-zero"):
         kind().fit(X, y, sample_weight=np.zeros(80))
+
+
+# ---- a part after the other -----------------------------------------------------------------------------------------
+
+
+def test_parts_one_after_another_are_what_a_network_makes_of_them():
+    X, y = load_digits(return_X_y=True)
+    X = X / 16
+    names = np.array(list("abcdefghij"))[y]
+    model = DenseClassifier(hidden=(32,), random_state=0, l2=0.0)
+    for epoch in range(4):
+        for begin in range(0, 1600, 200):
+            part = slice(begin, begin + 200)
+            model.partial_fit(X[part], names[part], classes=list("jihgfedcba") if epoch == begin == 0 else None)
+    assert model.score(X[1600:], names[1600:]) > 0.85
+    assert model.network_.epochs_trained == 32
+    assert model.optimizer_.t == 32 * 7, "its state goes on"
+    net = fastnn.Network([64, 32, 10], seed=model._seed)
+    rule = fastnn.optimizers.Adam()
+    for _ in range(4):
+        for begin in range(0, 1600, 200):
+            part = slice(begin, begin + 200)
+            net.fit(X[part], y[part], optimizer=rule, batch_size=32, epochs=1, seed=model._seed)
+    np.testing.assert_array_equal(net.theta, model.network_.theta)
+
+
+def test_it_goes_on_where_fit_ended():
+    X, y = load_iris(return_X_y=True)
+    X = StandardScaler().fit_transform(X)
+    options = {"hidden": (8,), "random_state": 0, "batch_size": 50}
+    whole = DenseClassifier(epochs=6, **options).fit(X, y)
+    parts = DenseClassifier(epochs=5, **options).fit(X, y).partial_fit(X, y)
+    np.testing.assert_array_equal(whole.network_.theta, parts.network_.theta)
+    again = pickle.loads(pickle.dumps(parts)).partial_fit(X, y)
+    assert again.network_.epochs_trained == 7
+    boston = DenseRegressor(epochs=5, **options).fit(X[:, :3], X[:, 3] * 7 + 100)
+    before = boston.mean_
+    boston.partial_fit(X[:50, :3], X[:50, 3] * 7 + 100)
+    assert boston.mean_ is before, "the unit is that of the first rows"
+
+
+@pytest.mark.parametrize(
+    ("use", "words"),
+    [
+        (lambda m, X, y: DenseClassifier().partial_fit(X, y), "classes must be given in the first call"),
+        (lambda m, X, y: m.partial_fit(X, y + 1), r"y holds the label 2, which is none of \[0, 1\]"),
+        (lambda m, X, y: m.partial_fit(X, y, classes=[0, 1, 2]), "are not those of before"),
+        (lambda m, X, y: m.partial_fit(X[:, :2], y), "X has 2 features"),
+        (lambda m, X, y: m.set_params(class_weight="balanced").partial_fit(X, y), "cannot be known from a part"),
+        (lambda m, X, y: m.partial_fit(X, y, sample_weight=np.zeros(20)), "0 for every row|non-zero"),
+        (lambda m, X, y: DenseRegressor().fit(X, y).partial_fit(X, X[:, :2]), "y has 2 columns, the rows before had 1"),
+    ],
+)
+def test_parts_that_do_not_fit_change_nothing(use, words):
+    rng = np.random.default_rng(0)
+    X, y = rng.random((20, 3)), np.arange(20) % 2
+    model = DenseClassifier(hidden=(4,), epochs=1, random_state=0, backend="numpy").partial_fit(X, y, classes=[0, 1])
+    before = model.network_.theta.copy()
+    with pytest.raises(ValueError, match=words):
+        use(model, X, y)
+    np.testing.assert_array_equal(model.network_.theta, before)
+    assert model.network_.epochs_trained == 1

@@ -29,7 +29,7 @@ from .operations import sum_of_squares
 from .panel_parts import move_numbers
 from .panels import address, rows_at, vector_at
 from .team import barrier
-from .workspace import Data, Rule, Run, Shape, hyper_of, kinds, own, record, uncounted
+from .workspace import Data, Rule, Run, Shape, batch_of, factors_of, hyper_of, kinds, own, record, uncounted
 
 __all__ = ["AmxMemory", "amx_program"]
 
@@ -130,29 +130,18 @@ def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
         lay_out(table, zero, layer, unit, end, few_at(shape, layer), shape, mine, factors)
     barrier(meeting, me, team)
     for step in range(run.start, run.stop):
-        begin_row = step * run.batch
-        m = min(begin_row + run.batch, order.size) - begin_row
+        begin_row, m = batch_of(run, order.size, step)
         t += 1
         hyper = hyper_of(rule, step - run.start)
         from_row, to_row = share_of(m, INPUTS, me, team)
-        # Where one tile holds the batch and nothing is summed over threads, plain gradient descent needs no
-        # gradient: the product itself moves theta, (1 - alpha lambda/n) theta - (alpha/m) delta^T a.
         direct = rule.code == SGD and team == 1 and m <= run.capacity
-        share, keep, biases_keep = (
-            (kind(-hyper[0] / m), kind(1 - hyper[0] * rule.l2), one) if direct else (one, zero, zero)
-        )
+        share, keep, biases_keep = factors_of(direct, hyper, m, rule.l2, zero)
         if direct and rule.l2 != 0:
             for layer in range(layers):
-                cost += (
-                    m
-                    * rule.l2
-                    / 2
-                    * sum_of_squares(
-                        vector_at(
-                            mine.theta + shape.blocks[layer] * 4, zero, shape.sizes[layer] * shape.sizes[layer + 1]
-                        )
-                    )
+                weights = vector_at(
+                    mine.theta + shape.blocks[layer] * 4, zero, shape.sizes[layer] * shape.sizes[layer + 1]
                 )
+                cost += m * rule.l2 / 2 * sum_of_squares(weights)
         into = mine.theta if direct else all_grads + me * grad_step
         if from_row == to_row:
             vector_at(into, zero, shape.blocks[layers])[:] = zero

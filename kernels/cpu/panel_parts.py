@@ -13,10 +13,22 @@ from .codes import RELU
 from .on_demand import activate_at, derivative_at
 from .operations import add, sum_of_squares, update
 from .panel_output import cost_and_delta
-from .panels import PANEL, RECTIFY, apply, dots, gradient, itemsize, rows_at, step_of, transpose, vector_at
+from .panels import AHEAD, PANEL, RECTIFY, apply, dots, gradient, itemsize, rows_at, step_of, transpose, vector_at
 from .team import AT_ONCE, call_back
 
-__all__ = ["TALL", "accumulate", "early", "layer_gradient", "move", "move_numbers", "squares", "through", "turn"]
+__all__ = [
+    "TALL",
+    "accumulate",
+    "decay",
+    "early",
+    "layer_gradient",
+    "move",
+    "move_numbers",
+    "rows_at_hand",
+    "rows_to_come",
+    "through",
+    "turn",
+]
 
 # rows of a gradient at a time: their deltas of one panel and a line of each row's inputs fill the first-level cache; in
 # multiples of these
@@ -113,6 +125,37 @@ def squares(zero, matrix, width, depth, k, k_end):
 
 
 squares = inner(squares)
+
+
+def decay(zero, m, l2, layer, k, k_end, shape, own):
+    """The L2 cost of the weights of inputs k..k_end of a layer, once for each of m rows."""
+    matrix = own.theta + shape.blocks[layer] * itemsize(zero)
+    return m * l2 / 2 * squares(zero, matrix, shape.widths[layer], shape.sizes[layer], k, k_end)
+
+
+decay = inner(decay)
+
+
+def rows_at_hand(rows, step, first):
+    """Overwrites first with where these rows of the data begin, and AHEAD times more where the last does."""
+    for i in range(rows.size + AHEAD if rows.size else 0):
+        first[i] = rows[min(i, rows.size - 1)] * step
+
+
+rows_at_hand = inner(rows_at_hand)
+
+
+def rows_to_come(order, begin, capacity, step, first):
+    """Overwrites first with where the next tile's first rows of the data begin, which are asked for meanwhile. Returns
+    how many they are.
+    """
+    asked = min(early(capacity), order.size - begin)
+    for i in range(asked):
+        first[i] = order[begin + i] * step
+    return asked
+
+
+rows_to_come = inner(rows_to_come)
 
 
 def turn(panels, zero, bottom, thin, shape, own):

@@ -43,11 +43,11 @@ from numba.core import types
 from . import per_dtype
 from .codes import SGD, SIGMOID_CROSS_ENTROPY, SQUARED_ERROR
 from .gather import gather_rows
-from .panel_parts import accumulate, early, move, squares, through, turn
+from .panel_parts import accumulate, decay, move, rows_at_hand, rows_to_come, through, turn
 from .panels import AHEAD, address, itemsize, rows_at, vector_at
 from .program import part_of
 from .team import barrier
-from .workspace import Data, Memory, Rule, Run, Shape, hyper_of, kinds, own, uncounted
+from .workspace import Data, Memory, Rule, Run, Shape, batch_of, factors_of, hyper_of, kinds, own, uncounted
 
 __all__ = ["panel_program", "signature"]
 
@@ -77,44 +77,23 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
     )
     for step in range(run.start, run.stop):
         turn(panels, zero, 1, thin, shape, mine)
-        begin_row = step * run.batch
-        m = min(begin_row + run.batch, order.size) - begin_row
+        begin_row, m = batch_of(run, order.size, step)
         t += 1
         hyper = hyper_of(rule, step - run.start)
         from_row, to_row = part_of(m, me, team)
-        # Where one tile holds the batch and nothing is summed over threads, plain gradient descent needs no
-        # gradient: the product itself moves the panel, (1 - alpha lambda/n) M - (alpha/m) sum x delta.
         direct = rule.code == SGD and team == 1 and m <= run.capacity
-        share, keep, biases_keep = (
-            (kind(-hyper[0] / m), kind(1 - hyper[0] * rule.l2), one) if direct else (one, zero, zero)
-        )
+        share, keep, biases_keep = factors_of(direct, hyper, m, rule.l2, zero)
         if direct and rule.l2 != 0:
             for layer in range(layers):
-                cost += (
-                    m
-                    * rule.l2
-                    / 2
-                    * squares(
-                        zero,
-                        mine.theta + shape.blocks[layer] * size,
-                        shape.widths[layer],
-                        shape.sizes[layer],
-                        integer,
-                        shape.sizes[layer],
-                    )
-                )
+                cost += decay(zero, m, rule.l2, layer, integer, shape.sizes[layer], shape, mine)
         begin, into, last = from_row, mine.theta if direct else all_grads + me * grad_step, me == team - 1
         while begin < to_row or begin == from_row:
             count = min(run.capacity, to_row - begin)
             rows = order[begin_row + begin : begin_row + begin + count]
             if data.native:
-                for i in range(count + AHEAD if count else 0):
-                    first[i] = rows[min(i, count - 1)] * row_step
-                # The first rows of this thread's next tile are asked for during this one's gradient.
+                rows_at_hand(rows, row_step, first)
                 next_row = begin_row + (begin + count if begin + count < to_row else m + from_row)
-                asked = min(early(run.capacity), order.size - next_row)
-                for i in range(asked):
-                    first[block + i] = order[next_row + i] * row_step
+                asked = rows_to_come(order, next_row, run.capacity, row_step, first[block:])
             elif count > 0:
                 gather_rows(data.source, data.read, data.scale, rows, rows_at(mine.x, zero, count, n_in))
                 for i in range(count + AHEAD):

@@ -17,7 +17,7 @@ from .gather import gather_rows
 from .on_demand import activate_at, derivative_at
 from .panel_code import MOST
 from .panel_output import cost_and_delta
-from .panel_parts import squares
+from .panel_parts import decay
 from .panel_program import signature
 from .panels import PANEL, apply, itemsize, padded, panels_of, rows_at, vector_at
 from .row_code import back_tile, onward_tile
@@ -115,11 +115,7 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
         if step >= start:
             if l2 != 0:
                 for layer in range(layers):
-                    cost += (
-                        l2
-                        / 2
-                        * squares(zero, theta + blocks[layer] * size, widths[layer], sizes[layer], 0, sizes[layer])
-                    )
+                    cost += decay(zero, 1, l2, layer, integer, sizes[layer], shape, mine)
             for layer in range(layers):
                 P, z = widths[layer], a_all + starts[layer] * size
                 rectified = layer < last and codes[layer] == RELU

@@ -41,13 +41,13 @@ from . import inner, part, per_dtype
 from .codes import RELU, SGD, SIGMOID_CROSS_ENTROPY, SQUARED_ERROR
 from .gather import gather_rows
 from .on_demand import activate_at, derivative_at
-from .panel_parts import accumulate, early, layer_gradient, move, squares, through, turn
+from .panel_parts import accumulate, decay, early, layer_gradient, move, rows_at_hand, rows_to_come, through, turn
 from .panel_program import signature
 from .panels import AHEAD, PANEL, address, apply, itemsize, rows_at, step_of, transpose, vector_at
 from .program import part_of
 from .team import barrier
 from .vectors import FETCH
-from .workspace import hyper_of, own, uncounted
+from .workspace import batch_of, factors_of, hyper_of, own, uncounted
 
 __all__ = ["split_program"]
 
@@ -283,28 +283,18 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
     cost, right, asked, t = 0.0, 0, 0, rule.t
     thin = K == 1 and (shape.pair == SIGMOID_CROSS_ENTROPY or shape.pair == SQUARED_ERROR)
     for step in range(run.start, run.stop):
-        begin_row = step * run.batch
-        m = min(begin_row + run.batch, order.size) - begin_row
+        begin_row, m = batch_of(run, order.size, step)
         t += 1
         hyper = hyper_of(rule, step - run.start)
-        # Where one tile holds the batch, plain gradient descent needs no gradient of the lower layers: the product
-        # itself moves the panel.
-        direct = rule.code == SGD and m <= run.capacity
-        share, keep, biases_keep = (
-            (kind(-hyper[0] / m), kind(1 - hyper[0] * rule.l2), one) if direct else (one, zero, zero)
-        )
+        direct = rule.code == SGD and m <= run.capacity  # of the lower layers, whose Deltas are summed over no threads
+        share, keep, biases_keep = factors_of(direct, hyper, m, rule.l2, zero)
         into, fresh = mine.theta if direct else all_grads, zero
         for begin in range(0, m, run.capacity):
             count = min(run.capacity, m - begin)
             rows = order[begin_row + begin : begin_row + begin + count]
             if data.native:
-                for i in range(count + AHEAD):
-                    first[i] = rows[min(i, count - 1)] * row_step
-                # The first rows of the next tile are asked for during this one's gradient.
-                next_row = begin_row + begin + count
-                asked = min(early(run.capacity), order.size - next_row)
-                for i in range(asked):
-                    first[block + i] = order[next_row + i] * row_step
+                rows_at_hand(rows, row_step, first)
+                asked = rows_to_come(order, begin_row + begin + count, run.capacity, row_step, first[block:])
             else:
                 gather_rows(source, data.read, data.scale, rows, rows_at(mine.x, zero, count, n_own))
                 for i in range(count + AHEAD):
@@ -332,19 +322,7 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
             if direct and rule.l2 != 0:
                 for layer in range(split):
                     k, k_end = _own_inputs(shape.sizes, shape.widths, layer, FETCH // size, me, team)
-                    cost += (
-                        m
-                        * rule.l2
-                        / 2
-                        * squares(
-                            zero,
-                            mine.theta + shape.blocks[layer] * size,
-                            shape.widths[layer],
-                            shape.sizes[layer],
-                            k,
-                            k_end,
-                        )
-                    )
+                    cost += decay(zero, m, rule.l2, layer, k, k_end, shape, mine)
             _backward(
                 me, team, split, meeting, panels, zero, x, asked, count, block, shape, mine, low_a, low_d, all_d,
                 d_step, into, share, keep, biases_keep,

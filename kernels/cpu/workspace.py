@@ -22,6 +22,8 @@ __all__ = [
     "Rule",
     "Run",
     "Shape",
+    "batch_of",
+    "factors_of",
     "hyper_of",
     "kinds",
     "own",
@@ -227,6 +229,31 @@ def hyper_of(rule, step):
 
 
 hyper_of = inner(hyper_of)
+
+
+def batch_of(run, rows, step):
+    """(first, m) of a step: where its rows begin in the order, which has so many, and how many they are."""
+    first = step * run.batch
+    return first, min(first + run.batch, rows) - first
+
+
+batch_of = inner(batch_of)
+
+
+def factors_of(direct, hyper, m, l2, zero):
+    """(share, keep, biases_keep) for a step's first product of deltas and rows, which gives keep M + share sum x delta.
+
+    direct: plain gradient descent whose batch is one tile and summed over no threads needs no gradient. The product
+    itself moves the parameters: (1 - alpha lambda/n) M - (alpha/m) sum x delta, and b - (alpha/m) sum delta. Else it is
+    Delta that is written, anew.
+    """
+    kind = type(zero)
+    if direct:
+        return kind(-hyper[0] / m), kind(1 - hyper[0] * l2), kind(1)
+    return kind(1), zero, zero
+
+
+factors_of = inner(factors_of)
 
 
 def read_only(x):
