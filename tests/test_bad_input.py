@@ -305,7 +305,11 @@ FIT_CASES = [
     ({"validation": 0.01}, ValueError, r"validation=0\.01 of 12 rows is 0; at least one row must be left on each side"),
     ({"validation": 0.99}, ValueError, r"validation=0\.99 of 12 rows is 12"),
     ({"validation": "20%"}, TypeError, r"validation must be .*got '20%'"),
-    ({"validation": [1, 2, 3]}, TypeError, r"validation must be a pair \(X, y\), with weights \(X, y, weights\), or a fraction"),
+    (
+        {"validation": [1, 2, 3]},
+        TypeError,
+        r"validation must be a pair \(X, y\), with weights \(X, y, weights\), or a fraction",
+    ),
     (
         {"validation": (np.ones((2, 3)), [0, 1])},
         ValueError,
