@@ -210,7 +210,7 @@ def warned_of_table(preprocessing: Mapping[str, Any], stacklevel: int) -> bool:
     """Whether the network was trained on a table by the command line, of which is warned: rows of the file, given as
     they are, would be answered as if they were scaled.
     """
-    if preprocessing.get("kind") != "table":
+    if not isinstance(preprocessing, Mapping) or preprocessing.get("kind") != "table":
         return False
     warnings.warn(
         "this network was trained by `fastnn train` on a table's columns scaled, and takes rows that are scaled; "

@@ -20,19 +20,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import optimizers
+from . import optimizers, row_weights
 from .errors import finite_number, pip_install
 from .network import Network
 from .optimizers import Optimizer
-from .row_weights import BALANCED
+from .row_weights import BALANCED, AsGiven
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
     from sklearn.model_selection import train_test_split
     from sklearn.utils import check_random_state
-    from sklearn.utils.class_weight import compute_sample_weight
+    from sklearn.utils.class_weight import compute_class_weight
     from sklearn.utils.multiclass import check_classification_targets
-    from sklearn.utils.validation import _check_sample_weight, check_is_fitted, column_or_1d, validate_data
+    from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 except ImportError as error:
     raise ImportError(
         f"fastnn.estimators needs scikit-learn 1.6 or later, which cannot be imported ({error}): "
@@ -45,7 +45,9 @@ Array = NDArray[Any]
 
 
 def _whole(fit: Any) -> Any:
-    """`fit` that leaves the estimator as it was where it fails, fitted or not."""
+    """`fit` that leaves the estimator as it was where it fails, fitted or not; of `partial_fit` what is known of the
+    data. (Where training itself fails there, the network has gone back to the last finite slice.)
+    """
 
     @functools.wraps(fit)
     def fit_or_nothing(self: Any, *args: Any, **named: Any) -> Any:
@@ -60,13 +62,14 @@ def _whole(fit: Any) -> Any:
     return fit_or_nothing
 
 
-def _weights(sample_weight: Any, X: Array) -> Array | None:
-    """(m,) finite numbers >= 0, not all 0; None for None."""
+def _weights(sample_weight: Any, X: Array, *, part: bool = False) -> Array | None:
+    """(m,) finite numbers >= 0, not all 0 unless the rows are part of others; None for None."""
     if sample_weight is None:
         return None
-    weights = np.asarray(_check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True))
-    if not weights.any():
-        raise ValueError("sample_weight is 0 for every row, so there is nothing to learn from")
+    weights = np.asarray(row_weights.checked(sample_weight, X, len(X)))
+    if not part and not weights.any():
+        # in the words that scikit-learn's checks expect
+        raise ValueError("Sample weights must contain at least one non-zero number; sample_weight is 0 for every row")
     return weights
 
 
@@ -142,10 +145,12 @@ class _Dense(BaseEstimator):  # type: ignore[misc]
         self.network_, self.optimizer_, self._seed = net, rule, seed
 
     def _go_on(self, X: Array, y: Array, weights: Array | None) -> None:
-        """One epoch more on these rows."""
+        """One epoch more on these rows; none if all count nothing."""
+        if weights is not None and not weights.any():
+            return
         self.history_ = self.network_.fit(
             X, y, optimizer=self.optimizer_, batch_size=self._rows_a_step(X), epochs=1, seed=self._seed,
-            sample_weight=weights,
+            sample_weight=None if weights is None else AsGiven(weights),
         )  # fmt: skip
 
     def _rows_a_step(self, X: Array) -> Any:
@@ -239,7 +244,9 @@ class DenseClassifier(ClassifierMixin, _Dense):  # type: ignore[misc]
         if len(classes) < 2:
             raise ValueError(f"y must have at least two classes to tell apart, got one class: {classes.tolist()[0]!r}")
         self.classes_ = classes
-        self._train(X, codes, self._weighed(codes, sample_weight, X), len(classes), "softmax", "cross_entropy")
+        self._train(
+            X, codes, self._weighed(codes, _weights(sample_weight, X)), len(classes), "softmax", "cross_entropy"
+        )
         return self
 
     @_whole
@@ -247,7 +254,8 @@ class DenseClassifier(ClassifierMixin, _Dense):  # type: ignore[misc]
         """Train for one epoch more on these rows, after `fit` or from the start. Returns self.
 
         classes: all labels that will ever come, in the first call; after `fit` those it was given. lambda of `l2` is
-        spread over the rows of each call. Other parameters of the training (`epochs`, `validation`) play no part.
+        spread over the rows of each call, and weights are taken as they are, not divided by their mean. Other
+        parameters of the training (`epochs`, `validation`) play no part.
         """
         first = not hasattr(self, "network_")
         X, y = validate_data(self, X, y, reset=first)
@@ -269,20 +277,20 @@ class DenseClassifier(ClassifierMixin, _Dense):  # type: ignore[misc]
         codes = np.minimum(np.searchsorted(self.classes_, y), len(self.classes_) - 1)
         if (strange := self.classes_[codes] != y).any():
             raise ValueError(f"y holds the label {y[strange].tolist()[0]!r}, which is none of {self.classes_.tolist()}")
-        self._go_on(X, codes, self._weighed(codes, sample_weight, X))
+        self._go_on(X, codes, self._weighed(codes, _weights(sample_weight, X, part=True)))
         return self
 
-    def _weighed(self, codes: Array, sample_weight: Any, X: Array) -> Array | None:
+    def _weighed(self, codes: Array, weights: Array | None) -> Array | None:
         """What each row counts, by itself and as one of its class."""
-        weights = _weights(sample_weight, X)
         if self.class_weight is None:
             return weights
-        weights = np.ones(len(X)) if weights is None else weights
+        weights = np.ones(len(codes)) if weights is None else weights
         if isinstance(self.class_weight, str) and self.class_weight == BALANCED:
             totals = np.bincount(codes, weights)
             of_class = np.divide(totals.sum(), np.count_nonzero(totals) * totals, where=totals > 0, out=0 * totals)
             return np.asarray(weights * of_class[codes])
-        return np.asarray(weights * compute_sample_weight(self.class_weight, self.classes_[codes]))
+        of_class = compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_)
+        return np.asarray(weights * of_class[codes])
 
     def predict(self, X: Any) -> Array:
         """The most probable label of each row."""
@@ -311,8 +319,9 @@ class DenseRegressor(RegressorMixin, _Dense):  # type: ignore[misc]
         X, y = validate_data(self, X, y, multi_output=True, y_numeric=True)
         values = np.asarray(y, np.float64).reshape(len(y), -1)
         weights = _weights(sample_weight, X)
-        mean = np.average(values, axis=0, weights=weights)
-        spread = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weights))
+        shares = None if weights is None else weights / weights.max()  # the sum of the largest numbers would overflow
+        mean = np.average(values, axis=0, weights=shares)
+        spread = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=shares))
         spread = np.where(spread > 0, spread, 1.0)
         self.mean_, self.spread_, self._flat = mean, spread, y.ndim == 1
         self._train(X, (values - mean) / spread, weights, values.shape[1], "identity", "squared_error")
@@ -327,7 +336,7 @@ class DenseRegressor(RegressorMixin, _Dense):  # type: ignore[misc]
         """
         first = not hasattr(self, "network_")
         X, y = validate_data(self, X, y, reset=first, multi_output=True, y_numeric=True)
-        values, weights = np.asarray(y, np.float64).reshape(len(y), -1), _weights(sample_weight, X)
+        values, weights = np.asarray(y, np.float64).reshape(len(y), -1), _weights(sample_weight, X, part=True)
         if first:
             self.mean_, self.spread_, self._flat = values.mean(axis=0), values.std(axis=0), y.ndim == 1
             self.spread_ = np.where(self.spread_ > 0, self.spread_, 1.0)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from .errors import ModelFileError, positive_integer
 from .layout import Layout
 from .network import Network
 from .optimizers import Optimizer
-from .options import PRECISIONS
+from .options import PRECISIONS, warn_of_precision
 
 __all__ = ["FORMAT_VERSION", "check_name", "load", "resume", "save"]
 
@@ -205,11 +204,7 @@ def _network(path: Path, tensors: dict[str, Any], metadata: dict[str, str], back
         precision = config["precision"]
         engine = get_backend(backend, parameters=theta.size)
         if precision in PRECISIONS and precision not in engine.precisions:
-            warnings.warn(
-                f"path={str(path)!r}: precision={precision!r}, in which the network was trained, is not one of the "
-                f"{engine.name} engine; it goes on with precision='fp32'",
-                stacklevel=3,
-            )
+            warn_of_precision(precision, engine, f"path={str(path)!r}: ")
             precision = "fp32"
         sizes = tuple(positive_integer("sizes", size) for size in config["sizes"])
         if theta.shape != (Layout(sizes).size,):

@@ -26,18 +26,10 @@ if TYPE_CHECKING:
 __all__ = ["Network"]
 
 Array = Any
-# Engines keep what they made of these.
-FIXED = (
-    "sizes",
-    "hidden",
-    "output",
-    "cost",
-    "pair",
-    "dtype",
-    "layout",
-    "backend",
-    "precision",
-)  # engines keep what they made of these
+FIXED = (  # engines keep what they made of these
+    *("sizes", "hidden", "output", "cost", "pair", "dtype", "layout"),
+    *("backend", "precision"),
+)
 
 
 class Network(FitMethod):
@@ -391,11 +383,11 @@ class Network(FitMethod):
 
         save(self, path, optimizer=optimizer)
 
-    def export_onnx(self, path: str | os.PathLike[str]) -> None:
+    def export_onnx(self, path: str | os.PathLike[str], *, data_dtype: Any = None) -> None:
         """Write the network to NAME.onnx, for other runtimes. See `fastnn.onnx_export`."""
         from .onnx_export import export_onnx
 
-        export_onnx(self, path)
+        export_onnx(self, path, data_dtype=data_dtype)
 
     # ---- shared with training ---------------------------------------------------------------------
 
@@ -484,11 +476,14 @@ class Network(FitMethod):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
-        theta, (name, options) = state.pop("theta"), state.pop("backend")
-        self.__dict__.update(state)
-        self.backend, reason = choose_backend(name, parameters=self.layout.size, options=options)
+        theta, (name, given) = state.pop("theta"), state.pop("backend")
+        self.__dict__.update({"_any_backend": False, "_told": False} | state)
+        self.backend, reason = choose_backend(name, parameters=self.layout.size, options=given)
         if self._any_backend:
             self.backend_reason = reason
+        if self.precision not in self.backend.precisions:
+            options.warn_of_precision(self.precision, self.backend)
+            super().__setattr__("precision", "fp32")
         self._place(np.array(theta))
 
     def __repr__(self) -> str:

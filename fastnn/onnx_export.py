@@ -18,7 +18,7 @@ import numpy as np
 from . import files
 from .activations import Activation
 from .data import features, preprocessing
-from .errors import pip_install
+from .errors import pip_install, unknown_name
 
 if TYPE_CHECKING:
     from .network import Network
@@ -26,14 +26,15 @@ if TYPE_CHECKING:
 __all__ = ["export_onnx"]
 
 OPSET, IR_VERSION = 17, 8
+INTEGERS = ("uint8", "uint16", "int32")
 LARGEST = 2**31 - 2**20  # bytes: what a protobuf holds
 OPERATORS = {"sigmoid": "Sigmoid", "tanh": "Tanh", "relu": "Relu", "leaky_relu": "LeakyRelu", "softmax": "Softmax"}
 
 
-def export_onnx(net: Network, path: str | os.PathLike[str]) -> None:
+def export_onnx(net: Network, path: str | os.PathLike[str], *, data_dtype: Any = None) -> None:
     """Write `net` to `path` in one move.
 
-    The model's input is "X" (rows, s_1): of the network's dtype; uint8 where the network scales integers (`scale`); for
+    The model's input is "X" (rows, s_1): of the network's dtype; integers where the network scales those (`scale`); for
     a table double, the columns as in the file, in the order of the metadata "features", with categories as 0 and 1.
     Outputs: "probabilities" (rows, K) and "label", int64, (rows,) for softmax and (rows, K) for sigmoid with
     cross_entropy; else "values" (rows, K), in the units of the table where there is one.
@@ -43,13 +44,16 @@ def export_onnx(net: Network, path: str | os.PathLike[str]) -> None:
     net : Network
     path : path
         Ends in .onnx.
+    data_dtype : "uint8", "uint16" or "int32", optional
+        Of the integers, where the network scales them: uint8 if they fit, 1/scale being at most 255, else int32.
 
     Raises
     ------
     ImportError
         The package onnx is missing.
     ValueError
-        Another ending; more parameters than the format holds (2 GiB).
+        Another ending; more parameters than the format holds (2 GiB); a data_dtype that is not known, or for a network
+        that scales no integers.
     OSError
         The file cannot be written; one already there is untouched.
     """
@@ -64,18 +68,31 @@ def export_onnx(net: Network, path: str | os.PathLike[str]) -> None:
         raise ImportError(
             f"export_onnx needs onnx, which cannot be imported ({error}): {pip_install('onnx')}"
         ) from None
-    model = _Graph(onnx, net).model()
+    model = _Graph(onnx, net, _integers(net, data_dtype)).model()
     onnx.checker.check_model(model, full_check=True)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"path={str(path)!r}: the folder {str(path.parent)!r} does not exist")
     files.replace(path, model.SerializeToString(deterministic=True))
 
 
+def _integers(net: Network, data_dtype: Any) -> str | None:
+    """The name of the input's dtype where the network scales integers."""
+    if net.scale is None:
+        if data_dtype is not None:
+            raise ValueError(f"data_dtype={data_dtype!r} is for networks that scale integers, and this one does not")
+        return None
+    if data_dtype is None:
+        return "uint8" if round(1 / net.scale) <= 255 else "int32"
+    if data_dtype not in INTEGERS:
+        raise unknown_name("data_dtype", data_dtype, INTEGERS)
+    return str(data_dtype)
+
+
 class _Graph:
     """The nodes of one network, added one after another; `at` is the name of what the last one gives."""
 
-    def __init__(self, onnx: Any, net: Network) -> None:
-        self.onnx, self.net = onnx, net
+    def __init__(self, onnx: Any, net: Network, integers: str | None) -> None:
+        self.onnx, self.net, self.integers = onnx, net, integers
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self.at = "X"
@@ -102,7 +119,11 @@ class _Graph:
         outputs = [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in self._answers(real)]
         data = helper.make_tensor_value_info(
             "X",
-            types.UINT8 if net.scale is not None else types.DOUBLE if self.table is not None else real,
+            getattr(types, self.integers.upper())
+            if self.integers
+            else types.DOUBLE
+            if self.table is not None
+            else real,
             ["rows", net.sizes[0]],
         )
         graph = helper.make_graph(self.nodes, "fastnn", [data], outputs, initializer=self.constants)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from .errors import finite_number, unknown_name
 from .schedules import Schedule
 
-__all__ = ["LAMB", "LARS", "OPTIMIZERS", "SGD", "Adam", "LayerWise", "Momentum", "Optimizer", "get"]
+__all__ = ["LAMB", "LARS", "OPTIMIZERS", "SGD", "Adam", "Decaying", "LayerWise", "Momentum", "Optimizer", "get"]
 
 Array = NDArray[Any]
 
@@ -99,6 +99,10 @@ class Optimizer:
         self.state = [zeros() for _ in self.slots]
         self._owner = weakref.ref(owner)
 
+    def parts(self) -> Iterator[tuple[slice, float]]:
+        """Parts of theta, each with the rule's own weight decay: all of it, with none."""
+        yield slice(None), 0.0
+
     def belongs_to(self, owner: Any) -> bool:
         """Whether it is attached to this network."""
         return self._owner is not None and self._owner() is owner
@@ -165,11 +169,39 @@ class Momentum(Optimizer):
         theta -= theta.dtype.type(self.rate) * v
 
 
-class Adam(Optimizer):
-    """Adam (Kingma and Ba 2015, arXiv 1412.6980, algorithm 1).
+class Decaying(Optimizer):
+    """A rule with a weight decay of its own, which is for weights alone and not part of the gradient.
+
+    Attributes
+    ----------
+    weight_decay : float
+    spans : (layers, 3) int64
+        Where each layer's weights begin, where its biases begin, where it ends; from the network it is bound to.
+    """
+
+    weight_decay: float
+    spans: NDArray[np.int64] | None = None
+
+    def bind(self, owner: Any, zeros: Callable[[], Any]) -> None:
+        """As every rule; a network has a `layout`."""
+        super().bind(owner, zeros)
+        layout = getattr(owner, "layout", None)
+        self.spans = None if layout is None else layout.spans()
+
+    def parts(self) -> Iterator[tuple[slice, float]]:
+        """Each layer's weights with the weight decay, then its biases with none."""
+        assert self.spans is not None, "bound first"
+        for begin, biases, end in self.spans.tolist():
+            yield slice(begin, biases), self.weight_decay
+            yield slice(biases, end), 0.0
+
+
+class Adam(Decaying):
+    """Adam (Kingma and Ba 2015, arXiv 1412.6980, algorithm 1); with `weight_decay` AdamW (Loshchilov and Hutter 2019,
+    arXiv 1711.05101, algorithm 2), which the field calls decoupled.
 
     m := b1 m + (1-b1) D;  v := b2 v + (1-b2) D^2;
-    theta := theta - alpha (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps).
+    theta := theta - alpha (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps) - alpha beta theta, the last on weights alone.
 
     Parameters
     ----------
@@ -179,20 +211,32 @@ class Adam(Optimizer):
         Decay rates in [0, 1).
     eps : float
         > 0, outside the root, as in the paper.
+    weight_decay : float
+        beta >= 0, on weights and not on biases (PyTorch's AdamW takes both), not part of m and v, beside the network's
+        own L2, which is.
     """
 
     name, code, slots = "adam", 2, ("m", "v")
 
     def __init__(
-        self, learning_rate: float | Schedule = 1e-3, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8
+        self,
+        learning_rate: float | Schedule = 1e-3,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
     ) -> None:
         super().__init__(learning_rate)
         self.beta1 = finite_number("beta1", beta1, least=0, below=1)
         self.beta2 = finite_number("beta2", beta2, least=0, below=1)
         self.eps = finite_number("eps", eps, above=0)
+        self.weight_decay = finite_number("weight_decay", weight_decay, least=0)
 
     def hyper(self) -> tuple[float, ...]:
-        return (self.rate, self.beta1, self.beta2, self.eps)
+        return (self.rate, self.beta1, self.beta2, self.eps, self.weight_decay)
+
+    def parts(self) -> Iterator[tuple[slice, float]]:
+        return super().parts() if self.weight_decay else Optimizer.parts(self)
 
     def step(self, theta: Array, grad: Array, state: Sequence[Array], t: int) -> None:
         m, v = state
@@ -201,36 +245,19 @@ class Adam(Optimizer):
         v += scalar(1 - self.beta2) * (grad * grad - v)
         root = np.sqrt(v * scalar(1 / (1 - self.beta2**t)))
         root += scalar(self.eps)
+        for part, decay in self.parts():
+            if decay:
+                theta[part] *= scalar(1 - self.rate * decay)
         theta -= scalar(self.rate / (1 - self.beta1**t)) * (m / root)
 
 
-class LayerWise(Optimizer):
+class LayerWise(Decaying):
     """A rule that gives each layer a step of its own length, for large batches.
 
     A layer's weights are one part of theta and its biases another; each moves by its own ratio of norms, and
     `weight_decay` is for weights alone. Norms are Euclidean, summed in float64. Where one of the two norms is
     0 - biases begin there - their ratio counts as 1, or the part would never move.
-
-    Attributes
-    ----------
-    spans : (layers, 3) int64
-        Where each layer's weights begin, where its biases begin, where it ends; from the network it is bound to.
     """
-
-    weight_decay: float
-    spans: NDArray[np.int64] | None = None
-
-    def bind(self, owner: Any, zeros: Callable[[], Any]) -> None:
-        """As every rule; the owner has a `layout`."""
-        super().bind(owner, zeros)
-        self.spans = owner.layout.spans()
-
-    def parts(self) -> Iterator[tuple[slice, float]]:
-        """Each layer's weights with the weight decay, then its biases with none."""
-        assert self.spans is not None, "bound first"
-        for begin, biases, end in self.spans.tolist():
-            yield slice(begin, biases), self.weight_decay
-            yield slice(biases, end), 0.0
 
 
 def _norm(x: Array) -> float:

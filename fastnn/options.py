@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import numbers
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -125,6 +126,16 @@ def check_precision(precision: Any, dtype: np.dtype[Any], backend: Backend) -> N
 def _is_vector(init: Any) -> bool:
     """Of a pair (weights, biases) as a list: whether it is a list of two numbers, the whole of a tiny Theta."""
     return isinstance(init, list) and isinstance(init[0], numbers.Real)
+
+
+def warn_of_precision(precision: str, backend: Backend, where: str = "") -> None:
+    """A network that was trained in a precision that its engine here does not know goes on in fp32."""
+    warnings.warn(
+        f"{where}precision={precision!r}, in which the network was trained, is not one of the {backend.name} engine; "
+        "it goes on with precision='fp32'",
+        UserWarning,
+        stacklevel=4,
+    )
 
 
 def initial_theta(

@@ -55,17 +55,20 @@ def learning_curve(history: History, path: str | os.PathLike[str], *, title: str
     for axes, (name, training, validation) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
     ):
-        _panel(axes, name, training, validation, history.best)
+        _panel(axes, name, training, validation, history.best, history.with_l2 and name == "cost")
     if title:
         figure.suptitle(title.replace("$", r"\$"), fontsize=11)
     figure.savefig(path, dpi=130)
 
 
-def _panel(axes: Any, name: str, training: list[float], validation: list[float], best: int | None) -> None:
+def _panel(
+    axes: Any, name: str, training: list[float], validation: list[float], best: int | None, with_l2: bool
+) -> None:
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     marker = "o" if len(training) <= 40 else ""
-    for label, values, colour in (("training", training, TRAINING), ("validation", validation, VALIDATION)):
+    of_training = "training, with L2" if with_l2 else "training"
+    for label, values, colour in ((of_training, training, TRAINING), ("validation", validation, VALIDATION)):
         if values:
             axes.plot(
                 range(1, len(values) + 1),

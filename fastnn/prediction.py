@@ -103,7 +103,7 @@ def predict_table(net: Network, table: Any) -> Predictions:
         raise ModelFileError(f"this network takes {known['kind']}, not the columns of a table; use net.predict")
     notes: list[str] = []
     reading, categories = tables.reading_of(known), known.get("categories", {})
-    columns = features.from_arrays(table, known["columns"], reading.text, missing=reading.missing)
+    columns = features.from_arrays(table, known["columns"], reading)
     X = _scaled("", known, features.encoded(columns, known["columns"], categories, notes), net.dtype)
     return _answers(net, known, X, notes)
 

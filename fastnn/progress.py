@@ -91,15 +91,15 @@ def epoch_line(done: int, epochs: int, history: History) -> str:
     history.
     """
     width = len(str(epochs))
-    parts = [f"epoch {done:{width}d}/{epochs}", _side("training", history.cost, history.accuracy)]
+    parts = [f"epoch {done:{width}d}/{epochs}", _side("training", history.cost, history.accuracy, history.with_l2)]
     if history.val_cost:
         parts.append(_side("validation", history.val_cost, history.val_accuracy))
     return "  ".join([*parts, f"{history.seconds[-1]:.2f} s"])
 
 
-def _side(name: str, cost: list[float], accuracy: list[float]) -> str:
+def _side(name: str, cost: list[float], accuracy: list[float], with_l2: bool = False) -> str:
     hits = f", accuracy {100 * accuracy[-1]:6.2f} %" if accuracy else ""
-    return f"{name}: cost {cost[-1]:<8.4g}{hits}"
+    return f"{name}: {'cost with L2' if with_l2 else 'cost'} {cost[-1]:<8.4g}{hits}"
 
 
 def _figures(history: History) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +15,16 @@ from .errors import unknown_name
 if TYPE_CHECKING:
     from .network import Network
 
-__all__ = ["BALANCED", "checked", "for_rows", "mean_of_one", "on_engine"]
+__all__ = ["BALANCED", "AsGiven", "checked", "for_rows", "mean_of_one", "on_engine"]
 
 BALANCED = "balanced"
+
+
+@dataclass(frozen=True)
+class AsGiven:
+    """Weights that are not divided by their mean: of rows that are part of others, as in `partial_fit`."""
+
+    weights: Any
 
 
 def checked(given: Any, y: Any, m: int, argument: str = "sample_weight") -> NDArray[np.float64]:
@@ -66,7 +74,7 @@ def mean_of_one(
     """
     top = float(weights[rows].max())
     if not top > 0:
-        raise ValueError(f"{what} is 0 for every row, so there is nothing to learn from")
+        raise ValueError(f"{what} must be > 0 for some row, got 0 for all {len(weights[rows])}")
     shares = weights / top  # the sum of the largest numbers would overflow
     mean = float(shares[rows].mean())
     return np.asarray(shares / mean), mean * top * len(weights[rows])

@@ -59,6 +59,8 @@ class History:
     best : int or None
         With `patience`: the place in these lists of the epoch with the lowest `val_cost`, to which the network has gone
         back.
+    with_l2 : bool
+        `cost` holds an L2 term, which `val_cost` never does.
     """
 
     cost: list[float] = field(default_factory=list)
@@ -69,6 +71,7 @@ class History:
     learning_rate: list[float] = field(default_factory=list)
     interrupted: bool = False
     best: int | None = None
+    with_l2: bool = False
 
 
 def fit(
@@ -188,7 +191,7 @@ class _Fit:
     ) -> None:
         self.net, self.program, self.data, self.orders = net, program, data, orders
         self.callbacks, self.progress, self.best = callbacks, progress, best
-        self.history = History()
+        self.history = History(with_l2=net.l2 > 0)
         self.snapshot, self.host = snapshot, HostCopy(net, program.optimizer)
         # Nothing is known of the speed yet, and the first slice may capture or compile: so many steps that they are
         # soon over anywhere. A fit of few steps has no other slice.

@@ -90,7 +90,9 @@ def prepare(
     )
     targets = net._targets(y, x.shape[0])
     data = TrainingData(x, targets, np.arange(x.shape[0]), None, scale)
-    weights = None
+    weights, as_given = None, isinstance(sample_weight, row_weights.AsGiven)
+    if as_given:
+        sample_weight = sample_weight.weights
     if sample_weight is not None:
         weights = row_weights.checked(sample_weight, np.asarray(net.backend.to_numpy(targets)), x.shape[0])
     if isinstance(validation, tuple) and len(validation) in (2, 3):
@@ -125,7 +127,8 @@ def prepare(
             row_weights.on_engine(val_weights, net, "sample_weight of the validation rows")[0],
         )
     if weights is not None:
-        weights, data.total_weight = row_weights.mean_of_one(weights, data.train_rows)
+        shares, data.total_weight = row_weights.mean_of_one(weights, data.train_rows)
+        weights = weights if as_given else shares
         data.weights = net.backend.asarray(weights.astype(net.dtype))
     return data
 

@@ -138,11 +138,15 @@ def momentum(theta, grad, state, t, learning_rate, mu):
     return theta - wide(learning_rate) * v, [v]
 
 
-def adam(theta, grad, state, t, learning_rate, beta1, beta2, eps):
+def adam(theta, grad, state, t, learning_rate, beta1, beta2, eps, decay=0.0, sizes=None):
+    """Kingma and Ba 2015; with decay Loshchilov and Hutter 2019, algorithm 2, for weights."""
     theta, grad, m, v = widen(theta, grad, *state)
+    shrunk = theta.copy()
+    for at, weights in _parts(theta, sizes) if decay else ():
+        shrunk[at] -= wide(learning_rate) * wide(decay) * theta[at] * weights
     m = wide(beta1) * m + (1 - wide(beta1)) * grad
     v = wide(beta2) * v + (1 - wide(beta2)) * grad**2
-    return theta - wide(learning_rate) * (m / (1 - wide(beta1) ** t)) / (
+    return shrunk - wide(learning_rate) * (m / (1 - wide(beta1) ** t)) / (
         np.sqrt(v / (1 - wide(beta2) ** t)) + wide(eps)
     ), [m, v]
 
@@ -189,7 +193,7 @@ def lamb(theta, grad, state, t, learning_rate, beta1, beta2, eps, decay, sizes):
 
 
 UPDATES = {"sgd": sgd, "momentum": momentum, "adam": adam}
-LAYERED = {"lars": lars, "lamb": lamb}
+LAYERED = {"lars": lars, "lamb": lamb, "adam": adam}
 
 
 def update(name, sizes, theta, grad, state, t, *hyper):

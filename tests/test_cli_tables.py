@@ -159,3 +159,46 @@ def test_a_model_is_exported_for_other_runtimes(cli, households, tmp_path):
     assert code == 2
     assert "must end in '.onnx'" in err
     assert cli("export", "nobody.safetensors", "homes.onnx")[0] == 2
+
+
+def test_export_without_onnx_is_one_sentence(cli, tmp_path, monkeypatch):
+    fastnn.Network([2, 2], backend="numpy").save(tmp_path / "m")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    code, out, err = cli("export", "m", "m.onnx")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "export_onnx needs onnx" in err
+    code, _, err = cli("train", "t.csv", "--target", "y", "--test", "a.csv", "--test", "b.csv")
+    assert code == 2
+    assert "--test is given 2 times (a.csv, b.csv); one is expected" in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM here")
+def test_sigterm_ends_what_ignores_ctrl_c(tmp_path):
+    """As in the background of a shell script: it must not live on."""
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "import fastnn.cli.app, time\n"
+        "fastnn.cli.app.app = lambda: (print('on', flush=True), time.sleep(60))\n"
+        "fastnn.cli.main()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=tmp_path) as process:
+        process.stdout.readline()
+        process.terminate()
+        assert process.wait(30) == -signal.SIGTERM
+
+
+def test_weight_decay_is_adamw_and_refused_for_others(cli, tmp_path):
+    rng = np.random.default_rng(0)
+    lines = [f"{a:.3f},{b:.3f},{int(a > b)}" for a, b in rng.random((80, 2))]
+    (tmp_path / "t.csv").write_text("a,b,y\n" + "\n".join(lines) + "\n")
+    words = ("train", "t.csv", "--target", "y", "--epochs", "5", "--no-plot", "--l2", "0", "--save")
+    sizes = []
+    for name, more in (("plain", ()), ("decayed", ("--weight-decay", "5"))):
+        code, _, err = cli(*words, name, *more)
+        assert code == 0, err
+        net = fastnn.load(tmp_path / name, backend="numpy")
+        sizes.append(sum(float((W**2).sum()) for W in net.weights))
+    assert sizes[1] < 0.95 * sizes[0]
+    code, _, err = cli(*words, "x", "--optimizer", "sgd", "--weight-decay", "5")
+    assert code == 2
+    assert "--weight-decay is for adam, lars, lamb, not for sgd" in err

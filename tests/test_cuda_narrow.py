@@ -19,7 +19,11 @@ from fastnn.kernels.cuda.step import Rows
 from fastnn.layout import Layout
 
 # an eps that shows
-RULES = {"sgd": optimizers.SGD(0.3), "momentum": optimizers.Momentum(0.2, 0.8), "adam": optimizers.Adam(0.03, eps=0.05)}
+RULES = {
+    "sgd": optimizers.SGD(0.3),
+    "momentum": optimizers.Momentum(0.2, 0.8),
+    "adam": optimizers.Adam(0.03, eps=0.05, weight_decay=0.4),
+}
 OUTPUTS = [("softmax", "cross_entropy", "classes"), ("sigmoid", "cross_entropy", "values")]
 OUTPUTS += [(g, "squared_error", y) for g in ("softmax", "identity", "tanh") for y in ("classes", "values")] + [
     ("leaky_relu", "squared_error", "values")

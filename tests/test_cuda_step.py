@@ -315,7 +315,7 @@ def test_sums_of_columns(g, shape, kind, memory):
 
 # ---- the update ------------------------------------------------------------------------------------------------
 
-UPDATES = {"sgd": (0, (0.1,)), "momentum": (1, (0.1, 0.9)), "adam": (2, (0.02, 0.1, 0.001, 30.0, 1e-8))}
+UPDATES = {"sgd": (0, (0.1,)), "momentum": (1, (0.1, 0.9)), "adam": (2, (0.02, 0.1, 0.001, 30.0, 1e-8, 0.75))}
 
 
 def updated(rule, theta, Delta, state, weights, rows, decay, constants):
@@ -325,9 +325,9 @@ def updated(rule, theta, Delta, state, weights, rows, decay, constants):
     if rule == "momentum":
         v = constants[1] * state[0] + D
         return theta - constants[0] * v, [v]
-    rate, b1, b2, correction, eps_ = constants
+    rate, b1, b2, correction, eps_, kept = constants
     m, v = state[0] + b1 * (D - state[0]), state[1] + b2 * (D * D - state[1])
-    return theta - rate * m / (np.sqrt(v * correction) + eps_), [m, v]
+    return np.where(weights, kept, 1) * theta - rate * m / (np.sqrt(v * correction) + eps_), [m, v]
 
 
 @kinds
@@ -449,7 +449,7 @@ def test_launch_checks():
         )
     with pytest.raises(ValueError, match="chunks must have shape"):
         k.column_sums(z, b[:2], 64, accumulate=False)
-    with pytest.raises(ValueError, match=r"constants must have shape \(1, 6\), got \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"constants must have shape \(1, 7\), got \(1, 2\)"):
         k.update(
             "adam", b, b, b, [b, b], np.zeros((1, 7), np.int64), np.zeros((1, 2), np.float32), step, np.zeros(1), 1
         )

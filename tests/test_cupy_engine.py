@@ -31,7 +31,7 @@ PAIRS += [(output, "squared_error") for output in ("sigmoid", "tanh", "identity"
 RULES = {
     "sgd": lambda: optimizers.SGD(0.05),
     "momentum": lambda: optimizers.Momentum(0.02, 0.8),
-    "adam": lambda: optimizers.Adam(0.01),
+    "adam": lambda: optimizers.Adam(0.01, weight_decay=0.3),
     "lars": lambda: optimizers.LARS(0.5, trust=0.02, weight_decay=0.1),
     "lamb": lambda: optimizers.LAMB(0.01, weight_decay=0.1),
 }

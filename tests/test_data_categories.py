@@ -261,3 +261,73 @@ def test_rows_that_are_not_scaled_are_warned_of_once(tmp_path):
     images = fastnn.Network([4, 2])
     images.preprocessing = {"kind": "images"}
     images.predict(np.zeros((1, 4)))
+
+
+def test_what_a_column_holds_is_decided_by_all_of_it(tmp_path, monkeypatch):
+    """A slip in a short last block, where it is half of what there is, does not make names of numbers."""
+    monkeypatch.setattr("fastnn.data.csv_file.BLOCK", 20)
+    for last in (["TOTAL"], ["TOTAL", "5"]):
+        path = written(
+            tmp_path / "t.csv", {"grade": [*(i % 10 for i in range(40)), *last]}, y=np.arange(40 + len(last))
+        )
+        with pytest.raises(DataFileError, match=r"row 41 .*'grade': text 'TOTAL' where a number is expected"):
+            tables.load(path, "y")
+    cells = ["1", "", *["a"] * 18, *["2"] * 20, *["b"] * 3]  # 21 of 42
+    path = written(tmp_path / "t.csv", {"x": cells}, y=np.arange(43) * 0.5)
+    found = tables.load(path, "y", choice=tables.Choice(missing="mean"))
+    assert found.preprocessing["categories"] == {"x": ["1", "2", "a", "b"]}
+
+
+def test_words_for_nothing_are_names_where_that_is_said(tmp_path):
+    cells = ["none", "mild", "?", "severe"] * 5
+    path = written(tmp_path / "t.csv", {"pain": cells}, y=np.arange(20) * 0.5)
+    with pytest.raises(
+        DataFileError, match=r"'pain': missing value \('none'\); --missing mean takes the mean for it \(none of the"
+    ):
+        tables.load(path, "y")
+    data = tables.load(path, "y", choice=tables.Choice(categorical=("pain",)))
+    assert data.preprocessing["categories"] == {"pain": ["?", "mild", "none", "severe"]}
+    X, _ = tables.read_columns(path, data.preprocessing, notes := [])
+    np.testing.assert_array_equal(X, data.X)
+    assert notes == []
+    with pytest.raises(DataFileError, match="has no column '0'"):
+        tables.load(path, "y", choice=tables.Choice(categorical=("0",)))
+
+
+class NAType:
+    """As pandas has it: neither equal nor different, and neither true nor false."""
+
+    def __eq__(self, other):
+        return self
+
+    def __ne__(self, other):
+        return self
+
+    def __bool__(self):
+        raise TypeError("boolean value of NA is ambiguous")
+
+    __hash__ = None
+
+
+def test_cells_as_pandas_has_them(tmp_path):
+    """Whole numbers beside a missing one are floats there, and what is missing may be NA."""
+    net, new = trained(tmp_path), people(6, seed=5)
+    expected = predict_table(net, new).answers
+    zips = [float(v) for v in new["zip"]]
+    assert predict_table(net, {**new, "zip": zips}).answers == expected
+    assert predict_table(net, {**new, "city": [city.encode() for city in new["city"]]}).answers == expected
+    gone = NAType()
+    found = predict_table(net, {**new, "zip": [*zips[:5], gone], "age": [*new["age"][:4].tolist(), gone, 30.0]})
+    assert found.notes == []
+    assert found.answers[:4] == expected[:4]
+    np.savez(tmp_path / "t.npz", y=np.arange(60.0), zip=people()["zip"].astype(float))
+    data = tables.load(tmp_path / "t.npz", "y", choice=tables.Choice(categorical=("zip",)))
+    assert data.preprocessing["categories"] == {"zip": ["1000", "2000", "3000"]}
+
+
+def test_test_rows_of_a_regression_that_are_text_are_named(tmp_path):
+    columns = people()
+    data = tables.load(written(tmp_path / "t.csv", columns, income=income(columns)), "income")
+    path = written(tmp_path / "test.csv", columns, income=["abc"] * 60)
+    with pytest.raises(DataFileError, match=r"row 1 .*'income': text 'abc', but regression needs numbers"):
+        tables.load_test(path, data.preprocessing, [])

@@ -301,7 +301,7 @@ def test_it_goes_on_where_fit_ended():
         (lambda m, X, y: m.partial_fit(X, y, classes=[0, 1, 2]), "are not those of before"),
         (lambda m, X, y: m.partial_fit(X[:, :2], y), "X has 2 features"),
         (lambda m, X, y: m.set_params(class_weight="balanced").partial_fit(X, y), "cannot be known from a part"),
-        (lambda m, X, y: m.partial_fit(X, y, sample_weight=np.zeros(20)), "0 for every row|non-zero"),
+        (lambda m, X, y: m.partial_fit(X, y, sample_weight=np.full(20, -1.0)), "must be finite and >= 0, got -1"),
         (lambda m, X, y: DenseRegressor().fit(X, y).partial_fit(X, X[:, :2]), "y has 2 columns, the rows before had 1"),
     ],
 )
@@ -314,3 +314,34 @@ def test_parts_that_do_not_fit_change_nothing(use, words):
         use(model, X, y)
     np.testing.assert_array_equal(model.network_.theta, before)
     assert model.network_.epochs_trained == 1
+
+
+def test_weights_of_a_part_are_taken_as_they_are():
+    """Divided by the mean of their part, those of a stream in which a part holds one class would do nothing."""
+    rng = np.random.default_rng(0)
+    X, y = rng.random((40, 3)), np.repeat(["a", "b"], 20)
+    options = {"hidden": (4,), "optimizer": "sgd", "random_state": 0, "backend": "numpy", "l2": 0.0, "batch_size": 20}
+    moved = []
+    for class_weight in (None, {"c": 3.0, "b": 3.0}):
+        model = DenseClassifier(class_weight=class_weight, **options).partial_fit(X[:20], y[:20], classes=list("abc"))
+        before = model.network_.theta.copy()
+        model.partial_fit(X[20:], y[20:])  # no "c" among them
+        moved.append(model.network_.theta - before)
+    np.testing.assert_allclose(moved[1], 3 * moved[0], rtol=1e-4, atol=1e-6)
+    twice = DenseClassifier(**options).partial_fit(X[:20], y[:20], classes=list("abc"), sample_weight=np.full(20, 2.0))
+    once = DenseClassifier(**options).partial_fit(X[:20], y[:20], classes=list("abc"))
+    start = fastnn.Network([3, 4, 3], seed=once._seed, backend="numpy").theta
+    np.testing.assert_allclose(twice.network_.theta - start, 2 * (once.network_.theta - start), rtol=1e-4, atol=1e-6)
+    before = once.network_.theta.copy()
+    once.partial_fit(X, y, sample_weight=np.zeros(40))  # a part that counts nothing is passed over
+    np.testing.assert_array_equal(once.network_.theta, before)
+
+
+def test_the_largest_weights_do_not_overflow():
+    rng = np.random.default_rng(0)
+    X, y = rng.random((40, 3)), rng.random(40)
+    huge, plain = (
+        DenseRegressor(hidden=(4,), epochs=2, l2=0.0, random_state=0).fit(X, y, sample_weight=w)
+        for w in (np.full(40, 1e308), None)
+    )
+    np.testing.assert_allclose(huge.predict(X), plain.predict(X), rtol=1e-5)

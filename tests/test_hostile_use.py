@@ -243,7 +243,7 @@ def test_in_a_table_of_one_column_a_blank_line_is_a_missing_value(tmp_path):
     with pytest.raises(DataFileError, match="line 3 is blank, which in a table of one column is a missing value"):
         read_csv(path, lambda names: (names, None))
     path.write_text("x\n1\n3\n\n")
-    assert read_csv(path, lambda names: (names, None)).X.tolist() == [[1.0], [3.0]]
+    assert read_csv(path, lambda names: (names, None)).features["x"].tolist() == [1.0, 3.0]
 
 
 def test_tiny_numbers_are_not_constant():

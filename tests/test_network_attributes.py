@@ -71,3 +71,15 @@ def test_parameters_to_start_from_may_lie_on_a_gpu(copied):
         weights[0] = type("Mine", (OnDevice,), {})(net.weights[0])
     third = fastnn.Network([2, 3, 2], init=[weights, list(net.biases)], backend="numpy")  # a list is a pair as well
     np.testing.assert_array_equal(third.theta, net.theta)
+
+
+def test_a_precision_that_is_not_known_where_it_is_unpickled_is_left_with_a_warning():
+    net = fastnn.Network([2, 3, 2], backend="numpy")
+    state = {**net.__getstate__(), "precision": "bf16"}
+    other = fastnn.Network.__new__(fastnn.Network)
+    with pytest.warns(
+        UserWarning, match=r"precision='bf16', in which the network was trained, is not one of the numpy"
+    ):
+        other.__setstate__(state)
+    assert other.precision == "fp32"
+    np.testing.assert_array_equal(other.theta, net.theta)

@@ -140,3 +140,19 @@ def test_income_is_what_was_meant(tmp_path):
     """The table's model is right, so that the comparison above means something."""
     net, new = trained(tmp_path), people(30, seed=5)
     np.testing.assert_allclose(predict_table(net, new).answers, income(new), rtol=0.01)
+
+
+def test_integers_of_other_ranges(tmp_path):
+    X = np.random.default_rng(0).integers(0, 4000, (40, 5))
+    net = fastnn.Network([5, 4, 3], backend="numpy")
+    net.fit(X, np.arange(40) % 3, scale=1 / 4000, epochs=1)
+    model, run = exported(net, tmp_path)
+    assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.INT32
+    np.testing.assert_allclose(run(X.astype(np.int32))["probabilities"], net.predict_proba(X), rtol=1e-5)
+    net.export_onnx(tmp_path / "m.onnx", data_dtype="uint16")
+    model = onnx.load(tmp_path / "m.onnx")
+    assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT16
+    with pytest.raises(ValueError, match=r"data_dtype='int8' is not known"):
+        net.export_onnx(tmp_path / "m.onnx", data_dtype="int8")
+    with pytest.raises(ValueError, match="is for networks that scale integers"):
+        fastnn.Network([2, 2], backend="numpy").export_onnx(tmp_path / "m.onnx", data_dtype="uint8")

@@ -27,7 +27,7 @@ L2 = 0.4
 RULES = {
     "sgd": lambda: optimizers.SGD(0.2),
     "momentum": lambda: optimizers.Momentum(0.05, 0.8),
-    "adam": lambda: optimizers.Adam(0.01, 0.8, 0.95, 1e-6),
+    "adam": lambda: optimizers.Adam(0.01, 0.8, 0.95, 1e-6, 0.4),
     "lars": lambda: optimizers.LARS(0.5, 0.8, 0.05, 0.1),
     "lamb": lambda: optimizers.LAMB(0.02, 0.8, 0.95, 1e-6, 0.1),
 }

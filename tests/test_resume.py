@@ -200,7 +200,10 @@ DAMAGED = {
     "a rule that is no name": (described(name=["adam"]), "unknown optimizer"),
     "another rule": (described(name="momentum"), "the constants of momentum must be"),
     "constants of another": (described(constants={"beta1": 0.9}), "the constants of adam must be"),
-    "a constant out of range": (described(constants={"beta1": 2, "beta2": 0.9, "eps": 1e-8}), "beta1 must be"),
+    "a constant out of range": (
+        described(constants={"beta1": 2, "beta2": 0.9, "eps": 1e-8, "weight_decay": 0.0}),
+        "beta1 must be",
+    ),
     "no rate": (described(learning_rate=-1), "learning_rate must be"),
     "an unknown schedule": (described(learning_rate={"name": "eval"}), "unknown schedule 'eval'"),
     "a schedule's argument": (described(learning_rate={"name": "Step", "x": 1}), "not a usable fastnn model"),

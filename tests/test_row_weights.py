@@ -243,7 +243,7 @@ def test_the_next_fit_counts_all_rows_alike_again(backend):
         (np.ones((40, 1)), ValueError, r"one number per row of X, shape \(40,\), got \(40, 1\)"),
         (np.r_[np.ones(39), -1], ValueError, "sample_weight must be finite and >= 0, got -1 at row 39"),
         (np.r_[np.nan, np.ones(39)], ValueError, "sample_weight must be finite and >= 0, got nan at row 0"),
-        (np.zeros(40), ValueError, "sample_weight is 0 for every row, so there is nothing to learn from"),
+        (np.zeros(40), ValueError, "sample_weight must be > 0 for some row, got 0 for all 40"),
         (["a"] * 40, TypeError, "sample_weight must hold real numbers"),
         ("balance", ValueError, "sample_weight='balance' is not known; did you mean 'balanced'"),
         (0.5, ValueError, r"one number per row of X, shape \(40,\), got \(\)"),
@@ -265,7 +265,7 @@ def test_balanced_is_for_classes_and_a_program_wants_its_own_arrays():
     net = fastnn.Network([4, 2], output="identity", cost="squared_error", backend="numpy")
     with pytest.raises(ValueError, match=r"sample_weight='balanced' is for classes, y holds values of shape \(40, 2\)"):
         net.fit(X, X[:, :2], sample_weight="balanced")
-    with pytest.raises(ValueError, match="validation weights is 0 for every row"):
+    with pytest.raises(ValueError, match="validation weights must be > 0 for some row, got 0 for all 40"):
         net.fit(X, X[:, :2], validation=(X, X[:, :2], np.zeros(40)))
     net = net_of("numpy")
     program = net.backend.compile(net, RULES["sgd"](), 4)

@@ -94,9 +94,9 @@ def test_schedules_are_values():
     with pytest.raises(AttributeError):
         Constant(0.1).learning_rate = 2
     rule = optimizers.Adam(WarmUp(0.01))
-    assert (repr(rule), rule.rate, rule.hyper()[0]) == (f"Adam({WarmUp(0.01)!r}, 0.9, 0.999, 1e-08)", 0.001, 0.001)
+    assert (repr(rule), rule.rate, rule.hyper()[0]) == (f"Adam({WarmUp(0.01)!r}, 0.9, 0.999, 1e-08, 0)", 0.001, 0.001)
     rule.learning_rate = 0.5
-    assert (rule.rate, repr(rule)) == (0.5, "Adam(0.5, 0.9, 0.999, 1e-08)")
+    assert (rule.rate, repr(rule)) == (0.5, "Adam(0.5, 0.9, 0.999, 1e-08, 0)")
 
 
 @pytest.mark.parametrize(

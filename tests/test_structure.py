@@ -399,7 +399,7 @@ SIGNATURES = {
     "gradcheck": {"net": REQUIRED, "X": REQUIRED, "y": REQUIRED},
     "optimizers.SGD": {"learning_rate": 0.1},
     "optimizers.Momentum": {"learning_rate": 0.05, "momentum": 0.9},
-    "optimizers.Adam": {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
+    "optimizers.Adam": {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0},
     "backends.Backend.dense_forward": {"a": REQUIRED, "W": REQUIRED, "b": REQUIRED, "out": None},
     "backends.Backend.activate": {"activation": REQUIRED, "z": REQUIRED, "out": None},
     "backends.Backend.output_delta": {

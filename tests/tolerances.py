@@ -125,7 +125,7 @@ def momentum(theta, grad, state, t, learning_rate, mu):
     return 2 * eps(theta) * (th + 2 * learning_rate * (mu * v + g)) + learning_rate * velocity, [velocity]
 
 
-def adam(theta, grad, state, t, learning_rate, beta1, beta2, epsilon):
+def adam(theta, grad, state, t, learning_rate, beta1, beta2, epsilon, decay=0.0):
     """m may cancel, so its error is relative to its terms; v is a sum of non-negative terms.
 
     A step is scale m / (sqrt(v') + eps): the error of m passes through, and the quotient, the root

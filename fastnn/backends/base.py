@@ -26,7 +26,7 @@ import numpy as np
 from .. import activations, costs
 from ..activations import Activation
 from ..costs import Pair
-from ..optimizers import LayerWise
+from ..optimizers import Decaying, LayerWise
 from .program import Array, Job, Program
 
 if TYPE_CHECKING:
@@ -158,7 +158,11 @@ class Backend(ABC):
                 f"optimizer={optimizer!r} holds no state for a theta of shape {tuple(theta.shape)} and {theta.dtype}; "
                 "call its bind() first"
             )
-        if isinstance(optimizer, LayerWise) and (optimizer.spans is None or optimizer.spans[-1, -1] != theta.shape[0]):
+        if (
+            isinstance(optimizer, Decaying)
+            and (isinstance(optimizer, LayerWise) or optimizer.weight_decay > 0)
+            and (optimizer.spans is None or optimizer.spans[-1, -1] != theta.shape[0])
+        ):
             raise ValueError(
                 f"optimizer={optimizer!r} knows no layers of a theta of shape {tuple(theta.shape)}; call its bind() "
                 "with a network of that layout first"

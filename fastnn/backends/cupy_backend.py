@@ -17,7 +17,7 @@ from ..activations import Activation
 from ..arrays import device_of
 from ..costs import Pair
 from ..kernels.cuda.launchers import Kernels, partials_shape, scratch_size
-from ..optimizers import LayerWise
+from ..optimizers import Decaying
 from .base import Array, Backend, Job, Program
 from .cupy_arena import Arena
 from .cupy_contract import Device
@@ -117,10 +117,10 @@ class CupyBackend(Backend):
         """One step by the kernels of a program; what they need beside theta is made for this call."""
         (grad,) = self._contiguous(grad)
         P, dtype = theta.shape[0], theta.dtype
-        # Layers matter to LARS and LAMB alone, which know them; for the others theta is one layer without biases.
+        # Layers matter to rules with a weight decay, which know them; for the others theta is one layer without biases.
         layers = (
             optimizer.spans
-            if isinstance(optimizer, LayerWise) and optimizer.spans is not None
+            if isinstance(optimizer, Decaying) and optimizer.spans is not None
             else np.array([[0, P, P]], np.int64)
         )
         pieces = update_pieces(optimizer.name, (P,) + (1,) * len(layers), 1, dtype)

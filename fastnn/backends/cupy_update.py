@@ -163,14 +163,14 @@ def update_constants(
     if optimizer.name in ("sgd", "momentum", "lars"):
         columns = [alpha, *hyper]
     elif optimizer.name in ("adam", "lamb"):
-        beta1, beta2, eps, *weight_decay = hyper
+        beta1, beta2, eps, weight_decay = hyper
         # In float64: a float32 would lose its digits at small t.
         scale, correction = 1 / (1 - beta1**numbers), 1 / (1 - beta2**numbers)
         moments = (1 - beta1, 1 - beta2)
         columns = (
-            [alpha * scale, *moments, correction, eps]
+            [alpha * scale, *moments, correction, eps, 1 - alpha * weight_decay]
             if optimizer.name == "adam"
-            else [alpha, *moments, scale, correction, eps, *weight_decay]
+            else [alpha, *moments, scale, correction, eps, weight_decay]
         )
     else:
         raise TypeError(

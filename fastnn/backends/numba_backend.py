@@ -72,6 +72,7 @@ UNIT_ROWS, UNIT_WIDTH, UNIT_OUTPUTS = 1024, 64, 1 << 18
 SHARED_ROW_BYTES = 3 << 19  # of parameters, above which one row is shared with helpers
 PREDICTION_ROWS = 512  # a tile: its activations stay in the cache
 undisturbed_by(loading)
+_c = np.ascontiguousarray
 
 
 class NumbaBackend(HostBackend):
@@ -190,7 +191,9 @@ class NumbaBackend(HostBackend):
         state1, state2 = two_states(optimizer.state, theta.dtype)
         hyper = np.array(optimizer.hyper())
         if not isinstance(optimizer, LayerWise):
-            operations.update(optimizer.code, hyper, t, theta, _c(grad), state1, state2, 1.0, 0.0)
+            for part, decay in optimizer.parts():
+                w, D, *states = (x[part] for x in (theta, _c(grad), state1, state2))
+                operations.update(optimizer.code, hyper, t, w, D, *states, 1.0, 0.0, decay > 0)
             return
         direction, squares = grad.copy(), np.empty((1, 2))
         for part, decay in optimizer.parts():
@@ -488,10 +491,6 @@ def _shapes(net: Network) -> tuple[Array, Array, Array, Array, Array]:
     codes = np.array([g.code for g in net.activations], np.int64)
     slopes = np.array([g.parameter for g in net.activations], net.dtype)
     return sizes, net.layout.offsets, starts, codes, slopes
-
-
-def _c(x: Array) -> Array:
-    return np.ascontiguousarray(x)
 
 
 def _check_dimensions(*dimensions: int) -> None:

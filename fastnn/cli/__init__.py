@@ -21,5 +21,7 @@ def main() -> None:
     from .app import app  # typer and rich, which `import fastnn` must not load
 
     # Of containers and batch systems, whose time is up: as a Ctrl-C, which ends a training with what it has come to.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # Where that is ignored, as in the background of a shell script, SIGTERM ends the process at once, as it always did.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     app()

@@ -66,7 +66,7 @@ def train(
         typer.Option(metavar="WAY", help="Cells of a table without a value: refuse them, or take the mean."),
     ] = None,
     test: Annotated[
-        Path | None,
+        list[str] | None,
         typer.Option(metavar="FILE", help="Test on this table, instead of on a fifth of the rows that are set apart."),
     ] = None,
     task: Annotated[
@@ -116,6 +116,10 @@ def train(
         typer.Option(
             metavar="NUMBER", help="Lambda: lambda / (2 rows) times the sum of squared weights is added to the cost."
         ),
+    ] = None,
+    weight_decay: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBER", help="Of adam (then AdamW), lars or lamb: weights shrink by alpha times this."),
     ] = None,
     validation: Annotated[
         str | None,
@@ -170,7 +174,7 @@ def train(
         drop=tuple(drop or ()),
         categorical=tuple(categorical or ()),
         missing=missing,
-        test=test,
+        test=one("--test", test),
         balanced=balanced,
         backend=backend,
         hidden=hidden,
@@ -186,6 +190,7 @@ def train(
         learning_rate=number("--learning-rate", learning_rate),
         warmup_epochs=number("--warmup-epochs", warmup_epochs),
         l2=number("--l2", l2),
+        weight_decay=number("--weight-decay", weight_decay),
         validation=number("--validation", validation),
         patience=integer("--patience", patience),
         seed=integer("--seed", seed) or 0,

@@ -47,7 +47,10 @@ def export(model: Path, file: Path) -> None:
     with warnings_as_remarks():
         net = load(model, backend="numpy")
     existed = file.is_file()
-    net.export_onnx(file)
+    try:
+        net.export_onnx(file)
+    except ImportError as error:
+        raise ValueError(str(error)) from None
     remark(f"written to {file}{' (an earlier file was overwritten)' if existed else ''}")
 
 

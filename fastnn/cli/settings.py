@@ -15,7 +15,7 @@ from ..options import PRECISIONS
 from ..schedules import Schedule
 from .errors import known
 
-__all__ = ["LEARNING_RATES", "Defaults", "TrainOptions", "check", "course", "default_batch", "hidden_layers"]
+__all__ = ["LEARNING_RATES", "Defaults", "TrainOptions", "check", "course", "default_batch", "hidden_layers", "rule"]
 
 BACKENDS = ("auto", "numpy", "numba", "cupy")
 DTYPES = ("float32", "float64")
@@ -29,6 +29,7 @@ DECAYS: dict[str, Callable[[float, int], Schedule]] = {
     "cosine": schedules.Cosine,
 }
 SCALED_LINEARLY = ("sgd", "momentum")
+DECAYING = tuple(name for name, rule in optimizers.OPTIMIZERS.items() if issubclass(rule, optimizers.Decaying))
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,9 @@ class TrainOptions:
     drop: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
     missing: str | None = None
-    test: Path | None = None
+    test: str | None = None
     balanced: bool = False
+    weight_decay: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for the JSON object."""
@@ -134,6 +136,12 @@ def check(options: TrainOptions) -> Callable[[], DataSet]:
         options.learning_rate = defaults.learning_rate if own else LEARNING_RATES[str(options.optimizer)]
     finite_number("--learning-rate", options.learning_rate, above=0)
     finite_number("--l2", options.l2, least=0)
+    if options.weight_decay is not None:
+        finite_number("--weight-decay", options.weight_decay, least=0)
+        if options.optimizer not in DECAYING:
+            raise ValueError(
+                f"--weight-decay is for {', '.join(DECAYING)}, not for {options.optimizer}; --l2 is for all"
+            )
     finite_number("--validation", options.validation, least=0, below=1)
     if options.patience is not None and positive_integer("--patience", options.patience) and not options.validation:
         raise ValueError(
@@ -182,6 +190,13 @@ def course(options: TrainOptions) -> float | Schedule:
         return rate * scale
     after = DECAYS[options.decay](rate * scale, epochs)
     return schedules.WarmUp(after, warmup, start=rate if scale > 1 else None) if warmup else after
+
+
+def rule(options: TrainOptions) -> optimizers.Optimizer:
+    """The optimizer of checked options whose batch size is known."""
+    kind: Callable[..., optimizers.Optimizer] = optimizers.OPTIMIZERS[str(options.optimizer)]
+    decay = {} if options.weight_decay is None else {"weight_decay": options.weight_decay}
+    return kind(course(options), **decay)
 
 
 def default_batch(options: TrainOptions, rows: int) -> int:

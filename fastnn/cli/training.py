@@ -22,7 +22,7 @@ from ..network import Network
 from ..training import History
 from . import report
 from .errors import BAD_INPUT, INTERRUPTED, remark, warnings_as_remarks
-from .settings import TrainOptions, check, course, default_batch, hidden_layers
+from .settings import TrainOptions, check, default_batch, hidden_layers, rule
 
 __all__ = ["Outcome", "train"]
 
@@ -87,8 +87,7 @@ def train(
         try:
             history = net.fit(
                 *parts.train,
-                optimizer=str(options.optimizer),
-                learning_rate=course(options),
+                optimizer=rule(options),
                 batch_size=options.batch_size,
                 micro_batch=options.micro_batch,
                 epochs=int(options.epochs or 0),

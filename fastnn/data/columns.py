@@ -20,9 +20,9 @@ __all__ = [
     "Want",
     "fault",
     "first_bad",
-    "is_text",
     "names",
     "numbers",
+    "texts_among",
 ]
 
 # Spellings of "no value" in tables, lower case. They are refused where nothing else is asked for.
@@ -45,11 +45,14 @@ class Reading:
         A column of other cells than numbers holds text too, unless most of its cells are numbers.
     missing : bool
         A cell may be missing.
+    literal : set of str
+        Columns of text in which "none", "?" and the like are names, and only an empty cell is missing.
     """
 
     text: frozenset[str] = frozenset()
     decide: bool = False
     missing: bool = False
+    literal: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -76,11 +79,6 @@ class RawTable:
     where: Callable[[int], str]
     notes: list[str]
 
-    @property
-    def X(self) -> NDArray[np.float64]:
-        """(m, columns), of a table without text."""
-        return np.column_stack(list(self.features.values()))
-
 
 @dataclass(frozen=True)
 class BadCell:
@@ -104,18 +102,18 @@ def fault(cell: str) -> str:
     return "" if math.isfinite(value) else f"{cell} is not a finite number"
 
 
-def is_text(cells: Sequence[str]) -> bool:
-    """Whether at least half of the cells that hold anything are text: a column of names, and not one of numbers with a
-    slip in it.
-    """
+def texts_among(cells: Sequence[str]) -> tuple[int, int]:
+    """How many of the cells are text, and how many hold anything."""
     present = [cell for cell in cells if cell.strip().lower() not in MISSING]
-    return 2 * sum(fault(cell).startswith("text") for cell in present) >= len(present) > 0
+    return sum(fault(cell).startswith("text") for cell in present), len(present)
 
 
-def names(cells: Sequence[str], *, missing: bool = False) -> list[str] | BadCell:
-    """The cells, stripped, "" for those that are missing; or the first of these, if none may be."""
+def names(cells: Sequence[str], *, missing: bool = False, literal: bool = False) -> list[str] | BadCell:
+    """The cells, stripped, "" for those that are missing; or the first of these, if none may be. literal: only empty
+    ones are, and "none" or "?" are names.
+    """
     stripped = [cell.strip() for cell in cells]
-    kept = ["" if cell.lower() in MISSING else cell for cell in stripped]
+    kept = stripped if literal else ["" if cell.lower() in MISSING else cell for cell in stripped]
     if not missing and "" in kept:
         row = kept.index("")
         return BadCell(row, fault(stripped[row]))

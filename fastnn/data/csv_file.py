@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataFileError
-from .columns import BadCell, Column, RawTable, Reading, Want, first_bad, is_text, numbers
+from .columns import BadCell, Column, RawTable, Reading, Want, first_bad, numbers, texts_among
 from .columns import names as names_of
 
 __all__ = ["read_csv"]
@@ -82,23 +83,27 @@ def _read(path: Path, reader: Any, separator: str, want: Want, reading: Reading)
     lines: list[int] = []
     parts: dict[str, list[NDArray[np.float64]]] = {name: [] for name in columns}
     texts: dict[str, list[str]] = {name: [] for name in columns if name in reading.text}
+    unlike: dict[str, _Unlike] = {}
     answers: list[str] = []
     rows = _rows(path, reader, len(names), lines)
     while block := list(islice(rows, BLOCK)):
         start = len(lines) - len(block)
         cells = list(zip(*block, strict=True))
         found: dict[str, Column | BadCell] = {
-            name: (names_of if name in texts else numbers)(cells[i], missing=reading.missing)
+            name: (
+                names_of(cells[i], missing=reading.missing, literal=name in reading.literal)
+                if name in texts
+                else numbers(cells[i], missing=reading.missing)
+            )
             for name, i in picked.items()
         }
         if reading.decide:
-            bad_columns = [name for name, cell in found.items() if isinstance(cell, BadCell) and name not in texts]
-            if text := frozenset(name for name in bad_columns if is_text(cells[picked[name]])):
-                raise _HoldsText(text)
+            for name, cell in list(found.items()):
+                if name in unlike or (isinstance(cell, BadCell) and cell.reason.startswith("text")):
+                    before = sum(int((~np.isnan(part)).sum()) for part in parts[name])
+                    unlike.setdefault(name, _Unlike(start, before)).add(cells[picked[name]], found.pop(name))
         if bad := first_bad(found):
-            name, cell = bad
-            advice = _advice(name, cell) if reading.decide else ""
-            raise DataFileError(f"{path}: {_where(lines, start + cell.row)}, column {name!r}: {cell.reason}{advice}")
+            raise _refusal(path, lines, start + bad[1].row, *bad, reading)
         for name, values in found.items():
             if isinstance(values, list):
                 texts[name] += values
@@ -109,6 +114,12 @@ def _read(path: Path, reader: Any, separator: str, want: Want, reading: Reading)
             answers += [cell.strip() for cell in cells[names.index(target)]]
     if not lines:
         raise DataFileError(f"{path}: has a header but no rows")
+    if text := frozenset(name for name, column in unlike.items() if column.is_text()):
+        raise _HoldsText(text)
+    if unlike:
+        name, column = min(unlike.items(), key=lambda item: item[1].row)
+        assert column.first is not None
+        raise _refusal(path, lines, column.row, name, column.first, reading)
     features: dict[str, Column] = {
         name: texts[name] if name in texts else np.concatenate(parts.pop(name)) for name in columns
     }
@@ -118,11 +129,36 @@ def _read(path: Path, reader: Any, separator: str, want: Want, reading: Reading)
     )
 
 
-def _advice(name: str, cell: BadCell) -> str:
-    """What `fastnn train` offers for such a cell."""
-    if cell.reason.startswith("missing"):
-        return f"; --missing mean takes the mean for it, --drop {name} leaves the column out"
-    return f"; if these are categories: --categorical {name}" if cell.reason.startswith("text") else ""
+class _Unlike:
+    """A column that holds text among numbers: how much of each, over all blocks, and the first such cell."""
+
+    def __init__(self, start: int, present: int) -> None:
+        self._start, self._present, self._texts = start, present, 0
+        self.first: BadCell | None = None
+        self.row = 0  # in the file, of that cell
+
+    def add(self, cells: Sequence[str], found: Column | BadCell) -> None:
+        """The next block of the column."""
+        texts, present = texts_among(cells)
+        self._texts, self._present = self._texts + texts, self._present + present
+        if self.first is None and isinstance(found, BadCell):
+            self.first, self.row = found, self._start + found.row
+
+    def is_text(self) -> bool:
+        """Whether at least half of the cells that hold anything are text: names, and not numbers with a slip."""
+        return 2 * self._texts >= self._present
+
+
+def _refusal(path: Path, lines: list[int], row: int, name: str, cell: BadCell, reading: Reading) -> DataFileError:
+    """The error of a cell; in training with what `fastnn train` offers."""
+    advice, column = "", shlex.quote(name)
+    if reading.decide and cell.reason.startswith("missing"):
+        advice = (
+            f"; --missing mean takes the mean for it (none of the categories), --drop {column} leaves the column out"
+        )
+    elif reading.decide and cell.reason.startswith("text"):
+        advice = f"; if these are categories: --categorical {column}"
+    return DataFileError(f"{path}: {_where(lines, row)}, column {name!r}: {cell.reason}{advice}")
 
 
 def _rows(path: Path, reader: Any, width: int, lines: list[int]) -> Iterator[list[str]]:

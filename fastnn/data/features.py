@@ -3,16 +3,16 @@ name that occurs."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataFileError
-from .columns import MISSING, BadCell, Column, numbers
+from .columns import BadCell, Column, Reading, names, numbers
 
-__all__ = ["categories_of", "encoded", "feature_names", "from_arrays"]
+__all__ = ["as_text", "categories_of", "encoded", "feature_names", "from_arrays"]
 
 Floats = NDArray[np.float64]
 MOST_NAMES = 1000  # of a column; each becomes an input of the network
@@ -86,7 +86,7 @@ def encoded(
     return X
 
 
-def from_arrays(table: Any, columns: Sequence[str], text: Collection[str], *, missing: bool) -> dict[str, Column]:
+def from_arrays(table: Any, columns: Sequence[str], reading: Reading) -> dict[str, Column]:
     """The columns of a mapping name -> array-like, such as a DataFrame, as a reader of files would give them.
 
     Raises
@@ -102,21 +102,36 @@ def from_arrays(table: Any, columns: Sequence[str], text: Collection[str], *, mi
             raise DataFileError(f"column {column!r}, which the model needs, is missing") from None
         if values.ndim != 1 or (found and len(values) != len(next(iter(found.values())))):
             raise DataFileError(f"column {column!r} must be one value per row, got shape {values.shape}")
-        found[column] = _text(values) if column in text else _numbers(column, values, missing)
-        absent = [row for row, cell in enumerate(found[column]) if isinstance(cell, str) and not cell]
-        if absent and not missing:
-            raise DataFileError(f"row {absent[0] + 1}, column {column!r}: missing value")
+        if column not in reading.text:
+            found[column] = _numbers(column, values, reading.missing)
+            continue
+        text = names(as_text(values), missing=reading.missing, literal=column in reading.literal)
+        if isinstance(text, BadCell):
+            raise DataFileError(f"row {text.row + 1}, column {column!r}: missing value")
+        found[column] = text
     return found
 
 
-def _text(values: NDArray[Any]) -> list[str]:
-    cells = ["" if v is None or v != v else str(v).strip() for v in values.tolist()]
-    return ["" if cell.lower() in MISSING else cell for cell in cells]
+def as_text(values: NDArray[Any]) -> list[str]:
+    """Cells as a CSV file would hold them: "" for None, NaN and pandas' NA, and 1 for 1.0, which is how pandas holds
+    whole numbers beside a missing one.
+    """
+    return [_cell(value) for value in values.tolist()]
+
+
+def _cell(value: Any) -> str:
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, float):
+        return "" if value != value else str(int(value)) if value.is_integer() else str(value)
+    return str(value)
 
 
 def _numbers(column: str, values: NDArray[Any], missing: bool) -> Floats:
     if values.dtype.kind not in "biuf":
-        cells = numbers(_text(values), missing=missing)
+        cells = numbers(as_text(values), missing=missing)
         if isinstance(cells, BadCell):
             raise DataFileError(f"row {cells.row + 1}, column {column!r}: {cells.reason}")
         return cells

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..errors import DataFileError
 from .columns import BadCell, Column, RawTable, Reading, Want
 from .columns import names as names_of
+from .features import as_text
 
 __all__ = ["expand", "read_arrays", "read_npz"]
 
@@ -105,10 +106,7 @@ def read_npz(path: str | os.PathLike[str], want: Want, reading: Reading = Readin
         name, k = place[column]
         cells = flat[name][:, k]
         if column in reading.text or (reading.decide and cells.dtype.kind in "US"):
-            text = names_of(
-                [str(v, "utf-8", "replace") if isinstance(v, bytes) else str(v) for v in cells.tolist()],
-                missing=reading.missing,
-            )
+            text = names_of(as_text(cells), missing=reading.missing, literal=column in reading.literal)
             if isinstance(text, BadCell):
                 raise DataFileError(f"{path}: {_where(text.row)}, column {column!r}: {text.reason}")
             features[column] = text

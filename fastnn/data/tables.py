@@ -91,7 +91,7 @@ def load(
         return _features(path, names, chosen[0], choice), chosen[0]
 
     text_columns = frozenset(choice.categorical)
-    table = _reader(path)(path, want, Reading(text_columns, decide=True, missing=choice.missing == "mean"))
+    table = _reader(path)(path, want, Reading(text_columns, True, choice.missing == "mean", text_columns))
     assert table.target is not None
     name, columns = chosen[0], list(table.features)
     categories = categories_of(table.features, f"{path}: ")
@@ -121,10 +121,7 @@ def load(
     title = f"{path.name}, target {name!r}"
     if task == "regression":
         if text:
-            row = next((row for row, cell in enumerate(values) if isinstance(numbers([str(cell)]), BadCell)), 0)
-            raise DataFileError(
-                f"{path}: {table.where(row)}, column {name!r}: text {str(values[row])!r}, but regression needs numbers"
-            )
+            raise _not_a_number(path, table, name, values)
         return DataSet(
             name=path.stem,
             title=title,
@@ -220,6 +217,8 @@ def load_test(path: str | os.PathLike[str], known: Mapping[str, Any], notes: lis
     X = encoded(table.features, known["columns"], known.get("categories", {}), notes)
     as_text = classes is not None and isinstance(classes[0], str)
     values, text = _target_values(table, target, known["task"])
+    if classes is None and text:
+        raise _not_a_number(path, table, target, values)
     if classes is None:
         return X, np.asarray(values, np.float64)
     if as_text and not text:  # names made of digits, which here look like numbers
@@ -236,9 +235,18 @@ def load_test(path: str | os.PathLike[str], known: Mapping[str, Any], notes: lis
     return X, codes
 
 
+def _not_a_number(path: Path, table: RawTable, name: str, values: NDArray[Any]) -> DataFileError:
+    row = next((row for row, cell in enumerate(values) if isinstance(numbers([str(cell)]), BadCell)), 0)
+    return DataFileError(
+        f"{path}: {table.where(row)}, column {name!r}: text {str(values[row])!r}, but regression needs numbers"
+    )
+
+
 def reading_of(known: Mapping[str, Any]) -> Reading:
     """How the columns of a trained model are read."""
-    return Reading(frozenset(known.get("categories", {})), missing=known.get("missing") == "mean")
+    categories = known.get("categories", {})
+    literal = frozenset(column for column, names in categories.items() if MISSING & {name.lower() for name in names})
+    return Reading(frozenset(categories), missing=known.get("missing") == "mean", literal=literal)
 
 
 def _needed(path: Path, names: list[str], known: Mapping[str, Any]) -> list[str]:
@@ -267,18 +275,20 @@ def _named(path: Path, names: list[str], column: str) -> str:
     try:
         return names[int(column)]
     except (ValueError, IndexError):
-        shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-        raise DataFileError(
-            f"{path}: has no column {column!r}{nearest(column, names) or '.'} Columns: {shown}"
-        ) from None
+        raise _no_column(path, names, column) from None
+
+
+def _no_column(path: Path, names: list[str], column: str) -> DataFileError:
+    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    return DataFileError(f"{path}: has no column {column!r}{nearest(column, names) or '.'} Columns: {shown}")
 
 
 def _features(path: Path, names: list[str], target: str, choice: Choice) -> list[str]:
     """The columns that are left for features."""
     dropped = {_named(path, names, column) for column in choice.drop}
     for column in choice.categorical:
-        if column not in names:
-            _named(path, [name for name in names if not name.lstrip("-").isdigit()], column)
+        if column not in names:  # positions are for --target and --drop; here they are easily taken for values
+            raise _no_column(path, names, column)
     for column in (*choice.categorical, target):
         if column in dropped:
             raise DataFileError(f"{path}: column {column!r} is to be dropped, and is the target or categorical as well")

@@ -175,9 +175,9 @@ def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
             biases = (shape.blocks[layer] + n_out * n_below + unit) * 4
             if not direct:
                 cost += move_numbers(
-                    zero, team, m, rule, hyper, t, weights, (end - unit) * n_below, rule.l2, mine, all_grads, grad_step
+                    zero, team, m, rule, hyper, t, weights, (end - unit) * n_below, True, mine, all_grads, grad_step
                 )
-                move_numbers(zero, team, m, rule, hyper, t, biases, end - unit, 0.0, mine, all_grads, grad_step)
+                move_numbers(zero, team, m, rule, hyper, t, biases, end - unit, False, mine, all_grads, grad_step)
             if not each and step + 1 < run.stop:
                 lay_out(table, zero, layer, unit, end, few_at(shape, layer), shape, mine, factors)
         barrier(meeting, me, team)  # theta has moved, and all weights that are laid out for all

@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from . import JIT, compiled, exported, part
+from . import JIT, compiled, exported, once, part
 from .team import prefetch_at
 
 __all__ = ["READABLE", "convert_rows", "gather", "gather_rows", "reader", "source_of"]
@@ -84,26 +84,21 @@ def _read_rows(data, row_step, column_step, itemsize, scale, rows, m, n, x):
                 target[i, j] = kind(numba.carray(_moved(first, j * column_step), 1)[0]) * scale
 
 
-_readers: dict[tuple[str, str], int] = {}
-_kept = []  # the compiled readers: their code must not be freed
+@once
+def _compiled(data_dtype, dtype):
+    """The reader of X of one dtype into a workspace of another, once per process: its code must not be freed."""
+    number = types.uint8 if data_dtype == "bool" else getattr(types, data_dtype)
+    real, step = getattr(types, dtype), types.intp
+    signature = types.void(
+        types.CPointer(number), step, step, step, real, types.CPointer(types.int64), step, step, types.CPointer(real)
+    )
+    return exported(_read_rows, signature)
 
 
 def reader(data_dtype, dtype):
     """The reader of X of one dtype into a workspace of another, as `gather_rows` takes it: the address of its code."""
     key = np.dtype(data_dtype).name, np.dtype(dtype).name
-    if key not in _readers:
-        if JIT:
-            number = types.uint8 if key[0] == "bool" else getattr(types, key[0])
-            real, step = getattr(types, key[1]), types.intp
-            signature = types.void(
-                types.CPointer(number), step, step, step, real, types.CPointer(types.int64), step, step,
-                types.CPointer(real),
-            )  # fmt: skip
-            _kept.append(exported(_read_rows, signature))
-            _readers[key] = _kept[-1].address
-        else:
-            _readers[key] = READABLE.index(key[0])
-    return _readers[key]
+    return _compiled(*key).address if JIT else READABLE.index(key[0])
 
 
 def convert_rows(X, scale, x):

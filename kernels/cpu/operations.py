@@ -287,11 +287,12 @@ def _sum_of_squares(x):
 sum_of_squares = inner(_sum_of_squares)
 
 
-def _update(rule, hyper, t, theta, grad, state1, state2, share, l2):
+def _update(rule, hyper, t, theta, grad, state1, state2, share, l2, weights):
     """One optimizer step on theta (n,), in place, from D = share * grad + l2 * theta; state likewise.
 
     rule: SGD, MOMENTUM or ADAM, formulas in fastnn.optimizers. share is 1/m where grad is Delta;
-    l2 is lambda/n on weights and 0 on biases. hyper (float64) as Optimizer.hyper(); t >= 1. Callers
+    l2 is lambda/n on weights and 0 on biases; weights: these are some, which Adam's own decay is for. hyper (float64)
+    as Optimizer.hyper(); t >= 1. Callers
     pass slices: a loop from a start that is not plainly 0 would not be vectorised, because Numba
     must then allow for negative indices.
     """
@@ -313,13 +314,14 @@ def _update(rule, hyper, t, theta, grad, state1, state2, share, l2):
         rate = kind(hyper[0] / (1 - hyper[1] ** t))
         correction = kind(1 / (1 - hyper[2] ** t))
         eps = kind(hyper[3])
+        kept = kind(1 - hyper[0] * hyper[4]) if weights else kind(1)
         for i in range(theta.size):
             D = share * grad[i] + l2 * theta[i]
             m = state1[i] + fresh1 * (D - state1[i])
             v = state2[i] + fresh2 * (D * D - state2[i])
             state1[i] = m
             state2[i] = v
-            theta[i] -= rate * (m / (np.sqrt(v * correction) + eps))
+            theta[i] = kept * theta[i] - rate * (m / (np.sqrt(v * correction) + eps))
 
 
 update = compiled(_update)

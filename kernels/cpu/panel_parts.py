@@ -273,13 +273,13 @@ def accumulate(panels, zero, bottom, thin, rows, block, shape, x, asked, own, gr
 accumulate = part(accumulate)
 
 
-def move_numbers(zero, team, m, rule, hyper, t, begin, count, decay, own, all_grads, grad_step):
-    """Moves `count` parameters, which begin so many bytes into theta, by their gradient in all_grads (an address).
-    Returns their L2 cost before, for m rows.
+def move_numbers(zero, team, m, rule, hyper, t, begin, count, weights, own, all_grads, grad_step):
+    """Moves `count` parameters, weights or biases, which begin so many bytes into theta, by their gradient in all_grads
+    (an address). Returns their L2 cost before, for m rows.
 
     With a team adds up the Deltas of all threads first, which lie grad_step bytes apart.
     """
-    size, cost = itemsize(zero), 0.0
+    size, cost, decay = itemsize(zero), 0.0, rule.l2 if weights else 0.0
     for at in range(begin, begin + count * size, AT_ONCE * size):
         n = min(AT_ONCE, count - (at - begin) // size)
         w, grad = vector_at(own.theta + at, zero, n), vector_at(all_grads + at, zero, n)
@@ -291,7 +291,7 @@ def move_numbers(zero, team, m, rule, hyper, t, begin, count, decay, own, all_gr
             cost += m * decay / 2 * sum_of_squares(w)
         own1 = vector_at(own.state1 + at, zero, n if own.state1 != 0 else 0)
         own2 = vector_at(own.state2 + at, zero, n if own.state2 != 0 else 0)
-        update(rule.code, hyper, t, w, grad, own1, own2, 1 / m, decay)
+        update(rule.code, hyper, t, w, grad, own1, own2, 1 / m, decay, weights)
     return cost
 
 
@@ -311,11 +311,11 @@ def move(zero, team, summed, m, rule, hyper, t, shape, layer, k, k_end, biases, 
         across = min(PANEL // size, width - column)
         panel = column * (depth + 1)
         for which in range(2 if biases else 1):  # weights, which decay; then biases, which do not
-            begin, count, decay = block + (panel + k * across) * size, (k_end - k) * across, rule.l2
+            begin, count = block + (panel + k * across) * size, (k_end - k) * across
             if which == 1:
-                begin, count, decay = block + (panel + depth * across) * size, across, 0.0
+                begin, count = block + (panel + depth * across) * size, across
             cost += move_numbers(
-                zero, team if summed else 1, m, rule, hyper, t, begin, count, decay, own, all_grads, grad_step
+                zero, team if summed else 1, m, rule, hyper, t, begin, count, which == 0, own, all_grads, grad_step
             )
     return cost
 

@@ -329,7 +329,7 @@ def _worker(me, team, sliced, meeting, data, run, shape, rule, memory):
                             memory.squares[layer, biases, me],
                         )  # fmt: skip
                     else:
-                        update(rule.code, hyper, t, w, grad_of_w, first_state, second_state, 1 / m, decay)
+                        update(rule.code, hyper, t, w, grad_of_w, first_state, second_state, 1 / m, decay, not biases)
         if rule.code >= LAYERWISE:
             barrier(meeting, me, team)  # the norms of a layer are sums over all threads
             for layer in range(layers):

@@ -14,7 +14,8 @@
 //
 //   theta, Delta, first, second (P,) REAL: as in update.cu; a state that the rule has not is not touched.
 //   X (available, n_in) REAL, or bytes (available, n_in) uint8 if from_bytes, times `scale`; classes (available,) or
-//   values (available, n_out): targets; weights (available,) if weighted. What is not used is not read. A row number out of range makes the cost NaN.
+//   values (available, n_out): targets; weights (available,) if weighted. What is not used is not read. A row number
+//   out of range makes the cost NaN.
 //   table (layers, 15), written by narrow.py: see Layer; slopes (layers,) REAL: parameters of their g.
 //   order, step, constants (steps, width), totals: as in gather.cu, update.cu, finish_step; step[0] += steps.
 //   output: which cost, see OUTPUTS; `lanes` of each row there. rule: see RULES.
@@ -50,7 +51,7 @@ __device__ inline void prefetch(const void* p, int bytes) {
 #endif
 
 #define OF_A_LAYER 15  // numbers in a row of `table`
-#define CONSTANTS 6    // of a rule, at most
+#define CONSTANTS 7    // of a rule, at most
 #define ON_THE_WAY 16  // numbers of a row of X that a lane fetches at once
 enum RULES { SGD = 0, MOMENTUM = 1, ADAM = 2 };
 enum OUTPUTS {
@@ -205,7 +206,7 @@ __device__ __forceinline__ State state_of(const Moves& moves, int at) {
 // the sum of squares of its weights before, if they decay: of each thread's in REAL, which are few.
 template <class Rule>
 __device__ __forceinline__ REAL gradient(const Layer& of, const Moves& moves, int m, bool begins, bool ends) {
-    const Rule rule(moves.constants.of);
+    const Rule rule(moves.constants.of), of_biases = rule.of_biases();
     const REAL decay = moves.constants.of[0];
     const bool whole = begins && ends;
     REAL squares = 0;
@@ -228,7 +229,7 @@ __device__ __forceinline__ REAL gradient(const Layer& of, const Moves& moves, in
                  const REAL old = *theta;
                  REAL D = sum * moves.per_row;
                  if (decays) D += decay * old, squares += old * old;
-                 *theta = rule(old, D, state.first, state.second);
+                 *theta = (k < of.n_in ? rule : of_biases)(old, D, state.first, state.second);
                  if (Rule::STATES > 0) moves.first[at] = state.first;
                  if (Rule::STATES > 1) moves.second[at] = state.second;
              });

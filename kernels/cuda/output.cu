@@ -9,8 +9,8 @@
 //   z, delta (rows, cols) STORE, rows z_ld and delta_ld apart, delta overwritten; it may be z itself. b (cols,) REAL.
 //   y: classes (available,) int64 or values (available, cols) REAL; row i of the batch has the targets
 //   of row order[step[0] * batch + offset + i]. weights (available,) REAL, by which the row's cost and delta are
-//   multiplied, where `weighted` is not 0; else it is not read. partials (2, MAX_BLOCKS) double: cost and hits of each block,
-//   overwritten, or added to where `accumulate` is not 0 (the next part of a batch).
+//   multiplied, where `weighted` is not 0; else it is not read. partials (2, MAX_BLOCKS) double: cost and hits of each
+//   block, overwritten, or added to where `accumulate` is not 0 (the next part of a batch).
 //
 // A row is done by `lanes` neighbouring lanes of a warp, a power of two: few for few columns. All threads take
 // every turn of the loop over rows, because a shuffle needs the whole warp; a row beyond the end has no columns.

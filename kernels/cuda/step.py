@@ -40,7 +40,7 @@ __all__ = ["CONSTANTS", "OF_A_SPAN", "Rows", "StepKernels", "output_blocks", "up
 
 Array = Any
 # numbers in a row of constants: decay, and the rule's own (update.cu, layerwise.cu)
-CONSTANTS = {"sgd": 2, "momentum": 3, "adam": 6, "lars": 5, "lamb": 8}
+CONSTANTS = {"sgd": 2, "momentum": 3, "adam": 7, "lars": 5, "lamb": 8}
 
 OF_A_SPAN = 7  # numbers of a layer in spans (layers.cuh)
 

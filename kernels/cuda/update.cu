@@ -4,8 +4,9 @@
 //   sgd       theta -= rate D
 //   momentum  v := mu v + D;  theta -= rate v
 //   adam      m += (1 - beta1) (D - m);  v += (1 - beta2) (D^2 - v)
-//             theta -= rate m / (sqrt(v correction) + eps)
-//             rate = alpha / (1 - beta1^t), correction = 1 / (1 - beta2^t), from float64 on the host
+//             theta := kept theta - rate m / (sqrt(v correction) + eps)
+//             rate = alpha / (1 - beta1^t), correction = 1 / (1 - beta2^t), kept = 1 - alpha weight_decay (for biases
+//             1), from float64 on the host
 //
 //   theta, m, v (P,) REAL; Delta REAL, padded (layers.cuh), is left as it was.
 //   low: the copy of theta for products, padded, rounded from the new theta; theta itself where there is none.
@@ -85,7 +86,7 @@ __device__ __forceinline__ void update(const Vectors& of, const int64* spans, co
     const Rule rule(constants);
     const REAL decay = constants[0];
     const double sum = update_part(rule, of, part_of_layer(spans, blockIdx.y, true), rows, decay);
-    update_part(rule, of, part_of_layer(spans, blockIdx.y, false), rows, 0);
+    update_part(rule.of_biases(), of, part_of_layer(spans, blockIdx.y, false), rows, 0);
     if (decay == 0) return;  // the same for all threads
     const double total = block_sum(sum, of_warp);
     if (threadIdx.x == 0) squares[blockIdx.y * gridDim.x + blockIdx.x] = total;
