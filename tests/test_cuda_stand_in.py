@@ -80,7 +80,7 @@ def of_a_step(device, z, y, values):
     out["derivative_sums"] = np.concatenate([chunks, delta.ravel()])
     spans, constants = (
         np.array([[0, 9000, 9030, 0, 9000, 300, 300]]),
-        np.array([[0.5, 0.1, 0.1, 0.001, 2.0, 1e-3]], np.float32),
+        np.array([[0.5, 0.1, 0.1, 0.001, 2.0, 1e-3, 0.9]], np.float32),
     )
     for rule, slots in (("sgd", 0), ("momentum", 1), ("adam", 2)):
         theta, state, squares = (
