@@ -66,6 +66,11 @@ def _weights(sample_weight: Any, X: Array, *, part: bool = False) -> Array | Non
     """(m,) finite numbers >= 0, not all 0 unless the rows are part of others; None for None."""
     if sample_weight is None:
         return None
+    if isinstance(sample_weight, str):
+        raise TypeError(
+            f"sample_weight must be one number per row, got {sample_weight!r}; classes that count the same are "
+            "class_weight='balanced'"
+        )
     weights = np.asarray(row_weights.checked(sample_weight, X, len(X)))
     if not part and not weights.any():
         # in the words that scikit-learn's checks expect

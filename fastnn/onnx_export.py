@@ -51,12 +51,16 @@ def export_onnx(net: Network, path: str | os.PathLike[str], *, data_dtype: Any =
     ------
     ImportError
         The package onnx is missing.
+    TypeError
+        `path` is not a path.
     ValueError
         Another ending; more parameters than the format holds (2 GiB); a data_dtype that is not known, or for a network
         that scales no integers.
     OSError
         The file cannot be written; one already there is untouched.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path must be a str or os.PathLike, the name of a model file, got {path!r}")
     path = Path(path)
     if path.suffix.lower() != ".onnx":
         raise ValueError(f"path={str(path)!r}: an ONNX model's name must end in '.onnx', got {path.suffix!r}")

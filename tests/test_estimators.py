@@ -345,3 +345,8 @@ def test_the_largest_weights_do_not_overflow():
         for w in (np.full(40, 1e308), None)
     )
     np.testing.assert_allclose(huge.predict(X), plain.predict(X), rtol=1e-5)
+
+
+def test_a_word_for_weights_of_rows_names_the_other_parameter():
+    with pytest.raises(TypeError, match="got 'balanced'; classes that count the same are class_weight='balanced'"):
+        DenseClassifier().fit(np.eye(4), [0, 1, 0, 1], sample_weight="balanced")

@@ -124,6 +124,8 @@ def test_what_cannot_be_written(tmp_path, monkeypatch):
     net = fastnn.Network([2, 2], backend="numpy")
     with pytest.raises(ValueError, match=r"an ONNX model's name must end in '\.onnx', got '\.pt'"):
         net.export_onnx(tmp_path / "m.pt")
+    with pytest.raises(TypeError, match=r"path must be a str or os\.PathLike, the name of a model file, got 3"):
+        net.export_onnx(3)
     with pytest.raises(FileNotFoundError, match=r"the folder .*absent' does not exist"):
         net.export_onnx(tmp_path / "absent" / "m.onnx")
     monkeypatch.setattr("fastnn.onnx_export.LARGEST", 23)
