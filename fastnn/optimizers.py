@@ -196,7 +196,25 @@ class Decaying(Optimizer):
             yield slice(biases, end), 0.0
 
 
-class Adam(Decaying):
+class Moments(Decaying):
+    """A rule of running means of the gradient, m, and of its square, v: the constants of Adam and LAMB."""
+
+    slots = ("m", "v")
+    beta1: float
+    beta2: float
+    eps: float
+
+    def _check(self, beta1: float, beta2: float, eps: float, weight_decay: float) -> None:
+        self.beta1 = finite_number("beta1", beta1, least=0, below=1)
+        self.beta2 = finite_number("beta2", beta2, least=0, below=1)
+        self.eps = finite_number("eps", eps, above=0)
+        self.weight_decay = finite_number("weight_decay", weight_decay, least=0)
+
+    def hyper(self) -> tuple[float, ...]:
+        return (self.rate, self.beta1, self.beta2, self.eps, self.weight_decay)
+
+
+class Adam(Moments):
     """Adam (Kingma and Ba 2015, arXiv 1412.6980, algorithm 1); with `weight_decay` AdamW (Loshchilov and Hutter 2019,
     arXiv 1711.05101, algorithm 2), which the field calls decoupled.
 
@@ -216,7 +234,7 @@ class Adam(Decaying):
         own L2, which is.
     """
 
-    name, code, slots = "adam", 2, ("m", "v")
+    name, code = "adam", 2
 
     def __init__(
         self,
@@ -227,13 +245,7 @@ class Adam(Decaying):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(learning_rate)
-        self.beta1 = finite_number("beta1", beta1, least=0, below=1)
-        self.beta2 = finite_number("beta2", beta2, least=0, below=1)
-        self.eps = finite_number("eps", eps, above=0)
-        self.weight_decay = finite_number("weight_decay", weight_decay, least=0)
-
-    def hyper(self) -> tuple[float, ...]:
-        return (self.rate, self.beta1, self.beta2, self.eps, self.weight_decay)
+        self._check(beta1, beta2, eps, weight_decay)
 
     def parts(self) -> Iterator[tuple[slice, float]]:
         return super().parts() if self.weight_decay else Optimizer.parts(self)
@@ -315,7 +327,7 @@ class LARS(LayerWise):
             w -= v
 
 
-class LAMB(LayerWise):
+class LAMB(Moments, LayerWise):
     """Adam with a step length per layer (You et al. 2020, arXiv 1904.00962, algorithm 2, with phi(x) = x).
 
     m and v as in Adam; r = (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps);
@@ -333,7 +345,7 @@ class LAMB(LayerWise):
         beta >= 0 (the paper's lambda), on weights, not part of m and v, beside the network's own L2, which is.
     """
 
-    name, code, slots = "lamb", 4, ("m", "v")
+    name, code = "lamb", 4
 
     def __init__(
         self,
@@ -344,13 +356,7 @@ class LAMB(LayerWise):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(learning_rate)
-        self.beta1 = finite_number("beta1", beta1, least=0, below=1)
-        self.beta2 = finite_number("beta2", beta2, least=0, below=1)
-        self.eps = finite_number("eps", eps, above=0)
-        self.weight_decay = finite_number("weight_decay", weight_decay, least=0)
-
-    def hyper(self) -> tuple[float, ...]:
-        return (self.rate, self.beta1, self.beta2, self.eps, self.weight_decay)
+        self._check(beta1, beta2, eps, weight_decay)
 
     def step(self, theta: Array, grad: Array, state: Sequence[Array], t: int) -> None:
         m, v = state
