@@ -16,8 +16,13 @@ def replace(path: Path, content: bytes, *, durable: bool = False) -> None:
     Raises
     ------
     OSError
-        The folder does not exist or cannot be written, or the disk is full.
+        The folder does not exist or cannot be written, or the disk is full; `path` is a folder, or a device, a pipe or
+        a socket, whose place a file would take.
     """
+    if path.is_dir():
+        raise IsADirectoryError(f"{str(path)!r} is a folder; give the name of a file")
+    if path.exists() and not path.is_file():
+        raise OSError(f"{str(path)!r} is not a regular file but a device, pipe or socket; give the name of a file")
     path = Path(os.path.realpath(path))
     handle, temporary = tempfile.mkstemp(prefix=".fastnn-", suffix=".tmp", dir=path.parent)
     try:

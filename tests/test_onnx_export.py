@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import onnx
@@ -128,6 +129,14 @@ def test_what_cannot_be_written(tmp_path, monkeypatch):
         net.export_onnx(3)
     with pytest.raises(FileNotFoundError, match=r"the folder .*absent' does not exist"):
         net.export_onnx(tmp_path / "absent" / "m.onnx")
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"folder\.onnx' is a folder; give the name of a file"):
+        net.export_onnx(tmp_path / "folder.onnx")
+    (tmp_path / "folder.onnx").rmdir()
+    os.mkfifo(tmp_path / "pipe.onnx")
+    with pytest.raises(OSError, match="is not a regular file but a device, pipe or socket"):
+        net.export_onnx(tmp_path / "pipe.onnx")
+    (tmp_path / "pipe.onnx").unlink()
     monkeypatch.setattr("fastnn.onnx_export.LARGEST", 23)
     with pytest.raises(ValueError, match="the network has 24 bytes of parameters; an ONNX file holds 23"):
         net.export_onnx(tmp_path / "m.onnx")
