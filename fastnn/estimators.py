@@ -95,6 +95,7 @@ class _Dense(BaseEstimator):  # type: ignore[misc]
         batch_size: int = 32,
         epochs: int = 100,
         l2: float = 3.0,
+        dropout: float | Sequence[float] = 0.0,
         validation: float | None = None,
         patience: int | None = None,
         backend: Any = "auto",
@@ -108,6 +109,7 @@ class _Dense(BaseEstimator):  # type: ignore[misc]
         self.batch_size = batch_size
         self.epochs = epochs
         self.l2 = l2
+        self.dropout = dropout
         self.validation = validation
         self.patience = patience
         self.backend = backend
@@ -122,7 +124,7 @@ class _Dense(BaseEstimator):  # type: ignore[misc]
             raise TypeError(f"hidden must be the units of the hidden layers, such as (64, 32), got {hidden!r}")
         net = Network(
             [inputs, *hidden, outputs], hidden=self.activation, output=output, cost=cost, l2=self.l2,
-            backend=self.backend, dtype=self.dtype, seed=seed,
+            dropout=self.dropout, backend=self.backend, dtype=self.dtype, seed=seed,
         )  # fmt: skip
         # an instance has a state, and fit begins anew
         return net, optimizers.get(copy.deepcopy(self.optimizer), self.learning_rate), seed
@@ -187,6 +189,8 @@ class DenseClassifier(ClassifierMixin, _Dense):  # type: ignore[misc]
     l2 : float, default 3.0
         lambda of (lambda / 2n) ||Theta||^2 over n training rows. Not 0 as in `Network`, because an estimator's usual
         data are hundreds to thousands of rows, which a hundred epochs would learn by heart; with many rows it vanishes.
+    dropout : float or sequence of float, default 0.0
+        Probability with which each unit of the hidden layers is left out of a step.
     validation, patience : float and int, default None
         A share of the rows to be watched and not trained on, of every class alike; and after how many epochs without a
         lower cost of theirs training goes back to the best and ends.
@@ -224,6 +228,7 @@ class DenseClassifier(ClassifierMixin, _Dense):  # type: ignore[misc]
         batch_size: int = 32,
         epochs: int = 100,
         l2: float = 3.0,
+        dropout: float | Sequence[float] = 0.0,
         validation: float | None = None,
         patience: int | None = None,
         class_weight: Any = None,
@@ -233,8 +238,8 @@ class DenseClassifier(ClassifierMixin, _Dense):  # type: ignore[misc]
     ) -> None:
         super().__init__(
             hidden, activation=activation, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size,
-            epochs=epochs, l2=l2, validation=validation, patience=patience, backend=backend, dtype=dtype,
-            random_state=random_state,
+            epochs=epochs, l2=l2, dropout=dropout, validation=validation, patience=patience, backend=backend,
+            dtype=dtype, random_state=random_state,
         )  # fmt: skip
         self.class_weight = class_weight
 

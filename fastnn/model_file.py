@@ -63,6 +63,8 @@ def save(net: Network, path: str | os.PathLike[str], *, optimizer: Optimizer | N
         "scale": net.scale,
         "epochs_trained": net.epochs_trained,
     }
+    if any(net.dropout):  # of the format's first version only where it is used, so that others are read as before
+        network["dropout"] = list(net.dropout)
     metadata = {
         "format": "fastnn",
         "version": str(FORMAT_VERSION),
@@ -222,6 +224,7 @@ def _network(path: Path, tensors: dict[str, Any], metadata: dict[str, str], back
             cost=config["cost"],
             init=theta,
             l2=config["l2"],
+            dropout=config.get("dropout", 0.0),
             backend=backend,
             dtype=config["dtype"],
             precision=precision,
@@ -267,6 +270,6 @@ def _config(metadata: dict[str, str]) -> dict[str, Any]:
             "fastnn"
         )
     config = json.loads(metadata["network"])
-    if not isinstance(config, dict) or set(config) != _FIELDS:
+    if not isinstance(config, dict) or set(config) - {"dropout"} != _FIELDS:
         raise ValueError(f"the network description must have the fields {sorted(_FIELDS)}")
     return config

@@ -1,7 +1,6 @@
 """The network: sizes, activations, cost and one flat vector Theta, on an engine it does not know.
 
-Forward, backpropagation and the gradient are the composition of the engine's operations, in the
-order of the lecture: all gradients are computed before any parameter moves.
+What is on the board, forward and back, is in fastnn/backpropagation.py; training in fastnn/training.py.
 """
 
 from __future__ import annotations
@@ -11,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import activations, checks, costs, optimizers, options, row_weights
+from . import activations, checks, costs, dropout, optimizers, options
 from .activations import Activation
 from .backends import Backend, choose_backend
 from .backends.base import Job
-from .errors import finite_number, natural_number, positive_integer
+from .backpropagation import Backpropagation
+from .errors import finite_number, natural_number
 from .fit_lock import FitLock
 from .fit_method import FitMethod
 from .layout import Layout, Views
@@ -32,7 +32,7 @@ FIXED = (  # engines keep what they made of these
 )
 
 
-class Network(FitMethod):
+class Network(Backpropagation, FitMethod):
     """A dense feed-forward network.
 
     Parameters
@@ -59,6 +59,9 @@ class Network(FitMethod):
         optimizer's state and the cost stay float32 (sums float64), and so do predictions.
     seed : int
         Seed >= 0 of the initial weights; the same on every engine.
+    dropout : float or sequence of float
+        Probability 0 <= p < 1 with which `fit` leaves each unit of a hidden layer out of a step, for all hidden layers
+        or one for each (fastnn.dropout).
 
     Attributes
     ----------
@@ -74,7 +77,9 @@ class Network(FitMethod):
     scale : float or None
         Factor for integer inputs, from the `fit` that was given one. Floats are taken as they are.
     l2 : float
-        lambda, which may be set between fits. Sizes, activations, cost and dtype may not.
+        lambda, which may be set between fits.
+    dropout : tuple of float
+        p of each hidden layer, which may be set between fits. Sizes, activations, cost and dtype may not.
 
     Raises
     ------
@@ -101,6 +106,7 @@ class Network(FitMethod):
         dtype: Any = "float32",
         precision: str = "fp32",
         seed: int = 0,
+        dropout: float | Sequence[float] = 0.0,
     ) -> None:
         self.sizes = options.check_sizes(sizes)
         self.hidden = options.check_hidden(hidden, len(self.sizes) - 2)
@@ -110,6 +116,7 @@ class Network(FitMethod):
         if self.sizes[-1] < 2 and not self.output.elementwise:
             raise ValueError("softmax over one output is always 1; use two outputs, or output='sigmoid'")
         self.l2 = l2
+        self.dropout = dropout  # what is set need not be a tuple
         self.dtype = options.check_dtype(dtype)
         self.precision = precision
         seed = natural_number("seed", seed)
@@ -182,6 +189,15 @@ class Network(FitMethod):
         self._l2 = finite_number("l2", value, least=0)
 
     @property
+    def dropout(self) -> tuple[float, ...]:
+        """p of each hidden layer; may be set between fits, to one number for all of them too."""
+        return self._dropout
+
+    @dropout.setter
+    def dropout(self, value: float | Sequence[float]) -> None:
+        self._dropout = dropout.check_dropout(value, len(self.hidden))
+
+    @property
     def activations(self) -> list[Activation]:
         """g of layers 2..L."""
         return [*self.hidden, self.output]
@@ -189,117 +205,6 @@ class Network(FitMethod):
     def split(self, vector: Array) -> tuple[list[Array], list[Array]]:
         """The views (weights, biases) of any vector laid out as theta."""
         return self.layout.split(vector)
-
-    # ---- forward and back, as on the board --------------------------------------------------------
-
-    def forward(self, X: Any) -> list[Array]:
-        """[a^(1), ..., a^(L)], each (m, s_l); NumPy arrays for NumPy input, device arrays for device input."""
-        X = checks.numeric("X", X, self.backend)
-        _, a = self._forward(self._inputs(X))
-        return a if self._on_device(X) else [self.backend.to_numpy(layer) for layer in a]
-
-    def _forward(self, x: Array) -> tuple[list[Array], list[Array]]:
-        """z^(2..L) and a^(1..L) of the rows x."""
-        z, a = [], [x]
-        for W, b, g in zip(self.weights, self.biases, self.activations, strict=True):
-            z.append(self.backend.dense_forward(a[-1], W, b))
-            a.append(self.backend.activate(g, z[-1]))
-        return z, a
-
-    def backpropagate(
-        self, x: Array, y: Array, Delta: Array | None = None, weights: Array | None = None
-    ) -> tuple[float, Array, Array]:
-        """Forward and backward over one batch. Accumulates into Delta; no 1/m, no L2, nothing else changed.
-
-        Parameters
-        ----------
-        x : (m, s_1); y : (m,) int64 classes or (m, K); both already on the engine, of the network's dtype
-        Delta : (P,), optional
-            Running sums laid out as theta; zeros if not given.
-        weights : (m,), optional
-            Factor of each row's cost, and so of its delta; on the engine, of the network's dtype.
-
-        Returns
-        -------
-        cost_sum : float, Delta : (P,), h : (m, K)
-            Sum of the rows' costs times their weights, Delta, and the outputs a^(L).
-        """
-        backend = self.backend
-        if Delta is None:
-            Delta = backend.zeros(self.theta.shape, self.dtype)
-        Delta_W, Delta_b = self.split(Delta)
-        z, a = self._forward(x)
-        cost_sum = backend.cost_sum(self.output, self.cost, z[-1], a[-1], y, weights)
-        delta = backend.output_delta(self.output, self.cost, z[-1], a[-1], y)
-        if weights is not None:
-            delta *= weights[:, None]
-        for layer in reversed(range(len(self.weights))):
-            backend.accumulate(Delta_W[layer], Delta_b[layer], delta, a[layer])
-            if layer:  # there is no delta^(1)
-                delta = backend.propagate_delta(
-                    delta, self.weights[layer], self.hidden[layer - 1], z[layer - 1], a[layer]
-                )
-        return cost_sum, Delta, a[-1]
-
-    def cost_and_gradient(
-        self, X: Any, y: Any, *, micro_batch: int | None = None, sample_weight: Any = None
-    ) -> tuple[float, Array]:
-        """Mean cost over the rows, L2 included, and its gradient.
-
-        J = cost_sum / m + lambda / (2 m) sum Theta^2 and D = Delta / m + (lambda / m) Theta off the
-        biases, with m the rows passed (see fastnn.costs).
-
-        Parameters
-        ----------
-        X : (m, s_1), y : targets (see `fit`)
-        micro_batch : int, optional
-            Rows processed at a time; Delta accumulates to the same result in less memory.
-        sample_weight : (m,) or "balanced", optional
-            As for `fit`: J = (sum w cost + lambda/2 sum Theta^2) / sum w.
-
-        Returns
-        -------
-        J : float
-        D : (P,)
-            A fresh vector laid out as theta, on the engine's device.
-
-        Raises
-        ------
-        TypeError, ValueError
-            X or y is not what the network takes.
-        """
-        x = self._inputs(X)
-        targets, m = self._targets(y, x.shape[0]), x.shape[0]
-        step = m if micro_batch is None else positive_integer("micro_batch", micro_batch)
-        weights, total = row_weights.for_rows(sample_weight, self, targets)
-        cost_sum, Delta = 0.0, None
-        for start in range(0, m, step):
-            part = slice(start, start + step)
-            of_rows = None if weights is None else weights[part]
-            of_part, Delta, _ = self.backpropagate(x[part], targets[part], Delta, of_rows)
-            cost_sum += of_part
-        assert Delta is not None
-        Delta /= m
-        self.add_l2_gradient(Delta, self.l2 / total)
-        return cost_sum / m + self.l2 / (2 * total) * self.sum_of_squared_weights(), Delta
-
-    def mean_cost(self, X: Any, y: Any, *, l2: bool = True, sample_weight: Any = None) -> float:
-        """Mean cost over the m rows: J of `cost_and_gradient`, or without L2, as `history.val_cost` is."""
-        x = self._inputs(X)
-        targets = self._targets(y, x.shape[0])
-        weights, total = row_weights.for_rows(sample_weight, self, targets)
-        cost, _ = self._evaluate(x, targets, weights)
-        return cost + (self.l2 / (2 * total) * self.sum_of_squared_weights() if l2 else 0.0)
-
-    def add_l2_gradient(self, grad: Array, factor: float) -> None:
-        """Accumulates factor * Theta into the weights' part of grad (P,); biases are left alone."""
-        if factor:
-            for D_W, W in zip(self.split(grad)[0], self.weights, strict=True):
-                D_W += self.dtype.type(factor) * W
-
-    def sum_of_squared_weights(self) -> float:
-        """Sum of Theta^2 without biases, for the L2 cost; 0.0 without L2."""
-        return sum(self.backend.sum_of_squares(W) for W in self.weights) if self.l2 else 0.0
 
     # ---- use --------------------------------------------------------------------------------------
 
@@ -477,7 +382,7 @@ class Network(FitMethod):
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         theta, (name, given) = state.pop("theta"), state.pop("backend")
-        self.__dict__.update({"_any_backend": False, "_told": False} | state)
+        self.__dict__.update({"_any_backend": False, "_told": False, "_dropout": (0.0,) * len(state["hidden"])} | state)
         self.backend, reason = choose_backend(name, parameters=self.layout.size, options=given)
         if self._any_backend:
             self.backend_reason = reason

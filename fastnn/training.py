@@ -18,6 +18,7 @@ import numpy as np
 
 from . import optimizers, options
 from .backends.base import Array, Job, Program
+from .dropout import Drawn, epoch_key
 from .early_stopping import BestEpoch
 from .errors import Diverged, TrainingInterrupted, positive_integer
 from .interrupts import interrupt_after
@@ -243,6 +244,7 @@ class _Fit:
 
     def _epoch(self, epoch: int) -> None:
         order = self.orders.of(epoch)
+        self.program.key = epoch_key(self.orders.seed, epoch)
         if self.data.scale is not None:
             self.net.scale = self.data.scale  # kept from here on: all that can be refused has been checked
         on_device = self.net.backend.asarray(order)
@@ -360,11 +362,12 @@ class _Fit:
             weights = None if program.weights is None else program.weights[rows]
             with np.errstate(all="ignore"):
                 x = self.data.rows(net, rows)
-                z, _ = net._forward(x)
+                factors = net.dropped(Drawn(program.key, step), len(rows))
+                z, _, _ = net._forward(x, factors)
                 bad_z = [not finite(values) for values in z]
                 bad_Delta = [False] * len(z)
                 if not any(bad_z):
-                    Delta_W, Delta_b = net.split(net.backpropagate(x, self.data.y[rows], None, weights)[1])
+                    Delta_W, Delta_b = net.split(net.backpropagate(x, self.data.y[rows], None, weights, factors)[1])
                     bad_Delta = [not (finite(W) and finite(b)) for W, b in zip(Delta_W, Delta_b, strict=True)]
             if any(bad_z):
                 return step, 2 + bad_z.index(True)

@@ -202,3 +202,29 @@ def test_weight_decay_is_adamw_and_refused_for_others(cli, tmp_path):
     code, _, err = cli(*words, "x", "--optimizer", "sgd", "--weight-decay", "5")
     assert code == 2
     assert "--weight-decay is for adam, lars, lamb, not for sgd" in err
+
+
+def test_dropout_is_passed_on_and_refused_without_hidden_layers(cli, tmp_path):
+    code, out, _ = cli(
+        "train",
+        "digits",
+        "--hidden",
+        "32",
+        "--dropout",
+        "0.4",
+        "--epochs",
+        "1",
+        "--save",
+        tmp_path / "net",
+        "--no-plot",
+    )
+    assert code == 0
+    assert "dropout 0.4" in out
+    assert fastnn.load(tmp_path / "net").dropout == (0.4,)
+    for given, message in (("1", "--dropout must be a finite number >= 0 and < 1"), ("much", "--dropout must be")):
+        code, _, err = cli("train", "digits", "--dropout", given)
+        assert code == 2
+        assert message in err
+    code, _, err = cli("train", "digits", "--hidden", "none", "--dropout", "0.4")
+    assert code == 2
+    assert "--dropout 0.4 leaves hidden units out, and --hidden none makes none" in err

@@ -18,6 +18,7 @@ import test_cuda_kernels as kernels
 import test_cuda_layerwise as layerwise
 import test_cuda_narrow as narrow
 import test_cuda_step as step
+import test_dropout as dropout
 from cuda_on_cpu import KernelFault, ShimDevice
 
 from fastnn.activations import LeakyReLU, Sigmoid, Softmax, Tanh
@@ -184,6 +185,7 @@ WATCH = {
     "times_derivative": shaped(kernels.test_times_derivative, LeakyReLU()),
     "column_sums": column_sums,
     "derivative_sums": sums(LeakyReLU()),
+    "drop": watching(dropout.kernel_of_the_gpu, *((shape, "float32") for shape in ((33, 129), (300, 9)))),
     "sum_chunks": sums(None),
     "output_softmax_cross_entropy": output(Softmax(), True, "classes"),
     "output_sigmoid_cross_entropy": output(Sigmoid(), True, "values"),

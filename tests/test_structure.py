@@ -91,6 +91,7 @@ RANK = {
     "arrays": 0,
     "kernels": 0,
     "layout": 1,
+    "dropout": 1,
     "activations": 1,
     "costs": 2,
     "schedules": 1,
@@ -103,15 +104,16 @@ RANK = {
     "options": 9,
     "row_weights": 9,
     "fit_method": 9,  # a part of the network
-    "network": 10,
-    "training_data": 11,
-    "lost_device": 11,
-    "snapshot": 11,
-    "early_stopping": 12,
-    "training": 13,
+    "backpropagation": 10,  # and so is this
+    "network": 11,
+    "training_data": 12,
+    "lost_device": 12,
+    "snapshot": 12,
+    "early_stopping": 13,
+    "training": 14,
     "saved_optimizer": 3,
-    "model_file": 11,
-    "gradient_check": 11,
+    "model_file": 12,
+    "gradient_check": 12,
 }
 TOP = 100
 # Inside a function, at the moment of use, and nowhere else: convenience methods of the network, the live progress bar.

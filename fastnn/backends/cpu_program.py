@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ..dropout import limit_of, scale_of
 from ..kernels.cpu.gather import reader, source_of
 from ..kernels.cpu.workspace import Data, Rule, Run, read_only
 from .base import Array, Job, Program
@@ -17,10 +18,11 @@ from .cpu_plan import Plan
 from .cpu_threads import usable_threads
 
 if TYPE_CHECKING:
+    from ..network import Network
     from ..optimizers import Optimizer
     from .numba_backend import NumbaBackend
 
-__all__ = ["TeamProgram", "check_range", "hyper_rows", "targets_of", "two_states", "weights_of"]
+__all__ = ["TeamProgram", "check_range", "dropout_of", "hyper_rows", "targets_of", "two_states", "weights_of"]
 
 
 def check_range(argument: str, numbers: Array, end: int) -> None:
@@ -45,6 +47,16 @@ def targets_of(y: Array, K: int, dtype: Any) -> tuple[Array, Array, bool]:
 def weights_of(weights: Array | None, dtype: Any) -> Array:
     """(m,), or (0,) for none, as kernels take them."""
     return np.empty(0, dtype) if weights is None else np.ascontiguousarray(weights)
+
+
+def dropout_of(net: Network) -> dict[str, Array]:
+    """limits, kept and scales of layers 2..L, as `Shape` has them."""
+    rates = [*net.dropout, 0.0]
+    return {
+        "limits": np.array([limit_of(rate) for rate in rates], np.int64),
+        "kept": np.array([1 - rate for rate in rates], net.dtype),
+        "scales": np.array([scale_of(rate) for rate in rates], net.dtype),
+    }
 
 
 def hyper_rows(optimizer: Optimizer, rates: Array | None) -> Array:
@@ -83,6 +95,7 @@ class TeamProgram(Program):
             id(net.theta),
             tuple(net.activations),
             net.pair,
+            net.dropout,
             job.batch_size,
             job.micro_batch,
             job.training_rows,
@@ -133,7 +146,7 @@ class TeamProgram(Program):
         data = Data(
             source_of(X), read, native, factor, read_only(classes), read_only(values), by_class, read_only(weights)
         )
-        return data, Run(read_only(order), start, stop, self.batch_size, self._capacity())
+        return data, Run(read_only(order), start, stop, self.batch_size, self._capacity(), self.key)
 
     @abstractmethod
     def _capacity(self) -> int:

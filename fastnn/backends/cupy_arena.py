@@ -59,6 +59,7 @@ def pieces_of_program(
     pieces["partials"] = partials_shape(), np.dtype(np.float64)
     pieces["totals"] = (2,), np.dtype(np.float64)
     pieces["order"] = (steps * batch,), np.dtype(np.int64)
+    pieces["drawn"] = (2,), np.dtype(np.int64)
     pieces |= update_pieces(rule, sizes, steps, real)
     pieces["tables"] = (2, layers, 4), np.dtype(np.int64)
     pieces["workspace"] = (max(1, workspace),), np.dtype(np.uint8)

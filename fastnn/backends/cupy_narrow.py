@@ -41,6 +41,8 @@ def why_not(net: Network, device: Device, batch: int, rule: str) -> str:
     """Why the kernel cannot train this network with this batch and rule, or would for certain not pay; "" if it may."""
     if net.precision != "fp32":
         return f"it computes in float32 or float64, not with precision={net.precision!r}"
+    if any(net.dropout):
+        return "it leaves no units out, and this network has dropout"
     if rule not in RULES:
         return f"it knows {', '.join(RULES)}, not {rule}"
     if max(net.sizes[1:-1], default=0) > WIDEST:

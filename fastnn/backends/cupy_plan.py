@@ -20,6 +20,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .base import Array
 from .cupy_buffers import Buffers, Prepared
 from .cupy_products import Candidate, NotOffered
 
@@ -65,19 +66,30 @@ def choose(buffers: Buffers, m: int, *, in_parts: bool) -> list[Choice]:
 
 
 def way_back(
-    buffers: Buffers, hidden: int, m: int, epilogue: str, sums: str, *, accumulate: bool
+    buffers: Buffers,
+    hidden: int,
+    m: int,
+    epilogue: str,
+    sums: str,
+    *,
+    accumulate: bool,
+    drop: Callable[[Array], None] | None = None,
 ) -> Callable[[], None]:
     """delta of a hidden layer from the one above it, and the partial sums of its columns unless an epilogue takes
-    them (`sums`).
+    them (`sums`). drop: multiplies a delta by the factors of dropout.
     """
-    b, g = buffers, buffers.net.hidden[hidden - 1]
+    b, g, kept = buffers, buffers.net.hidden[hidden - 1], 1 - buffers.net.dropout[hidden - 1]
     product = b.fastest(b.back(hidden, m, epilogue), measure=False)[0].call
     chunks = b.chunks(hidden - 1)
 
     def back() -> None:
         product()
+        if drop is not None:
+            drop(b.delta(hidden, m))
         if epilogue == "DEFAULT":
-            b.kernels.derivative_sums(g, b.delta(hidden, m), b.a(hidden, m), chunks, b.per_chunk, accumulate=accumulate)
+            b.kernels.derivative_sums(
+                g, b.delta(hidden, m), b.a(hidden, m), chunks, b.per_chunk, accumulate=accumulate, kept=kept
+            )
         elif sums == "kernel":
             b.kernels.column_sums(b.delta(hidden, m), chunks, b.per_chunk, accumulate=accumulate)
 
@@ -153,7 +165,8 @@ class _Timed:
         back = [self.back(hidden, "DEFAULT"), self.derivative_sums(hidden)]
         ways: dict[str, tuple[tuple[str, str, str], list[float | None]]] = {}
         outer = self.outer(hidden - 1, "DEFAULT")
-        if g == "relu" and not in_parts:
+        # an epilogue would sum deltas before dropout has multiplied them
+        if g == "relu" and not in_parts and not self._b.net.dropout[hidden - 1]:
             if self._b.kind == "bfloat16":  # bias sums of DRELU_BGRAD would be rounded to bfloat16
                 ways["epilogues"] = (
                     ("RELU_AUX_BIAS", "DRELU", "BGRADB"),

@@ -176,7 +176,7 @@ class CupyProgram(Program):
                     given,
                 )
                 taken = order[first * self.batch_size : last * self.batch_size]
-                self._upload(taken, constants)
+                self._upload(taken, constants, first)
                 if chosen is None and self._fusing:
                     self._repeat_fused(*divmod(taken.shape[0], self.batch_size))
                 elif chosen is None:
@@ -190,11 +190,14 @@ class CupyProgram(Program):
         self.hits = int(hits) if net.counts_hits(y) else None
         return cost_sum, rows
 
-    def _upload(self, taken: Array, constants: np.ndarray[Any, Any]) -> None:
-        """What the next steps read: their row numbers and constants, and that none of them has been done."""
+    def _upload(self, taken: Array, constants: np.ndarray[Any, Any], first: int) -> None:
+        """What the next steps read: their row numbers and constants, where in the random numbers of the epoch they are,
+        of which the next is step `first`, and that none of them has been done.
+        """
         arena, device = self._arena, self._device
         device.copy(arena["order"][: taken.shape[0]], taken)
         device.upload(arena["constants"][: len(constants)], constants)
+        device.upload(arena["drawn"], np.array([self.key, first], np.int64))
         device.clear(arena["step"])
 
     def _run_streamed(self, chosen: np.ndarray[Any, Any]) -> None:
@@ -301,6 +304,7 @@ def plan_key(net: Network, batch: int, rows: int, rule: str = "") -> tuple[objec
         net.pair.code,
         net.dtype.name,
         net.precision,
+        net.dropout,
         batch,
         rows,
         rule,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..costs import SIGMOID_CROSS_ENTROPY, SOFTMAX_CROSS_ENTROPY
+from ..dropout import limit_of, scale_of
 from ..kernels.cuda.launchers import ceil
 from ..kernels.cuda.step import Rows, output_blocks
 from ..optimizers import Optimizer
@@ -114,6 +115,8 @@ class Step:
             add(b.fastest(b.forward(layer, m, choice.forward), measure=False)[0].call)
             if layer < last and choice.forward == "DEFAULT":
                 add(functools.partial(kernels.bias_activate, net.hidden[layer], b.a(layer + 1, m), net.biases[layer]))
+            if layer < last and net.dropout[layer]:
+                add(functools.partial(self._drop, b.a(layer + 1, m), layer, rows.offset))
         z = delta = b.delta(last + 1, m)
         add(
             lambda: kernels.output(
@@ -140,12 +143,21 @@ class Step:
             if not layer:  # there is no delta^(1)
                 add(gradient)
                 continue
-            back = way_back(b, layer, m, choice.back, self._choices[layer - 1].biases, accumulate=accumulate)
+            drop = functools.partial(self._drop, layer=layer - 1, first=rows.offset) if net.dropout[layer - 1] else None
+            sums = self._choices[layer - 1].biases
+            back = way_back(b, layer, m, choice.back, sums, accumulate=accumulate, drop=drop)
             if choice.beside:
                 add(functools.partial(b.device.side_by_side, gradient, back))
             else:
                 add(gradient)
                 add(back)
+
+    def _drop(self, x: Array, layer: int, first: int) -> None:
+        """Activations or deltas x of a hidden layer, of the rows from `first` on of the batch, times the factors of
+        dropout.
+        """
+        b, rate = self._b, self._b.net.dropout[layer]
+        b.kernels.drop(x, b.arena["drawn"], b.arena["step"], first, layer, limit_of(rate), scale_of(rate))
 
     def _bias_table(self, rows: int, table: Array) -> Array | None:
         """For `sum_chunks`: the layers whose bias gradient lies in chunks; None if there are none."""

@@ -38,6 +38,7 @@ from ..kernels.cpu import JIT, gemm, layerwise, operations, undisturbed_by
 from ..kernels.cpu.amx import missing
 from ..kernels.cpu.compiling import announced
 from ..kernels.cpu.gather import READABLE, convert_rows
+from ..kernels.cpu.on_demand import DROP, parts
 from ..kernels.cpu.one_row import one_row
 from ..kernels.cpu.prediction import prediction
 from ..kernels.cpu.program import FlatMemory, FlatShape, training_program
@@ -48,7 +49,7 @@ from .cpu_crew import run_parts, run_team
 from .cpu_explain import explain_plan
 from .cpu_machine import AMX_FEW
 from .cpu_plan import Plan, Problem, Wishes, choose_plan
-from .cpu_program import TeamProgram, targets_of, two_states, weights_of
+from .cpu_program import TeamProgram, dropout_of, targets_of, two_states, weights_of
 from .cpu_row import SharedRow
 from .cpu_threads import blas_on_one_thread, sharing, usable_threads
 from .numba_amx import OCTETS, AmxPredictor, AmxProgram, any_few
@@ -170,9 +171,8 @@ class NumbaBackend(HostBackend):
 
         def part(first: int, last: int) -> None:
             gemm.gemm_nn(delta[first:last], W, out[first:last], 1.0, 0.0)
-            operations.times_derivative(
-                activation.code, a.dtype.type(activation.parameter), out[first:last], a[first:last]
-            )
+            slope, one = a.dtype.type(activation.parameter), a.dtype.type(1)
+            operations.times_derivative(activation.code, slope, one, out[first:last], a[first:last])
 
         self._in_parts(part, delta.shape[0], 2 * delta.shape[0] * W.size)
         return out
@@ -424,7 +424,8 @@ class NumbaProgram(TeamProgram):
 
         # theta and the optimizer's state, which are not the program's: their place is taken in each run
         others = aligned((0,), dtype)
-        self._shape = FlatShape(*shapes, net.pair.code)
+        self._shape = FlatShape(*shapes, net.pair.code, **dropout_of(net))
+        self._parts = parts(dtype, {DROP} if any(net.dropout) else set())
         self._memory = FlatMemory(
             theta=others,
             grads=scratch(team if self.plan.sliced else 1, net.layout.size),
@@ -457,7 +458,7 @@ class NumbaProgram(TeamProgram):
 
         def work(me: int) -> None:
             with self._blas.one_thread_here():
-                self._worker(me, team, self.plan.sliced, meeting, data, run, self._shape, rule, memory)
+                self._worker(me, team, self.plan.sliced, meeting, self._parts, data, run, self._shape, rule, memory)
 
         with blas_on_one_thread():
             run_team(work, team)

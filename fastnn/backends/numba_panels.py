@@ -10,7 +10,7 @@ import numpy as np
 
 from ..kernels.cpu import JIT
 from ..kernels.cpu.codes import IDENTITY, RELU, SGD, SOFTMAX_CROSS_ENTROPY, SQUARED_ERROR
-from ..kernels.cpu.on_demand import ACTIVATE, DERIVATIVE, OUTPUTS, table
+from ..kernels.cpu.on_demand import ACTIVATE, DERIVATIVE, DROP, OUTPUTS, table
 from ..kernels.cpu.panel_parts import TALL
 from ..kernels.cpu.panel_prediction import ROWS, panel_prediction
 from ..kernels.cpu.panel_program import panel_program
@@ -23,7 +23,7 @@ from .base import Array, Job
 from .cpu_beside import wait_for_products
 from .cpu_crew import run_team
 from .cpu_plan import Plan
-from .cpu_program import TeamProgram, two_states
+from .cpu_program import TeamProgram, dropout_of, two_states
 from .host import aligned
 
 if TYPE_CHECKING:
@@ -53,10 +53,11 @@ class PanelProgram(TeamProgram):
         codes = np.array([g.code for g in net.activations], np.int64)
         slopes = np.array([g.parameter for g in net.activations], dtype)
         self._shape = Shape(
-            layout.sizes, layout.widths, layout.blocks, layout.starts, layout.turns, codes, slopes, net.pair.code
-        )
+            layout.sizes, layout.widths, layout.blocks, layout.starts, layout.turns, codes, slopes, net.pair.code,
+            **dropout_of(net),
+        )  # fmt: skip
         # plain gradient descent: kernels/cpu/row_program.py, which needs no Delta
-        self._by_row = team == job.batch_size == 1 and self.optimizer.code == SGD
+        self._by_row = team == job.batch_size == 1 and self.optimizer.code == SGD and not any(net.dropout)
         lower_N = int(layout.blocks[split])  # whose gradients are in no two threads' hands
         widest = max((int(P) for P in layout.widths if P * dtype.itemsize > PANEL), default=0)
         # numbers of a row that a thread has to itself
@@ -132,6 +133,8 @@ def needed_parts(net: Network, by_class: bool, batch_size: int, weighted: bool =
         needed |= {ACTIVATE, DERIVATIVE}
     if batch_size == 1:  # of one row the derivative comes after the product, but in the program of its own
         needed.add(DERIVATIVE)
+    if any(net.dropout):
+        needed.add(DROP)
     pair, linear = net.pair.code, net.activations[-1].code == IDENTITY
     # the program does these two itself
     within = by_class if pair == SOFTMAX_CROSS_ENTROPY else linear and pair == SQUARED_ERROR and not by_class

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..activations import Activation
 from ..costs import Pair
+from ..dropout import Drawn
 from .base import Array, Job, Program
 from .host import HostBackend
 
@@ -82,23 +83,24 @@ class NumpyProgram(Program):
                 chosen = order[step * batch : (step + 1) * batch]
                 if rates is not None:
                     self.optimizer.rate = float(rates[step - start])
-                step_cost, step_hits = self._step(X, y, chosen)
+                step_cost, step_hits = self._step(X, y, chosen, step)
                 cost_sum += step_cost
                 rows += chosen.shape[0]
                 hits += step_hits
         self.hits = hits if net.counts_hits(y) else None
         return cost_sum, rows
 
-    def _step(self, X: Array, y: Array, chosen: Array) -> tuple[float, int]:
-        """One step on those rows of X and y, micro-batch after micro-batch."""
+    def _step(self, X: Array, y: Array, chosen: Array, step: int) -> tuple[float, int]:
+        """One step, the epoch's so-manieth, on those rows of X and y, micro-batch after micro-batch."""
         net, l2_per_row = self.net, self.l2_per_row(X)
         m = chosen.shape[0]
         cost_sum, Delta, hits = m * l2_per_row / 2 * net.sum_of_squared_weights(), None, 0
         for first in range(0, m, self.micro_batch):
             rows = chosen[first : first + self.micro_batch]
             weights = None if self.weights is None else self.weights[rows]
+            factors = net.dropped(Drawn(self.key, step, first), len(rows))
             # all gradients before any parameter moves
-            data_cost, Delta, h = net.backpropagate(X[rows], y[rows], Delta, weights)
+            data_cost, Delta, h = net.backpropagate(X[rows], y[rows], Delta, weights, factors)
             cost_sum += data_cost
             hits += net.count_hits(h, y[rows]) or 0
         D = Delta

@@ -93,6 +93,8 @@ class Program(ABC):
     weights : (n,) array of the engine or None
         How much each row of X counts, its cost and its part of Delta times that; None is 1 for all. Of the network's
         dtype. `fit` gives them a mean of 1.
+    key : int
+        Of the epoch's random numbers for dropout (fastnn.dropout.epoch_key), which `fit` sets.
     total_weight : float or None
         n of the L2 term where rows have weights: their sum as they were given, so that a row that counts twice is the
         same as two rows.
@@ -104,6 +106,7 @@ class Program(ABC):
     scale: float = 1.0
     weights: Array | None = None
     total_weight: float | None = None
+    key: int = 0
     nbytes: int | None = None
 
     def __init__(self, job: Job) -> None:
@@ -139,8 +142,8 @@ class Program(ABC):
         """Take steps start..stop (stop excluded) of an epoch over the rows of X in this order.
 
         Step s takes rows order[s * batch_size : (s + 1) * batch_size], averages their gradient, each row's times its
-        weight, over its own rows, adds the L2 term (lambda / n) Theta of the weights with n = `training_rows`, and
-        updates once.
+        weight, over its own rows, with hidden units left out as `net.dropout` says, adds the L2 term (lambda / n) Theta
+        of the weights with n = `training_rows`, and updates once.
 
         Parameters
         ----------

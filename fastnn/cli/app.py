@@ -121,6 +121,10 @@ def train(
         str | None,
         typer.Option(metavar="NUMBER", help="Of adam (then AdamW), lars or lamb: weights shrink by alpha times this."),
     ] = None,
+    dropout: Annotated[
+        str | None,
+        typer.Option(metavar="FRACTION", help="Of the hidden units, left out at random in training."),
+    ] = None,
     validation: Annotated[
         str | None,
         typer.Option(metavar="FRACTION", help="Of the training rows, watched and not trained on; 0 for none."),
@@ -191,6 +195,7 @@ def train(
         warmup_epochs=number("--warmup-epochs", warmup_epochs),
         l2=number("--l2", l2),
         weight_decay=number("--weight-decay", weight_decay),
+        dropout=number("--dropout", dropout) or 0.0,
         validation=number("--validation", validation),
         patience=integer("--patience", patience),
         seed=integer("--seed", seed) or 0,

@@ -45,7 +45,7 @@ def before(options: TrainOptions, data: DataSet, parts: Parts, net: Network, exp
         f"{net.precision}",
     )
     line("", f"{net.layout.size:,} parameters")
-    decay = f", L2 {net.l2:g}" if net.l2 else ""
+    decay = (f", L2 {net.l2:g}" if net.l2 else "") + (f", dropout {options.dropout:g}" if options.dropout else "")
     line(
         "training",
         f"{options.optimizer}, {_rate(options)}, batches of {options.batch_size}, {options.epochs} epochs{decay}",

@@ -85,6 +85,7 @@ class TrainOptions:
     test: str | None = None
     balanced: bool = False
     weight_decay: float | None = None
+    dropout: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for the JSON object."""
@@ -127,7 +128,9 @@ def check(options: TrainOptions) -> Callable[[], DataSet]:
     known("--precision", options.precision, PRECISIONS)
     known("--activation", options.activation, [name for name, g in activations.ACTIVATIONS.items() if g.elementwise])
     known("--optimizer", str(options.optimizer), optimizers.OPTIMIZERS)
-    hidden_layers(str(options.hidden))
+    layers = hidden_layers(str(options.hidden))
+    if finite_number("--dropout", options.dropout, least=0, below=1) > 0 and not layers:
+        raise ValueError(f"--dropout {options.dropout:g} leaves hidden units out, and --hidden none makes none")
     positive_integer("--epochs", options.epochs)
     if options.batch_size is not None:
         positive_integer("--batch-size", options.batch_size)

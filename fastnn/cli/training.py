@@ -122,6 +122,7 @@ def _network(options: TrainOptions, data: DataSet, parts: Parts) -> Network:
         output=output,
         cost=cost,
         l2=float(options.l2 or 0),
+        dropout=options.dropout,
         backend=options.backend,
         dtype=options.dtype,
         precision=options.precision,

@@ -22,7 +22,7 @@ __all__ = ["add_up_bytes", "bytes_addresses", "forward_bytes"]
 # forward_bytes: out[i] = bias + scale sum_k x_ik W_jk; bias is not 0
 # add_up_bytes:  out = keep out + share left x
 if JIT:
-    _FORWARD_BYTES, _ADD_UP_BYTES = 10, 11  # places in the table, behind those of kernels/cpu/amx_thin.py
+    _FORWARD_BYTES, _ADD_UP_BYTES = 11, 12  # places in the table, behind those of kernels/cpu/amx_thin.py
     _float, _integer = types.float32, types.int64
 
     def _forward(x, places, m, depth, left, W, width, bias, scale, out, out_step, gate, ahead, errand):

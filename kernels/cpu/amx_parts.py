@@ -15,6 +15,7 @@ from .amx_thin import FEW, few_to_many, lay_out_few, many_to_few, sums_over_rows
 from .codes import RELU
 from .on_demand import activate_at, derivative_at
 from .panel_output import cost_and_delta
+from .panel_parts import drop_layer
 from .panels import RECTIFY, rows_at, vector_at
 
 __all__ = [
@@ -176,14 +177,14 @@ gradient = inner(gradient)
 
 def through(
     mine, bottom, table, zero, x, octets, scale, ahead, block, shape, by_class, own, factors, grads, share, keep,
-    biases_keep,
+    biases_keep, drawn,
 ):  # fmt: skip
     """Takes the rows `mine` through the layers from `bottom` on, and back. Returns (cost sum, rows that are right).
 
     Inputs begin at x + 4 first[i], or are `scale` of the uint8 at x + first[i] if they are `octets`, unless `bottom` is
     more than 0: the activations of the layer below are there then. Its deltas are made too. grads (an address, where
     theta's begins) become keep of themselves, or biases_keep, and share of the rows' Delta. ahead: as in
-    kernels/cpu/amx.py, of x.
+    kernels/cpu/amx.py, of x. drawn: of the first row.
     """
     sizes, widths, starts, codes, slopes = shape.sizes, shape.widths, shape.starts, shape.codes, shape.slopes
     m, last, a, d, nothing = mine.size, sizes.size - 2, own.a, own.d, np.int64(0)
@@ -217,6 +218,8 @@ def through(
             )  # fmt: skip
         if layer < last and not rectified:
             activate_at(table, zero, codes[layer], slopes[layer], z, 1, m * step, own.nothing)
+        if layer < last:
+            drop_layer(table, zero, layer, z, m, step, widths[layer], nothing, drawn, shape)
     step = step_at(shape, last)
     cost, right = cost_and_delta(
         table,
@@ -250,8 +253,12 @@ def through(
                     table, delta, deltas, m, n_out, own.side, back, widths[layer - 1], own.nothing, ONE, lower,
                     lower_step * 4, gate, nothing, factors.errand,
                 )  # fmt: skip
+            drop_layer(table, zero, layer - 1, lower, m, lower_step, widths[layer - 1], nothing, drawn, shape)
             if not rectified:
-                derivative_at(table, zero, codes[layer - 1], slopes[layer - 1], lower, inputs, m * lower_step)
+                derivative_at(
+                    table, zero, codes[layer - 1], slopes[layer - 1], shape.kept[layer - 1], lower, inputs,
+                    m * lower_step,
+                )  # fmt: skip
         gradient(
             table, zero, layer, few, inputs, where, layer == 0 and octets, scale, m, delta, deltas, shape, factors,
             grads, share, keep, biases_keep, soon,

@@ -29,7 +29,7 @@ from .operations import sum_of_squares
 from .panel_parts import move_numbers
 from .panels import address, rows_at, vector_at
 from .team import barrier
-from .workspace import Data, Rule, Run, Shape, batch_of, factors_of, hyper_of, kinds, own, record, uncounted
+from .workspace import Data, Drawn, Rule, Run, Shape, batch_of, factors_of, hyper_of, kinds, own, record, uncounted
 
 __all__ = ["AmxMemory", "amx_program"]
 
@@ -161,7 +161,7 @@ def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
                     first[i] = i * row_step
             tile_cost, tile_right = through(
                 rows, 0, table, zero, x, octets, data.scale, ahead, block, shape, data.by_class, mine, factors, into,
-                share, keep, biases_keep,
+                share, keep, biases_keep, Drawn(run.key, step, begin),
             )  # fmt: skip
             cost += tile_cost
             right += tile_right

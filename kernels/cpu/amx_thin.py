@@ -223,9 +223,9 @@ else:
 #               ReLU, whose derivative multiplies z
 # many_to_few:  z (m, count) = sum_k a_ik M_jk + b_j; a (m, width). room: a vector
 # sums_over_rows: out (count + 1, width): sum_i s_ik d_i, then sum_i d_i; s as above, count from 0 on; d (m, width)
-SUMS_OVER_ROWS = 7  # places in the table, behind those of on_demand.py
+SUMS_OVER_ROWS = 8  # places in the table, behind those of on_demand.py
 if JIT:
-    _FEW_TO_MANY, _MANY_TO_FEW = 8, 9
+    _FEW_TO_MANY, _MANY_TO_FEW = 9, 10
     _integer = types.int64
 
     @intrinsic

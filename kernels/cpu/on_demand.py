@@ -15,13 +15,26 @@ from numba.extending import intrinsic
 from . import JIT, amx, exported, once
 from .amx_bytes import bytes_addresses
 from .amx_thin import few_addresses
+from .dropout import drop
 from .elementary import wide_vectors
 from .operations import activate, cost_of_rows, hits_of_rows, output_delta, times_derivative
-from .panels import called, kernels, rows_at, vector_at
+from .panels import called, itemsize, kernels, rows_at, vector_at
 
-__all__ = ["ACTIVATE", "DERIVATIVE", "OUTPUTS", "activate_at", "amx_table", "derivative_at", "outputs_at", "table"]
+__all__ = [
+    "ACTIVATE",
+    "DERIVATIVE",
+    "DROP",
+    "OUTPUTS",
+    "activate_at",
+    "amx_table",
+    "derivative_at",
+    "drop_at",
+    "outputs_at",
+    "parts",
+    "table",
+]
 
-ACTIVATE, DERIVATIVE, OUTPUTS = 4, 5, 6  # places in the table, behind those of the products
+ACTIVATE, DERIVATIVE, OUTPUTS, DROP = ALL = 4, 5, 6, 7  # places in the table, behind those of the products
 
 
 def _activate(zero, code, slope, a, m, n, b):
@@ -29,8 +42,13 @@ def _activate(zero, code, slope, a, m, n, b):
     activate(code, slope, rows_at(a, zero, m, n), vector_at(b, zero, n))
 
 
-def _derivative(zero, code, slope, delta, a, n):
-    times_derivative(code, slope, rows_at(delta, zero, 1, n), rows_at(a, zero, 1, n))
+def _derivative(zero, code, slope, share, delta, a, n):
+    times_derivative(code, slope, share, rows_at(delta, zero, 1, n), rows_at(a, zero, 1, n))
+
+
+def _drop(zero, x, m, apart, n, unit, row, step, layer, key, limit, scale):
+    for i in range(m):
+        drop(vector_at(x + i * apart * itemsize(zero), zero, n), unit, row + i, step, layer, key, limit, scale)
 
 
 def _outputs(zero, pair, code, slope, m, K, labels, wanted, by_class, shares, h, e, nothing, sums):
@@ -48,7 +66,8 @@ def _outputs(zero, pair, code, slope, m, K, labels, wanted, by_class, shares, h,
 # Arrays by address. `panels`: from `table`; zero: a number of the dtype.
 #
 # activate_at:   overwrites a (m, n), C-contiguous, with g(a + b); b (n,), which may be zeros
-# derivative_at: delta (n,) *= g'(z) from a = g(z) (n,)
+# derivative_at: delta (n,) *= g'(z) from a = g(z) / share (n,)
+# drop_at:       x (m, n), rows `apart` numbers apart, times the factors of dropout (kernels/cpu/dropout.py)
 # outputs_at:    overwrites h (m, K), which holds z of the output layer, with its activations, and e (m, K), which holds
 #                z too, with its deltas; targets labels (m,) int64 if by_class, else wanted (m, K); shares: weights (m,)
 #                of the rows, or 0 for none; zeros (K,); totals (2,) float64: the cost and the rows that are right
@@ -60,9 +79,14 @@ if JIT:
         return types.void(panels, zero, types.int64, zero, *[types.int64] * 4), called(ACTIVATE)
 
     @intrinsic
-    def derivative_at(typingctx, panels, zero, code, slope, delta, a, n):
+    def derivative_at(typingctx, panels, zero, code, slope, share, delta, a, n):
         """See above."""
-        return types.void(panels, zero, types.int64, zero, *[types.int64] * 3), called(DERIVATIVE)
+        return types.void(panels, zero, types.int64, zero, zero, *[types.int64] * 3), called(DERIVATIVE)
+
+    @intrinsic
+    def drop_at(typingctx, panels, zero, x, m, apart, n, unit, row, step, layer, key, limit, scale):
+        """See above."""
+        return types.void(panels, zero, *[types.int64] * 10, zero), called(DROP)
 
     @intrinsic
     def outputs_at(
@@ -84,6 +108,10 @@ else:
         """The same without JIT."""
         _derivative(*arguments)
 
+    def drop_at(panels, *arguments):
+        """The same without JIT."""
+        _drop(*arguments)
+
     def outputs_at(panels, *arguments):
         """The same without JIT."""
         _outputs(*arguments)
@@ -96,13 +124,20 @@ def _compiled(name, which):
     if which == ACTIVATE:
         return exported(_activate, types.void(real, integer, real, *[integer] * 4))
     if which == DERIVATIVE:
-        return exported(_derivative, types.void(real, integer, real, *[integer] * 3))
+        return exported(_derivative, types.void(real, integer, real, real, *[integer] * 3))
+    if which == DROP:
+        return exported(_drop, types.void(real, *[integer] * 10, real))
     return exported(_outputs, types.void(real, integer, integer, real, *[integer] * 4, types.boolean, *[integer] * 5))
 
 
 def table(dtype, needed):
-    """`panels` of this dtype with those of ACTIVATE, DERIVATIVE and OUTPUTS that are needed."""
+    """`panels` of this dtype with those of ALL that are needed."""
     return _table(np.dtype(dtype).name, frozenset(needed) if JIT else frozenset())
+
+
+def parts(dtype, needed):
+    """The same without products."""
+    return np.concatenate([np.zeros(ACTIVATE, np.int64), _addresses(np.dtype(dtype).name, needed)])
 
 
 @once
@@ -111,10 +146,7 @@ def _table(name, needed):
 
 
 def _addresses(name, needed):
-    return np.array(
-        [_compiled(name, which).address if which in needed else 0 for which in (ACTIVATE, DERIVATIVE, OUTPUTS)],
-        np.int64,
-    )
+    return np.array([_compiled(name, which).address if which in needed else 0 for which in ALL], np.int64)
 
 
 def amx_table(needed, few=False, octets=False):

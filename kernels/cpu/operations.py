@@ -126,17 +126,21 @@ def _copy(z, a):
 copy = inner(_copy)
 
 
-def _times_derivative(code, slope, delta, a):
-    """delta (m, n) *= g'(z), from a = g(z), in place. A NaN in a makes delta NaN."""
+def _times_derivative(code, slope, share, delta, a):
+    """delta (m, n) *= g'(z), in place, from a = g(z) / share, which is 1 - p of units with dropout, else 1. A NaN in a
+    makes delta NaN.
+    """
     zero, one = a.dtype.type(0), a.dtype.type(1)
     for i in range(delta.shape[0]):
         d, h = delta[i], a[i]
         if code == SIGMOID:
             for j in range(d.size):
-                d[j] *= h[j] * (one - h[j])
+                g = h[j] * share
+                d[j] *= g * (one - g)
         elif code == TANH:
             for j in range(d.size):
-                d[j] *= one - h[j] * h[j]
+                g = h[j] * share
+                d[j] *= one - g * g
         elif code == RELU:
             for j in range(d.size):
                 d[j] *= one if h[j] > zero else (zero if h[j] <= zero else h[j])
@@ -164,7 +168,7 @@ def _output_delta(pair, code, slope, a, classes, values, by_class, weights, delt
             for j in range(K):
                 delta[i, j] = a[i, j] - values[i, j]
     if pair == SQUARED_ERROR:
-        times_derivative(code, slope, delta, a)
+        times_derivative(code, slope, one, delta, a)
     elif pair == SOFTMAX_SQUARED_ERROR:
         for i in range(m):
             dot = zero

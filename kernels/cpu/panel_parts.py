@@ -10,7 +10,7 @@ import numpy as np
 
 from . import inner, part
 from .codes import RELU
-from .on_demand import activate_at, derivative_at
+from .on_demand import activate_at, derivative_at, drop_at
 from .operations import add, sum_of_squares, update
 from .panel_output import cost_and_delta
 from .panels import AHEAD, PANEL, RECTIFY, apply, dots, gradient, itemsize, rows_at, step_of, transpose, vector_at
@@ -20,6 +20,7 @@ __all__ = [
     "TALL",
     "accumulate",
     "decay",
+    "drop_layer",
     "early",
     "layer_gradient",
     "move",
@@ -48,9 +49,23 @@ def early(rows):
 early = inner(early)
 
 
-def through(mine, bottom, thin, panels, zero, x, ahead, block, shape, by_class, own):
+def drop_layer(panels, zero, layer, x, m, apart, n, unit, drawn, shape):
+    """What a layer's m rows hold at an address x, activations or deltas of the n units from `unit` on, times the
+    factors of dropout, if it has any.
+    """
+    if shape.limits[layer] > 0:
+        drop_at(
+            panels, zero, x, m, apart, n, unit, drawn.row, drawn.step, layer, drawn.key, shape.limits[layer],
+            shape.scales[layer],
+        )  # fmt: skip
+
+
+drop_layer = inner(drop_layer)
+
+
+def through(mine, bottom, thin, panels, zero, x, ahead, block, shape, by_class, own, drawn):
     """Takes the rows `mine`, which begin at x + first[i], through the network and back to the deltas. Returns (cost
-    sum, rows that are right).
+    sum, rows that are right). drawn: of the first of them.
 
     bottom: the layer to begin with; from 1 on own.a holds the activations below it, x is not used, and the last deltas
     are those of the layer below it. A layer's rows begin block * starts[layer] numbers behind own.a and own.d. x:
@@ -84,6 +99,8 @@ def through(mine, bottom, thin, panels, zero, x, ahead, block, shape, by_class, 
             )  # fmt: skip
         if layer < last and not rectified:
             activate_at(panels, zero, codes[layer], slopes[layer], z, 1, m * step, own.nothing)
+        if layer < last:
+            drop_layer(panels, zero, layer, z, m, step, P, np.int64(0), drawn, shape)
     P = step_of(widths[last], size)
     z = rows_at(a + block * starts[last] * size, zero, m, 1 if thin else P)
     top = rows_at(d + block * starts[last] * size, zero, m, P)
@@ -105,8 +122,12 @@ def through(mine, bottom, thin, panels, zero, x, ahead, block, shape, by_class, 
                 panels, zero, upper, places + (layer + 1) * 8 * block, m, 0, m, T, T_rows, Q, 0, sizes[layer + 1],
                 own.nothing, lower, step_of(Q, size), gate,
             )  # fmt: skip
+        drop_layer(panels, zero, layer - 1, lower, m, step_of(Q, size), Q, np.int64(0), drawn, shape)
         if not rectified:
-            derivative_at(panels, zero, codes[layer - 1], slopes[layer - 1], lower, below, m * step_of(Q, size))
+            derivative_at(
+                panels, zero, codes[layer - 1], slopes[layer - 1], shape.kept[layer - 1], lower, below,
+                m * step_of(Q, size),
+            )  # fmt: skip
     return cost, right
 
 

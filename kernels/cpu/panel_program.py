@@ -47,7 +47,7 @@ from .panel_parts import accumulate, decay, move, rows_at_hand, rows_to_come, th
 from .panels import AHEAD, address, itemsize, rows_at, vector_at
 from .program import part_of
 from .team import barrier
-from .workspace import Data, Memory, Rule, Run, Shape, batch_of, factors_of, hyper_of, kinds, own, uncounted
+from .workspace import Data, Drawn, Memory, Rule, Run, Shape, batch_of, factors_of, hyper_of, kinds, own, uncounted
 
 __all__ = ["panel_program", "signature"]
 
@@ -101,8 +101,9 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
             x = data.source[0] if data.native else mine.x
             if count > 0:
                 tile_cost, tile_right = through(
-                    rows, 0, thin, panels, zero, x, data.native, block, shape, data.by_class, mine
-                )
+                    rows, 0, thin, panels, zero, x, data.native, block, shape, data.by_class, mine,
+                    Drawn(run.key, step, begin),
+                )  # fmt: skip
                 cost += tile_cost
                 right += tile_right
             accumulate(panels, zero, 0, thin, count, block, shape, x, asked, mine, into, share, keep, biases_keep)

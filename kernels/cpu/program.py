@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 from numba.core import types
 
 from . import inner, part, per_dtype
@@ -44,15 +45,18 @@ from .operations import (
     times_derivative,
     update,
 )
+from .panel_parts import drop_layer
+from .panels import address
 from .team import AT_ONCE, barrier, call_back
-from .workspace import Data, Rule, Run, kinds, record
+from .workspace import Data, Drawn, Rule, Run, kinds, record
 
 __all__ = ["FlatMemory", "FlatShape", "part_of", "training_program"]
 
 
 class FlatShape(NamedTuple):
     """The network: sizes (L,); offsets (L,), where each layer begins in theta, then its end; starts (L,), where
-    layers 2.. begin in a row of activations; codes, slopes (L - 1,) of activations; the pair's code.
+    layers 2.. begin in a row of activations; codes, slopes (L - 1,) of activations; the pair's code; limits, kept,
+    scales (L - 1,) of dropout, as in `Shape`.
     """
 
     sizes: Any
@@ -61,6 +65,9 @@ class FlatShape(NamedTuple):
     codes: Any
     slopes: Any
     pair: Any
+    limits: Any
+    kept: Any
+    scales: Any
 
 
 class FlatMemory(NamedTuple):
@@ -129,7 +136,16 @@ def _rows_of(buffer, begin, capacity, width, lo, hi):
 _rows_of = inner(_rows_of)
 
 
-def _forward(xs, lo, hi, capacity, shape, theta, a):
+def _drop(parts, layer, x, drawn, shape):
+    """A hidden layer's rows x (m, n) times the factors of dropout, if it has any."""
+    m, n = x.shape
+    drop_layer(parts, x.dtype.type(0), layer, address(x), m, n, n, np.int64(0), drawn, shape)
+
+
+_drop = inner(_drop)
+
+
+def _forward(xs, lo, hi, capacity, shape, theta, a, parts, drawn):
     """Overwrites rows lo..hi of a with the hidden layers' activations and the output layer's z."""
     sizes, offsets, starts = shape.sizes, shape.offsets, shape.starts
     layers = sizes.size - 1
@@ -143,6 +159,7 @@ def _forward(xs, lo, hi, capacity, shape, theta, a):
         b = _biases(theta, offsets, sizes, layer)
         if layer < layers - 1:
             activate(shape.codes[layer], shape.slopes[layer], z, b)
+            _drop(parts, layer, z, drawn, shape)
         else:
             add_bias(z, b)
 
@@ -150,16 +167,18 @@ def _forward(xs, lo, hi, capacity, shape, theta, a):
 _forward = part(_forward)
 
 
-def _deltas(lo, hi, capacity, shape, theta, a, d):
+def _deltas(lo, hi, capacity, shape, theta, a, d, parts, drawn):
     """Overwrites rows lo..hi of the hidden layers' deltas from the output layer's."""
     sizes, starts = shape.sizes, shape.starts
     for layer in range(sizes.size - 2, 0, -1):
         upper = _rows_of(d, starts[layer], capacity, sizes[layer + 1], lo, hi)
         lower = _rows_of(d, starts[layer - 1], capacity, sizes[layer], lo, hi)
         gemm_nn(upper, _weights(theta, shape.offsets, sizes, layer), lower, 1.0, 0.0)
+        _drop(parts, layer - 1, lower, drawn, shape)
         times_derivative(
             shape.codes[layer - 1],
             shape.slopes[layer - 1],
+            shape.kept[layer - 1],
             lower,
             _rows_of(a, starts[layer - 1], capacity, sizes[layer], lo, hi),
         )
@@ -168,10 +187,10 @@ def _deltas(lo, hi, capacity, shape, theta, a, d):
 _deltas = part(_deltas)
 
 
-def _through(mine, lo, hi, capacity, data, shape, memory, partial):
+def _through(mine, lo, hi, capacity, data, shape, memory, partial, parts, drawn):
     """Takes the rows `mine` of the data through the network and back to the deltas, in rows lo..hi of x, a, d, h.
 
-    Returns (cost sum, rows that are right).
+    Returns (cost sum, rows that are right). drawn: of the first row.
     """
     sizes, by_class = shape.sizes, data.by_class
     last, K = sizes.size - 2, sizes[sizes.size - 1]
@@ -188,7 +207,7 @@ def _through(mine, lo, hi, capacity, data, shape, memory, partial):
     weights = memory.weights[lo : hi if data.weights.size > 0 else lo]
     for i in range(weights.size):
         weights[i] = data.weights[mine[i]]
-    _forward(xs, lo, hi, capacity, shape, memory.theta, memory.a)
+    _forward(xs, lo, hi, capacity, shape, memory.theta, memory.a, parts, drawn)
     z = _rows_of(memory.a, shape.starts[last], capacity, K, lo, hi)
     outputs = _rows_of(memory.h, 0, capacity, K, lo, hi)
     partial[:K] = 0
@@ -198,7 +217,7 @@ def _through(mine, lo, hi, capacity, data, shape, memory, partial):
     right = hits_of_rows(shape.pair, outputs, labels, wanted, by_class)
     top = _rows_of(memory.d, shape.starts[last], capacity, K, lo, hi)
     output_delta(shape.pair, code, slope, outputs, labels, wanted, by_class, weights, top)
-    _deltas(lo, hi, capacity, shape, memory.theta, memory.a, memory.d)
+    _deltas(lo, hi, capacity, shape, memory.theta, memory.a, memory.d, parts, drawn)
     return cost, right
 
 
@@ -244,8 +263,9 @@ def _units(shape, layer, first, last, biases):
 _units = part(_units)
 
 
-def _worker(me, team, sliced, meeting, data, run, shape, rule, memory):
-    """Thread `me` of `team` through the steps of the run. Theta, state, costs and hits move.
+def _worker(me, team, sliced, meeting, parts, data, run, shape, rule, memory):
+    """Thread `me` of `team` through the steps of the run. Theta, state, costs and hits move. parts: from
+    kernels/cpu/on_demand.py.
 
     costs[16 me] becomes the cost sum of this thread's rows, with its part of the L2 cost; hits likewise.
     """
@@ -274,8 +294,9 @@ def _worker(me, team, sliced, meeting, data, run, shape, rule, memory):
             shift = begin - lo if sliced else begin
             if hi > lo:
                 chunk_cost, chunk_right = _through(
-                    rows[shift + lo : shift + hi], lo, hi, capacity, data, shape, memory, partial
-                )
+                    rows[shift + lo : shift + hi], lo, hi, capacity, data, shape, memory, partial, parts,
+                    Drawn(run.key, step, shift + lo),
+                )  # fmt: skip
                 cost += chunk_cost
                 right += chunk_right
             if not sliced:
@@ -355,14 +376,15 @@ def _signature(name):
     real = getattr(types, name)
     vector, indices = types.Array(real, 1, "C"), types.Array(integer, 1, "C")
     shape = record(
-        FlatShape, sizes=indices, offsets=indices, starts=indices, codes=indices, slopes=vector, pair=integer
-    )
+        FlatShape, sizes=indices, offsets=indices, starts=indices, codes=indices, slopes=vector, pair=integer,
+        limits=indices, kept=vector, scales=vector,
+    )  # fmt: skip
     memory = record(
         FlatMemory, theta=vector, grads=types.Array(real, 2, "C"), state1=vector, state2=vector, x=vector, a=vector,
         d=vector, h=vector, classes=indices, values=vector, weights=vector, partials=vector,
         costs=types.Array(types.float64, 1, "C"), hits=indices, squares=types.Array(types.float64, 4, "C"),
     )  # fmt: skip
-    return types.void(integer, integer, types.boolean, indices, of[Data], of[Run], shape, of[Rule], memory)
+    return types.void(integer, integer, types.boolean, indices, indices, of[Data], of[Run], shape, of[Rule], memory)
 
 
 training_program = per_dtype(_worker, _signature)

@@ -144,7 +144,7 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
                     1 if rectified else 0,
                 )  # fmt: skip
                 if not rectified:
-                    derivative_at(panels, zero, codes[layer - 1], slopes[layer - 1], lower, below, Q)
+                    derivative_at(panels, zero, codes[layer - 1], slopes[layer - 1], one, lower, below, Q)
         row = next_row
         if data.native:
             next_row = data.source[0] + order[following] * data.source[1]

@@ -41,13 +41,24 @@ from . import inner, part, per_dtype
 from .codes import RELU, SGD, SIGMOID_CROSS_ENTROPY, SQUARED_ERROR
 from .gather import gather_rows
 from .on_demand import activate_at, derivative_at
-from .panel_parts import accumulate, decay, early, layer_gradient, move, rows_at_hand, rows_to_come, through, turn
+from .panel_parts import (
+    accumulate,
+    decay,
+    drop_layer,
+    early,
+    layer_gradient,
+    move,
+    rows_at_hand,
+    rows_to_come,
+    through,
+    turn,
+)
 from .panel_program import signature
 from .panels import AHEAD, PANEL, address, apply, itemsize, rows_at, step_of, transpose, vector_at
 from .program import part_of
 from .team import barrier
 from .vectors import FETCH
-from .workspace import batch_of, factors_of, hyper_of, own, uncounted
+from .workspace import Drawn, batch_of, factors_of, hyper_of, own, uncounted
 
 __all__ = ["split_program"]
 
@@ -121,20 +132,24 @@ def _biases(zero, M, depth, width, out):
 _biases = inner(_biases)
 
 
-def _each_row(panels, zero, code, slope, m, step, n, delta, a, nothing):
-    """a (m, n), rows `step` numbers apart, becomes g(a); or, if delta is not 0, delta g'(z). Addresses: delta, a."""
+def _each_row(panels, zero, code, slope, kept, m, step, n, delta, a, nothing):
+    """a (m, n), rows `step` numbers apart, becomes g(a); or, if delta is not 0, delta g'(z), from a = g(z) / kept.
+    Addresses: delta, a.
+    """
     size = itemsize(zero)
     for i in range(m if n > 0 else 0):
         if delta == 0:
             activate_at(panels, zero, code, slope, a + i * step * size, 1, n, nothing)
         else:
-            derivative_at(panels, zero, code, slope, delta + i * step * size, a + i * step * size, n)
+            derivative_at(panels, zero, code, slope, kept, delta + i * step * size, a + i * step * size, n)
 
 
 _each_row = inner(_each_row)
 
 
-def _forward(me, team, split, meeting, panels, zero, x, native, m, block, shape, own, low_a, parts, part_step, half):
+def _forward(
+    me, team, split, meeting, panels, zero, x, native, m, block, shape, own, low_a, parts, part_step, half, drawn
+):
     """Takes the inputs of m rows through the lower layers: own columns of low_a, and own rows of own.a. Addresses:
     x, low_a, parts.
     """
@@ -168,8 +183,10 @@ def _forward(me, team, split, meeting, panels, zero, x, native, m, block, shape,
             _add_parts(zero, team, sums, part_step, step, nought, m, c, c_end, biases, rectified, z)
             if not rectified:
                 _each_row(
-                    panels, zero, codes[layer], slopes[layer], m, step, c_end - c, nought, z + c * size, own.nothing
-                )
+                    panels, zero, codes[layer], slopes[layer], shape.kept[layer], m, step, c_end - c, nought,
+                    z + c * size, own.nothing,
+                )  # fmt: skip
+            drop_layer(panels, zero, layer, z + c * size, m, step, c_end - c, c, drawn, shape)
         else:
             row, row_end = part_of(m, me, team)
             z = own.a + block * starts[layer] * size
@@ -178,6 +195,8 @@ def _forward(me, team, split, meeting, panels, zero, x, native, m, block, shape,
             )
             if not rectified and row_end > row:
                 activate_at(panels, zero, codes[layer], slopes[layer], z, 1, (row_end - row) * step, own.nothing)
+            own_rows = Drawn(drawn.key, drawn.step, drawn.row + row)
+            drop_layer(panels, zero, layer, z, row_end - row, step, P, nought, own_rows, shape)
 
 
 _forward = part(_forward)
@@ -185,7 +204,7 @@ _forward = part(_forward)
 
 def _backward(
     me, team, split, meeting, panels, zero, x, asked, m, block, shape, own, low_a, low_d, all_d, d_step, grads, share,
-    keep, biases_keep,
+    keep, biases_keep, drawn,
 ):  # fmt: skip
     """Takes the deltas of all rows, of which each thread has its own behind all_d, back through the lower layers, and
     adds up the gradients of own weights.
@@ -219,10 +238,11 @@ def _backward(
                     panels, zero, delta, places + (layer + 1) * 8 * block, rows, 0, rows, T, P, Q, 0, sizes[layer + 1],
                     own.nothing, to, Q_step, gate,
                 )  # fmt: skip
+            drop_layer(panels, zero, layer - 1, low_d + below, m, Q_step, Q, c, drawn, shape)
             if not rectified:
                 _each_row(
-                    panels, zero, codes[layer - 1], slopes[layer - 1], m, Q_step, Q, low_d + below, low_a + below,
-                    own.nothing,
+                    panels, zero, codes[layer - 1], slopes[layer - 1], shape.kept[layer - 1], m, Q_step, Q,
+                    low_d + below, low_a + below, own.nothing,
                 )  # fmt: skip
         before, biases_before, one = keep, biases_keep, type(zero)(1)
         for group in range(groups):
@@ -299,18 +319,19 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
                 gather_rows(source, data.read, data.scale, rows, rows_at(mine.x, zero, count, n_own))
                 for i in range(count + AHEAD):
                     first[i] = min(i, count - 1) * row_step
-            x = source[0] if data.native else mine.x
+            x, drawn = source[0] if data.native else mine.x, Drawn(run.key, step, begin)
             _forward(
                 me, team, split, meeting, panels, zero, x, data.native, count, block, shape, mine, low_a, all_parts,
-                part_step, half,
+                part_step, half, drawn,
             )  # fmt: skip
             if begin == 0:  # the upper parameters were moved before the barrier of the first sums
                 turn(panels, zero, split, thin, shape, mine)
             row, row_end = part_of(count, me, team)
             if row_end > row:
                 tile_cost, tile_right = through(
-                    rows[row:row_end], split, thin, panels, zero, x, False, block, shape, data.by_class, mine
-                )
+                    rows[row:row_end], split, thin, panels, zero, x, False, block, shape, data.by_class, mine,
+                    Drawn(run.key, step, begin + row),
+                )  # fmt: skip
                 cost += tile_cost
                 right += tile_right
             accumulate(
@@ -325,7 +346,7 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
                     cost += decay(zero, m, rule.l2, layer, k, k_end, shape, mine)
             _backward(
                 me, team, split, meeting, panels, zero, x, asked, count, block, shape, mine, low_a, low_d, all_d,
-                d_step, into, share, keep, biases_keep,
+                d_step, into, share, keep, biases_keep, drawn,
             )  # fmt: skip
             fresh = one
             if not direct:

@@ -17,6 +17,7 @@ from .panels import address, rows_at, vector_at
 
 __all__ = [
     "Data",
+    "Drawn",
     "Memory",
     "Own",
     "Rule",
@@ -54,7 +55,7 @@ class Data(NamedTuple):
 
 class Run(NamedTuple):
     """Steps start..stop over the row numbers `order` (int64), `batch` rows a step; the workspace holds `capacity`
-    rows at a time, of each thread where it takes a slice of the batch.
+    rows at a time, of each thread where it takes a slice of the batch. key: of the epoch's random numbers for dropout.
     """
 
     order: Any
@@ -62,6 +63,17 @@ class Run(NamedTuple):
     stop: Any
     batch: Any
     capacity: Any
+    key: Any
+
+
+class Drawn(NamedTuple):
+    """Where in the random numbers for dropout rows take theirs: the key of the epoch, the step in it, and of the first
+    row its number in the batch.
+    """
+
+    key: Any
+    step: Any
+    row: Any
 
 
 class Rule(NamedTuple):
@@ -82,6 +94,8 @@ class Shape(NamedTuple):
     blocks, starts, turns (L,) int64 : where each layer's panel, rows of activations and transposed panel begin, in
         numbers (starts: times the rows); then the end
     codes, slopes (L - 1,) : activations and their parameters; pair : the code of the output with its cost
+    limits (L - 1,) int64, kept, scales (L - 1,) : of dropout in layers 2..L, as kernels/cpu/dropout.py has them; 1 - p
+        and 1 / (1 - p); 0, 1, 1 where there is none
     """
 
     sizes: Any
@@ -92,6 +106,9 @@ class Shape(NamedTuple):
     codes: Any
     slopes: Any
     pair: Any
+    limits: Any
+    kept: Any
+    scales: Any
 
 
 class Memory(NamedTuple):
@@ -169,6 +186,9 @@ def uncounted(data, shape, rule):
         codes=vector_at(address(shape.codes), integer, layers),
         slopes=vector_at(address(shape.slopes), data.scale, layers),
         pair=shape.pair,
+        limits=vector_at(address(shape.limits), integer, layers),
+        kept=vector_at(address(shape.kept), data.scale, layers),
+        scales=vector_at(address(shape.scales), data.scale, layers),
     )
     hypers = rows_at(address(rule.hypers), np.float64(0), rule.hypers.shape[0], rule.hypers.shape[1])
     source = vector_at(address(data.source), integer, data.source.size)
@@ -283,11 +303,11 @@ def kinds(name):
             Data, source=indices, read=integer, native=flag, scale=real, classes=given, values=array(real, 2, True),
             by_class=flag, weights=array(real, 1, True),
         ),
-        Run: record(Run, order=given, start=integer, stop=integer, batch=integer, capacity=integer),
+        Run: record(Run, order=given, start=integer, stop=integer, batch=integer, capacity=integer, key=integer),
         Rule: record(Rule, code=integer, hypers=array(double, 2), t=integer, l2=double),
         Shape: record(
             Shape, sizes=indices, widths=indices, blocks=indices, starts=indices, turns=indices, codes=indices,
-            slopes=vector, pair=integer,
+            slopes=vector, pair=integer, limits=indices, kept=vector, scales=vector,
         ),
         Memory: record(
             Memory, packed=vector, grads=table, state1=vector, state2=vector, turned=table, x=table, a=table, d=table,

@@ -1,7 +1,8 @@
 // Delta_b: sums over the rows of delta, column by column, in two stages and a fixed order.
 //
 //   column_sums      chunks[c, j] (+)= sum of x[i, j] over the rows i of chunk c
-//   derivative_sums  the same for delta after delta := delta * g'(z), in one pass: g' from a = g(z)
+//   derivative_sums  the same for delta after delta := delta * g'(z), in one pass: g' from a = g(z) / kept, where kept
+//                    is 1 - p of units with dropout, else 1
 //   sum_chunks       Delta[target + j] (+)= sum over c of chunks[begin + c * n + j], for every layer at once
 //
 //   x, delta, a (rows, cols) STORE, rows x_ld, delta_ld, a_ld apart; chunks (chunks, cols) REAL, overwritten, or added
@@ -29,8 +30,8 @@ __device__ __forceinline__ void over_lanes(REAL* sum, REAL* of_lane) {
 // The sums of the columns of x, or of x := x * g'(z), over the rows of this block's chunk.
 template <bool FACTOR>
 __device__ __forceinline__ void chunk_sums(STORE* x, int64 x_ld, const STORE* a, int64 a_ld, REAL* chunks, int64 rows,
-                                           int64 cols, int64 rows_per_chunk, int g, REAL slope, int accumulate,
-                                           REAL* of_lane) {
+                                           int64 cols, int64 rows_per_chunk, int g, REAL slope, REAL kept,
+                                           int accumulate, REAL* of_lane) {
     const int W = WIDTH;
     const int64 j = ((int64)blockIdx.x * blockDim.x + threadIdx.x) * W;
     const int64 start = blockIdx.y * rows_per_chunk;
@@ -42,7 +43,8 @@ __device__ __forceinline__ void chunk_sums(STORE* x, int64 x_ld, const STORE* a,
             if (FACTOR) {
                 const Wide<W, STORE> h = fetch<W>(a + i * a_ld + j, cols - j);
                 for (int k = 0; k < W; ++k)
-                    narrow(widen(value.of[k]) * derivative_from(g, slope, widen(h.of[k])), &value.of[k]);
+                    narrow(widen(value.of[k]) * derivative_from(g, slope, widen(h.of[k]) * kept),
+                           &value.of[k]);
                 put<W>(x + i * x_ld + j, value, cols - j);
             }
             for (int k = 0; k < W; ++k) sum.of[k] += widen(value.of[k]);
@@ -60,14 +62,15 @@ __device__ __forceinline__ void chunk_sums(STORE* x, int64 x_ld, const STORE* a,
 extern "C" __global__ void column_sums(const STORE* x, int64 x_ld, REAL* chunks, int64 rows, int64 cols,
                                        int64 rows_per_chunk, int accumulate) {
     __shared__ REAL of_lane[MAX_THREADS * WIDTH];
-    chunk_sums<false>((STORE*)x, x_ld, x, x_ld, chunks, rows, cols, rows_per_chunk, IDENTITY, 0, accumulate, of_lane);
+    chunk_sums<false>((STORE*)x, x_ld, x, x_ld, chunks, rows, cols, rows_per_chunk, IDENTITY, 0, 1, accumulate,
+                      of_lane);
 }
 
 extern "C" __global__ void derivative_sums(STORE* delta, int64 delta_ld, const STORE* a, int64 a_ld, REAL* chunks,
                                            int64 rows, int64 cols, int64 rows_per_chunk, int g, REAL slope,
-                                           int accumulate) {
+                                           REAL kept, int accumulate) {
     __shared__ REAL of_lane[MAX_THREADS * WIDTH];
-    chunk_sums<true>(delta, delta_ld, a, a_ld, chunks, rows, cols, rows_per_chunk, g, slope, accumulate, of_lane);
+    chunk_sums<true>(delta, delta_ld, a, a_ld, chunks, rows, cols, rows_per_chunk, g, slope, kept, accumulate, of_lane);
 }
 
 extern "C" __global__ void sum_chunks(const REAL* chunks, REAL* Delta, const int64* table) {

@@ -143,11 +143,20 @@ class StepKernels:
         grid, block = by_columns(ceil(n, self._width), parts)
         self._launch("column_sums", grid, block, delta, leading(delta), chunks, m, n, per_chunk, int(accumulate))
 
+    def drop(self, x: Array, drawn: Array, step: Array, first: int, layer: int, limit: int, scale: float) -> None:
+        """x (m, n) STORE, of a hidden layer, times the factors of dropout in place; its rows are those of the batch
+        from `first` on. drawn (2,) int64: as in dropout.cu; layer: from 0, the first hidden one.
+        """
+        m, n = x.shape
+        check_shape("drawn", drawn, (2,))
+        grid, block = by_rows(m, ceil(n, self._width))
+        self._launch("drop", grid, block, x, leading(x), m, n, drawn, step, first, layer, limit, scale)
+
     def derivative_sums(
-        self, g: Any, delta: Array, a: Array, chunks: Array, per_chunk: int, *, accumulate: bool
+        self, g: Any, delta: Array, a: Array, chunks: Array, per_chunk: int, *, accumulate: bool, kept: float = 1.0
     ) -> None:
-        """delta := delta * g'(z) in place, from a = g(z), both (m, n) STORE; then as `column_sums` of it, in one
-        pass.
+        """delta := delta * g'(z) in place, from a = g(z) / kept, both (m, n) STORE; then as `column_sums` of it, in one
+        pass. kept: 1 - p of units with dropout.
         """
         (m, n), parts = delta.shape, ceil(delta.shape[0], per_chunk)
         same_shape(delta=delta, a=a)
@@ -155,7 +164,7 @@ class StepKernels:
         grid, block = by_columns(ceil(n, self._width), parts)
         self._launch(
             "derivative_sums", grid, block, delta, leading(delta), a, leading(a), chunks, m, n, per_chunk, g.code,
-            g.parameter, int(accumulate),
+            g.parameter, kept, int(accumulate),
         )  # fmt: skip
 
     def sum_chunks(self, chunks: Array, Delta: Array, table: Array, widest: int) -> None:

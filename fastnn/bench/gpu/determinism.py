@@ -34,6 +34,7 @@ class Problem:
     dtype: str = "float32"
     precision: str = "fp32"
     fused: bool = False  # in place of captured; its sums run in another order than those of eager steps
+    dropout: float = 0.0
 
     @property
     def title(self) -> str:
@@ -41,6 +42,7 @@ class Problem:
         return (
             f"{'-'.join(map(str, self.sizes))} {self.hidden}, {self.output} {self.cost}, {self.rule}, "
             f"batch {self.batch}, {precision}{', fused' if self.fused else ''}"
+            f"{f', dropout {self.dropout:g}' if self.dropout else ''}"
         )
 
 
@@ -51,6 +53,7 @@ PROBLEMS = (
     Problem((784, 300, 100, 10), batch=512, precision="bf16"),
     Problem((20, 33, 1), "leaky_relu", "identity", "squared_error", "momentum", 37),
     Problem((20, 40, 3), "sigmoid", "sigmoid", "cross_entropy", "sgd", 31, "float64"),
+    Problem((784, 512, 512, 10), batch=128, precision="bf16", dropout=0.2),
     Problem((20, 33, 17, 4), "tanh", fused=True),
     Problem((20, 40, 3), "sigmoid", "sigmoid", "cross_entropy", "sgd", 31, "float64", fused=True),
 )
@@ -70,7 +73,7 @@ def train(backend: Any, problem: Problem, mode: str, steps: int) -> tuple[np.nda
     # the last batch is short
     order = np.concatenate([rng.permutation(rows) for _ in range(-(-count // rows))])[: count - problem.batch // 2]
     with engine.forced(backend, mode), engine.fusing(backend, mode == "fused"):
-        options = {"precision": problem.precision} if problem.precision != "fp32" else {}
+        options: dict[str, Any] = {"precision": problem.precision} if problem.precision != "fp32" else {}
         net = Network(
             sizes,
             hidden=problem.hidden,
@@ -80,6 +83,7 @@ def train(backend: Any, problem: Problem, mode: str, steps: int) -> tuple[np.nda
             dtype=problem.dtype,
             backend=backend,
             seed=3,
+            dropout=problem.dropout,
             **options,
         )
         rule = optimizers.get(problem.rule, 0.01)

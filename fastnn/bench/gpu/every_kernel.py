@@ -68,6 +68,7 @@ def exercise(backend: Any, dtypes: tuple[str, ...] = ("float32", "float64"), siz
                             _train(
                                 backend, dtype, rows, sizes, output, cost, number,
                                 RULES if (place, number) == (0, 0) else ("adam",), precision,
+                                dropout=0.3 if number == 1 else 0.0,
                             )  # fmt: skip
                 for rows, sizes in sizes_:
                     _operations(backend, dtype, rows, sizes)
@@ -97,6 +98,7 @@ def _train(
     number: int,
     rules: tuple[str, ...],
     precision: str,
+    dropout: float = 0.0,
 ) -> None:
     """A few steps, the last batch short; targets as classes and, where they may be, as values; reduced precision
     reads bytes.
@@ -124,6 +126,7 @@ def _train(
                 precision=precision,
                 backend=backend,
                 seed=number,
+                dropout=dropout,
             )
             net.fit(x, y, optimizer=rule, batch_size=max(2, rows // 3), epochs=1, scale=scale)
             net.score(X.astype(dtype), y)

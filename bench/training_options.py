@@ -1,0 +1,140 @@
+"""Times what options of training add to a step on the CPU engine: dropout, and rows that count more than others.
+
+    python bench/training_options.py
+    python bench/training_options.py --rounds 5
+
+Rounds alternate between training without the option, with it, and - for dropout, where PyTorch is there - PyTorch
+without and with `nn.Dropout`, eager, on as many threads as are faster. Medians of an epoch's steps, float32, plain
+gradient descent, rows shuffled. That all compute the same is the tests' matter (tests/test_dropout.py,
+tests/test_row_weights.py); here the first cost of each pair is shown, so that a side that does nothing is seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import fastnn
+from fastnn.bench.environment import describe
+
+RATE = 0.5
+CASES = [
+    ((784, 30, 10), 512),
+    ((784, 100, 100, 10), 128),
+    ((784, 300, 100, 10), 128),
+    ((784, 512, 512, 10), 128),
+    ((784, 1024, 1024, 10), 512),
+]
+ROWS = 8192
+
+Epoch = Callable[[], float]  # steps over all rows; the mean cost
+
+
+def ours(sizes: tuple[int, ...], batch: int, X: Any, y: Any, dropout: float, weights: Any) -> Epoch:
+    net, rule = fastnn.Network(sizes, backend="numba", seed=0, dropout=dropout), fastnn.optimizers.SGD(0.01)
+
+    def epoch() -> float:
+        return net.fit(X, y, optimizer=rule, epochs=1, batch_size=batch, sample_weight=weights).cost[0]
+
+    return epoch
+
+
+def pytorch(sizes: tuple[int, ...], batch: int, X: Any, y: Any, dropout: float) -> Epoch:
+    import torch
+
+    layers: list[Any] = []
+    for n_in, n_out in itertools.pairwise(sizes[:-1]):
+        layers += [torch.nn.Linear(n_in, n_out), torch.nn.ReLU(), *([torch.nn.Dropout(dropout)] if dropout else [])]
+    model = torch.nn.Sequential(*layers, torch.nn.Linear(*sizes[-2:]))
+    rule, cost = torch.optim.SGD(model.parameters(), 0.01), torch.nn.CrossEntropyLoss()
+    rows, classes = torch.from_numpy(X), torch.from_numpy(y)
+
+    def epoch() -> float:
+        order, total = torch.randperm(len(rows)), 0.0
+        for chosen in order.split(batch):
+            rule.zero_grad(set_to_none=True)
+            loss = cost(model(rows[chosen]), classes[chosen])
+            loss.backward()
+            rule.step()
+            total += loss.detach() * len(chosen)
+        return float(total) / len(rows)
+
+    return epoch
+
+
+def timed(epoch: Epoch) -> float:
+    began = time.perf_counter()
+    epoch()
+    return time.perf_counter() - began
+
+
+def with_threads(threads: int, epoch: Epoch) -> Epoch:
+    import torch
+
+    def on_so_many() -> float:
+        torch.set_num_threads(threads)
+        return epoch()
+
+    return on_so_many
+
+
+def compared(sides: dict[str, Epoch], rounds: int) -> dict[str, list[float]]:
+    """Seconds of an epoch of each side in each round, after one that warms up."""
+    for epoch in sides.values():
+        epoch()
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, epoch in sides.items():
+            times[name].append(timed(epoch))
+    return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    rounds = parser.parse_args().rounds
+    try:
+        import torch
+    except ImportError:
+        torch = None
+    print(describe())
+    rng = np.random.default_rng(0)
+    X, weights = rng.random((ROWS, 784), np.float32), rng.random(ROWS) + 0.5
+    print(f"\nmicroseconds a step; rows of {X.shape[1]}, dropout {RATE:g}, weights between 0.5 and 1.5")
+    print(f"{'network, batch':28}{'plain':>9}{'dropout':>9}{'weights':>9}{'ratios':>14}   PyTorch the same")
+    for sizes, batch in CASES:
+        y = rng.integers(0, sizes[-1], ROWS)
+        sides = {
+            "plain": ours(sizes, batch, X, y, 0.0, None),
+            "dropout": ours(sizes, batch, X, y, RATE, None),
+            "weights": ours(sizes, batch, X, y, 0.0, weights),
+        }
+        if torch is not None:
+            for rate in (0.0, RATE):
+                epoch = pytorch(sizes, batch, X, y, rate)
+                tried = {n: timed(with_threads(n, epoch)) for n in (1, torch.get_num_threads()) for _ in range(2)}
+                sides[f"torch {rate}"] = with_threads(min(tried, key=lambda n: tried[n]), epoch)
+        times = compared(sides, rounds)
+        step = {name: statistics.median(of) / (ROWS / batch) * 1e6 for name, of in times.items()}
+
+        def ratio(name: str, to: str, times: dict[str, list[float]] = times) -> float:
+            return statistics.median(a / b for a, b in zip(times[name], times[to], strict=True))
+
+        row = (
+            f"{'-'.join(map(str, sizes)):22}{batch:5} {step['plain']:9.1f}{step['dropout']:9.1f}{step['weights']:9.1f}"
+        )
+        row += f"{ratio('dropout', 'plain'):7.2f}{ratio('weights', 'plain'):7.2f}"
+        if torch is not None:
+            there = (step["torch 0.0"], step[f"torch {RATE}"], ratio(f"torch {RATE}", "torch 0.0"))
+            row += f"   {there[0]:9.1f}{there[1]:9.1f}{there[2]:7.2f}"
+        print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Forward, backpropagation and the gradient: the composition of the engine's operations, in the order of the lecture,
+all gradients before any parameter moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from . import checks, row_weights
+from .dropout import Drawn
+from .dropout import factors as drawn_factors
+from .errors import positive_integer
+
+if TYPE_CHECKING:
+    from .activations import Activation
+    from .backends import Backend
+    from .layout import Layout
+    from .network import Network
+
+__all__ = ["Backpropagation"]
+
+Array = Any
+
+
+class Backpropagation:
+    """The part of `Network` that is on the board; what it is a network of, `Network` says."""
+
+    sizes: tuple[int, ...]
+    hidden: tuple[Activation, ...]
+    output: Activation
+    cost: str
+    l2: float
+    dropout: tuple[float, ...]
+    dtype: np.dtype[Any]
+    layout: Layout
+    backend: Backend
+    theta: Array
+    weights: list[Array]
+    biases: list[Array]
+
+    if TYPE_CHECKING:
+
+        @property
+        def activations(self) -> list[Activation]: ...
+        def split(self, vector: Array) -> tuple[list[Array], list[Array]]: ...
+        def _inputs(self, X: Any, first_row: int = 0, argument: str = "X") -> Array: ...
+        def _targets(self, y: Any, m: int, argument: str = "y") -> Array: ...
+        def _on_device(self, X: Any) -> bool: ...
+        def _evaluate(self, x: Array, y: Array, weights: Array | None = None) -> tuple[float, int | None]: ...
+
+    def forward(self, X: Any) -> list[Array]:
+        """[a^(1), ..., a^(L)], each (m, s_l); NumPy arrays for NumPy input, device arrays for device input."""
+        X = checks.numeric("X", X, self.backend)
+        _, _, a = self._forward(self._inputs(X))
+        return a if self._on_device(X) else [self.backend.to_numpy(layer) for layer in a]
+
+    def _forward(
+        self, x: Array, factors: Sequence[Array | None] | None = None
+    ) -> tuple[list[Array], list[Array], list[Array]]:
+        """z^(2..L), g(z^(2..L)) and a^(1..L) of the rows x, where a is g(z), of hidden layers times `factors`."""
+        z: list[Array] = []
+        g_of_z, a = [], [x]
+        for W, b, g in zip(self.weights, self.biases, self.activations, strict=True):
+            layer = len(z)
+            z.append(self.backend.dense_forward(a[-1], W, b))
+            g_of_z.append(self.backend.activate(g, z[-1]))
+            factor = factors[layer] if factors is not None and layer < len(factors) else None
+            a.append(g_of_z[-1] if factor is None else g_of_z[-1] * factor)
+        return z, g_of_z, a
+
+    def dropped(self, drawn: Drawn, m: int) -> list[Array | None] | None:
+        """For each hidden layer the factors (m, s_l) of its activations in a step with dropout, or None; None for all
+        where nothing is left out.
+        """
+        if not any(self.dropout):
+            return None
+        return [
+            self.backend.asarray(drawn_factors(p, drawn, layer, (m, n), self.dtype)) if p else None
+            for layer, (p, n) in enumerate(zip(self.dropout, self.sizes[1:-1], strict=True))
+        ]
+
+    def backpropagate(
+        self,
+        x: Array,
+        y: Array,
+        Delta: Array | None = None,
+        weights: Array | None = None,
+        factors: Sequence[Array | None] | None = None,
+    ) -> tuple[float, Array, Array]:
+        """Forward and backward over one batch. Accumulates into Delta; no 1/m, no L2, nothing else changed.
+
+        Parameters
+        ----------
+        x : (m, s_1); y : (m,) int64 classes or (m, K); both already on the engine, of the network's dtype
+        Delta : (P,), optional
+            Running sums laid out as theta; zeros if not given.
+        weights : (m,), optional
+            Factor of each row's cost, and so of its delta; on the engine, of the network's dtype.
+        factors : list, optional
+            Of the activations of each hidden layer, as `dropped` gives them; None takes units as they are.
+
+        Returns
+        -------
+        cost_sum : float, Delta : (P,), h : (m, K)
+            Sum of the rows' costs times their weights, Delta, and the outputs a^(L).
+        """
+        backend = self.backend
+        if Delta is None:
+            Delta = backend.zeros(self.theta.shape, self.dtype)
+        Delta_W, Delta_b = self.split(Delta)
+        z, g_of_z, a = self._forward(x, factors)
+        cost_sum = backend.cost_sum(self.output, self.cost, z[-1], a[-1], y, weights)
+        delta = backend.output_delta(self.output, self.cost, z[-1], a[-1], y)
+        if weights is not None:
+            delta *= weights[:, None]
+        for layer in reversed(range(len(self.weights))):
+            backend.accumulate(Delta_W[layer], Delta_b[layer], delta, a[layer])
+            if layer:  # there is no delta^(1)
+                below = layer - 1
+                delta = backend.propagate_delta(delta, self.weights[layer], self.hidden[below], z[below], g_of_z[below])
+                if factors is not None and (factor := factors[below]) is not None:
+                    delta *= factor
+        return cost_sum, Delta, a[-1]
+
+    def cost_and_gradient(
+        self, X: Any, y: Any, *, micro_batch: int | None = None, sample_weight: Any = None
+    ) -> tuple[float, Array]:
+        """Mean cost over the rows, L2 included, and its gradient.
+
+        J = cost_sum / m + lambda / (2 m) sum Theta^2 and D = Delta / m + (lambda / m) Theta off the
+        biases, with m the rows passed (see fastnn.costs).
+
+        Parameters
+        ----------
+        X : (m, s_1), y : targets (see `fit`)
+        micro_batch : int, optional
+            Rows processed at a time; Delta accumulates to the same result in less memory.
+        sample_weight : (m,) or "balanced", optional
+            As for `fit`: J = (sum w cost + lambda/2 sum Theta^2) / sum w.
+
+        Returns
+        -------
+        J : float
+        D : (P,)
+            A fresh vector laid out as theta, on the engine's device.
+
+        Raises
+        ------
+        TypeError, ValueError
+            X or y is not what the network takes.
+        """
+        x = self._inputs(X)
+        targets, m = self._targets(y, x.shape[0]), x.shape[0]
+        step = m if micro_batch is None else positive_integer("micro_batch", micro_batch)
+        weights, total = row_weights.for_rows(sample_weight, cast("Network", self), targets)
+        cost_sum, Delta = 0.0, None
+        for start in range(0, m, step):
+            part = slice(start, start + step)
+            of_rows = None if weights is None else weights[part]
+            of_part, Delta, _ = self.backpropagate(x[part], targets[part], Delta, of_rows)
+            cost_sum += of_part
+        assert Delta is not None
+        Delta /= m
+        self.add_l2_gradient(Delta, self.l2 / total)
+        return cost_sum / m + self.l2 / (2 * total) * self.sum_of_squared_weights(), Delta
+
+    def mean_cost(self, X: Any, y: Any, *, l2: bool = True, sample_weight: Any = None) -> float:
+        """Mean cost over the m rows: J of `cost_and_gradient`, or without L2, as `history.val_cost` is."""
+        x = self._inputs(X)
+        targets = self._targets(y, x.shape[0])
+        weights, total = row_weights.for_rows(sample_weight, cast("Network", self), targets)
+        cost, _ = self._evaluate(x, targets, weights)
+        return cost + (self.l2 / (2 * total) * self.sum_of_squared_weights() if l2 else 0.0)
+
+    def add_l2_gradient(self, grad: Array, factor: float) -> None:
+        """Accumulates factor * Theta into the weights' part of grad (P,); biases are left alone."""
+        if factor:
+            for D_W, W in zip(self.split(grad)[0], self.weights, strict=True):
+                D_W += self.dtype.type(factor) * W
+
+    def sum_of_squared_weights(self) -> float:
+        """Sum of Theta^2 without biases, for the L2 cost; 0.0 without L2."""
+        return sum(self.backend.sum_of_squares(W) for W in self.weights) if self.l2 else 0.0
