@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import __version__, activations
+from . import __version__, activations, optimizers
 from .backends import Backend, available_backends, get_backend, install_command
 from .findings import Finding, gather
 from .network import Network
@@ -44,6 +44,8 @@ PACKAGES = (
 UNSAFE_OPENBLAS = ("0.3.28", "0.3.29")
 THREADS, ROUNDS = 4, 25
 MATRIX_UNIT_OFF = 1e-6  # of the size of the parameters, after twelve steps; rounding alone made 9e-8
+# what is timed on the unit and without it: sizes, then rows of a step; how often
+UNIT_CASE, UNIT_ROUNDS = (784, 300, 100, 10, 512), 8
 
 
 @dataclass
@@ -57,6 +59,7 @@ class Engine:
     install: str
     faults: list[str] | None
     products: str = ""
+    matrix_unit: str = ""
 
 
 @dataclass
@@ -101,14 +104,10 @@ def examine() -> Report:
 
 def _examined(name: str) -> Engine:
     backend = get_backend(name)
-    unit = getattr(backend, "matrix_unit", "")  # of the CPU engine
-    return Engine(
-        name,
-        None,
-        install_command(name),
-        self_test(backend),
-        backend.products + (f"; matrix unit (AMX): {unit}" if unit else ""),
-    )
+    unit, faults = getattr(backend, "matrix_unit", ""), self_test(backend)  # of the CPU engine
+    if getattr(backend, "no_matrix_unit", "another engine") is None and not faults:
+        unit += f"; {worth_of_unit(*seconds_on_unit())}"
+    return Engine(name, None, install_command(name), faults, backend.products, unit)
 
 
 # ---- what is there ----------------------------------------------------------------------------------
@@ -279,6 +278,38 @@ def _matrix_unit() -> list[str]:
     ]
 
 
+def seconds_on_unit() -> tuple[float, float]:
+    """Seconds of a step of UNIT_CASE on the matrix unit and without it: medians of rounds by turns."""
+    (*sizes, batch), rng = UNIT_CASE, np.random.default_rng(7)
+    X, y = rng.random((4 * batch, sizes[0]), np.float32), rng.integers(0, sizes[-1], 4 * batch)
+    nets = [Network(sizes, seed=7, backend=get_backend("numba", amx=amx), dtype="float32") for amx in (True, False)]
+    rules = [optimizers.SGD(1e-3) for _ in nets]
+    rounds: list[list[float]] = []
+    for _ in range(UNIT_ROUNDS):
+        of_round = []
+        for net, rule in zip(nets, rules, strict=True):
+            history = net.fit(X, y, optimizer=rule, batch_size=batch, epochs=1)
+            of_round.append(history.seconds[0] / 4)
+        rounds.append(of_round)
+    on, off = np.median(rounds[1:], axis=0)  # the first loads the kernels
+    return float(on), float(off)
+
+
+def worth_of_unit(on: float, off: float) -> str:
+    """What the seconds of a step on the matrix unit and without it mean, for people."""
+    *sizes, batch = UNIT_CASE
+    found = (
+        f"at present a step of {'-'.join(map(str, sizes))} with {batch} rows takes {on * 1e3:.2f} ms on it and "
+        f"{off * 1e3:.2f} ms without"
+    )
+    if on <= off:
+        return found
+    return (
+        f"{found}: others who share this core seem to use it too. If that lasts, get_backend('numba', amx=False) is "
+        "faster"
+    )
+
+
 def _concurrent(backend: Backend, dtype: str) -> list[str]:
     """The engine's product from several threads at once, each against a float64 product; the sizes are large enough
     for BLAS to split.
@@ -330,6 +361,7 @@ def text(report: Report) -> str:
             lines.append(f"  {engine.name:<7} usable, self-test {'FAILED' if engine.faults else 'passed'}")
             lines += [f"          {fault}" for fault in engine.faults or []]
             lines += [f"          products by {engine.products}"] if engine.products else []
+            lines += [f"          matrix unit (AMX): {engine.matrix_unit}"] if engine.matrix_unit else []
     lines += ["", "Packages"]
     lines += [
         f"  {name:<14} {version or 'not installed'}"

@@ -300,6 +300,11 @@ class DenseClassifier(ClassifierMixin, _Dense):  # type: ignore[misc]
             of_class = np.divide(totals.sum(), np.count_nonzero(totals) * totals, where=totals > 0, out=0 * totals)
             return np.asarray(weights * of_class[codes])
         of_class = compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_)
+        if (wrong := ~(np.isfinite(of_class) & (of_class >= 0))).any():
+            label = self.classes_[wrong].tolist()[0]
+            raise ValueError(
+                f"class_weight must be finite and >= 0, got {of_class[wrong][0]:g} for the label {label!r}"
+            )
         return np.asarray(weights * of_class[codes])
 
     def predict(self, X: Any) -> Array:

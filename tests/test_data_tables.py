@@ -141,7 +141,7 @@ def test_the_nearest_column_is_suggested(tmp_path):
 def test_files_that_are_no_tables(tmp_path):
     refused(tmp_path / "none.csv", "no such file")
     refused(tmp_path / "none.npz", "no such file")
-    refused(tmp_path / "table.xlsx", "ends in .csv or .npz")
+    refused(tmp_path / "table.xlsx", "ends in .csv, .tsv or .npz")
     (tmp_path / "folder.csv").mkdir()
     refused(tmp_path / "folder.csv", "is a folder")
     refused(csv_file(tmp_path, "a,b,y\n1,2,é\n", encoding="latin-1"), "not UTF-8 text.*0xE9")

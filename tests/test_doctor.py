@@ -8,6 +8,7 @@ import threading
 
 import numpy as np
 import pytest
+from amx_tools import needs_unit
 
 import fastnn
 from fastnn import doctor
@@ -90,6 +91,22 @@ def test_a_matrix_unit_that_computes_wrongly_is_found(monkeypatch):
     assert doctor.self_test(engine) == [] or engine.matrix_unit.startswith("not used")
     monkeypatch.setattr("fastnn.doctor.Network", Network)
     assert any("matrix unit (AMX): " in line for line in doctor.self_test(engine))
+
+
+def test_what_the_matrix_unit_is_worth_is_said():
+    assert doctor.worth_of_unit(0.0012, 0.002) == (
+        "at present a step of 784-300-100-10 with 512 rows takes 1.20 ms on it and 2.00 ms without"
+    )
+    slow = doctor.worth_of_unit(0.003, 0.002)
+    assert "takes 3.00 ms on it and 2.00 ms without: others who share this core" in slow
+    assert "get_backend('numba', amx=False) is faster" in slow
+
+
+@needs_unit
+def test_the_matrix_unit_is_timed_beside_other_programs():
+    with_unit, without = doctor.seconds_on_unit()
+    assert 0 < with_unit < 1
+    assert 0 < without < 1
 
 
 def test_openblas_versions_known_to_go_wrong():

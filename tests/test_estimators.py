@@ -350,3 +350,11 @@ def test_the_largest_weights_do_not_overflow():
 def test_a_word_for_weights_of_rows_names_the_other_parameter():
     with pytest.raises(TypeError, match="got 'balanced'; classes that count the same are class_weight='balanced'"):
         DenseClassifier().fit(np.eye(4), [0, 1, 0, 1], sample_weight="balanced")
+
+
+@pytest.mark.parametrize("weight", [-1, float("nan"), float("inf")])
+def test_a_weight_of_a_class_is_refused_in_its_own_name(weight):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((20, 3)), np.arange(20) % 2
+    with pytest.raises(ValueError, match=r"class_weight must be finite and >= 0, got .* for the label 0"):
+        DenseClassifier(class_weight={0: weight}, epochs=1).fit(X, y)

@@ -44,7 +44,7 @@ def options(
 
 @app.command()
 def train(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="digits, mnist, FILE.csv or FILE.npz")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="digits, mnist, FILE.csv, FILE.tsv or FILE.npz")],
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder with the four IDX files of MNIST; or set FASTNN_MNIST.")
     ] = None,
@@ -208,7 +208,9 @@ def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `fastnn train` saved.")],
     file: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="The model's columns in any order (.csv, .npz), or images (IDX, .npz)."),
+        typer.Argument(
+            metavar="FILE", help="The model's columns in any order (.csv, .tsv, .npz), or images (IDX, .npz)."
+        ),
     ],
     output: Annotated[Path | None, typer.Option(metavar="PATH", help="Write there instead of to stdout.")] = None,
     all_classes: Annotated[

@@ -220,7 +220,7 @@ def _source(options: TrainOptions) -> tuple[Defaults, Callable[[], DataSet]]:
     if source in ("digits", "mnist"):
         misplaced = [name for name, value in table_only.items() if value is not None]
         if misplaced:
-            raise ValueError(f"{misplaced[0]} is for tables (FILE.csv or FILE.npz), not for {source!r}")
+            raise ValueError(f"{misplaced[0]} is for tables (FILE.csv, FILE.tsv or FILE.npz), not for {source!r}")
     if options.data is not None and source != "mnist":
         raise ValueError(f"--data is for 'mnist' only, not for {source!r}")
     if source == "digits":
@@ -230,7 +230,7 @@ def _source(options: TrainOptions) -> tuple[Defaults, Callable[[], DataSet]]:
     if Path(source).suffix.lower() not in (".csv", ".tsv", ".npz"):
         raise ValueError(
             f"SOURCE {source!r} is not known{nearest(source, ['digits', 'mnist']) or '.'} Known: digits, mnist, "
-            "FILE.csv, FILE.npz"
+            "FILE.csv, FILE.tsv, FILE.npz"
         )
     if options.task is not None:
         known("--task", options.task, tables.TASKS)

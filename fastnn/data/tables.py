@@ -57,7 +57,7 @@ def load(
     Parameters
     ----------
     path : path
-        .csv or .npz.
+        .csv, .tsv or .npz.
     target : str
         Name of the column; or its position, from 0, or from the end when negative.
     task : str, optional
@@ -262,7 +262,7 @@ def _needed(path: Path, names: list[str], known: Mapping[str, Any]) -> list[str]
 def _reader(path: Path) -> Any:
     readers = {".csv": read_csv, ".tsv": read_csv, ".npz": read_npz}
     if path.suffix.lower() not in readers:
-        raise DataFileError(f"{path}: expected a file that ends in .csv or .npz")
+        raise DataFileError(f"{path}: expected a file that ends in .csv, .tsv or .npz")
     if path.is_dir():
         raise DataFileError(f"{path}: is a folder, a file is expected")
     return readers[path.suffix.lower()]
