@@ -94,8 +94,8 @@ def _sigmoid_cross_entropy(z: Array, a: Array, y: Array) -> Array:
 
 
 def _squared_error(z: Array, a: Array, y: Array) -> Array:
-    e = a - one_hot(y, a)
-    return np.asarray((e * e).sum(axis=1, dtype=np.float64) / 2)
+    e = (a - one_hot(y, a)).astype(np.float64)  # its square may be beyond float32
+    return np.asarray((e * e).sum(axis=1) / 2)
 
 
 SOFTMAX_CROSS_ENTROPY = Pair(0, "classes", _difference, _softmax_cross_entropy)

@@ -78,6 +78,21 @@ def _weights(sample_weight: Any, X: Array, *, part: bool = False) -> Array | Non
     return weights
 
 
+def _shares(weights: Array | None) -> Array | None:
+    """Weights of which the largest is 1: the sum of the largest numbers would overflow."""
+    return None if weights is None else weights / weights.max()
+
+
+def _moments(values: Array, weights: Array | None) -> tuple[Array, Array]:
+    """Mean and standard deviation of each column of targets, the latter 1 where it is constant."""
+    largest = np.abs(values).max(axis=0)
+    unit = np.where(largest > 0, largest, 1.0)
+    scaled = values / unit  # squares of the largest and of the smallest numbers are not to be had
+    mean = np.average(scaled, axis=0, weights=weights)
+    spread = np.sqrt(np.average((scaled - mean) ** 2, axis=0, weights=weights)) * unit
+    return mean * unit, np.where(spread > 0, spread, 1.0)
+
+
 class _Dense(BaseEstimator):  # type: ignore[misc]
     """What both have in common: the parameters, and how a network is made and trained of them."""
 
@@ -334,12 +349,8 @@ class DenseRegressor(RegressorMixin, _Dense):  # type: ignore[misc]
         X, y = validate_data(self, X, y, multi_output=True, y_numeric=True)
         values = np.asarray(y, np.float64).reshape(len(y), -1)
         weights = _weights(sample_weight, X)
-        shares = None if weights is None else weights / weights.max()  # the sum of the largest numbers would overflow
-        mean = np.average(values, axis=0, weights=shares)
-        spread = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=shares))
-        spread = np.where(spread > 0, spread, 1.0)
-        self.mean_, self.spread_, self._flat = mean, spread, y.ndim == 1
-        self._train(X, (values - mean) / spread, weights, values.shape[1], "identity", "squared_error")
+        self.mean_, self.spread_, self._flat = *_moments(values, _shares(weights)), y.ndim == 1
+        self._train(X, (values - self.mean_) / self.spread_, weights, values.shape[1], "identity", "squared_error")
         return self
 
     @_whole
@@ -353,8 +364,8 @@ class DenseRegressor(RegressorMixin, _Dense):  # type: ignore[misc]
         X, y = validate_data(self, X, y, reset=first, multi_output=True, y_numeric=True)
         values, weights = np.asarray(y, np.float64).reshape(len(y), -1), _weights(sample_weight, X, part=True)
         if first:
-            self.mean_, self.spread_, self._flat = values.mean(axis=0), values.std(axis=0), y.ndim == 1
-            self.spread_ = np.where(self.spread_ > 0, self.spread_, 1.0)
+            counted = weights if weights is not None and weights.any() else None
+            self.mean_, self.spread_, self._flat = *_moments(values, _shares(counted)), y.ndim == 1
             net, rule, seed = self._made(X.shape[1], values.shape[1], "identity", "squared_error")
             self.network_, self.optimizer_, self._seed = net, rule, seed
         elif values.shape[1] != len(self.mean_):

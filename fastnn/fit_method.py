@@ -83,7 +83,8 @@ class FitMethod:
         patience : int, optional
             Stop early: the fit is over after so many epochs in a row whose cost of the validation rows is no lower than
             the lowest before, at the latest after `epochs`. However it ends, but by an error, parameters and optimizer
-            go back to the epoch of the lowest (`history.best`). Wants `validation`.
+            go back to the epoch of the lowest (`history.best`); `epochs_trained` counts all that were run. Wants
+            `validation`.
         sample_weight : array-like (m,) or "balanced", optional
             How much each row counts, w >= 0: J = (sum w cost + lambda/2 sum Theta^2) / sum w over the training rows, so
             a row that counts 2 is as good as two rows. Each step takes the mean over its rows of w / mean(w) times

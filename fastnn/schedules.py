@@ -179,7 +179,10 @@ class Step(Schedule):
         _check(self, learning_rate=(0, None), every=(0, None), factor=(0, None))
 
     def at(self, epochs: Any) -> Array:
-        return self.learning_rate * self.factor ** np.floor(np.asarray(epochs, np.float64) / self.every)
+        times = np.asarray(epochs, np.float64) / self.every
+        # 0.3 / 0.1 is a little less than 3
+        whole = np.where(np.isclose(times, np.rint(times), rtol=4e-16, atol=0), np.rint(times), np.floor(times))
+        return self.learning_rate * self.factor**whole
 
     def times(self, factor: float) -> Step:
         return replace(self, learning_rate=self.learning_rate * factor)

@@ -249,19 +249,19 @@ class _Fit:
             self.net.scale = self.data.scale  # kept from here on: all that can be refused has been checked
         on_device = self.net.backend.asarray(order)
         steps = self.program.steps(order.shape[0])
-        cost_sum, rows, hits, seconds = 0.0, 0, 0, 0.0
+        cost_sum, rows, seconds = 0.0, 0, 0.0
         self.done = 0
         while self.done < steps:
             stop = min(steps, self.done + self.steps_per_slice)
             taken = stop - self.done
             began = time.perf_counter()
-            slice_cost, slice_rows = self._slice(on_device, self.done, stop, epoch)
+            self.program.continues = self.done > 0  # so that sums do not depend on the clock, which cuts the slices
+            cost_sum, slice_rows = self._slice(on_device, self.done, stop, epoch)
             elapsed = time.perf_counter() - began
             self.steps_per_slice = max(1, min(int(taken * SLICE_SECONDS / max(elapsed, 1e-9)), 1 << 30))
-            cost_sum, rows, seconds = cost_sum + slice_cost, rows + slice_rows, seconds + elapsed
-            hits += self.program.hits or 0
+            rows, seconds = rows + slice_rows, seconds + elapsed
             self.progress.advance(stop)
-        self._record(cost_sum / rows, hits / rows, seconds)
+        self._record(cost_sum / rows, (self.program.hits or 0) / rows, seconds)
         self.done = 0
 
     def _slice(self, order: Array, start: int, stop: int, epoch: int) -> tuple[float, int]:
@@ -274,7 +274,7 @@ class _Fit:
             with interrupt_after():
                 rates = _rates(self.program.optimizer, epoch, start, stop, self.program.steps(order.shape[0]))
                 cost_sum, rows = self.program.run(self.data.x, self.data.y, order, start, stop, rates)
-                if not (math.isfinite(cost_sum) and self.net.backend.all_finite(self.net.theta)):
+                if not (math.isfinite(cost_sum) and self._all_finite()):
                     raise self._diverged(epoch, start, stop, order)
                 result = cost_sum, rows
                 self.done = stop
@@ -288,6 +288,10 @@ class _Fit:
             self.snapshot.restore()
             raise
         return result
+
+    def _all_finite(self) -> bool:
+        """Parameters, and the optimizer's state: its squares overflow first, and nothing moves any more then."""
+        return all(map(self.net.backend.all_finite, (self.net.theta, *self.program.optimizer.state)))
 
     def _record(self, cost: float, accuracy: float, seconds: float) -> None:
         """Append one epoch; validation first, so that an interrupt there leaves lists of equal length."""
@@ -311,16 +315,16 @@ class _Fit:
         """The error with epoch, step, layer and likely causes; the snapshot is restored."""
         net, rule = self.net, self.program.optimizer
         found = self._first_failure(epoch, order, start, stop)
+        what = "the cost, a parameter or the optimizer's state is no longer finite"
         where = (
-            f"step {found[0]}: the cost or a parameter is no longer finite, first in layer {found[1]}"
+            f"step {found[0]}: {what}, first in layer {found[1]}"
             if found
-            else f"steps {start} to {stop - 1}: the cost or a parameter is no longer finite. Taken again one at a time "
-            "these steps stay finite, just"
+            else f"steps {start} to {stop - 1}: {what}. Taken again one at a time these steps stay finite, just"
         )
         self.snapshot.restore()
         largest, parameter = self.data.largest(), float(abs(net.theta).max())
         causes = [f"the learning rate {rule.rate:g} is too large"]
-        if rule.rate * net.l2 > self.data.train_rows.shape[0]:  # each step throws the weights beyond 0
+        if rule.rate * net.l2 > (self.data.total_weight or self.data.train_rows.shape[0]):  # thrown beyond 0 by a step
             causes.append(f"l2={net.l2:g} is too large for this learning rate")
         if largest > 10:
             causes.append(f"the inputs are not scaled (largest |X| is {largest:g})")
@@ -348,15 +352,19 @@ class _Fit:
         """
         net, program, finite = self.net, self.program, self.net.backend.all_finite
         self.snapshot.restore()
+        program.continues = False
         before = Snapshot(net, program.optimizer)
         for step in range(start, stop):
             before.take()
             program.clear()
             rates = _rates(program.optimizer, epoch, step, step + 1, program.steps(order.shape[0]))
             cost_sum, _ = program.run(self.data.x, self.data.y, order, step, step + 1, rates)
-            if math.isfinite(cost_sum) and finite(net.theta):
+            if math.isfinite(cost_sum) and self._all_finite():
                 continue
-            bad_parameters = [not (finite(W) and finite(b)) for W, b in zip(net.weights, net.biases, strict=True)]
+            vectors = [net.split(vector) for vector in (net.theta, *program.optimizer.state)]
+            bad_parameters = [
+                not all(finite(W[layer]) and finite(b[layer]) for W, b in vectors) for layer in range(len(net.weights))
+            ]
             before.restore()
             rows = order[step * program.batch_size : (step + 1) * program.batch_size]
             weights = None if program.weights is None else program.weights[rows]

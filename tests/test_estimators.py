@@ -358,3 +358,20 @@ def test_a_weight_of_a_class_is_refused_in_its_own_name(weight):
     X, y = rng.standard_normal((20, 3)), np.arange(20) % 2
     with pytest.raises(ValueError, match=r"class_weight must be finite and >= 0, got .* for the label 0"):
         DenseClassifier(class_weight={0: weight}, epochs=1).fit(X, y)
+
+
+@pytest.mark.parametrize("unit", [1e-300, 1e-170, 1e155, 1e300])
+def test_targets_of_any_unit_give_the_same_fit(unit):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(100, 3))
+    y, weights = X @ np.array([1.0, 2, 3]), rng.random(100)
+    plain, scaled = (
+        DenseRegressor((16,), epochs=20, random_state=0).fit(X, y * factor, sample_weight=weights)
+        for factor in (1, unit)
+    )
+    np.testing.assert_allclose(scaled.predict(X) / unit, plain.predict(X), rtol=1e-4, atol=1e-5)
+    part = DenseRegressor((16,), random_state=0).partial_fit(X, y * unit, sample_weight=weights)
+    np.testing.assert_allclose([part.mean_, part.spread_], [scaled.mean_, scaled.spread_])
+    mean = np.average(y, weights=weights)
+    spread = np.sqrt(np.average((y - mean) ** 2, weights=weights))
+    np.testing.assert_allclose([part.mean_ / unit, part.spread_ / unit], [[mean], [spread]], rtol=1e-10)

@@ -407,9 +407,10 @@ def test_the_plan_is_one_sentence_on_every_engine(backend):
         net.plan(0)
 
 
-def test_a_wait_that_happens_once_is_announced(monkeypatch):
+def test_a_wait_that_happens_once_is_announced(monkeypatch, tmp_path):
     engine = fastnn.get_backend("numba")
     said = []
+    monkeypatch.setattr("fastnn.kernels.cpu.CACHE_FOLDER", tmp_path)  # without what earlier runs of this test left
     with engine.announcing(said.append) as waiting:
         compiled(lambda x: x + 1, "float32(float32)")
     if not JIT:

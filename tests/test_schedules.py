@@ -383,3 +383,10 @@ def test_micro_batches_that_are_refused(backend, micro_batch, error, message):
     with pytest.raises(error, match=message):
         net.fit(*data(), batch_size=8, micro_batch=micro_batch)
     np.testing.assert_array_equal(theta_of(net), before)
+
+
+def test_steps_of_a_tenth_come_where_they_should():
+    """0.3 / 0.1 is less than 3 in binary."""
+    s = fastnn.schedules.Step(0.3, 0.1, 0.5)
+    np.testing.assert_allclose([float(s.at(k / 10)) for k in range(50)], [0.3 * 0.5**k for k in range(50)], rtol=1e-12)
+    np.testing.assert_allclose(float(s.at(0.3 - 1e-9)), 0.3 * 0.25)

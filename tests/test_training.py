@@ -353,3 +353,59 @@ def test_the_first_slice_is_so_long_that_it_is_soon_over_anywhere(backend, monke
     net.fit(X, y, epochs=1, batch_size=5)
     assert net.theta.size == 43
     assert taken == slices
+
+
+# ---- what the clock, and numbers at the edge, must not change -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options", [None, {"panels": False}, {"panels": True, "sliced": False}, {"threads": 1, "panels": True}], ids=str
+)
+@pytest.mark.parametrize("batch", [1, 7])
+def test_costs_do_not_depend_on_where_the_clock_cuts_an_epoch(backend, options, batch, monkeypatch):
+    """Bit for bit: a callback may compare them."""
+    if options is not None:
+        if backend.name != "numba":
+            return
+        backend = fastnn.get_backend("numba", **options)
+    X, y = data(200)
+    found = set()
+    for seconds in (100.0, 1e-9):
+        monkeypatch.setattr("fastnn.training.SLICE_SECONDS", seconds)
+        monkeypatch.setattr("fastnn.training.FIRST_SLICE_FLOPS", 1)
+        net = net_of(backend, l2=0.1)
+        if batch > 1 and backend.name == "cupy":
+            monkeypatch.setattr(backend, "fused", False)  # whose sums are those of a launch
+        rule = "sgd" if batch == 1 else "adam"
+        history = net.fit(X, y, optimizer=rule, learning_rate=0.01, epochs=3, batch_size=batch)
+        found.add((*history.cost, *history.accuracy, theta_of(net).tobytes()))
+    assert len(found) == 1
+
+
+def test_a_state_of_the_optimizer_that_overflows_is_a_divergence(backend):
+    """Its squares are infinite long before cost and parameters are, and nothing moves from then on."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(64, 4)).astype("f4")
+    y = (X @ rng.normal(size=(4, 1)) * 1e20).astype("f4")
+    net = fastnn.Network([4, 1], output="identity", cost="squared_error", backend=backend, seed=0)
+    rule, before = optimizers.Adam(0.1), theta_of(net)
+    with pytest.raises(fastnn.Diverged, match="the optimizer's state is no longer finite, first in layer 2") as caught:
+        net.fit(X, y, optimizer=rule, epochs=1, batch_size=64)
+    assert "the targets are not scaled" in str(caught.value)
+    np.testing.assert_array_equal(theta_of(net), before)
+    history = net.fit(X, y / np.float32(1e20), optimizer=rule, epochs=3, batch_size=64)
+    assert history.cost[-1] < history.cost[0]
+
+
+def test_squared_errors_beyond_float32_are_summed_all_the_same(backend):
+    X, y = np.random.default_rng(0).normal(size=(64, 4)).astype("f4"), np.full((64, 1), 3e19, "f4")
+    net = fastnn.Network([4, 1], output="identity", cost="squared_error", backend=backend, seed=0)
+    assert net.mean_cost(X, y) == pytest.approx(float(y[0, 0]) ** 2 / 2, rel=1e-6)
+    history = net.fit(X, y, optimizer="sgd", learning_rate=1e-9, epochs=1, batch_size=64)
+    assert history.cost[0] == pytest.approx(float(y[0, 0]) ** 2 / 2, rel=1e-6)
+
+
+def test_a_large_l2_is_blamed_where_rows_count_next_to_nothing():
+    X, y = data()
+    with pytest.raises(fastnn.Diverged, match="l2=1 is too large for this learning rate"):
+        net_of("numpy", l2=1.0).fit(X, y, sample_weight=np.full(ROWS, 1e-300), optimizer="sgd", learning_rate=0.1)

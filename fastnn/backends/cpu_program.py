@@ -125,8 +125,9 @@ class TeamProgram(Program):
         """As many threads as planned; fewer while fits of other networks are under way. Members of the plan who
         stay away add nothing to the sums.
         """
-        self._costs[...] = 0
-        self._hits[...] = 0
+        if not self.continues:
+            self._costs[...] = 0
+            self._hits[...] = 0
         return self.plan.threads if self._fixed else min(self.plan.threads, usable_threads())
 
     def _arguments(

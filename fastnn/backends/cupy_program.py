@@ -155,13 +155,14 @@ class CupyProgram(Program):
         order = backend.asarray(order)
         end = min(stop * self.batch_size, order.shape[0])
         rows = end - min(start * self.batch_size, end)
-        if not rows:
+        if not rows and not self.continues:
             self.hits = 0 if net.counts_hits(y) else None
             return 0.0, 0
         self._bind(X, y, self.weights)
         chosen = _numbers(backend.to_numpy(order[start * self.batch_size : end]), X.shape[0]) if self._feeder else None
         with device.work():
-            device.clear(arena["totals"])
+            if not self.continues:
+                device.clear(arena["totals"])
             if self._buffers.low is not net.theta:  # theta may have been changed from outside
                 self._buffers.kernels.round_theta(net.theta, self._buffers.low, arena["spans"])
             for first in range(start, stop, steps_per_upload(self.batch_size)):

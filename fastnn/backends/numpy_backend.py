@@ -75,9 +75,12 @@ class NumpyBackend(HostBackend):
 class NumpyProgram(Program):
     """The composition of the operations, step by step."""
 
+    _sums: tuple[float, int] = (0.0, 0)  # cost and hits
+
     def _run(self, X: Array, y: Array, order: Array, start: int, stop: int, rates: Array | None) -> tuple[float, int]:
         net, batch = self.net, self.batch_size
-        cost_sum, rows, hits = 0.0, 0, 0
+        cost_sum, hits = self._sums if self.continues else (0.0, 0)
+        rows = 0
         with np.errstate(all="ignore"):  # a divergence is found by `fit`, which names its epoch and layer
             for step in range(start, stop):
                 chosen = order[step * batch : (step + 1) * batch]
@@ -87,7 +90,7 @@ class NumpyProgram(Program):
                 cost_sum += step_cost
                 rows += chosen.shape[0]
                 hits += step_hits
-        self.hits = hits if net.counts_hits(y) else None
+        self._sums, self.hits = (cost_sum, hits), hits if net.counts_hits(y) else None
         return cost_sum, rows
 
     def _step(self, X: Array, y: Array, chosen: Array, step: int) -> tuple[float, int]:

@@ -84,8 +84,8 @@ class Program(ABC):
         Rows taken through the network at a time, at most; the Delta of the micro-batches of a batch add
         up, and the one update of the step is that of the whole batch, to rounding.
     hits : int or None
-        Of the rows of the last `run`, how many were right before their update: the largest output
-        for classes, every output on its side of 1/2 for sigmoid with cross_entropy; None for values.
+        Of the rows of the last `run`, or of all that it continued, how many were right before their update: the
+        largest output for classes, every output on its side of 1/2 for sigmoid with cross_entropy; None for values.
     training_rows : int or None
         n of the L2 term; the rows of X if None. `fit` tells it, because X may hold validation rows as well.
     scale : float
@@ -98,6 +98,10 @@ class Program(ABC):
     total_weight : float or None
         n of the L2 term where rows have weights: their sum as they were given, so that a row that counts twice is the
         same as two rows.
+    continues : bool
+        The sums of the next `run` go on from where those of the last ended: cost_sum and `hits` are then those of all
+        of these runs together, the same bits however the steps are cut into runs (but for fused steps on a GPU, which
+        round otherwise). `fit` sets it within an epoch.
     nbytes : int or None
         Of its workspace, if it may `serve` more than one fit.
     """
@@ -107,6 +111,7 @@ class Program(ABC):
     weights: Array | None = None
     total_weight: float | None = None
     key: int = 0
+    continues: bool = False
     nbytes: int | None = None
 
     def __init__(self, job: Job) -> None:

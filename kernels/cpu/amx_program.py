@@ -100,7 +100,7 @@ own_units = inner(own_units)
 def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
     """Thread `me` of `team` through the steps of the run. Packed, state, costs and hits move.
 
-    costs[16 me] becomes the cost sum of this thread's rows, with its part of the L2 cost; hits[16 me] how many of them
+    costs[16 me] grows by the cost sum of this thread's rows, with its part of the L2 cost; hits[16 me] how many of them
     were right. Not used: split.
     """
     data, shape, rule = uncounted(data, shape, rule)
@@ -123,7 +123,7 @@ def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
     octets = data.native and data.source[3] == 1
     row_step = data.source[1] // data.source[3] if data.native else n_in
     order, first = vector_at(mine.order, nought, run.order.size), vector_at(mine.firsts, nought, memory.firsts.shape[1])
-    cost, right, t, few = 0.0, 0, rule.t, few_at(shape, 0)
+    cost, right, t, few = memory.costs[16 * me], memory.hits[16 * me], rule.t, few_at(shape, 0)
     configure(address(memory.registers))
     for layer in range(layers):
         unit, end = (nought, shape.sizes[layer + 1]) if each else own_units(layer, shape, me, team)

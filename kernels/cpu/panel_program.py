@@ -55,7 +55,7 @@ __all__ = ["panel_program", "signature"]
 def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
     """Thread `me` of `team` through the steps of the run. Packed, state, costs and hits move.
 
-    costs[16 me] becomes the cost sum of this thread's rows, with its part of the L2 cost; hits[16 me] how many of them
+    costs[16 me] grows by the cost sum of this thread's rows, with its part of the L2 cost; hits[16 me] how many of them
     were right. Not used: split.
     """
     data, shape, rule = uncounted(data, shape, rule)
@@ -71,7 +71,7 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
     row_step = data.source[1] // size if data.native else n_in
     order = vector_at(mine.order, np.int64(0), run.order.size)
     first = vector_at(mine.firsts, np.int64(0), memory.firsts.shape[1])
-    cost, right, asked, t = 0.0, 0, 0, rule.t
+    cost, right, asked, t = memory.costs[16 * me], memory.hits[16 * me], 0, rule.t
     thin = (
         K == 1 and layers > 1 and run.batch > 1 and (shape.pair == SIGMOID_CROSS_ENTROPY or shape.pair == SQUARED_ERROR)
     )

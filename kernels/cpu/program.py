@@ -267,7 +267,7 @@ def _worker(me, team, sliced, meeting, parts, data, run, shape, rule, memory):
     """Thread `me` of `team` through the steps of the run. Theta, state, costs and hits move. parts: from
     kernels/cpu/on_demand.py.
 
-    costs[16 me] becomes the cost sum of this thread's rows, with its part of the L2 cost; hits likewise.
+    costs[16 me] grows by the cost sum of this thread's rows, with its part of the L2 cost; hits likewise.
     """
     sizes, batch, capacity, l2, theta, grads = shape.sizes, run.batch, run.capacity, rule.l2, memory.theta, memory.grads
     layers = sizes.size - 1
@@ -275,7 +275,7 @@ def _worker(me, team, sliced, meeting, parts, data, run, shape, rule, memory):
     partial = memory.partials[me * widest : (me + 1) * widest]
     tile = capacity // team if sliced else capacity
     grad = grads[me] if sliced else grads[0]
-    cost, right, t = 0.0, 0, rule.t
+    cost, right, t = memory.costs[16 * me], memory.hits[16 * me], rule.t
     for step in range(run.start, run.stop):
         rows = run.order[step * batch : min((step + 1) * batch, run.order.size)]
         m = rows.size

@@ -104,7 +104,7 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
     size = itemsize(zero)
     mine = own(0, True, integer, data, run, memory)
     theta, a_all, d_all, order = mine.theta, mine.a, mine.d, vector_at(mine.order, integer, run.order.size)
-    cost, right = 0.0, 0
+    cost, right = memory.costs[0], memory.hits[0]
     z_first, delta_first, rectified_first = a_all, d_all, 1 if last > 0 and codes[0] == RELU else 0
     row, next_row = integer, integer
     for step in range(start - 1, stop):

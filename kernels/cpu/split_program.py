@@ -300,7 +300,7 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
     source[0] += own_input * source[2]
     order = vector_at(mine.order, np.int64(0), run.order.size)
     first = vector_at(mine.firsts, np.int64(0), memory.firsts.shape[1])
-    cost, right, asked, t = 0.0, 0, 0, rule.t
+    cost, right, asked, t = memory.costs[16 * me], memory.hits[16 * me], 0, rule.t
     thin = K == 1 and (shape.pair == SIGMOID_CROSS_ENTROPY or shape.pair == SQUARED_ERROR)
     for step in range(run.start, run.stop):
         begin_row, m = batch_of(run, order.size, step)

@@ -27,7 +27,7 @@ __device__ __forceinline__ REAL weight_of(const REAL* weights, int weighted, int
     return weighted ? weights[row] : (REAL)1;
 }
 
-__device__ __forceinline__ REAL squared(REAL error) { return error * error; }
+__device__ __forceinline__ double squared(REAL error) { return (double)error * error; }  // beyond float, perhaps
 
 extern "C" __global__ void cost_softmax_cross_entropy(const REAL* z, const REAL* a, const int64* classes,
                                                       const REAL* weights, int weighted, double* partials, int64 rows,

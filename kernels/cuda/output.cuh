@@ -128,7 +128,7 @@ __device__ __forceinline__ Sums squared_error(const Targets& y, const Weights& w
                  int64 best_index = cols;
                  for (int64 j = lane; j < n; j += lanes) {
                      const REAL a = value_of(g, slope, widen(z[i * z_ld + j]) + b[j]), e = a - y.at(target, j);
-                     cost += weight * (e * e);
+                     cost += weight * ((double)e * e);
                      if (precedes(a, j, best, best_index)) best = a, best_index = j;
                      narrow(weight * (e * derivative_from(g, slope, a)), delta + i * delta_ld + j);
                  }
@@ -154,7 +154,7 @@ __device__ __forceinline__ Sums softmax_squared(const Targets& y, const Weights&
                  softmax_constants(row, b, n, lane, lanes, &top, &sum);
                  for (int64 j = lane; j < n; j += lanes) {
                      const REAL h = exp(widen(row[j]) + b[j] - top) / sum, e = h - y.at(target, j);
-                     cost += weight * (e * e);
+                     cost += weight * ((double)e * e);
                      dot += e * h;
                      if (precedes(h, j, best, best_index)) best = h, best_index = j;
                  }
