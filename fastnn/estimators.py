@@ -11,6 +11,7 @@ but the digits of the example.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import numbers
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import optimizers, row_weights
+from . import optimizers, row_weights, saved_optimizer
 from .errors import finite_number, pip_install
 from .network import Network
 from .optimizers import Optimizer
@@ -42,6 +43,7 @@ except ImportError as error:
 __all__ = ["DenseClassifier", "DenseRegressor"]
 
 Array = NDArray[Any]
+_RULE = "_rule_and_its_state"  # in pickles: an optimizer's own leave its state out
 
 
 def _whole(fit: Any) -> Any:
@@ -175,6 +177,20 @@ class _Dense(BaseEstimator):  # type: ignore[misc]
             sample_weight=None if weights is None else AsGiven(weights),
         )  # fmt: skip
 
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = dict(super().__getstate__())
+        if "network_" in state and self.optimizer_.belongs_to(self.network_):
+            with contextlib.suppress(TypeError):  # a schedule of one's own: the copy's rule begins anew
+                state[_RULE] = saved_optimizer.description(self.network_, self.optimizer_)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        kept = state.pop(_RULE, None)
+        super().__setstate__(state)
+        if kept is not None:
+            self.optimizer_ = saved_optimizer.restored(self.network_, *kept)
+
     def _rows_a_step(self, X: Array) -> Any:
         size = self.batch_size
         return min(size, len(X)) if isinstance(size, numbers.Integral) else size
@@ -226,9 +242,10 @@ class DenseClassifier(ClassifierMixin, _Dense):  # type: ignore[misc]
 
     Notes
     -----
-    Standardise inputs (`StandardScaler`). In float32 a row predicted alone and the same row among others may differ in
+    Standardise inputs (`StandardScaler`). Lambda of `l2` is divided by the sum of the weights: where that is 1, as in
+    `AdaBoostClassifier`, give l2=3/n for n rows. In float32 a row predicted alone and the same row among others may differ in
     the last bits. A row of sample_weight 2 is as good as two rows, up to how rows fall into batches.
-    `partial_fit` goes on with the optimizer's state, but for a copy and an unpickled one, whose state begins anew.
+    `partial_fit` goes on with the optimizer's state, in a copy and after pickling too.
     Several labels a row are not supported.
     Errors of fastnn are its own: `fastnn.Diverged`, and ValueError or TypeError for bad parameters.
     """

@@ -406,6 +406,10 @@ def get(optimizer: str | Optimizer, learning_rate: float | Schedule | None = Non
             )
         return optimizer
     if isinstance(optimizer, str):
+        if optimizer.lower() == "adamw":
+            raise ValueError(
+                f"optimizer={optimizer!r} is not a name; AdamW is fastnn.optimizers.Adam(1e-3, weight_decay=0.01)"
+            )
         if optimizer not in OPTIMIZERS:
             raise unknown_name("optimizer", optimizer, OPTIMIZERS)
         options = {} if learning_rate is None else {"learning_rate": learning_rate}

@@ -89,7 +89,8 @@ def predict_table(net: Network, table: Any) -> Predictions:
     ----------
     net : Network
     table : mapping of column names to values, such as a pandas.DataFrame or a dict of arrays
-        The columns of the training in any order, and perhaps more.
+        The columns of the training in any order, and perhaps more. One row may be a dict of single values, several a
+        list of such dicts.
 
     Raises
     ------

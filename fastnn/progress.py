@@ -5,8 +5,11 @@ Any object with the four methods of `RichProgress` can be given as `progress` in
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -15,6 +18,24 @@ if TYPE_CHECKING:
 __all__ = ["RichProgress", "epoch_line"]
 
 LINES = 40  # of epochs, at most, however many epochs there are
+
+
+def _at_no_cost(show: Callable[..., None]) -> Callable[..., None]:
+    """`show`, after whose first failure nothing more is shown: a full disk or a reader who has gone must not end a
+    training.
+    """
+
+    @functools.wraps(show)
+    def shown(self: RichProgress, *args: Any) -> None:
+        try:
+            show(self, *args)
+        except OSError:
+            bar, self._bar, self._stream = self._bar, None, _nowhere()
+            with contextlib.suppress(OSError):
+                if bar is not None:
+                    bar.stop()
+
+    return shown
 
 
 class RichProgress:
@@ -30,24 +51,27 @@ class RichProgress:
         self._file = file
         self._bar: Any = None
 
+    @_at_no_cost
     def start(self, epochs: int, steps_per_epoch: int) -> None:
         """A fit of so many epochs and steps begins."""
         self._epochs, self._steps = epochs, steps_per_epoch
         self._done, self._shown = 0, 0
         self._every = -(-epochs // LINES)
         # A program without a terminal may have no stderr.
-        self._stream = self._file or sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        self._stream = self._file or sys.stderr or _nowhere()
         self._history: History | None = None
         if self._stream.isatty():
             self._bar = _bar(self._stream)
             self._task = self._bar.add_task("", total=epochs * steps_per_epoch, epoch=f"epoch 1/{epochs}", figures="")
             self._bar.start()
 
+    @_at_no_cost
     def advance(self, steps_done_in_epoch: int) -> None:
         """So many steps of the current epoch are done."""
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done * self._steps + min(steps_done_in_epoch, self._steps))
 
+    @_at_no_cost
     def epoch(self, epoch: int, history: History) -> None:
         """An epoch is complete; `epoch` counts over the network's life, the lines count over this fit."""
         self._done, self._history = len(history.cost), history
@@ -57,6 +81,7 @@ class RichProgress:
             following = f"epoch {min(self._done + 1, self._epochs)}/{self._epochs}"
             self._bar.update(self._task, completed=self._done * self._steps, epoch=following, figures=_figures(history))
 
+    @_at_no_cost
     def stop(self) -> None:
         """The fit ended, for whatever reason."""
         if self._history is not None and self._shown < self._done:
@@ -73,6 +98,10 @@ class RichProgress:
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             print(line, file=self._stream, flush=True)
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")
 
 
 def _bar(stream: TextIO) -> Any:

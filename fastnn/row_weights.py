@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,10 @@ from .errors import unknown_name
 if TYPE_CHECKING:
     from .network import Network
 
-__all__ = ["BALANCED", "AsGiven", "checked", "for_rows", "mean_of_one", "on_engine"]
+__all__ = ["BALANCED", "AsGiven", "checked", "for_rows", "mean_of_one", "on_engine", "warn_of_small_sum"]
 
 BALANCED = "balanced"
+SMALL_MEAN = 10  # 1 / the mean of weights, from which L2 is so much stronger that it is hardly meant
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,18 @@ def mean_of_one(
     shares = weights / top  # the sum of the largest numbers would overflow
     mean = float(shares[rows].mean())
     return np.asarray(shares / mean), mean * top * len(weights[rows])
+
+
+def warn_of_small_sum(total: float, rows: int, l2: float) -> None:
+    """Weights that were made to sum to 1 turn a usual lambda, which their sum divides, into one that kills the net."""
+    if l2 > 0 and total < rows / SMALL_MEAN:
+        warnings.warn(
+            f"sample_weight sums to {total:g} over {rows} rows, and lambda is divided by that sum: l2={l2:g} acts as "
+            f"l2={l2 * rows / total:g} would with weights whose mean is 1; divide the weights by their mean if that is "
+            "not meant",
+            UserWarning,
+            stacklevel=5,
+        )
 
 
 def on_engine(weights: NDArray[np.float64] | None, net: Network, what: str = "sample_weight") -> tuple[Any, float]:

@@ -128,6 +128,8 @@ def prepare(
         )
     if weights is not None:
         shares, data.total_weight = row_weights.mean_of_one(weights, data.train_rows)
+        if not as_given:
+            row_weights.warn_of_small_sum(data.total_weight, len(data.train_rows), net.l2)
         weights = weights if as_given else shares
         data.weights = net.backend.asarray(weights.astype(net.dtype))
     return data

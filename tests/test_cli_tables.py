@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -112,8 +113,11 @@ def test_all_classes_is_for_classes_and_balanced_too(cli, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM here")
-def test_a_batch_system_whose_time_is_up_keeps_what_was_trained(tmp_path):
-    """SIGTERM, as docker stop, Slurm and timeout send it, ends a training as Ctrl-C does."""
+@pytest.mark.parametrize("ending", ["SIGTERM", "SIGHUP"])
+def test_a_batch_system_whose_time_is_up_keeps_what_was_trained(tmp_path, ending):
+    """SIGTERM, as docker stop, Slurm and timeout send it, ends a training as Ctrl-C does; SIGHUP of a terminal that is
+    closed too.
+    """
     rng = np.random.default_rng(0)
     lines = [f"{a:.3f},{b:.3f},{int(a > b)}" for a, b in rng.random((400, 2))]
     (tmp_path / "t.csv").write_text("a,b,y\n" + "\n".join(lines) + "\n")
@@ -129,7 +133,7 @@ def test_a_batch_system_whose_time_is_up_keeps_what_was_trained(tmp_path):
             if line.startswith("epoch"):
                 break
         time.sleep(0.2)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(getattr(signal, ending))
         process.communicate(timeout=60)
     assert process.returncode == 130
     net = fastnn.load(tmp_path / "runs" / "t.safetensors", backend="numpy")
@@ -228,3 +232,24 @@ def test_dropout_is_passed_on_and_refused_without_hidden_layers(cli, tmp_path):
     code, _, err = cli("train", "digits", "--hidden", "none", "--dropout", "0.4")
     assert code == 2
     assert "--dropout 0.4 leaves hidden units out, and --hidden none makes none" in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such pipes here")
+@pytest.mark.parametrize("reader", ["goes", "disk full"])
+def test_a_log_that_cannot_be_written_costs_no_training(tmp_path, reader):
+    rng = np.random.default_rng(0)
+    lines = [f"{a:.3f},{b:.3f},{int(a > b)}" for a, b in rng.random((400, 2))]
+    (tmp_path / "t.csv").write_text("a,b,y\n" + "\n".join(lines) + "\n")
+    words = ["train", "t.csv", "--target", "y", "--epochs", "60", "--no-plot", "--backend", "numpy"]
+    if reader == "disk full" and not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    with open("/dev/full" if reader == "disk full" else os.devnull, "w") as full:
+        log = full if reader == "disk full" else subprocess.PIPE
+        with subprocess.Popen(
+            [sys.executable, "-m", "fastnn", *words], cwd=tmp_path, stderr=log, stdout=subprocess.DEVNULL
+        ) as process:
+            if process.stderr is not None:
+                process.stderr.readline()
+                process.stderr.close()
+            assert process.wait(60) == 0
+    assert fastnn.load(tmp_path / "runs" / "t.safetensors", backend="numpy").epochs_trained == 60

@@ -153,6 +153,12 @@ def test_predictions_repeat_categories_and_missing_cells(tmp_path):
     path = written(tmp_path / "new.csv", dict(reversed(new.items())))
     answers = predict_file(net, path).answers
     np.testing.assert_allclose(answers, income(new), rtol=0.01)
+    rows = [{name: np.asarray(new[name])[i].item() for name in new} for i in range(len(answers))]
+    assert predict_table(net, rows).answers == answers, "as a web service has them"
+    assert predict_table(net, rows[1]).answers == answers[1:2]
+    lacking = [rows[0], {name: value for name, value in rows[1].items() if name != "age"}]
+    with pytest.raises(DataFileError, match="row 2 has no 'age', which the model needs"):
+        predict_table(net, lacking)
     assert predict_table(net, new).answers == answers
     assert (
         predict_table(net, {**new, "zip": [str(v) for v in new["zip"]], "age": new["age"].tolist()}).answers == answers

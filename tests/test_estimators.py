@@ -5,6 +5,7 @@ The checks want a row to be predicted alone as among others to 1e-7, hence float
 
 from __future__ import annotations
 
+import copy
 import pickle
 
 import numpy as np
@@ -235,8 +236,9 @@ def test_balanced_classes_find_the_rare_one():
 def test_boosting_hands_weights_on():
     X, y = load_iris(return_X_y=True)
     X = StandardScaler().fit_transform(X)
-    model = AdaBoostClassifier(DenseClassifier(hidden=(16,), epochs=60, random_state=0), n_estimators=3, random_state=0)
-    assert model.fit(X, y).score(X, y) > 0.8
+    # its weights sum to 1, which lambda is divided by
+    model = AdaBoostClassifier(DenseClassifier(hidden=(16,), l2=0.02, epochs=60, random_state=0), n_estimators=3, random_state=0)
+    assert model.fit(X, y).score(X, y) > 0.95
 
 
 @pytest.mark.parametrize("kind", [DenseClassifier, DenseRegressor])
@@ -375,3 +377,27 @@ def test_targets_of_any_unit_give_the_same_fit(unit):
     mean = np.average(y, weights=weights)
     spread = np.sqrt(np.average((y - mean) ** 2, weights=weights))
     np.testing.assert_allclose([part.mean_ / unit, part.spread_ / unit], [[mean], [spread]], rtol=1e-10)
+
+
+@pytest.mark.parametrize("kind", [DenseClassifier, DenseRegressor])
+def test_an_unpickled_estimator_trains_on_as_the_original_would(kind):
+    """As nightly training does, a part of the data at a time."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(120, 4)), np.arange(120) % 3
+    more = {"classes": [0, 1, 2]} if kind is DenseClassifier else {}
+    model = kind((16,), random_state=0).partial_fit(X, y, **more)
+    others = [pickle.loads(pickle.dumps(model)), copy.deepcopy(model)]
+    for other in (model, *others):
+        for _ in range(3):
+            other.partial_fit(X[:60], y[:60])
+    for other in others:
+        np.testing.assert_array_equal(other.network_.theta, model.network_.theta)
+        assert other.optimizer_.t == model.optimizer_.t
+
+
+def test_weights_that_sum_to_one_are_warned_of_where_l2_would_kill_the_network():
+    X, y = np.random.default_rng(0).normal(size=(60, 3)), np.arange(60) % 3
+    with pytest.warns(UserWarning, match=r"sample_weight sums to 1 over 60 rows.*l2=3 acts as l2=180"):
+        DenseClassifier(epochs=1).fit(X, y, sample_weight=np.full(60, 1 / 60))
+    DenseClassifier(epochs=1).fit(X, y, sample_weight=np.full(60, 0.2))
+    DenseClassifier(epochs=1, l2=0).fit(X, y, sample_weight=np.full(60, 1 / 60))

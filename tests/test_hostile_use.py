@@ -10,6 +10,7 @@ import threading
 
 import numpy as np
 import pytest
+from numba.core.caching import NullCache
 
 import fastnn
 from fastnn.backends import cpu_crew
@@ -70,18 +71,19 @@ def test_a_signal_as_the_wait_for_another_thread_ends_is_heard_and_nothing_hangs
     assert heard == [True]
 
 
-def test_ctrl_c_while_a_kernel_is_loaded_waits_for_its_end():
+def test_ctrl_c_while_a_kernel_is_loaded_waits_for_its_end(monkeypatch):
     """In the middle of it the compiler would free memory twice."""
     loaded = []
 
-    def decorate(**options):
+    def kept(function):
         signal.raise_signal(signal.SIGINT)
-        loaded.append(options)
-        return len
+        loaded.append(function)
+        return NullCache()
 
     fastnn.get_backend("numba")
+    monkeypatch.setattr(cpu, "_kept", kept)
     with pytest.raises(KeyboardInterrupt):
-        cpu._cached(decorate)
+        cpu.compiled(lambda x: x, "float32(float32)")
     assert len(loaded) == 1
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

@@ -118,3 +118,54 @@ def test_what_several_threads_ask_for_is_made_once():
         thread.join()
     assert calls == ["a"]
     assert len(set(map(id, answers))) == 1
+
+
+TRAINED = textwrap.dedent("""
+    import fastnn, numpy as np
+    X = np.random.default_rng(0).random((40, 5))
+    net = fastnn.Network([5, 6, 3], backend=fastnn.get_backend("numba", panels=False, threads=1), dtype="float64")
+    print(net.fit(X, np.arange(40) % 3, epochs=2, batch_size=8).cost)
+""")
+
+
+@pytest.mark.skipif(not JIT, reason="about code that is compiled")
+@pytest.mark.parametrize("damage", ["cut short", "other bytes"])
+def test_damaged_files_are_compiled_anew(tmp_path, damage):
+    """A power loss, say, left them; nobody should have to know which folder to delete."""
+    first = _run(TRAINED, NUMBA_CACHE_DIR=str(tmp_path))
+    files = [path for path in tmp_path.rglob("*.nb*") if damage == "other bytes" or path.suffix == ".nbc"]
+    assert len(files) > 5
+    for path in files:
+        path.write_bytes(b"no pickle" if damage == "other bytes" else path.read_bytes()[:2000])
+    sizes = {path: path.stat().st_size for path in files}
+    second = _run(TRAINED, NUMBA_CACHE_DIR=str(tmp_path))
+    assert (second.stdout, second.stderr, second.returncode) == (first.stdout, "", 0)
+    assert all(path.stat().st_size != size for path, size in sizes.items()), "and kept again"
+
+
+@pytest.mark.skipif(not JIT, reason="about code that is compiled")
+def test_a_full_disk_is_said_once_and_training_goes_on(tmp_path):
+    full = """
+        import errno, numba.core.caching
+        def save(self, key, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        numba.core.caching.IndexDataCacheFile.save = save
+    """
+    result = _run(textwrap.dedent(full) + TRAINED, NUMBA_CACHE_DIR=str(tmp_path))
+    assert result.returncode == 0
+    assert result.stdout.startswith("[1.")
+    assert result.stderr.count("cannot be kept") == 1
+    assert "(No space left on device)" in result.stderr
+
+
+def test_what_older_sources_left_is_removed_when_nobody_used_it_for_long(tmp_path):
+    root = tmp_path / "fastnn"
+    for name, days in (("numba-old", 61), ("numba-young", 59), ("other", 100)):
+        (root / name).mkdir(parents=True)
+        (root / name / "file").write_text("x")
+        os.utime(root / name, (time.time() - days * 86_400,) * 2)
+    assert _run("import fastnn.kernels.cpu", NUMBA_CACHE_DIR=str(tmp_path)).returncode == 0
+    found = {path.name for path in root.iterdir()}
+    assert "numba-old" not in found
+    assert {"numba-young", "other"} <= found
+    assert len(found) == 3

@@ -385,6 +385,11 @@ def test_micro_batches_that_are_refused(backend, micro_batch, error, message):
     np.testing.assert_array_equal(theta_of(net), before)
 
 
+def test_adamw_is_said_to_be_adam_with_a_decay():
+    with pytest.raises(ValueError, match=r"AdamW is fastnn\.optimizers\.Adam\(1e-3, weight_decay=0\.01\)"):
+        fastnn.optimizers.get("adamw")
+
+
 def test_steps_of_a_tenth_come_where_they_should():
     """0.3 / 0.1 is less than 3 in binary."""
     s = fastnn.schedules.Step(0.3, 0.1, 0.5)

@@ -1,7 +1,8 @@
 """The command line: `fastnn train | predict | export | gradcheck | doctor | example | bench`.
 
 Results go to stdout, progress and remarks to stderr. Exit codes: 0 done; 1 training diverged or a
-check failed; 2 bad input, in one line; 130 Ctrl-C, or SIGTERM, which is taken for one: what was trained is saved.
+check failed; 2 bad input, in one line; 130 Ctrl-C, or SIGTERM, or SIGHUP of a terminal that is closed, which are taken
+for one: what was trained is saved.
 """
 
 from __future__ import annotations
@@ -23,5 +24,7 @@ def main() -> None:
     # Of containers and batch systems, whose time is up: as a Ctrl-C, which ends a training with what it has come to.
     # Where that is ignored, as in the background of a shell script, SIGTERM ends the process at once, as it always did.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        for ending in (signal.SIGTERM, getattr(signal, "SIGHUP", None)):
+            if ending is not None and signal.getsignal(ending) is signal.SIG_DFL:  # under nohup it is ignored
+                signal.signal(ending, lambda *_: signal.raise_signal(signal.SIGINT))
     app()

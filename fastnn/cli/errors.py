@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import typer
@@ -33,8 +33,9 @@ ClickException: Any = typer.BadParameter.__mro__[2]
 
 
 def remark(text: str) -> None:
-    """One line on stderr."""
-    print(f"fastnn: {' '.join(text.splitlines())}", file=sys.stderr, flush=True)
+    """One line on stderr; nothing, where that cannot be written: results and models matter more."""
+    with suppress(OSError):
+        print(f"fastnn: {' '.join(text.splitlines())}", file=sys.stderr, flush=True)
 
 
 def known(option: str, given: str, names: Iterable[str]) -> str:

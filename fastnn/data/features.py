@@ -95,6 +95,7 @@ def from_arrays(table: Any, columns: Sequence[str], reading: Reading) -> dict[st
         A column is missing, of another length, or holds what cannot be used.
     """
     found: dict[str, Column] = {}
+    table = _by_column(table, columns)
     for column in columns:
         try:
             values = np.asarray(table[column])
@@ -110,6 +111,18 @@ def from_arrays(table: Any, columns: Sequence[str], reading: Reading) -> dict[st
             raise DataFileError(f"row {text.row + 1}, column {column!r}: missing value")
         found[column] = text
     return found
+
+
+def _by_column(table: Any, columns: Sequence[str]) -> Any:
+    """The table, also where it is one row of single values, or a list of such rows, as a web service gets them."""
+    if isinstance(table, Mapping) and table and all(np.ndim(table.get(column, 0)) == 0 for column in columns):
+        table = [table]
+    if not (isinstance(table, (list, tuple)) and table and all(isinstance(row, Mapping) for row in table)):
+        return table
+    for number, row in enumerate(table, 1):
+        if missing := [column for column in columns if column not in row]:
+            raise DataFileError(f"row {number} has no {missing[0]!r}, which the model needs")
+    return {column: [row[column] for row in table] for column in columns}
 
 
 def as_text(values: NDArray[Any]) -> list[str]:

@@ -13,13 +13,18 @@ import functools
 import gc
 import hashlib
 import os
+import shutil
 import tempfile
 import threading
+import time
 import warnings
 from pathlib import Path
 
 import numba
 import numpy as np
+from numba.core import sigutils, typeinfer
+from numba.core.caching import FunctionCache, NullCache
+from numba.core.ccallback import CFunc
 
 __all__ = [
     "CACHE_FOLDER",
@@ -40,6 +45,7 @@ JIT = not numba.config.DISABLE_JIT
 
 # What a compiler may do with floating point here. Never blanket fastmath: `nnan` and `ninf` would
 # delete the NaN checks and the documented edge values.
+UNUSED_DAYS = 60
 _RELAXED = {"reassoc", "contract", "nsz", "arcp"}
 
 
@@ -56,18 +62,39 @@ def _cache_folder() -> Path | None:
     root = Path(numba.config.CACHE_DIR or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     folder = root / "fastnn" / f"numba-{_source_hash()}"
     try:
+        new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)  # used today
+        if new:
+            _forget_unused(folder.parent)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        warnings.warn(
-            f"compiled code cannot be kept in {folder} ({error.strerror or error}), so each process compiles anew "
-            "(seconds); set NUMBA_CACHE_DIR to a folder that can be written",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        _warn_that_nothing_is_kept(folder, error)
         return None
     return folder
+
+
+@functools.cache
+def _warn_once(folder: Path | None, reason: str) -> None:
+    warnings.warn(
+        f"compiled code cannot be kept in {folder} ({reason}), so each process compiles anew (seconds); set "
+        "NUMBA_CACHE_DIR to a folder that can be written",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+
+
+def _warn_that_nothing_is_kept(folder: Path | None, error: OSError) -> None:
+    _warn_once(folder, error.strerror or str(error))
+
+
+def _forget_unused(root: Path) -> None:
+    """Removes what other states of the sources have left and nobody has used for UNUSED_DAYS."""
+    for old in root.glob("numba-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > UNUSED_DAYS * 86_400:
+                shutil.rmtree(old, ignore_errors=True)
 
 
 CACHE_FOLDER = _cache_folder()
@@ -104,18 +131,54 @@ def once(make):
     return result
 
 
+class _Kept(FunctionCache):
+    """Numba's cache of a function, to which a damaged file is none; on a full disk nothing is kept, which is said."""
+
+    def load_overload(self, sig, target_context):
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # broken bytes may raise anything
+            return None
+
+    def save_overload(self, sig, data):
+        try:
+            try:
+                super().save_overload(sig, data)
+            except OSError:
+                raise
+            except Exception:  # an index of broken bytes
+                self.flush()
+                super().save_overload(sig, data)
+        except OSError as error:
+            _warn_that_nothing_is_kept(CACHE_FOLDER, error)
+
+
+def _kept(function):
+    """The cache of a function in CACHE_FOLDER, where that can be written."""
+    if CACHE_FOLDER is None:
+        return NullCache()
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(CACHE_FOLDER)  # read by Numba when a cache is made, not later
+    try:
+        return _Kept(function)
+    finally:
+        numba.config.CACHE_DIR = before
+
+
 def _decorated(function, signature, **options):
     """`numba.njit` with fastnn's options, caching in CACHE_FOLDER."""
     if not JIT:
         return np.errstate(all="ignore")(function)  # compiled code does not warn either
-    arguments = (signature,) if signature is not None else ()
     # Nothing written in C calls these (`exported` is for that), so no entry for C is compiled.
-    dispatcher = _cached(
-        lambda **cache: numba.njit(
-            *arguments, nogil=True, error_model="numpy", no_cfunc_wrapper=True, **cache, **options
-        )(function)
-    )
-    return _careful(dispatcher) if signature is None else dispatcher
+    dispatcher = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, **options)(function)
+    with _undisturbed(), _uncollected():
+        dispatcher._cache = _kept(function)
+        if signature is None:
+            return _careful(dispatcher)
+        with typeinfer.register_dispatcher(dispatcher):  # as numba.njit(signature) does
+            dispatcher.compile(signature)
+            dispatcher.disable_compile()
+    return dispatcher
 
 
 def _careful(dispatcher):
@@ -128,20 +191,6 @@ def _careful(dispatcher):
 
     dispatcher.compile = compile_whole
     return dispatcher
-
-
-def _cached(decorate):
-    """decorate(cache=...) with the compiled code kept in CACHE_FOLDER, if there is one."""
-    if CACHE_FOLDER is None:
-        with _undisturbed(), _uncollected():
-            return decorate()
-    with _undisturbed(), _uncollected():
-        before = numba.config.CACHE_DIR
-        numba.config.CACHE_DIR = str(CACHE_FOLDER)  # read by Numba when the function is decorated, not later
-        try:
-            return decorate(cache=True)
-        finally:
-            numba.config.CACHE_DIR = before
 
 
 @contextlib.contextmanager
@@ -203,6 +252,13 @@ def exported(function, signature):
     """A C function of this signature, whose `address` compiled code may be given and call; it may not raise. Not
     without JIT.
     """
-    return _cached(
-        lambda **cache: numba.cfunc(signature, nopython=True, error_model="numpy", fastmath=_RELAXED, **cache)(function)
+    function = CFunc(
+        function,
+        sigutils.normalize_signature(signature),
+        locals={},
+        options={"nopython": True, "error_model": "numpy", "fastmath": _RELAXED},
     )
+    with _undisturbed(), _uncollected():
+        function._cache = _kept(function.__wrapped__)
+        function.compile()
+    return function
