@@ -243,8 +243,8 @@ class DenseClassifier(ClassifierMixin, _Dense):  # type: ignore[misc]
     Notes
     -----
     Standardise inputs (`StandardScaler`). Lambda of `l2` is divided by the sum of the weights: where that is 1, as in
-    `AdaBoostClassifier`, give l2=3/n for n rows. In float32 a row predicted alone and the same row among others may differ in
-    the last bits. A row of sample_weight 2 is as good as two rows, up to how rows fall into batches.
+    `AdaBoostClassifier`, give l2=3/n for n rows. In float32 a row predicted alone and the same row among others may
+    differ in the last bits. A row of sample_weight 2 is as good as two rows, up to how rows fall into batches.
     `partial_fit` goes on with the optimizer's state, in a copy and after pickling too.
     Several labels a row are not supported.
     Errors of fastnn are its own: `fastnn.Diverged`, and ValueError or TypeError for bad parameters.

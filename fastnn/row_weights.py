@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["BALANCED", "AsGiven", "checked", "for_rows", "mean_of_one", "on_engine", "warn_of_small_sum"]
 
 BALANCED = "balanced"
-SMALL_MEAN = 10  # 1 / the mean of weights, from which L2 is so much stronger that it is hardly meant
+# 1 / the mean of weights, and lambda / their sum, from which L2 is so much stronger that it is hardly meant
+SMALL_MEAN, STRONG = 10, 0.3
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def mean_of_one(
 
 def warn_of_small_sum(total: float, rows: int, l2: float) -> None:
     """Weights that were made to sum to 1 turn a usual lambda, which their sum divides, into one that kills the net."""
-    if l2 > 0 and total < rows / SMALL_MEAN:
+    if total < rows / SMALL_MEAN and l2 > STRONG * total:
         warnings.warn(
             f"sample_weight sums to {total:g} over {rows} rows, and lambda is divided by that sum: l2={l2:g} acts as "
             f"l2={l2 * rows / total:g} would with weights whose mean is 1; divide the weights by their mean if that is "

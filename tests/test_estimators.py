@@ -237,7 +237,9 @@ def test_boosting_hands_weights_on():
     X, y = load_iris(return_X_y=True)
     X = StandardScaler().fit_transform(X)
     # its weights sum to 1, which lambda is divided by
-    model = AdaBoostClassifier(DenseClassifier(hidden=(16,), l2=0.02, epochs=60, random_state=0), n_estimators=3, random_state=0)
+    model = AdaBoostClassifier(
+        DenseClassifier(hidden=(16,), l2=0.02, epochs=60, random_state=0), n_estimators=3, random_state=0
+    )
     assert model.fit(X, y).score(X, y) > 0.95
 
 
@@ -400,4 +402,4 @@ def test_weights_that_sum_to_one_are_warned_of_where_l2_would_kill_the_network()
     with pytest.warns(UserWarning, match=r"sample_weight sums to 1 over 60 rows.*l2=3 acts as l2=180"):
         DenseClassifier(epochs=1).fit(X, y, sample_weight=np.full(60, 1 / 60))
     DenseClassifier(epochs=1).fit(X, y, sample_weight=np.full(60, 0.2))
-    DenseClassifier(epochs=1, l2=0).fit(X, y, sample_weight=np.full(60, 1 / 60))
+    DenseClassifier(epochs=1, l2=3 / 60).fit(X, y, sample_weight=np.full(60, 1 / 60))
