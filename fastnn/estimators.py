@@ -43,6 +43,7 @@ except ImportError as error:
 __all__ = ["DenseClassifier", "DenseRegressor"]
 
 Array = NDArray[Any]
+EPOCHS, STEPS = 100, 1000  # by default, at least
 _RULE = "_rule_and_its_state"  # in pickles: an optimizer's own leave its state out
 
 
@@ -110,7 +111,7 @@ class _Dense(BaseEstimator):  # type: ignore[misc]
         optimizer: str | Optimizer = "adam",
         learning_rate: Any = None,
         batch_size: int = 32,
-        epochs: int = 100,
+        epochs: int | None = None,
         l2: float = 3.0,
         dropout: float | Sequence[float] = 0.0,
         validation: float | None = None,
@@ -163,7 +164,7 @@ class _Dense(BaseEstimator):  # type: ignore[misc]
             (X, y, *rest), watched = dealt[::2], tuple(dealt[1::2])
             weights = rest[0] if rest else None
         self.history_ = net.fit(
-            X, y, optimizer=rule, batch_size=self._rows_a_step(X), epochs=self.epochs, validation=watched,
+            X, y, optimizer=rule, batch_size=self._rows_a_step(X), epochs=self._epochs(X), validation=watched,
             patience=self.patience, seed=seed, sample_weight=weights,
         )  # fmt: skip
         self.network_, self.optimizer_, self._seed = net, rule, seed
@@ -176,6 +177,14 @@ class _Dense(BaseEstimator):  # type: ignore[misc]
             X, y, optimizer=self.optimizer_, batch_size=self._rows_a_step(X), epochs=1, seed=self._seed,
             sample_weight=None if weights is None else AsGiven(weights),
         )  # fmt: skip
+
+    def _epochs(self, X: Array) -> Any:
+        if self.epochs is not None:
+            return self.epochs
+        size = self._rows_a_step(X)
+        valid = isinstance(size, numbers.Integral) and int(size) > 0  # `fit` refuses the others
+        steps = -(-len(X) // int(size)) if valid else 1
+        return max(EPOCHS, -(-STEPS // steps))
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = dict(super().__getstate__())
@@ -215,8 +224,9 @@ class DenseClassifier(ClassifierMixin, _Dense):  # type: ignore[misc]
         None is the rule's own.
     batch_size : int, default 32
         Rows per step; all, if there are fewer. `Network.fit` takes 128.
-    epochs : int, default 100
-        Passes over the rows, at most with `patience`. `Network.fit` makes 20.
+    epochs : int, default None
+        Passes over the rows, at most with `patience`. None makes 100, and of few rows so many more that they are 1,000
+        steps. `Network.fit` makes 20.
     l2 : float, default 3.0
         lambda of (lambda / 2n) ||Theta||^2 over n training rows. Not 0 as in `Network`, because an estimator's usual
         data are hundreds to thousands of rows, which a hundred epochs would learn by heart; with many rows it vanishes.
@@ -258,7 +268,7 @@ class DenseClassifier(ClassifierMixin, _Dense):  # type: ignore[misc]
         optimizer: str | Optimizer = "adam",
         learning_rate: Any = None,
         batch_size: int = 32,
-        epochs: int = 100,
+        epochs: int | None = None,
         l2: float = 3.0,
         dropout: float | Sequence[float] = 0.0,
         validation: float | None = None,
