@@ -112,6 +112,12 @@ def test_all_classes_is_for_classes_and_balanced_too(cli, tmp_path):
     assert "--balanced is for classes, and column 'y' is taken for quantities" in err
 
 
+def as_in_a_terminal():
+    """In the child: the suite may run under nohup, or in the background, where signals are ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM here")
 @pytest.mark.parametrize("ending", ["SIGTERM", "SIGHUP"])
 def test_a_batch_system_whose_time_is_up_keeps_what_was_trained(tmp_path, ending):
@@ -128,13 +134,17 @@ def test_a_batch_system_whose_time_is_up_keeps_what_was_trained(tmp_path, ending
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=as_in_a_terminal,
     ) as process:
         for line in process.stderr:
             if line.startswith("epoch"):
                 break
         time.sleep(0.2)
         process.send_signal(getattr(signal, ending))
-        process.communicate(timeout=60)
+        try:
+            process.communicate(timeout=60)
+        finally:
+            process.kill()  # where it did not heed the signal
     assert process.returncode == 130
     net = fastnn.load(tmp_path / "runs" / "t.safetensors", backend="numpy")
     assert net.epochs_trained > 0
