@@ -407,5 +407,9 @@ def test_squared_errors_beyond_float32_are_summed_all_the_same(backend):
 
 def test_a_large_l2_is_blamed_where_rows_count_next_to_nothing():
     X, y = data()
-    with pytest.raises(fastnn.Diverged, match="l2=1 is too large for this learning rate"):
-        net_of("numpy", l2=1.0).fit(X, y, sample_weight=np.full(ROWS, 1e-300), optimizer="sgd", learning_rate=0.1)
+    weights = np.full(ROWS, 1e-300)
+    with (
+        pytest.warns(UserWarning, match="sample_weight sums to 2.3e-299 over 23 rows"),
+        pytest.raises(fastnn.Diverged, match="l2=1 is too large for this learning rate"),
+    ):
+        net_of("numpy", l2=1.0).fit(X, y, sample_weight=weights, optimizer="sgd", learning_rate=0.1)
