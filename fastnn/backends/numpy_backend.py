@@ -94,7 +94,7 @@ class NumpyProgram(Program):
         return cost_sum, rows
 
     def _step(self, X: Array, y: Array, chosen: Array, step: int) -> tuple[float, int]:
-        """One step, the epoch's so-manieth, on those rows of X and y, micro-batch after micro-batch."""
+        """Step number `step` of the epoch, on those rows of X and y, micro-batch after micro-batch."""
         net, l2_per_row = self.net, self.l2_per_row(X)
         m = chosen.shape[0]
         cost_sum, Delta, hits = m * l2_per_row / 2 * net.sum_of_squared_weights(), None, 0
