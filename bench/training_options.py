@@ -32,6 +32,7 @@ CASES = [
     ((784, 1024, 1024, 10), 512),
 ]
 ROWS = 8192
+PAUSE = 0.3  # seconds, after which the threads of other libraries no longer spin
 
 Epoch = Callable[[], float]  # steps over all rows; the mean cost
 
@@ -91,6 +92,7 @@ def compared(sides: dict[str, Epoch], rounds: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, epoch in sides.items():
+            time.sleep(PAUSE)
             times[name].append(timed(epoch))
     return times
 
