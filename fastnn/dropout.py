@@ -42,6 +42,8 @@ def check_dropout(given: Any, hidden: int) -> tuple[float, ...]:
     TypeError, ValueError
         Neither one number in [0, 1) nor one for each hidden layer; or more than 0 where there is none.
     """
+    if isinstance(given, np.ndarray) and given.ndim == 0:
+        given = given.item()
     if isinstance(given, (Sequence, np.ndarray)) and not isinstance(given, str):
         if len(given) != hidden:
             raise ValueError(

@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.base import clone
 from test_cupy_narrow import backend as cupy_backend
-from test_programs import PAIRS, RULES, Problem, agree, count_hits, orders
+from test_programs import PAIRS, RULES, Problem, count_hits, orders
+from test_row_weights import ROWS, check
 
 import fastnn
 from fastnn import dropout
@@ -30,7 +31,7 @@ from fastnn.kernels.cpu import dropout as cpu_kernel
 from fastnn.kernels.cuda import sources
 from fastnn.kernels.cuda.step import StepKernels
 
-ROWS, RATES = 23, (0.3, 0.6)
+RATES = (0.3, 0.6)
 KEYS = [0x0123456789ABCDEF, -0x123456789]  # of two epochs
 
 # From the library of the paper's authors (Random123, examples/kat_vectors): counter, key, words of philox4x32-10.
@@ -173,15 +174,6 @@ class Thinned(Problem):
                 theta, state = reference.update(rule.name, self.sizes, theta, D, state, t, *rule.hyper())
             results.append((cost_sum, len(order), hits))
         return theta, results
-
-
-def check(problem, backend, dtype, rule, batch=5, **options):
-    dtype, epochs = np.dtype(dtype), orders(ROWS, 2)
-    got = problem.train(backend, dtype, RULES[rule](), epochs, batch, **options)
-    expected = problem.oracle(RULES[rule](), epochs, batch)
-    agree(got, expected, dtype, 2 * -(-ROWS // batch), "program against the oracle")
-    if problem.y.ndim == 1 and dtype == np.float64:
-        assert [hits for *_, hits in got[1]] == [hits for *_, hits in expected[1]]
 
 
 HIDDEN = ["relu", "sigmoid", "tanh", "leaky_relu", "identity"]
@@ -394,12 +386,19 @@ def test_copies_and_files_keep_it(tmp_path):
         ([0.1], "dropout must be one number, or one for each of the 2 hidden layers, got 1 numbers"),
         ([0.1, 1], r"dropout\[1\] must be"),
         (None, "dropout must be a number p"),
+        (np.array("half"), "dropout must be a number p"),
+        (np.full((2, 2), 0.1), r"dropout\[0\] must be a finite number"),
     ],
 )
 def test_what_is_refused(given, message):
     for make in (lambda: net_of("numpy", given), lambda: setattr(net_of("numpy"), "dropout", given)):
         with pytest.raises((ValueError, TypeError), match=message):
             make()
+
+
+def test_numbers_of_numpy_are_numbers():
+    for rate in (np.float32(0.5), np.array(0.5), np.array([0.5, 0.5])):
+        assert net_of("numpy", rate).dropout == (0.5, 0.5)
 
 
 def test_without_hidden_layers_there_is_nothing_to_leave_out():
