@@ -21,7 +21,7 @@ TRAIN = textwrap.dedent("""
     import numpy as np
     import fastnn
     from fastnn.backends import cpu_beside
-    from fastnn.kernels.cpu import on_demand, panels
+    from fastnn.kernels.cpu import on_demand, packing, panels
 
     started, popen = [], subprocess.Popen
     cpu_beside.subprocess.Popen = lambda *args, **options: started.append(args) or popen(*args, **options)
@@ -29,7 +29,7 @@ TRAIN = textwrap.dedent("""
     {before}
     net = fastnn.Network([3, 4, 2], hidden="tanh", backend=fastnn.get_backend("numba", threads=1, panels=True), seed=0)
     net.fit(np.ones((8, 3)), np.arange(8) % 2, batch_size=4, epochs=1, shuffle=False)
-    used = [*panels._compiled("float32"), *(on_demand._compiled("float32", which) for which in (on_demand.ACTIVATE, on_demand.DERIVATIVE))]
+    used = [*panels._compiled("float32"), *packing._compiled("float32"), *(on_demand._compiled("float32", which) for which in (on_demand.ACTIVATE, on_demand.DERIVATIVE))]
     print(len(started), sum(function.cache_hits for function in used), float(net.theta.sum()).hex())
 """)
 
@@ -55,11 +55,11 @@ def _files(folder):
 @pytest.mark.slow
 def test_the_first_fit_compiles_its_program_alone(tmp_path):
     first = _train(tmp_path)
-    assert first[:2] == ["1", "6"]
+    assert first[:2] == ["1", "8"]
     files = _files(tmp_path)
     assert files, "compiled code is kept where NUMBA_CACHE_DIR says"
     again = _train(tmp_path)
-    assert again[:2] == ["0", "6"]
+    assert again[:2] == ["0", "8"]
     assert _files(tmp_path) == files, "and read back, not compiled again"
     broken = tmp_path / "python-broken"
     broken.write_text("#!/bin/sh\nexit 1\n")
@@ -106,7 +106,8 @@ def test_one_process_is_started_and_waited_for(started):
     cpu_beside.compile_beside("amx._forward", "amx_table(set())")  # one is enough
     ((python, flag, command, code),) = started
     assert (python, flag, command) == ("/usr/bin/python3", "-P", "-c")
-    assert code.endswith("from fastnn.kernels.cpu.on_demand import amx_table, table; table('float32', set())")
+    assert "from fastnn.kernels.cpu.on_demand import amx_table, table; " in code
+    assert code.endswith("from fastnn.kernels.cpu.packing import packing; table('float32', set())")
     assert repr(sys.path) in code
     process = cpu_beside._process
     cpu_beside.wait_for_products()
@@ -182,4 +183,4 @@ def test_the_parts_are_those_that_training_needs(monkeypatch, loss):
         [3, 4, 2], hidden="sigmoid", backend=fastnn.get_backend("numba", threads=1, panels=True), **options
     )
     net.fit(np.ones((8, 3)), np.ones((8, 2)) if options else np.arange(8) % 2, batch_size=4, epochs=1)
-    assert asked == [("panels._apply", "table('float32', {4, 5})")]
+    assert asked == [("panels._apply", "table('float32', {4, 5}); packing('float32')")]

@@ -6,6 +6,7 @@ import gc
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -230,16 +231,37 @@ def test_tiles_cover_all_rows_and_inputs(q):
             assert left >= -waste
 
 
-@pytest.mark.parametrize("sizes", [(1, 1), (3, 5, 2), (7, 64, 65, 1), (30, 130, 17, 3)], ids=str)
-def test_numba_packing_there_and_back(dtype, sizes):
+@settings(deadline=None, max_examples=EXAMPLES)
+@given(
+    sizes=st.lists(st.sampled_from([1, 2, 7, 8, 16, 33, 64, 65, 130, 257]), min_size=2, max_size=4),
+    dtype=st.sampled_from(["float32", "float64"]),
+    team=st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
+def test_numba_packing_there_and_back(sizes, dtype, team, seed):
     net = fastnn.Network(sizes, output="identity", cost="squared_error", backend="numba", dtype=dtype, seed=4)
     layout = _Panels(net)
-    memory = np.zeros(int(layout.blocks[-1]), dtype)
-    layout.pack(net.split(net.theta), memory)
-    assert np.count_nonzero(memory) == np.count_nonzero(net.theta)
-    again = np.full_like(net.theta, np.nan)
-    layout.unpack(memory, net.split(again))
-    np.testing.assert_array_equal(again, net.theta)
+    rng = np.random.default_rng(seed)
+    vectors = [rng.standard_normal(net.theta.size).astype(dtype) for _ in range(2)]
+    packed = [np.zeros(int(layout.blocks[-1]), dtype) for _ in vectors]
+    with mock.patch("fastnn.backends.numba_panels.ALONE", 0):
+        layout.pack(list(zip(vectors, packed, strict=True)), team)
+    for vector, memory in zip(vectors, packed, strict=True):
+        for layer, (W, b) in enumerate(zip(*net.split(vector), strict=True)):
+            first = int(layout.blocks[layer])
+            for columns in panels.panels_of(panels.padded(len(b), dtype), dtype):
+                size = (W.shape[1] + 1) * (columns.stop - columns.start)
+                panel = memory[first : first + size].reshape(W.shape[1] + 1, -1)
+                own = W[columns].shape[0]
+                np.testing.assert_array_equal(panel[:-1, :own], W[columns].T)
+                np.testing.assert_array_equal(panel[-1, :own], b[columns])
+                np.testing.assert_array_equal(panel[:, own:], 0)
+                first += size
+            assert first == layout.blocks[layer + 1]
+    again = [np.full_like(vector, np.nan) for vector in vectors]
+    with mock.patch("fastnn.backends.numba_panels.ALONE", 0):
+        layout.unpack(list(zip(again, packed, strict=True)), team)
+    np.testing.assert_array_equal(again, vectors)
 
 
 @pytest.mark.parametrize("hidden", ["sigmoid", "tanh", "relu", "leaky_relu", "identity"])

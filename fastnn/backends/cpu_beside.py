@@ -47,7 +47,8 @@ def compile_beside(first: str, call: str) -> None:
         return
     code = (
         f"import sys; sys.path[:] = {[path for path in sys.path if isinstance(path, str)]!r}; from "
-        f"{PACKAGE}.kernels.cpu.on_demand import amx_table, table; {call}"
+        f"{PACKAGE}.kernels.cpu.on_demand import amx_table, table; from {PACKAGE}.kernels.cpu.packing import packing; "
+        f"{call}"
     )
     with _lock, contextlib.suppress(OSError):
         if _process is None:

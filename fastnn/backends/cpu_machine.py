@@ -12,7 +12,7 @@ PANELS_FLOPS = 1.8e11
 BLAS_FLOPS = 1.1e11
 SCIPY_ROWS = 128  # with fewer rows SciPy's BLAS is slow, MKL is not
 SCIPY_FLOPS = 0.6e11  # SciPy's BLAS with that few
-MKL_FAR_FLOPS = 1.7e11  # MKL, wide layers, parameters beyond the cache
+MKL_FAR_FLOPS = 1.8e11  # MKL, wide layers, parameters beyond the cache
 MKL_FAR_STATE_FLOPS = 1.95e11  # the same for rules with a state, which panels would have to pack too
 MKL_WIDTH = 256  # a network whose hidden layers are all this wide is wide to MKL,
 MKL_ROWS = 128  # with batches of this many rows
@@ -45,8 +45,8 @@ TEAM_SECONDS = 150e-6  # to call a team
 # To pack and unpack theta, and each vector of the rule's state, for panels: once, and for each of its numbers, in the
 # cache or beyond it.
 VECTOR_SECONDS = 25e-6
-NUMBER_SECONDS = 1.2e-9
-FAR_NUMBER_SECONDS = 2.2e-9
+NUMBER_SECONDS = 0.9e-9
+FAR_NUMBER_SECONDS = 0.9e-9
 SLICE_SECONDS = 0.2  # as in fastnn.training, which is not imported for a number
 
 # ---- the matrix unit (kernels/cpu/amx.py) ---------------------------------------------------------------

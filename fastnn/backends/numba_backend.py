@@ -216,7 +216,8 @@ class NumbaBackend(HostBackend):
             )
             return AmxProgram(job, plan)
         if plan.panels:
-            compile_beside("panels._apply", f"table({net.dtype.name!r}, {likely_parts(net, job.batch_size)})")
+            dtype, needed = net.dtype.name, likely_parts(net, job.batch_size)
+            compile_beside("panels._apply", f"table({dtype!r}, {needed}); packing({dtype!r})")
             return PanelProgram(job, plan)
         return NumbaProgram(job, plan, self.blas)
 

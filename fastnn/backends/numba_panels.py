@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from ..kernels.cpu import JIT
 from ..kernels.cpu.codes import IDENTITY, RELU, SGD, SOFTMAX_CROSS_ENTROPY, SQUARED_ERROR
 from ..kernels.cpu.on_demand import ACTIVATE, DERIVATIVE, DROP, OUTPUTS, table
+from ..kernels.cpu.packing import Packing, packing
 from ..kernels.cpu.panel_parts import TALL
 from ..kernels.cpu.panel_prediction import ROWS, panel_prediction
 from ..kernels.cpu.panel_program import panel_program
@@ -21,7 +23,7 @@ from ..kernels.cpu.team import new_barrier
 from ..kernels.cpu.workspace import Memory, Shape
 from .base import Array, Job
 from .cpu_beside import wait_for_products
-from .cpu_crew import run_team
+from .cpu_crew import run_parts, run_team
 from .cpu_plan import Plan
 from .cpu_program import TeamProgram, dropout_of, two_states
 from .host import aligned
@@ -31,10 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PanelPredictor", "PanelProgram", "cuts_for_team", "likely_parts", "needed_parts", "without_last"]
 
-# codes of activations, and of pairs: softmax with cross-entropy, an elementwise function with squared error
-# rows of a panel that leave it at a time: with more, the lines that one output's weights lie on drive each other out of
-# the first-level cache
-UNPACKED = 128
+ALONE = 1 << 17  # numbers up to which one thread packs them before another would be awake
 
 
 class PanelProgram(TeamProgram):
@@ -114,15 +113,13 @@ class PanelProgram(TeamProgram):
         meeting = new_barrier(team)
         panels = table(net.dtype, needed_parts(net, data.by_class, self.batch_size, self.weights is not None))
         vectors = [(net.theta, memory.packed), *zip(optimizer.state, (memory.state1, memory.state2), strict=False)]
-        for vector, packed in vectors:
-            self._layout.pack(net.split(vector), packed)
 
         def work(me: int) -> None:
             self._worker(me, team, self.plan.split, meeting, panels, data, run, self._shape, rule, memory)
 
+        self._layout.pack(vectors, team)
         run_team(work, team)
-        for vector, packed in vectors:
-            self._layout.unpack(packed, net.split(vector))
+        self._layout.unpack(vectors, team)
         return self._finish(y, order, start, stop)
 
 
@@ -179,7 +176,7 @@ class PanelPredictor:
     def packed(self, net: Network) -> Array:
         """The parameters as they are now."""
         memory = aligned((int(self._layout.blocks[-1]),), net.dtype, np.zeros)
-        self._layout.pack(net.split(net.theta), memory)
+        self._layout.pack([(net.theta, memory)])
         return memory
 
     def cuts(self, rows: int, team: int) -> list[int]:
@@ -218,17 +215,26 @@ class _Panels:
         self.steps = [spaced(width, net.dtype.itemsize) for width in widths]
         self.starts = _cumulative(self.steps)
         self.turns = _cumulative([0, *(P * Q for Q, P in itertools.pairwise(widths))])
+        self._dtype, self._split = net.dtype, net.layout.split
+        spans = net.layout.spans()
+        self._shape = np.ascontiguousarray(
+            np.stack([sizes[:-1], sizes[1:], widths, spans[:, 0], spans[:, 1], self.blocks[:-1]], axis=1), np.int64
+        )
 
     def places(self, rows: int) -> Array:
         """(L + 1, rows): where rows of each layer's width begin; the first all 0."""
         numbers = np.arange(rows, dtype=np.int64)
         return np.stack([0 * numbers, *(numbers * step for step in self.steps)])
 
-    def _pairs(self, packed: Array, parts: Any) -> Iterator[tuple[Array, Array, Array]]:
+    @functools.cached_property
+    def _kernels(self) -> Packing:
+        return packing(self._dtype)
+
+    def _pairs(self, vector: Array, packed: Array) -> Iterator[tuple[Array, Array, Array]]:
         """(panel without its padding, weights (outputs, inputs), biases) of each panel of a packed vector, and what
         belongs there.
         """
-        for layer, (W, b) in enumerate(zip(*parts, strict=True)):
+        for layer, (W, b) in enumerate(zip(*self._split(vector), strict=True)):
             n_out, n_in = W.shape
             first = int(self.blocks[layer])
             for columns in panels_of(int(self.widths[layer]), packed.dtype):
@@ -237,19 +243,41 @@ class _Panels:
                 yield packed[first : first + size].reshape(n_in + 1, -1)[:, : own.stop - own.start], W[own], b[own]
                 first += size
 
-    def pack(self, parts: Any, packed: Array) -> None:
-        """Overwrites packed with a vector that lies as theta, given by its views (weights, biases); the padding
-        stays as it is, zero.
-        """
-        for panel, W, b in self._pairs(packed, parts):
-            panel[:-1], panel[-1] = W.T, b
+    def pack(self, vectors: Sequence[tuple[Array, Array]], team: int = 1) -> None:
+        """Of each (vector that lies as theta, packed), overwrites packed; its padding stays as it is, zero."""
+        if JIT:
+            self._transpose(self._kernels.pack, vectors, team)
+            return
+        for vector, packed in vectors:
+            for panel, W, b in self._pairs(vector, packed):
+                panel[:-1], panel[-1] = W.T, b
 
-    def unpack(self, packed: Array, parts: Any) -> None:
-        """The way back."""
-        for panel, W, b in self._pairs(packed, parts):
-            for k in range(0, W.shape[1], UNPACKED):
-                W[:, k : k + UNPACKED] = panel[k : min(k + UNPACKED, W.shape[1])].T
-            b[...] = panel[-1]
+    def unpack(self, vectors: Sequence[tuple[Array, Array]], team: int = 1) -> None:
+        """The way back, which overwrites the vectors."""
+        if JIT:
+            self._transpose(self._kernels.unpack, vectors, team)
+            return
+        for vector, packed in vectors:
+            for panel, W, b in self._pairs(vector, packed):
+                W[...], b[...] = panel[:-1].T, panel[-1]
+
+    def _transpose(self, kernel: Callable[..., None], vectors: Sequence[tuple[Array, Array]], team: int) -> None:
+        shape = len(self._shape), self._shape.ctypes.data
+        for memory in itertools.chain(*vectors):
+            assert memory.flags.c_contiguous
+            assert memory.dtype == self._dtype
+        places = [(vector.ctypes.data, packed.ctypes.data) for vector, packed in vectors]
+        if sum(vector.size for vector, _ in vectors) < ALONE:
+            team = 1
+
+        def part(me: int) -> None:
+            for vector, packed in places:
+                kernel(0.0, me, team, *shape, vector, packed)
+
+        if team > 1:
+            run_parts(part, team, team)
+        else:
+            part(0)
 
 
 def _cumulative(counts: Any) -> Array:

@@ -26,9 +26,8 @@ import functools
 import platform
 import sys
 
-import llvmlite.binding
 import numpy as np
-from numba.core import types
+from numba.core import config, types
 from numba.extending import intrinsic
 
 from . import JIT, exported, inner, once
@@ -49,6 +48,7 @@ from .amx_layout import (
 )
 from .panels import RECTIFY, called, rows_at, vector_at
 from .plain import finished, rows_apart, rows_at_places
+from .vectors import FEATURES
 
 __all__ = [
     "ERRAND",
@@ -96,8 +96,9 @@ def missing() -> str | None:
         return None  # NumPy takes its place
     if not sys.platform.startswith("linux") or platform.machine() != "x86_64":
         return "AMX is used on Linux with x86-64 alone"
-    features = llvmlite.binding.get_host_cpu_features()
-    if lacking := [name for name in _NEEDED if not features.get(name)]:
+    if lacking := [name for name in _NEEDED if not FEATURES.get(name)]:
+        if config.CPU_FEATURES is not None:
+            return f"NUMBA_CPU_NAME or NUMBA_CPU_FEATURES leave out {', '.join(lacking)}"
         return f"this processor, or what lies between it and this process, has no {', '.join(lacking)}"
     if ctypes.CDLL(None, use_errno=True).syscall(_ARCH_PRCTL, _ASK, _TILES) != 0:
         return f"the system does not let this process use AMX (error {ctypes.get_errno()})"

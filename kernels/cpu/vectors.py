@@ -5,16 +5,36 @@ Everything is given by address (int64); strides and places are in numbers.
 
 from __future__ import annotations
 
+import platform
+
 import llvmlite.binding
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils
+from numba.core import cgutils, config
 
-__all__ = ["FETCH", "VECTOR", "WIDE", "Emitter", "ask_for", "lanes", "padded"]
+__all__ = ["FEATURES", "FETCH", "VECTOR", "WIDE", "Emitter", "ask_for", "lanes", "padded"]
 
-_FEATURES = llvmlite.binding.get_host_cpu_features()
-VECTOR = 64 if _FEATURES.get("avx512f") else 32  # bytes of a vector
-WIDE = VECTOR == 64 or not _FEATURES.get("avx2", False)  # 32 registers: AVX-512, and ARM
+
+def _features() -> dict[str, bool]:
+    """What Numba compiles for: this processor, or NUMBA_CPU_FEATURES."""
+    if config.CPU_FEATURES is None:
+        return dict(llvmlite.binding.get_host_cpu_features())
+    return {name[1:]: name[0] == "+" for name in config.CPU_FEATURES.split(",") if name}
+
+
+FEATURES = _features()
+_X86 = platform.machine().lower() in ("x86_64", "amd64")
+
+
+def vector_bytes(features: dict[str, bool], x86: bool) -> int:
+    """Bytes of a vector in these kernels; on ARM it is a pair of registers."""
+    if features.get("avx512f"):
+        return 64
+    return 32 if features.get("avx") or not x86 else 16
+
+
+VECTOR = vector_bytes(FEATURES, _X86)
+WIDE = VECTOR == 64  # 32 vectors in registers, not 16
 FETCH = 64  # bytes of a cache line, asked for one at a time
 _I64, _I32, _I8 = ir.IntType(64), ir.IntType(32), ir.IntType(8)
 
