@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import threadpoolctl
+from amx_tools import needs_unit
 
 from fastnn.bench import cases, load, oracle, problem, statistics
 from fastnn.bench.cases import NETS, Case, Net, PredictCase, Target
 from fastnn.bench.client import Client
+from fastnn.bench.peers.fastnn_peer import Vectors
 from fastnn.bench.worker import Worker
 
 TINY = Case(NETS["1-64-64-1"], 8)
@@ -58,7 +60,7 @@ def entry(*seconds, status="ok"):
 
 def judged(target=None, ceiling_=None, rivals=None, **entrants):
     result = {"entrants": entrants, "flops": 10**9}
-    statistics.judge(result, ["numba", "numpy"], target, ceiling_, rivals)
+    statistics.judge(result, ["numba", "vectors", "numpy"], target, ceiling_, rivals)
     return result
 
 
@@ -73,6 +75,16 @@ def test_the_ratio_is_to_the_best_peer_and_not_to_our_other_engine():
         "PASS",
     )
     assert result["entrants"]["jax"]["gflops"] == 0.5
+
+
+def test_the_engine_without_the_matrix_unit_is_shown_beside_and_never_stands_for_it():
+    result = judged(Target("row", 1.5), numba=entry(1.0), vectors=entry(4.0), numpy=entry(9.0), jax=entry(2.0))
+    assert (result["ours"], result["best_peer"], result["ratio"]["median"]) == ("numba", "jax", 2.0)
+    assert result["vectors"]["median"] == 0.5
+    failed = judged(Target("row", 1.5), numba=entry(0.1, status="crashed"), vectors=entry(0.2), jax=entry(2.0))
+    assert (failed["ours"], failed["verdict"], failed["vectors"]["median"]) == (None, "MISS", 10.0)
+    assert judged(numba=entry(1.0), jax=entry(2.0))["vectors"] is None
+    assert judged(vectors=entry(1.0, status="disagrees"), jax=entry(2.0))["vectors"] is None
 
 
 def test_a_disagreeing_time_is_never_used():
@@ -203,6 +215,21 @@ def test_long_runs_go_as_far_as_short_ones():
 @pytest.mark.parametrize("driver", ["fastnn_peer:Numpy", "fastnn_peer:Numba", "sklearn_peer:Sklearn"])
 def test_drivers_agree_with_the_oracle(driver, name, optimizer):
     check_driver(driver, name, optimizer)
+
+
+@needs_unit
+@pytest.mark.usefixtures("_blas_as_it_was")
+def test_the_engine_without_the_matrix_unit_agrees_too():
+    check_driver("fastnn_peer:Vectors", "1-64-64-1", "adam")
+    with Client("fastnn.bench.peers.fastnn_peer:Vectors", 2) as client:
+        described = {"net": "784-100-100-10", "batch": 512, "optimizer": "sgd", "rows": 1024, "steps": 4, "seed": 0}
+        assert "matrix unit" not in client.ask("prepare", 300, **described)["choice"]
+
+
+def test_it_is_absent_where_there_is_no_unit(monkeypatch):
+    monkeypatch.setattr("fastnn.kernels.cpu.amx.missing", lambda: "this processor has none")
+    with pytest.raises(ImportError, match=r"^the same as fastnn \(Numba\) here: this processor has none$"):
+        Vectors(1)
 
 
 @pytest.mark.slow

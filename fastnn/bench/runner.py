@@ -238,7 +238,7 @@ class Comparison:
         plan, quick = self.plan, self.plan.mode == "quick"
         for name in plan.peers:
             spec = plan.peers[name]
-            if name in entrants.absent:
+            if name in entrants.absent or spec.variant:
                 continue
             self._unit(f"size/{name}", lambda spec=spec: extras.size(spec))  # type: ignore[misc]
             parts = {f"import/{name}": lambda spec=spec: extras.import_time(spec, plan.repeats)}
@@ -267,6 +267,8 @@ class Comparison:
         cell = self.units.get(f"train/{accuracy.CASE}", {"entrants": {}})
         for seed in range(self.plan.seeds):
             for name in entrants.present("train"):
+                if self.plan.peers[name].variant:
+                    continue
                 key = f"accuracy/{seed}/{name}"
                 if self.left <= 0:
                     self._skip(key, "out of time; --resume measures it")

@@ -8,7 +8,7 @@ from typing import Any
 
 from .statistics import Result
 
-__all__ = ["Row", "duration", "problems", "rows", "score", "size", "worst_first"]
+__all__ = ["Row", "duration", "problems", "rows", "score", "size", "vectors", "worst_first"]
 
 
 def duration(seconds: float) -> str:
@@ -127,6 +127,20 @@ def score(results: Result) -> dict[str, Any]:
         "cells": len(every),
         "table": table,
     }
+
+
+def vectors(results: Result) -> str:
+    """A sentence on fastnn without the matrix unit against the best peer; empty where it was not timed."""
+    timed = [row for row in [*rows(results, "train"), *rows(results, "predict")] if row.cell.get("vectors")]
+    if not timed:
+        return ""
+    ratios = sorted((row.cell["vectors"]["median"], row.title) for row in timed)
+    lost = sum(ratio < 1 for ratio, _ in ratios)
+    least = ", ".join(f"{title} ({ratio:.2f}×)" for ratio, title in ratios[:3])
+    return (
+        f"Without the matrix unit (AMX), as on most processors, fastnn is slower than the best peer in {lost} of "
+        f"{len(timed)} cells; the least ratios are {least}"
+    )
 
 
 def problems(results: Result) -> list[str]:

@@ -41,7 +41,7 @@ def make_plan(
     """
     chosen = {known("--peer", name, PEERS): PEERS[name] for name in peers} or dict(PEERS)
     if peers:  # without fastnn there would be nothing to compare with
-        chosen = {name: spec for name, spec in PEERS.items() if name in chosen or name == "numba"}
+        chosen = {name: spec for name, spec in PEERS.items() if name in chosen or name == "numba" or spec.variant}
     settings = {
         "quick": Settings(rows=8192, seconds=0.03, rounds=5, timeout=60, both_compiled=False),
         "default": Settings(both_compiled=False),

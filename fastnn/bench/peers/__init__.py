@@ -22,6 +22,8 @@ class Spec:
         What it uses where it is installed, for the installed size; the first is the library itself.
     own : bool
         An engine of fastnn: it is compared, and not a peer that others are compared with.
+    variant : bool
+        One of fastnn's engines held to what other machines have: timed beside it in every cell, and nothing else.
     sweep : bool
         Timed with one thread and with all cores, the better kept; otherwise it chooses by itself.
     does : frozenset of str
@@ -36,6 +38,7 @@ class Spec:
     distributions: tuple[str, ...]
     imports: str
     own: bool = False
+    variant: bool = False
     sweep: bool = True
     does: frozenset[str] = frozenset({"train", "predict"})
 
@@ -54,6 +57,16 @@ PEERS = {
             ("fastnn-backends", "numba", "scipy", "mkl"),
             "import fastnn",
             own=True,
+            sweep=False,
+        ),
+        Spec(
+            "vectors",
+            "fastnn (vectors)",
+            f"{_module('fastnn_peer')}:Vectors",
+            ("fastnn-backends", "numba", "scipy", "mkl"),
+            "import fastnn",
+            own=True,
+            variant=True,
             sweep=False,
         ),
         Spec(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from ... import __version__, optimizers
-from ...backends import get_backend
+from ...backends import Backend, get_backend
 from ...network import Network
 from ..cases import Net
 from ..problem import PIXEL, Problem
 from .base import Array, Peer, blas_threads
 
-__all__ = ["Numba", "Numpy"]
+__all__ = ["Numba", "Numpy", "Vectors"]
 
 
 class Numpy(Peer):
@@ -28,7 +28,12 @@ class Numpy(Peer):
         blas_threads(self.threads)
 
     def _network(self, net: Net, theta: Array) -> Network:
-        return Network(net.sizes, hidden=net.hidden, output=net.output, cost=net.cost, init=theta, backend=self.engine)
+        return Network(
+            net.sizes, hidden=net.hidden, output=net.output, cost=net.cost, init=theta, backend=self._backend()
+        )
+
+    def _backend(self) -> Backend | str:
+        return self.engine
 
     def load(self, problem: Problem) -> None:
         self.problem = problem
@@ -88,3 +93,17 @@ class Numba(Numpy):
             "scipy": scipy.__version__,
             "products": get_backend(self.engine).products,
         }
+
+
+class Vectors(Numba):
+    """The same without the matrix unit, as on most processors. Absent where there is none to do without."""
+
+    def __init__(self, threads: int) -> None:
+        from ...kernels.cpu import amx
+
+        super().__init__(threads)
+        if (reason := amx.missing()) is not None:
+            raise ImportError(f"the same as fastnn (Numba) here: {reason}")
+
+    def _backend(self) -> Backend:
+        return get_backend(self.engine, amx=False)
