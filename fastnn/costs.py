@@ -10,13 +10,22 @@ delta carries no 1/m and the cost is a *sum* over rows; the caller divides. Cost
 | sigmoid | cross_entropy | sum_ik [ max(z,0) - y z + log(1 + e^-|z|) ]  | a - y                      |
 | g       | squared_error | sum_ik (y - h)^2 / 2                         | e * g'(z)                  |
 | softmax | squared_error | sum_ik (y - h)^2 / 2                         | h * (e - sum_j e_j h_j)    |
+| identity| absolute_error| sum_ik |e|                                   | sign e                     |
+| identity| huber:t       | sum_ik e^2/2 where |e| <= t, else t |e| - t^2/2 | e, at most t either way  |
+| identity| quantile:q    | sum_ik (1-q) e where e > 0, else -q e        | 1-q, or -q where e < 0     |
+
+With absolute_error and quantile the delta is 0 where e is, one of the slopes there. Outputs become medians and
+q-quantiles of the targets, not means; huber is between mean and median.
 
 Sources: the lecture; the stable sigmoid form is max(z,0) - zy + log(1+e^-|z|), which equals
--[y log h + (1-y) log(1-h)] term by term.
+-[y log h + (1-y) log(1-h)] term by term. P. J. Huber, "Robust Estimation of a Location Parameter", Annals of
+Mathematical Statistics 35(1), 1964, p. 75. R. Koenker, G. Bassett, "Regression Quantiles", Econometrica 46(1), 1978,
+equation 3.1.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -25,12 +34,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .activations import Activation
-from .errors import unknown_name
+from .errors import finite_number, unknown_name
 
-__all__ = ["COSTS", "Pair", "pair"]
+__all__ = ["COSTS", "Pair", "named", "pair"]
 
 Array = NDArray[Any]
-COSTS = ("cross_entropy", "squared_error")
+COSTS = ("cross_entropy", "squared_error", "absolute_error", "huber", "quantile")
+PARAMETERS = {"huber": 1.0, "quantile": 0.5}  # where none is given
 
 
 @dataclass(frozen=True)
@@ -43,17 +53,20 @@ class Pair:
         Number by which compiled kernels select the pair; the same in kernels/cpu and kernels/cuda.
     targets : str
         "classes": integers (m,); "probabilities": (m, K) in [0, 1]; "values": (m, K) floats, or
-        integer classes (m,), which mean their one-hot rows.
+        integer classes (m,), which mean their one-hot rows; "numbers": (m, K) floats alone.
     delta : callable (activation, z, a, y) -> (m, K)
         The output delta, a fresh array, without 1/m.
     cost : callable (z, a, y) -> (m,)
         The rows' costs, to be summed in float64.
+    parameter : float, optional
+        Of the cost; None if it has none. The output is the identity where there is one.
     """
 
     code: int
     targets: str
     delta: Callable[[Activation, Array, Array, Array], Array]
     cost: Callable[[Array, Array, Array], Array]
+    parameter: float | None = None
 
 
 def one_hot(y: Array, like: Array) -> Array:
@@ -98,23 +111,101 @@ def _squared_error(z: Array, a: Array, y: Array) -> Array:
     return np.asarray((e * e).sum(axis=1) / 2)
 
 
+def _errors(a: Array, y: Array) -> Array:
+    return np.asarray((a - y).astype(np.float64))
+
+
+def _within(t: float, activation: Activation, z: Array, a: Array, y: Array) -> Array:
+    return np.asarray(np.clip(a - y, -t, t))  # NaN stays NaN
+
+
+def _huber(t: float, z: Array, a: Array, y: Array) -> Array:
+    size = np.abs(_errors(a, y))
+    inner = np.minimum(size, t)
+    return np.asarray((inner * (size - inner / 2)).sum(axis=1))
+
+
+def _slopes(below: float, above: float, activation: Activation, z: Array, a: Array, y: Array) -> Array:
+    e = a - y
+    slope = np.where(e > 0, e.dtype.type(above), np.where(e < 0, e.dtype.type(below), e))  # 0, or NaN
+    return np.asarray(slope)
+
+
+def _tilted(below: float, above: float, z: Array, a: Array, y: Array) -> Array:
+    e = _errors(a, y)
+    return np.asarray((e * np.where(e > 0, above, below)).sum(axis=1))
+
+
 SOFTMAX_CROSS_ENTROPY = Pair(0, "classes", _difference, _softmax_cross_entropy)
 SIGMOID_CROSS_ENTROPY = Pair(1, "probabilities", _difference, _sigmoid_cross_entropy)
 SQUARED_ERROR = Pair(2, "values", _times_derivative, _squared_error)
 SOFTMAX_SQUARED_ERROR = Pair(3, "values", _through_softmax, _squared_error)
 
 
-def pair(output: Activation, cost: str) -> Pair:
-    """The row for this output activation and cost.
+def named(cost: str) -> tuple[str, float | None]:
+    """Name and parameter of a cost, as "huber:1.35" has them; the default parameter if none is given, None where there
+    is none.
 
     Raises
     ------
+    TypeError
+        Not a string.
     ValueError
-        Unknown cost, or a pair that makes no sense; the message says which costs fit.
+        An unknown name, or a parameter that is none or out of range.
     """
-    if cost not in COSTS:
-        raise unknown_name("cost", cost, COSTS)
-    if cost == "squared_error":
+    if not isinstance(cost, str):
+        raise TypeError(f"cost must be a name, as {', '.join(COSTS)}, got {cost!r} ({type(cost).__name__})")
+    name, colon, text = cost.partition(":")
+    if name not in COSTS:
+        raise unknown_name("cost", name, COSTS)
+    if not colon:
+        return name, PARAMETERS.get(name)
+    if name not in PARAMETERS:
+        raise ValueError(f"cost={cost!r}: {name} takes no parameter; {' and '.join(PARAMETERS)} do")
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(
+            f"cost={cost!r}: a number is expected behind the colon, as in {name}:{PARAMETERS[name]}"
+        ) from None
+    if name == "huber":
+        return name, finite_number(f"cost={cost!r}: the threshold", value, above=0)
+    if not 0 < value < 1:
+        raise ValueError(f"cost={cost!r}: the quantile must lie between 0 and 1, got {value:g}")
+    return name, value
+
+
+@functools.cache
+def _of_errors(name: str, parameter: float | None) -> Pair:
+    """A cost of the errors of identity outputs; the same object for the same cost."""
+    if name == "huber":
+        assert parameter is not None
+        return Pair(
+            4, "numbers", functools.partial(_within, parameter), functools.partial(_huber, parameter), parameter
+        )
+    if name == "quantile":
+        assert parameter is not None
+        slopes = (-parameter, 1 - parameter)
+        return Pair(5, "numbers", functools.partial(_slopes, *slopes), functools.partial(_tilted, *slopes), parameter)
+    return Pair(6, "numbers", functools.partial(_slopes, -1.0, 1.0), functools.partial(_tilted, -1.0, 1.0), 1.0)
+
+
+def pair(output: Activation, cost: str) -> Pair:
+    """The row for this output activation and cost, whose parameter stands behind a colon: "huber:1.35".
+
+    Raises
+    ------
+    TypeError
+        cost is no string.
+    ValueError
+        Unknown cost, a parameter that does not fit, or a pair that makes no sense; the message says which costs fit.
+    """
+    name, parameter = named(cost)
+    if name not in ("cross_entropy", "squared_error"):
+        if output.name != "identity":
+            raise ValueError(f"cost={cost!r} needs output='identity', got output={output.name!r}")
+        return _of_errors(name, parameter)
+    if name == "squared_error":
         return SQUARED_ERROR if output.elementwise else SOFTMAX_SQUARED_ERROR
     if output.name == "softmax":
         return SOFTMAX_CROSS_ENTROPY

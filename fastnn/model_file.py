@@ -189,6 +189,8 @@ def resume(path: str | os.PathLike[str], *, backend: str | Backend = "auto") -> 
 def _opened(path: Any, backend: str | Backend) -> tuple[Path, dict[str, Any], dict[str, str]]:
     """The path, and what is in the file."""
     path = _as_path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"path={str(path)!r} is a folder; a model file is expected, such as runs/NAME{SUFFIX}")
     if not path.is_file():
         with_suffix = path.with_name(path.name + SUFFIX) if path.name else path
         raise FileNotFoundError(
@@ -215,8 +217,7 @@ def _network(path: Path, tensors: dict[str, Any], metadata: dict[str, str], back
             raise ValueError(f"theta is {theta.dtype}, the file says {config['dtype']!r}")
         if hashlib.sha256(theta.tobytes()).hexdigest() != metadata["theta_sha256"]:
             raise ValueError("the checksum of theta does not match; the file is damaged")
-        if config["cost"] not in costs.COSTS:
-            raise ValueError(f"unknown cost {config['cost']!r}")
+        costs.named(config["cost"])
         net = Network(
             sizes,
             hidden=[activations.from_config(g) for g in config["hidden"]],

@@ -328,7 +328,11 @@ class _Fit:
             causes.append(f"l2={net.l2:g} is too large for this learning rate")
         if largest > 10:
             causes.append(f"the inputs are not scaled (largest |X| is {largest:g})")
-        if net.pair.targets == "values" and self.data.y.ndim == 2 and (top := float(abs(self.data.y).max())) > 10:
+        if (
+            net.pair.targets in ("values", "numbers")
+            and self.data.y.ndim == 2
+            and (top := float(abs(self.data.y).max())) > 10
+        ):
             causes.append(f"the targets are not scaled (largest |y| is {top:g})")
         if parameter > LARGE_PARAMETER:
             causes.append(f"parameters were as large as {parameter:g} before already")

@@ -18,6 +18,8 @@ PAIRS = (
     ("relu", "squared_error"),
     ("leaky_relu", "squared_error"),
     ("identity", "squared_error"),
+    ("identity", "huber:0.4"),
+    ("identity", "quantile:0.75"),
 )
 
 # (m, n_in, n_out): single rows, inputs and units, odd sizes, wide, tall, around 16, 32 and 64, which tiles like

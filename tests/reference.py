@@ -77,11 +77,25 @@ def as_rows(y, K):
     return np.eye(K, dtype=wide)[y] if y.dtype.kind in "iu" else y.astype(wide)[:, None]
 
 
+def tilted_or_bounded(cost):
+    """(name, parameter) of a cost of errors; None for the others. The absolute error is twice the median's."""
+    name, _, parameter = cost.partition(":")
+    if name == "absolute_error":
+        return name, wide(0.5)
+    return (name, wide(parameter)) if parameter else None
+
+
 def cost_rows(output, cost, z, y, slope=0.01):
     """Each row's cost, (m,), from the probabilities themselves."""
     h, t = activation(output, z, slope), as_rows(y, np.shape(z)[1])
     if cost == "squared_error":
         return ((t - h) ** 2).sum(axis=1) / 2
+    if (found := tilted_or_bounded(cost)) is not None:
+        name, p = found
+        miss = t - h  # the other way round than the engines have it
+        if name == "huber":
+            return np.where(np.abs(miss) <= p, miss**2 / 2, p * np.abs(miss) - p**2 / 2).sum(axis=1)
+        return np.maximum(p * miss, (p - 1) * miss).sum(axis=1) * (2 if name == "absolute_error" else 1)
     (z,) = widen(z)
     if output == "softmax":
         return -(
@@ -101,6 +115,11 @@ def output_delta(output, cost, z, y, slope=0.01):
     h, t = activation(output, z, slope), as_rows(y, np.shape(z)[1])
     if cost == "cross_entropy":
         return h - t  # the chain rule in closed form; checked against central differences in test_costs
+    if (found := tilted_or_bounded(cost)) is not None:
+        name, p = found
+        if name == "huber":
+            return (h - t) * np.minimum(1, p / np.maximum(np.abs(h - t), p / 2))
+        return np.where(h > t, 1 - p, np.where(h < t, -p, 0)) * (2 if name == "absolute_error" else 1)
     if output == "softmax":
         return np.einsum("mj,mjk->mk", h - t, softmax_jacobian(h))
     return (h - t) * derivative(output, z, slope)

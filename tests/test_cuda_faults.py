@@ -13,6 +13,7 @@ import cuda_cases
 import cuda_faults
 import numpy as np
 import pytest
+import test_costs_of_errors as errors
 import test_cuda_costs as costs
 import test_cuda_kernels as kernels
 import test_cuda_layerwise as layerwise
@@ -73,6 +74,10 @@ def cost():
     costs.test_argmax_takes_the_first_of_equals_and_nan_first_of_all("float32")
     costs.test_a_class_out_of_range_makes_the_cost_nan(5)
     costs.test_costs_are_finite_at_the_edges("float32")
+
+
+ERRORS = ("absolute_error", "huber:0.4", "quantile:0.75")
+of_errors = watching(errors.check_kernels, *((c, shape, "float32") for c in ERRORS for shape in SHAPES))
 
 
 def partials():
@@ -182,6 +187,12 @@ WATCH = {
     "delta_classes": delta(LeakyReLU(), "classes"),
     "delta_softmax_values": delta(Softmax(), "values"),
     "delta_softmax_classes": delta(Softmax(), "classes"),
+    "delta_of_errors": of_errors,
+    "cost_of_errors": of_errors,
+    "output_of_errors": watching(
+        step.test_output_of_errors,
+        *((c, shape, "float32") for c in ERRORS for shape in ((33, 10), (3, 33), (601, 4))),
+    ),
     "times_derivative": shaped(kernels.test_times_derivative, LeakyReLU()),
     "column_sums": column_sums,
     "derivative_sums": sums(LeakyReLU()),

@@ -86,6 +86,8 @@ def output_delta(output, cost, z, targets, h):
     error = activate(output, z, H) + eps(z) * (H + t)
     if cost == "cross_entropy":
         return error + tiny(z)
+    if ":" in cost:  # e, or a slope: the cost's parameter, at most 1 here, or 1 less that, in the dtype
+        return error + eps(z)
     if output == "softmax":
         spread = error + eps(z) * (H + t) * (z.shape[1] + 4)
         return 2 * (
@@ -103,6 +105,8 @@ def cost_sum(output, cost, z, targets, h):
     """
     t, H, Z = _abs(targets, h, z)
     m, K = z.shape
+    if ":" in cost:  # no steeper than 1
+        return float((2 * eps(z) * (H + t)).sum())
     if cost == "squared_error":
         error = eps(z) * (H + t) * 2 + activate(output, z, H)
         terms = (H + t) * error + 2 * eps(z) * (H + t) ** 2

@@ -371,7 +371,7 @@ class Backend(ABC):
                 "backend.asarray"
             )
         classes = y.ndim == 1 and y.dtype.kind in "iu"
-        if classes and pair.targets != "probabilities":
+        if classes and pair.targets not in ("probabilities", "numbers"):
             if y.shape[0] != m:
                 raise ValueError(f"y must have one class per row, shape ({m},), got {tuple(y.shape)}")
             return

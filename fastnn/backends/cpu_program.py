@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from ..optimizers import Optimizer
     from .numba_backend import NumbaBackend
 
-__all__ = ["TeamProgram", "check_range", "dropout_of", "hyper_rows", "targets_of", "two_states", "weights_of"]
+__all__ = [
+    "TeamProgram",
+    "check_range",
+    "dropout_of",
+    "hyper_rows",
+    "slopes_of",
+    "targets_of",
+    "two_states",
+    "weights_of",
+]
 
 
 def check_range(argument: str, numbers: Array, end: int) -> None:
@@ -65,6 +74,14 @@ def hyper_rows(optimizer: Optimizer, rates: Array | None) -> Array:
     if rates is not None:
         rows[: rates.shape[0], 0] = rates
     return rows
+
+
+def slopes_of(net: Network) -> Array:
+    """The parameters of the activations, of which the last is the cost's where it has one."""
+    slopes = [g.parameter for g in net.activations]
+    if net.pair.parameter is not None:  # the output is the identity, which needs none
+        slopes[-1] = net.pair.parameter
+    return np.array(slopes, net.dtype)
 
 
 def two_states(states: list[Array], dtype: Any) -> tuple[Array, Array]:

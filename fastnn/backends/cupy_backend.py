@@ -24,7 +24,7 @@ from .cupy_contract import Device
 from .cupy_device import open_device
 from .cupy_narrow import why_not
 from .cupy_program import CupyProgram, arithmetic, footprint, plan_key, rows_that_fit
-from .cupy_step import is_cross_entropy
+from .cupy_step import is_cross_entropy, of_errors
 from .cupy_stream import HostRows
 from .cupy_tuner import Tuner, default_file
 from .cupy_update import Update, spans_of_theta, update_constants, update_pieces
@@ -91,7 +91,7 @@ class CupyBackend(Backend):
 
     def _output_delta(self, activation: Activation, pair: Pair, z: Array, a: Array, y: Array, out: Array) -> Array:
         a, y = self._contiguous(a, y)
-        self.kernels.output_delta(activation, is_cross_entropy(pair), a, self._targets(y), out)
+        self.kernels.output_delta(activation, is_cross_entropy(pair), a, self._targets(y), out, of_errors(pair))
         return out
 
     def _propagate_delta(self, delta: Array, W: Array, activation: Activation, z: Array, a: Array, out: Array) -> Array:
@@ -110,7 +110,7 @@ class CupyBackend(Backend):
         z, a, y = self._contiguous(z, a, y)
         (weights,) = (None,) if weights is None else self._contiguous(weights)
         partials, totals = self.empty(partials_shape(), np.float64), self.zeros((2,), np.float64)
-        self.kernels.cost(is_cross_entropy(pair), z, a, self._targets(y), partials, totals, weights)
+        self.kernels.cost(is_cross_entropy(pair), z, a, self._targets(y), partials, totals, weights, of_errors(pair))
         return float(self.device.to_numpy(totals)[0])
 
     def _update(self, optimizer: Optimizer, theta: Array, grad: Array, t: int) -> None:

@@ -21,7 +21,7 @@ from .cupy_buffers import Buffers
 from .cupy_plan import Choice, way_back
 from .cupy_update import Update, padded
 
-__all__ = ["Step", "cut", "is_cross_entropy"]
+__all__ = ["Step", "cut", "is_cross_entropy", "of_errors"]
 
 Array = Any
 
@@ -130,6 +130,7 @@ class Step:
                 b.arena["partials"],
                 accumulate=accumulate,
                 weights=weights,
+                errors=of_errors(net.pair),
             )
         )
         if self._choices[last].biases == "kernel":
@@ -177,3 +178,8 @@ class Step:
 def is_cross_entropy(pair: Any) -> bool:
     """Whether the cost of the pair is cross_entropy, so that the output delta is a - y."""
     return pair in (SOFTMAX_CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY)
+
+
+def of_errors(pair: Any) -> tuple[int, float] | None:
+    """Code and parameter of a cost of errors, which has a parameter; None for the others."""
+    return None if pair.parameter is None else (pair.code, pair.parameter)

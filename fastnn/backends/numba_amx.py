@@ -21,7 +21,7 @@ from .cpu_beside import wait_for_products
 from .cpu_crew import run_team
 from .cpu_machine import AMX_ROWS_TO_COPY
 from .cpu_plan import Plan
-from .cpu_program import TeamProgram, dropout_of, two_states
+from .cpu_program import TeamProgram, dropout_of, slopes_of, two_states
 from .host import aligned
 from .numba_panels import cuts_for_team, needed_parts, without_last
 
@@ -195,7 +195,7 @@ def _shape(net: Network) -> Shape:
         starts=_cumulative(steps),
         turns=np.zeros(len(sizes), np.int64),
         codes=np.array([g.code for g in net.activations], np.int64),
-        slopes=np.array([g.parameter for g in net.activations], np.float32),
+        slopes=slopes_of(net),
         pair=net.pair.code,
         **dropout_of(net),
     )

@@ -49,7 +49,7 @@ from .cpu_crew import run_parts, run_team
 from .cpu_explain import explain_plan
 from .cpu_machine import AMX_FEW
 from .cpu_plan import Plan, Problem, Wishes, choose_plan
-from .cpu_program import TeamProgram, dropout_of, targets_of, two_states, weights_of
+from .cpu_program import TeamProgram, dropout_of, slopes_of, targets_of, two_states, weights_of
 from .cpu_row import SharedRow
 from .cpu_threads import blas_on_one_thread, sharing, usable_threads
 from .numba_amx import OCTETS, AmxPredictor, AmxProgram, any_few
@@ -153,7 +153,7 @@ class NumbaBackend(HostBackend):
         operations.output_delta(
             pair.code,
             activation.code,
-            a.dtype.type(activation.parameter),
+            a.dtype.type(activation.parameter if pair.parameter is None else pair.parameter),
             _c(a),
             *targets_of(y, a.shape[1], a.dtype),
             weights_of(None, a.dtype),
@@ -162,8 +162,8 @@ class NumbaBackend(HostBackend):
         return out
 
     def _cost_sum(self, pair: Pair, z: Array, a: Array, y: Array, weights: Array | None) -> float:
-        targets = targets_of(y, a.shape[1], a.dtype)
-        return float(operations.cost_of_rows(pair.code, _c(z), _c(a), *targets, weights_of(weights, a.dtype)))
+        rows = _c(z), _c(a), *targets_of(y, a.shape[1], a.dtype), weights_of(weights, a.dtype)
+        return float(operations.cost_of_rows(pair.code, a.dtype.type(pair.parameter or 0), *rows))
 
     def _propagate_delta(self, delta: Array, W: Array, activation: Activation, z: Array, a: Array, out: Array) -> Array:
         _check_dimensions(*delta.shape, *W.shape)
@@ -491,8 +491,7 @@ def _shapes(net: Network) -> tuple[Array, Array, Array, Array, Array]:
     sizes = np.array(net.sizes, np.int64)
     starts = np.concatenate([[0], np.cumsum(sizes[1:])]).astype(np.int64)
     codes = np.array([g.code for g in net.activations], np.int64)
-    slopes = np.array([g.parameter for g in net.activations], net.dtype)
-    return sizes, net.layout.offsets, starts, codes, slopes
+    return sizes, net.layout.offsets, starts, codes, slopes_of(net)
 
 
 def _check_dimensions(*dimensions: int) -> None:

@@ -25,7 +25,7 @@ from .base import Array, Job
 from .cpu_beside import wait_for_products
 from .cpu_crew import run_parts, run_team
 from .cpu_plan import Plan
-from .cpu_program import TeamProgram, dropout_of, two_states
+from .cpu_program import TeamProgram, dropout_of, slopes_of, two_states
 from .host import aligned
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class PanelProgram(TeamProgram):
         K, layout = net.sizes[-1], self._layout
         N, rows = int(layout.blocks[-1]), C + AHEAD
         codes = np.array([g.code for g in net.activations], np.int64)
-        slopes = np.array([g.parameter for g in net.activations], dtype)
+        slopes = slopes_of(net)
         self._shape = Shape(
             layout.sizes, layout.widths, layout.blocks, layout.starts, layout.turns, codes, slopes, net.pair.code,
             **dropout_of(net),

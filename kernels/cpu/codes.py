@@ -3,5 +3,7 @@ against fastnn's tables.
 """
 
 IDENTITY, SIGMOID, TANH, RELU, LEAKY_RELU, SOFTMAX = range(6)  # activations
-SOFTMAX_CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY, SQUARED_ERROR, SOFTMAX_SQUARED_ERROR = range(4)  # pairs
+# pairs of an output with a cost; the last three are of identity outputs, and take the cost's parameter for the slope
+SOFTMAX_CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY, SQUARED_ERROR, SOFTMAX_SQUARED_ERROR = range(4)
+HUBER, QUANTILE, ABSOLUTE_ERROR = range(4, 7)
 SGD, MOMENTUM, ADAM, LARS, LAMB = range(5)  # rules

@@ -58,7 +58,7 @@ def _outputs(zero, pair, code, slope, m, K, labels, wanted, by_class, shares, h,
     a, delta = rows_at(h, zero, m, K), rows_at(e, zero, m, K)
     activate(code, slope, a, vector_at(nothing, zero, K))
     totals = vector_at(sums, np.float64(0), 2)
-    totals[0] = cost_of_rows(pair, delta, a, classes, values, by_class, weights)
+    totals[0] = cost_of_rows(pair, slope, delta, a, classes, values, by_class, weights)
     totals[1] = hits_of_rows(pair, a, classes, values, by_class)
     output_delta(pair, code, slope, a, classes, values, by_class, weights, delta)
 

@@ -13,8 +13,10 @@ import numpy as np
 
 from . import compiled, inner
 from .codes import (
+    HUBER,
     LEAKY_RELU,
     MOMENTUM,
+    QUANTILE,
     RELU,
     SGD,
     SIGMOID,
@@ -152,9 +154,18 @@ def _times_derivative(code, slope, share, delta, a):
 times_derivative = compiled(_times_derivative)
 
 
+def _slopes_of(pair, parameter, one):
+    """(below, above): the slopes of a tilted cost where h is below the target, and above."""
+    return (-parameter, one - parameter) if pair == QUANTILE else (-one, one)
+
+
+_slopes_of = inner(_slopes_of)
+
+
 def _output_delta(pair, code, slope, a, classes, values, by_class, weights, delta):
     """Overwrites delta (m, K) with the delta of the output layer from a = h (m, K), no 1/m.
 
+    slope: the activation's parameter, or the cost's where it has one.
     Targets: classes (m,) if by_class, else values (m, K); the other is not read. weights (m,) of
     the rows, or none (0,).
     """
@@ -176,6 +187,17 @@ def _output_delta(pair, code, slope, a, classes, values, by_class, weights, delt
                 dot += delta[i, j] * a[i, j]
             for j in range(K):
                 delta[i, j] = a[i, j] * (delta[i, j] - dot)
+    elif pair == HUBER:
+        for i in range(m):
+            for j in range(K):
+                e = delta[i, j]
+                delta[i, j] = slope if e > slope else (-slope if e < -slope else e)  # NaN stays NaN
+    elif pair > HUBER:
+        below, above = _slopes_of(pair, slope, one)
+        for i in range(m):
+            for j in range(K):
+                e = delta[i, j]
+                delta[i, j] = above if e > zero else (below if e < zero else e)
     if weights.size > 0:
         for i in range(m):
             for j in range(K):
@@ -185,12 +207,13 @@ def _output_delta(pair, code, slope, a, classes, values, by_class, weights, delt
 output_delta = compiled(_output_delta)
 
 
-def _cost_of_rows(pair, z, a, classes, values, by_class, weights):
+def _cost_of_rows(pair, slope, z, a, classes, values, by_class, weights):
     """Sum over rows of the cost, each times its weight if weights (m,) are given and not (0,), from z, a (m, K) of the
-    output layer, in float64. See fastnn.costs.
+    output layer, in float64. slope: as for `output_delta`. See fastnn.costs.
     """
     m, K = z.shape
     zero = z.dtype.type(0)
+    below, above = _slopes_of(pair, np.float64(slope), np.float64(1))
     cost = 0.0
     for i in range(m):
         of_row = 0.0
@@ -214,7 +237,13 @@ def _cost_of_rows(pair, z, a, classes, values, by_class, weights):
             for j in range(K):
                 wanted = np.float64(classes[i] == j) if by_class else np.float64(values[i, j])
                 e = np.float64(a[i, j]) - wanted
-                of_row += e * e / 2
+                if pair < HUBER:
+                    of_row += e * e / 2
+                elif pair == HUBER:
+                    size = abs(e)
+                    of_row += e * e / 2 if size <= slope else slope * (size - np.float64(slope) / 2)
+                else:
+                    of_row += above * e if e > 0 else below * e
         cost += of_row * np.float64(weights[i]) if weights.size > 0 else of_row
     return cost
 

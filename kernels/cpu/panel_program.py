@@ -41,7 +41,7 @@ import numpy as np
 from numba.core import types
 
 from . import per_dtype
-from .codes import SGD, SIGMOID_CROSS_ENTROPY, SQUARED_ERROR
+from .codes import HUBER, SGD, SIGMOID_CROSS_ENTROPY, SQUARED_ERROR
 from .gather import gather_rows
 from .panel_parts import accumulate, decay, move, rows_at_hand, rows_to_come, through, turn
 from .panels import AHEAD, address, itemsize, rows_at, vector_at
@@ -73,7 +73,10 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
     first = vector_at(mine.firsts, np.int64(0), memory.firsts.shape[1])
     cost, right, asked, t = memory.costs[16 * me], memory.hits[16 * me], 0, rule.t
     thin = (
-        K == 1 and layers > 1 and run.batch > 1 and (shape.pair == SIGMOID_CROSS_ENTROPY or shape.pair == SQUARED_ERROR)
+        K == 1
+        and layers > 1
+        and run.batch > 1
+        and (shape.pair == SIGMOID_CROSS_ENTROPY or shape.pair == SQUARED_ERROR or shape.pair >= HUBER)
     )
     for step in range(run.start, run.stop):
         turn(panels, zero, 1, thin, shape, mine)

@@ -213,7 +213,7 @@ def _through(mine, lo, hi, capacity, data, shape, memory, partial, parts, drawn)
     partial[:K] = 0
     copy(z, outputs)
     activate(code, slope, outputs, partial[:K])
-    cost = cost_of_rows(shape.pair, z, outputs, labels, wanted, by_class, weights)
+    cost = cost_of_rows(shape.pair, slope, z, outputs, labels, wanted, by_class, weights)
     right = hits_of_rows(shape.pair, outputs, labels, wanted, by_class)
     top = _rows_of(memory.d, shape.starts[last], capacity, K, lo, hi)
     output_delta(shape.pair, code, slope, outputs, labels, wanted, by_class, weights, top)

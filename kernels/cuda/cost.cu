@@ -3,15 +3,17 @@
 //   softmax, cross_entropy   log sum_k e^(z_k - top) + (top - z_y),  top = max z
 //   sigmoid, cross_entropy   sum_k max(z, 0) - y z + log(1 + e^-|z|)
 //   squared_error            sum_k (a - y)^2 / 2
+//   of errors                sum_k of e = a - y, see errors.cuh
 //
 //   z, a (rows, cols); y (rows, cols), or classes (rows,). weights (rows,), by which each row's cost is multiplied,
 //   where `weighted` is not 0; else it is not read.
 //   partials (2, blocks), double: overwritten with each block's cost and hits.
 //
 // A hit is the first largest output for classes, and every output on y's side of 1/2 for probabilities;
-// squared_error with values counts none. One warp per row; a row's terms are REAL, sums are double.
+// squared_error and errors of values count none. One warp per row; a row's terms are REAL, sums are double.
 // A class outside 0..cols-1 makes the cost NaN instead of reading foreign memory.
 #include "common.cuh"
+#include "errors.cuh"
 
 __device__ __forceinline__ void store_partials(double cost, double hits, double* partials) {
     __shared__ double cost_of_warp[MAX_WARPS], hits_of_warp[MAX_WARPS];
@@ -75,6 +77,14 @@ extern "C" __global__ void cost_squared_values(const REAL* a, const REAL* y, con
     for (int64 k = first_index(); k < count; k += index_stride())
         cost += weight_of(weights, weighted, k / cols) * squared(a[k] - y[k]);
     store_partials(cost / 2, 0, partials);
+}
+
+extern "C" __global__ void cost_of_errors(const REAL* a, const REAL* y, const REAL* weights, int weighted,
+                                          double* partials, int64 count, int64 cols, int pair, REAL parameter) {
+    double cost = 0;
+    for (int64 k = first_index(); k < count; k += index_stride())
+        cost += weight_of(weights, weighted, k / cols) * cost_of_error(pair, parameter, a[k] - y[k]);
+    store_partials(cost, 0, partials);
 }
 
 extern "C" __global__ void cost_squared_classes(const REAL* a, const int64* classes, const REAL* weights, int weighted,

@@ -4,15 +4,23 @@
 //                                                     where the delta is a - y
 //   softmax, squared_error:
 //                delta = h * (e - sum_j e_j h_j)      e = a - y, h = a; overwrites delta; one warp per row
+//   of errors:   delta = slope of the cost at a - y   overwrites delta; identity outputs, see errors.cuh
 //   hidden:      delta := delta * g'(z)               in place
 //
 //   a, delta (rows, cols); y (rows, cols), or classes (rows,), which mean their one-hot rows.
 // delta may not overlap a or y. The factor is a real product, so NaN and 0 * inf stay NaN.
 #include "activation.cuh"
+#include "errors.cuh"
 
 extern "C" __global__ void delta_values(const REAL* a, const REAL* y, REAL* delta, int64 count, int g, REAL slope) {
     for (int64 i = first_index(); i < count; i += index_stride())
         delta[i] = (a[i] - y[i]) * derivative_from(g, slope, a[i]);
+}
+
+extern "C" __global__ void delta_of_errors(const REAL* a, const REAL* y, REAL* delta, int64 count, int pair,
+                                           REAL parameter) {
+    for (int64 i = first_index(); i < count; i += index_stride())
+        delta[i] = slope_of_error(pair, parameter, a[i] - y[i]);
 }
 
 __device__ __forceinline__ REAL one_hot(int64 j, int64 chosen) { return j == chosen ? 1 : 0; }

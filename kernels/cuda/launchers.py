@@ -128,11 +128,25 @@ class Kernels:
 
     # ---- backward -----------------------------------------------------------------------------------
 
-    def output_delta(self, g: Any, cross_entropy: bool, a: Array, y: Array, delta: Array) -> None:
-        """Overwrites delta (m, n) with the delta of the output layer with activation g; no 1/m."""
+    def output_delta(
+        self,
+        g: Any,
+        cross_entropy: bool,
+        a: Array,
+        y: Array,
+        delta: Array,
+        errors: tuple[int, float] | None = None,
+    ) -> None:
+        """Overwrites delta (m, n) with the delta of the output layer with activation g; no 1/m. errors: code and
+        parameter of a cost of the errors of identity outputs, as in errors.cuh; then y are values.
+        """
         m, n = a.shape
         same_shape(a=a, delta=delta)
         kind = targets_kind(y, m, n)
+        if errors is not None:
+            check_shape("y", y, (m, n))
+            self._launch("delta_of_errors", a, striding(a.size), a, y, delta, a.size, *errors)
+            return
         if is_softmax(g) and not cross_entropy:
             self._launch(f"delta_softmax_{kind}", a, _by_warps(m), a, y, delta, m, n)
             return
@@ -174,11 +188,13 @@ class Kernels:
         partials: Array,
         totals: Array,
         weights: Array | None = None,
+        errors: tuple[int, float] | None = None,
     ) -> None:
         """Accumulates: totals[0] += sum over rows of the cost, times weights (m,) if given, totals[1] += hits; partials
         is overwritten.
 
-        cross_entropy is that of softmax outputs where y holds classes, else that of sigmoid outputs.
+        cross_entropy is that of softmax outputs where y holds classes, else that of sigmoid outputs. errors: as for
+        `output_delta`.
         totals (2,) and partials `partials_shape()` are float64. Hits stay 0 for squared_error with values.
         """
         m, n = a.shape
@@ -189,7 +205,11 @@ class Kernels:
             check_shape("weights", weights, (m,))
         weighing = (a, 0) if weights is None else (weights, 1)  # what is not read may be any array
         rows = _by_warps(m, REDUCTION_BLOCKS)
-        if not cross_entropy and kind == "values":
+        if errors is not None:
+            check_shape("y", y, (m, n))
+            rows = striding(a.size, REDUCTION_BLOCKS)
+            self._reduce("cost_of_errors", a, rows, (a, y, *weighing), (a.size, n, *errors), partials)
+        elif not cross_entropy and kind == "values":
             rows = striding(a.size, REDUCTION_BLOCKS)
             self._reduce("cost_squared_values", a, rows, (a, y, *weighing), (a.size, n), partials)
         elif not cross_entropy:

@@ -5,6 +5,7 @@
 //   sigmoid, cross_entropy   cost sum_k max(z, 0) - y z + log(1 + e^-|z|);  delta = h - y
 //   squared_error            cost sum_k (a - y)^2 / 2;                      delta = (a - y) g'(z),
 //                            for softmax h (e - sum_j e_j h_j) with e = h - y
+//   of errors                cost and slope of e = z + b - y, identity outputs: see errors.cuh; parameter: of the cost
 //
 //   z, delta (rows, cols) STORE, rows z_ld and delta_ld apart, delta overwritten; it may be z itself. b (cols,) REAL.
 //   y: classes (available,) int64 or values (available, cols) REAL; row i of the batch has the targets
@@ -87,5 +88,15 @@ extern "C" __global__ void output_softmax_squared_classes(const STORE* z, int64 
                                                           int64 cols, int64 available, int lanes, int accumulate) {
     store_sums(softmax_squared(Classes{y}, Weights{weights, weighted}, z, z_ld, b, delta, delta_ld, order,
                                step[0] * batch + offset, rows, cols, available, lanes),
+               partials, accumulate);
+}
+
+extern "C" __global__ void output_of_errors(const STORE* z, int64 z_ld, const REAL* b, STORE* delta, int64 delta_ld,
+                                            const REAL* y, const REAL* weights, int weighted, int pair, REAL parameter,
+                                            const int64* order, const int64* step, double* partials, int64 batch,
+                                            int64 offset, int64 rows, int64 cols, int64 available, int lanes,
+                                            int accumulate) {
+    store_sums(costs_of_errors(Values{y}, Weights{weights, weighted}, z, z_ld, b, delta, delta_ld, pair, parameter,
+                               order, step[0] * batch + offset, rows, cols, available, lanes),
                partials, accumulate);
 }

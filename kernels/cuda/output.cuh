@@ -7,6 +7,7 @@
 // multiplied by its weight.
 #pragma once
 #include "activation.cuh"
+#include "errors.cuh"
 
 // Of the rows that a thread did.
 struct Sums {
@@ -139,6 +140,23 @@ __device__ __forceinline__ Sums squared_error(const Targets& y, const Weights& w
                  }
              });
     return {cost / 2, hits};
+}
+
+template <class T>
+__device__ __forceinline__ Sums costs_of_errors(const Values& y, const Weights& weights, const T* z, int64 z_ld,
+                                                const REAL* b, T* delta, int64 delta_ld, int pair, REAL parameter,
+                                                const int64* order, int64 first, int64 rows, int64 cols,
+                                                int64 available, int lanes) {
+    double cost = 0;
+    for_rows(y, weights, order, first, rows, cols, available, lanes,
+             [&](int64 i, int64 n, const REAL* targets, REAL weight, int lane) {
+                 for (int64 j = lane; j < n; j += lanes) {
+                     const REAL e = widen(z[i * z_ld + j]) + b[j] - y.at(targets, j);
+                     cost += weight * cost_of_error(pair, parameter, e);
+                     narrow(weight * slope_of_error(pair, parameter, e), delta + i * delta_ld + j);
+                 }
+             });
+    return {cost, 0};
 }
 
 template <class Targets, class T>

@@ -107,12 +107,14 @@ class StepKernels:
         *,
         accumulate: bool,
         weights: Array | None = None,
+        errors: tuple[int, float] | None = None,
     ) -> None:
         """delta^(L) (m, n) STORE, and the cost and hits of these rows into partials, from z (m, n) STORE before its
         bias b (n,).
 
         y: all targets, (any,) int64 classes or (any, n); weights (any,): of the rows. delta may be z. partials
-        (2, blocks) float64 is overwritten or added to.
+        (2, blocks) float64 is overwritten or added to. errors: code and parameter of a cost of the errors of identity
+        outputs, as in errors.cuh; then y are values.
         """
         m, n = z.shape
         check_shape("b", b, (n,))
@@ -126,7 +128,10 @@ class StepKernels:
         lanes = min(WARP, 1 << (n - 1).bit_length())
         grid, block = (output_blocks(m, n),), (THREADS,)
         extra: tuple[Any, ...] = ()
-        if cross_entropy:
+        if errors is not None:
+            check_shape("y", y, (y.shape[0], n))
+            kernel, extra = "output_of_errors", errors
+        elif cross_entropy:
             kernel = "output_softmax_cross_entropy" if kind == "classes" else "output_sigmoid_cross_entropy"
         elif is_softmax(g):
             kernel = f"output_softmax_squared_{kind}"

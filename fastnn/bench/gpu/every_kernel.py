@@ -36,6 +36,7 @@ PAIRS = (
     ("sigmoid", "cross_entropy"),
     ("softmax", "squared_error"),
     ("tanh", "squared_error"),
+    ("identity", "huber:0.4"),
 )
 RULES = tuple(sorted(optimizers.OPTIMIZERS))
 FUSED_RULES = ("adam", "momentum", "sgd")
@@ -109,7 +110,7 @@ def _train(
         (True,)
         if (output, cost) == ("softmax", "cross_entropy")
         else (False,)
-        if cost == "cross_entropy"
+        if cost == "cross_entropy" or ":" in cost
         else (True, False)
     )
     for classes in kinds:
@@ -155,6 +156,7 @@ def _operations(backend: Any, dtype: str, rows: int, sizes: tuple[int, ...]) -> 
         ("softmax", "squared_error", values),
         ("identity", "squared_error", classes),
         ("identity", "squared_error", values),
+        ("identity", "huber:0.4", values),
         ("sigmoid", "cross_entropy", values),
     ):
         out = h if output == "softmax" else z if output == "identity" else backend.activate("sigmoid", z)
