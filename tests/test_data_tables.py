@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastnn import DataFileError, ModelFileError
-from fastnn.data import digits, preprocessing, tables
+from fastnn.data import columns, digits, preprocessing, tables
 from fastnn.data.dataset import deal
 
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -348,3 +348,25 @@ def test_digits_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
     with pytest.raises(DataFileError, match=r"pip install \"\.\[sklearn\]\""):
         digits.load()
+
+
+@pytest.mark.parametrize(
+    ("cell", "commas"),
+    [("1,5", True), ("-0,01", True), ("1.234,5", True), ("1,234,567.8", True), ("1,001", True), ("a,b", False), ("1.5", False), ("x", False)],
+)  # fmt: skip
+def test_numbers_with_commas_are_told_from_other_text(cell, commas):
+    hint = "; numbers are read with a decimal point and nothing between thousands, as 1234.5"
+    assert columns.commas_in(cell) == (hint if commas else "")
+
+
+def test_what_is_said_of_decimal_commas_and_of_a_category_called_none(tmp_path):
+    few, many = tmp_path / "few.csv", tmp_path / "many.csv"
+    few.write_text("x;y\n" + "".join(f"{i};{i % 2}\n" for i in range(30)) + "1,5;0\n")
+    many.write_text("x;y\n" + "".join(f"{i},{i % 7};{i % 2}\n" for i in range(90)))
+    for path, before in ((few, "text '1,5' where a number is expected"), (many, "too many to be categories")):
+        with pytest.raises(DataFileError, match=f"{before}.*numbers are read with a decimal point"):
+            tables.load(path, "y")
+    garage = tmp_path / "garage.csv"
+    garage.write_text("g,y\n" + "".join(f"{('None', 'Attached')[i % 2]},{i}\n" for i in range(40)))
+    with pytest.raises(DataFileError, match=r"missing value \('None'\).*--categorical g takes such texts for names"):
+        tables.load(garage, "y")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ __all__ = [
     "RawTable",
     "Reading",
     "Want",
+    "commas_in",
     "fault",
     "first_bad",
     "names",
@@ -88,6 +90,13 @@ class BadCell:
     reason: str
 
 
+def commas_in(cell: str) -> str:
+    """What to do about a number with a decimal comma, or with commas between thousands; "" for other text."""
+    if re.fullmatch(r"[-+]?\d+(,\d+)+(\.\d+)?|[-+]?\d+(\.\d{3})*,\d+", cell.strip()) is None:
+        return ""
+    return "; numbers are read with a decimal point and nothing between thousands, as 1234.5"
+
+
 def fault(cell: str) -> str:
     """What is wrong with a cell that should hold a number; '' if nothing."""
     cell = cell.strip()
@@ -96,7 +105,7 @@ def fault(cell: str) -> str:
     try:
         value = float(cell)
     except ValueError:
-        return f"text {cell[:40]!r} where a number is expected"
+        return f"text {cell[:40]!r} where a number is expected{commas_in(cell)}"
     if "_" in cell:  # Python reads 1_000 as 1000; in a table it is an identifier
         return f"text {cell[:40]!r} where a number is expected"
     return "" if math.isfinite(value) else f"{cell} is not a finite number"

@@ -156,6 +156,8 @@ def _refusal(path: Path, lines: list[int], row: int, name: str, cell: BadCell, r
         advice = (
             f"; --missing mean takes the mean for it (none of the categories), --drop {column} leaves the column out"
         )
+        if "empty" not in cell.reason:
+            advice += f", --categorical {column} takes such texts for names"
     elif reading.decide and cell.reason.startswith("text"):
         advice = f"; if these are categories: --categorical {column}"
     return DataFileError(f"{path}: {_where(lines, row)}, column {name!r}: {cell.reason}{advice}")

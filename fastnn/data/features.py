@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataFileError
-from .columns import BadCell, Column, Reading, names, numbers
+from .columns import BadCell, Column, Reading, commas_in, names, numbers
 
 __all__ = ["as_text", "categories_of", "encoded", "feature_names", "from_arrays"]
 
@@ -38,7 +38,7 @@ def categories_of(features: Mapping[str, Column], where: str = "") -> dict[str, 
         if len(names) > FEW_NAMES and (len(names) > MOST_NAMES or 2 * len(names) > len(cells)):
             raise DataFileError(
                 f"{where}column {column!r} holds {len(names):,} different texts in {len(cells):,} rows (such as "
-                f"{names[0]!r}), too many to be categories; leave it out: --drop {column}"
+                f"{names[0]!r}), too many to be categories; leave it out: --drop {column}{commas_in(names[0])}"
             )
         found[column] = names
     return found
