@@ -32,6 +32,8 @@ _PUBLIC = {
     "initializers": (".initializers", None),
     "load": (".model_file", "load"),
     "optimizers": (".optimizers", None),
+    "plots": (".plots", None),
+    "prediction": (".prediction", None),
     "resume": (".model_file", "resume"),
     "schedules": (".schedules", None),
 }
@@ -40,7 +42,7 @@ _PUBLIC = {
 __all__ = ["__version__", *(name for name in _PUBLIC if name != "estimators")]
 
 if TYPE_CHECKING:
-    from . import activations, costs, estimators, initializers, optimizers, schedules
+    from . import activations, costs, estimators, initializers, optimizers, plots, prediction, schedules
     from .activations import Activation
     from .backends import available_backends, get_backend
     from .errors import (

@@ -56,11 +56,14 @@ def _whole(fit: Any) -> Any:
     def fit_or_nothing(self: Any, *args: Any, **named: Any) -> Any:
         before = dict(vars(self))
         try:
-            return fit(self, *args, **named)
+            fit(self, *args, **named)
         except BaseException:
             vars(self).clear()
             vars(self).update(before)
             raise
+        if self.history_.interrupted:  # or a search would take the score of half a training, and go on
+            raise KeyboardInterrupt("the estimator keeps what it has learnt until then")
+        return self
 
     return fit_or_nothing
 
@@ -114,6 +117,7 @@ class _Dense(BaseEstimator):  # type: ignore[misc]
         epochs: int | None = None,
         l2: float = 3.0,
         dropout: float | Sequence[float] = 0.0,
+        init: Any = "glorot",
         validation: float | None = None,
         patience: int | None = None,
         backend: Any = "auto",
@@ -128,6 +132,7 @@ class _Dense(BaseEstimator):  # type: ignore[misc]
         self.epochs = epochs
         self.l2 = l2
         self.dropout = dropout
+        self.init = init
         self.validation = validation
         self.patience = patience
         self.backend = backend
@@ -142,7 +147,7 @@ class _Dense(BaseEstimator):  # type: ignore[misc]
             raise TypeError(f"hidden must be the units of the hidden layers, such as (64, 32), got {hidden!r}")
         net = Network(
             [inputs, *hidden, outputs], hidden=self.activation, output=output, cost=cost, l2=self.l2,
-            dropout=self.dropout, backend=self.backend, dtype=self.dtype, seed=seed,
+            dropout=self.dropout, init=self.init, backend=self.backend, dtype=self.dtype, seed=seed,
         )  # fmt: skip
         # an instance has a state, and fit begins anew
         return net, optimizers.get(copy.deepcopy(self.optimizer), self.learning_rate), seed
@@ -160,7 +165,12 @@ class _Dense(BaseEstimator):  # type: ignore[misc]
             share = finite_number("validation", self.validation, above=0, below=1)
             classes = y if cost == "cross_entropy" else None
             parts = [X, y] if weights is None else [X, y, weights]
-            dealt = train_test_split(*parts, test_size=share, random_state=seed, stratify=classes)
+            try:
+                dealt = train_test_split(*parts, test_size=share, random_state=seed, stratify=classes)
+            except ValueError as error:
+                raise ValueError(
+                    f"validation={share:g} of {len(X)} rows cannot be set apart, every class in both parts: {error}"
+                ) from None
             (X, y, *rest), watched = dealt[::2], tuple(dealt[1::2])
             weights = rest[0] if rest else None
         self.history_ = net.fit(
@@ -204,6 +214,19 @@ class _Dense(BaseEstimator):  # type: ignore[misc]
         size = self.batch_size
         return min(size, len(X)) if isinstance(size, numbers.Integral) else size
 
+    def to_network(self) -> Network:
+        """A copy of `network_` that can be saved, exported to ONNX and used without scikit-learn; of a regressor its
+        answers are in the unit of `y`, for which the last layer's parameters are scaled. A classifier's outputs are the
+        probabilities of `classes_` in their order.
+
+        Raises
+        ------
+        ValueError
+            The scaled parameters do not fit the network's dtype.
+        """
+        check_is_fitted(self)
+        return copy.deepcopy(self.network_)
+
     def _rows(self, X: Any) -> Array:
         check_is_fitted(self)
         return np.asarray(validate_data(self, X, reset=False))
@@ -232,6 +255,9 @@ class DenseClassifier(ClassifierMixin, _Dense):  # type: ignore[misc]
         data are hundreds to thousands of rows, which a hundred epochs would learn by heart; with many rows it vanishes.
     dropout : float or sequence of float, default 0.0
         Probability with which each unit of the hidden layers is left out of a step.
+    init : str or Initializer, default "glorot"
+        How weights begin, as in `Network`. Not "auto", which is He's for ReLU: its larger weights cost regressions of
+        few rows some of their score.
     validation, patience : float and int, default None
         A share of the rows to be watched and not trained on, of every class alike; and after how many epochs without a
         lower cost of theirs training goes back to the best and ends.
@@ -271,6 +297,7 @@ class DenseClassifier(ClassifierMixin, _Dense):  # type: ignore[misc]
         epochs: int | None = None,
         l2: float = 3.0,
         dropout: float | Sequence[float] = 0.0,
+        init: Any = "glorot",
         validation: float | None = None,
         patience: int | None = None,
         class_weight: Any = None,
@@ -280,8 +307,8 @@ class DenseClassifier(ClassifierMixin, _Dense):  # type: ignore[misc]
     ) -> None:
         super().__init__(
             hidden, activation=activation, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size,
-            epochs=epochs, l2=l2, dropout=dropout, validation=validation, patience=patience, backend=backend,
-            dtype=dtype, random_state=random_state,
+            epochs=epochs, l2=l2, dropout=dropout, init=init, validation=validation, patience=patience,
+            backend=backend, dtype=dtype, random_state=random_state,
         )  # fmt: skip
         self.class_weight = class_weight
 
@@ -359,14 +386,49 @@ class DenseClassifier(ClassifierMixin, _Dense):  # type: ignore[misc]
         rows = self._rows(X)
         return np.asarray(self.network_.predict_proba(rows))
 
+    def predict_log_proba(self, X: Any) -> Array:
+        """(m, K): the logarithms of these; -inf of what is 0 in the dtype."""
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(self.predict_proba(X)))
+
 
 class DenseRegressor(RegressorMixin, _Dense):  # type: ignore[misc]
-    """Squared error of one value a row, or of several. Targets are standardised for training, and predictions scaled
-    back, so their unit does not matter; standardise inputs with `StandardScaler`.
+    """The squared or another error of one value a row, or of several. Targets are standardised for training, and
+    predictions scaled back, so their unit does not matter; standardise inputs with `StandardScaler`.
 
     Parameters and attributes as `DenseClassifier`, but for `class_weight`; instead of `classes_` the targets' `mean_`
-    and `spread_` (K,), their standard deviation, 1 where they are constant.
+    and `spread_` (K,), their standard deviation, 1 where they are constant. One more parameter:
+
+    cost : str, default "squared_error"
+        Or "absolute_error", whose answers are medians, "huber:1.35" with the threshold in standard deviations of y, or
+        "quantile:0.9" (`fastnn.costs`).
     """
+
+    def __init__(
+        self,
+        hidden: Sequence[int] = (64, 32),
+        *,
+        activation: Any = "relu",
+        cost: str = "squared_error",
+        optimizer: str | Optimizer = "adam",
+        learning_rate: Any = None,
+        batch_size: int = 32,
+        epochs: int | None = None,
+        l2: float = 3.0,
+        dropout: float | Sequence[float] = 0.0,
+        init: Any = "glorot",
+        validation: float | None = None,
+        patience: int | None = None,
+        backend: Any = "auto",
+        dtype: Any = "float32",
+        random_state: Any = None,
+    ) -> None:
+        super().__init__(
+            hidden, activation=activation, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size,
+            epochs=epochs, l2=l2, dropout=dropout, init=init, validation=validation, patience=patience,
+            backend=backend, dtype=dtype, random_state=random_state,
+        )  # fmt: skip
+        self.cost = cost
 
     @_whole
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> DenseRegressor:
@@ -377,7 +439,7 @@ class DenseRegressor(RegressorMixin, _Dense):  # type: ignore[misc]
         values = np.asarray(y, np.float64).reshape(len(y), -1)
         weights = _weights(sample_weight, X)
         self.mean_, self.spread_, self._flat = *_moments(values, _shares(weights)), y.ndim == 1
-        self._train(X, (values - self.mean_) / self.spread_, weights, values.shape[1], "identity", "squared_error")
+        self._train(X, (values - self.mean_) / self.spread_, weights, values.shape[1], "identity", self.cost)
         return self
 
     @_whole
@@ -393,7 +455,7 @@ class DenseRegressor(RegressorMixin, _Dense):  # type: ignore[misc]
         if first:
             counted = weights if weights is not None and weights.any() else None
             self.mean_, self.spread_, self._flat = *_moments(values, _shares(counted)), y.ndim == 1
-            net, rule, seed = self._made(X.shape[1], values.shape[1], "identity", "squared_error")
+            net, rule, seed = self._made(X.shape[1], values.shape[1], "identity", self.cost)
             self.network_, self.optimizer_, self._seed = net, rule, seed
         elif values.shape[1] != len(self.mean_):
             raise ValueError(f"y has {values.shape[1]} columns, the rows before had {len(self.mean_)}")
@@ -406,6 +468,22 @@ class DenseRegressor(RegressorMixin, _Dense):  # type: ignore[misc]
         h = np.asarray(self.network_.predict(rows), np.float64).reshape(len(rows), -1)
         values: Array = h * self.spread_ + self.mean_
         return values.ravel() if self._flat else values
+
+    def to_network(self) -> Network:
+        net = super().to_network()
+        W, b = (np.asarray(net.backend.to_numpy(part[-1]), np.float64) for part in (net.weights, net.biases))
+        with np.errstate(over="ignore"):
+            scaled = [(W * self.spread_[:, None]).astype(net.dtype), (b * self.spread_ + self.mean_).astype(net.dtype)]
+        if not all(np.isfinite(part).all() for part in scaled):
+            raise ValueError(
+                f"targets of {np.abs(self.mean_).max():g} +- {self.spread_.max():g} do not fit {net.dtype}; give the "
+                "estimator dtype='float64'"
+            )
+        for part, values in zip((net.weights[-1], net.biases[-1]), scaled, strict=True):
+            part[...] = net.backend.asarray(values)
+        return net
+
+    to_network.__doc__ = _Dense.to_network.__doc__
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

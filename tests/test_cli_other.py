@@ -33,7 +33,7 @@ def test_gradcheck_covers_every_activation_and_pair():
     assert "every gradient agrees" in result.stdout
     found = json.loads(cli("gradcheck", "--backend", "numpy", "--seed", 2, "--json").stdout)
     assert found["ok"]
-    assert len(found["checks"]) == 5 * 8
+    assert len(found["checks"]) == 5 * 11
     assert max(check["max_relative_error"] for check in found["checks"]) < 1e-6
 
 
@@ -105,6 +105,9 @@ def test_pairs_are_those_of_the_specification():
         ("relu", "squared_error"),
         ("leaky_relu", "squared_error"),
         ("identity", "squared_error"),
+        ("identity", "absolute_error"),
+        ("identity", "huber"),
+        ("identity", "quantile"),
     }
 
 

@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 import fastnn
 from fastnn.cli.app import app
+from fastnn.data import tables
+from fastnn.data.dataset import deal
 
 
 @pytest.fixture
@@ -110,6 +112,53 @@ def test_all_classes_is_for_classes_and_balanced_too(cli, tmp_path):
     code, _, err = cli("train", "t.csv", "--target", "y", "--balanced")
     assert code == 2
     assert "--balanced is for classes, and column 'y' is taken for quantities" in err
+
+
+def test_balanced_counts_the_rows_that_are_watched_too(cli, tmp_path):
+    """The cost by which --patience stops: as that of the rows, each times its class's weight in training."""
+    rng = np.random.default_rng(0)
+    rare = rng.random(400) < 0.08
+    lines = [f"{a:.3f},{'yes' if r else 'no'}" for a, r in zip(rng.standard_normal(400) + rare, rare, strict=True)]
+    (tmp_path / "t.csv").write_text("a,y\n" + "\n".join(lines) + "\n")
+    words = ("train", "t.csv", "--target", "y", "--hidden", "none", "--epochs", "1", "--no-plot", "--json")
+    code, out, err = cli(*words, "--balanced", "--learning-rate", "1e-12", "--seed", "3")
+    assert code == 0, err
+    found = json.loads(out)
+    net, data = fastnn.load(found["model"]), tables.load("t.csv", "y")
+    parts = deal(data, validation=0.1, seed=3)
+    (_, codes), (X, y) = parts.train, parts.validation
+    with pytest.warns(fastnn.UnscaledInput):  # rows of parts are scaled
+        h = net.predict_proba(X.astype(np.float32)).astype(np.float64)
+    weights = (len(codes) / (2 * np.bincount(codes)))[y]
+    assert len(set(weights)) == 2
+    expected = (weights * -np.log(h[np.arange(len(y)), y])).sum() / weights.sum()
+    assert found["history"]["val_cost"][0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_costs_of_quantities(cli, tmp_path):
+    rng = np.random.default_rng(0)
+    lines = [f"{a:.3f},{np.exp(b):.4f}" for a, b in rng.standard_normal((600, 2))]
+    (tmp_path / "t.csv").write_text("a,y\n" + "\n".join(lines) + "\n")
+    words = ("train", "t.csv", "--target", "y", "--epochs", "20", "--no-plot", "--json")
+    code, out, err = cli(*words, "--cost", "quantile:0.9", "--hidden", "8")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["configuration"]["cost"] == "quantile:0.9"
+    code, out, _ = cli("predict", found["model"], "t.csv")
+    answers = np.array(out.split()[1:], float)
+    wanted = np.array([line.split(",")[1] for line in lines], float)
+    assert (code, (wanted < answers).mean()) == (0, pytest.approx(0.9, abs=0.04))
+    for cost, words_ in (
+        ("quantile:9", "cost='quantile:9': the quantile must lie between 0 and 1"),
+        ("cross_entropy", "--cost cross_entropy is that of classes"),
+    ):
+        code, _, err = cli(*words, "--cost", cost)
+        assert (code, words_ in err) == (2, True), err
+    code, _, err = cli("train", "digits", "--cost", "huber")
+    assert (code, "--cost is for tables" in err) == (2, True), err
+    (tmp_path / "c.csv").write_text("a,y\n" + "\n".join(f"{i},{'ab'[i % 2]}" for i in range(40)) + "\n")
+    code, _, err = cli("train", "c.csv", "--target", "y", "--cost", "huber")
+    assert (code, "--cost huber is for quantities, and column 'y' is taken for classes" in err) == (2, True), err
 
 
 def as_in_a_terminal():

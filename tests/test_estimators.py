@@ -273,7 +273,7 @@ def test_parts_one_after_another_are_what_a_network_makes_of_them():
     assert model.score(X[1600:], names[1600:]) > 0.85
     assert model.network_.epochs_trained == 80
     assert model.optimizer_.t == 80 * 7, "its state goes on"
-    net = fastnn.Network([64, 32, 10], seed=model._seed)
+    net = fastnn.Network([64, 32, 10], seed=model._seed, init="glorot")
     rule = fastnn.optimizers.Adam()
     for _ in range(10):
         for begin in range(0, 1600, 200):
@@ -334,7 +334,7 @@ def test_weights_of_a_part_are_taken_as_they_are():
     np.testing.assert_allclose(moved[1], 3 * moved[0], rtol=1e-4, atol=1e-6)
     twice = DenseClassifier(**options).partial_fit(X[:20], y[:20], classes=list("abc"), sample_weight=np.full(20, 2.0))
     once = DenseClassifier(**options).partial_fit(X[:20], y[:20], classes=list("abc"))
-    start = fastnn.Network([3, 4, 3], seed=once._seed, backend="numpy").theta
+    start = fastnn.Network([3, 4, 3], seed=once._seed, backend="numpy", init="glorot").theta
     np.testing.assert_allclose(twice.network_.theta - start, 2 * (once.network_.theta - start), rtol=1e-4, atol=1e-6)
     before = once.network_.theta.copy()
     once.partial_fit(X, y, sample_weight=np.zeros(40))  # a part that counts nothing is passed over

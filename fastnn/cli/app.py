@@ -136,6 +136,13 @@ def train(
             help="End after so many epochs without a lower cost of the validation rows, and go back to the best epoch.",
         ),
     ] = None,
+    cost: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of quantities: squared_error, absolute_error, huber:1 (in standard deviations) or quantile:0.9.",
+        ),
+    ] = None,
     balanced: Annotated[bool, _flag("--balanced", help="Let every class count the same, however rare it is.")] = False,
     dtype: Annotated[str, typer.Option(metavar="NAME", help="float32 or float64.")] = "float32",
     precision: Annotated[str, typer.Option(metavar="NAME", help="Products on a GPU: fp32, tf32 or bf16.")] = "fp32",
@@ -180,6 +187,7 @@ def train(
         missing=missing,
         test=one("--test", test),
         balanced=balanced,
+        cost=cost,
         backend=backend,
         hidden=hidden,
         activation=activation,

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import activations, optimizers, schedules
+from .. import activations, costs, optimizers, schedules
 from ..data import digits, mnist, tables
 from ..data.dataset import DataSet
 from ..errors import finite_number, nearest, positive_integer
@@ -84,6 +84,7 @@ class TrainOptions:
     missing: str | None = None
     test: str | None = None
     balanced: bool = False
+    cost: str | None = None
     weight_decay: float | None = None
     dropout: float = 0.0
 
@@ -216,6 +217,7 @@ def _source(options: TrainOptions) -> tuple[Defaults, Callable[[], DataSet]]:
         "--categorical": options.categorical or None,
         "--missing": options.missing,
         "--test": options.test,
+        "--cost": options.cost,
     }
     if source in ("digits", "mnist"):
         misplaced = [name for name, value in table_only.items() if value is not None]
@@ -234,6 +236,10 @@ def _source(options: TrainOptions) -> tuple[Defaults, Callable[[], DataSet]]:
         )
     if options.task is not None:
         known("--task", options.task, tables.TASKS)
+    if options.cost is not None:
+        costs.named(options.cost)
+    if options.cost == "cross_entropy":
+        raise ValueError("--cost cross_entropy is that of classes: --task classification takes it")
     if options.missing is None:
         options.missing = "refuse"
     known("--missing", options.missing, tables.MISSING_WAYS)
@@ -250,6 +256,11 @@ def _table(source: str, target: str, options: TrainOptions, choice: tables.Choic
     if options.test is not None:
         data.test = tables.load_test(options.test, data.preprocessing, data.notes)
         data.notes.append(f"test rows: {len(data.test[1]):,} of {options.test}")
+    if options.cost is not None and data.classes is not None:
+        raise ValueError(
+            f"--cost {options.cost} is for quantities, and column {target!r} is taken for classes; --task regression "
+            "changes that"
+        )
     if options.balanced and data.classes is None:
         raise ValueError(
             f"--balanced is for classes, and column {target!r} is taken for quantities; --task classification changes "

@@ -91,7 +91,7 @@ def train(
                 batch_size=options.batch_size,
                 micro_batch=options.micro_batch,
                 epochs=int(options.epochs or 0),
-                validation=parts.validation,
+                validation=_watched(parts, options.balanced),
                 scale=data.scale,
                 seed=options.seed,
                 progress=True,
@@ -113,14 +113,27 @@ def train(
     return INTERRUPTED if history.interrupted else code
 
 
+def _watched(parts: Parts, balanced: bool) -> tuple[Any, ...] | None:
+    """The validation rows, which count what rows of their class count in training."""
+    if parts.validation is None or not balanced:
+        return parts.validation
+    counts = np.bincount(parts.train[1])
+    of_class = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return (*parts.validation, of_class[parts.validation[1]])
+
+
 def _network(options: TrainOptions, data: DataSet, parts: Parts) -> Network:
     outputs = len(data.classes) if data.classes is not None else 1
-    output, cost = ("softmax", "cross_entropy") if data.classes is not None else ("identity", "squared_error")
+    output, cost = (
+        ("softmax", "cross_entropy") if data.classes is not None else ("identity", options.cost or "squared_error")
+    )
     return Network(
         [data.X.shape[1], *hidden_layers(str(options.hidden)), outputs],
         hidden=options.activation,
         output=output,
         cost=cost,
+        # which serves small tables better than He's larger weights, as it does the estimators
+        init="auto" if options.source in ("digits", "mnist") else "glorot",
         l2=float(options.l2 or 0),
         dropout=options.dropout,
         backend=options.backend,
