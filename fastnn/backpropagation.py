@@ -13,6 +13,7 @@ from . import checks, row_weights
 from .dropout import Drawn
 from .dropout import factors as drawn_factors
 from .errors import positive_integer
+from .optimizers import Optimizer, check_known
 
 if TYPE_CHECKING:
     from .activations import Activation
@@ -166,6 +167,49 @@ class Backpropagation:
         Delta /= m
         self.add_l2_gradient(Delta, self.l2 / total)
         return cost_sum / m + self.l2 / (2 * total) * self.sum_of_squared_weights(), Delta
+
+    def step(self, gradient: Array, optimizer: Optimizer) -> None:
+        """Moves theta by one step of the rule from a gradient of your own making, for loops that `fit` does not have: a
+        gradient that is clipped, added to, or zero where parameters are to stay (a weight decay moves them all the
+        same).
+
+        Parameters
+        ----------
+        gradient : (P,)
+            Of the mean cost, as `cost_and_gradient` gives it: of the network's dtype, on its engine's device.
+        optimizer : Optimizer
+            An instance; its state goes on from step to step, and may go on in `fit`. A schedule plays no part: the rate
+            is `optimizer.rate`, which may be set.
+
+        Raises
+        ------
+        TypeError, ValueError
+            gradient does not fit or is not finite, or the optimizer is none, or that of another network; nothing was
+            changed.
+        RuntimeError
+            The network is being trained by a fit.
+        """
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(
+                "optimizer must be an instance, such as fastnn.optimizers.Adam(), whose state goes on, got "
+                f"{optimizer!r}"
+            )
+        check_known(optimizer)
+        backend = self.backend
+        if not backend.is_array(gradient) or gradient.shape != self.theta.shape or gradient.dtype != self.dtype:
+            raise ValueError(
+                f"gradient must be an array of shape {tuple(self.theta.shape)} and {self.dtype} on the {backend.name} "
+                f"engine, got {type(gradient).__name__} of shape {getattr(gradient, 'shape', None)} and "
+                f"{getattr(gradient, 'dtype', None)}"
+            )
+        if not backend.all_finite(gradient):
+            raise ValueError("gradient holds NaN or infinity")
+        if cast("Network", self)._training.of_this_process().locked():
+            raise RuntimeError(
+                "this network is being trained by a fit; step after it, or on a copy (copy.deepcopy(net))"
+            )
+        optimizer.bind(self, lambda: backend.zeros(self.theta.shape, self.dtype))
+        backend.update(optimizer, self.theta, gradient)
 
     def mean_cost(self, X: Any, y: Any, *, l2: bool = True, sample_weight: Any = None) -> float:
         """Mean cost over the m rows: J of `cost_and_gradient`, or without L2, as `history.val_cost` is."""

@@ -102,13 +102,15 @@ class UnscaledInput(UserWarning):
     """Whole numbers beyond 1 as floats, for a network that scales integers: floats are taken as they are."""
 
 
-def nearest(given: object, known: Iterable[str]) -> str:
+def nearest(given: object, known: Iterable[str], cutoff: float = 0.5) -> str:
     """'; did you mean 'relu'?' or '' - the nearest of the known names, or what other libraries' name for it is
     here, for error messages.
     """
     names = list(known)
     elsewhere = ELSEWHERE.get(str(given).lower().replace("-", "_").replace(" ", "_"), "")
-    match = [elsewhere] if elsewhere in names else difflib.get_close_matches(str(given).lower(), names, n=1, cutoff=0.5)
+    match = (
+        [elsewhere] if elsewhere in names else difflib.get_close_matches(str(given).lower(), names, n=1, cutoff=cutoff)
+    )
     return f"; did you mean {match[0]!r}?" if match else ""
 
 

@@ -32,7 +32,10 @@ def before(options: TrainOptions, data: DataSet, parts: Parts, net: Network, exp
     watched = len(parts.validation[1]) if parts.validation else 0
     kind = f"{len(data.classes)} classes" if data.classes is not None else "regression"
     line("engine", net.backend_reason)
-    line("data", f"{data.title}: {train + watched + test:,} rows, {data.X.shape[1]:,} features, {kind}")
+    line(
+        "data",
+        f"{data.title}: {train + watched + (0 if options.test else test):,} rows, {data.X.shape[1]:,} features, {kind}",
+    )
     for note in data.notes:
         line("", note)
     how = "by class, " if data.classes is not None else ""

@@ -115,6 +115,8 @@ def from_arrays(table: Any, columns: Sequence[str], reading: Reading) -> dict[st
 
 def _by_column(table: Any, columns: Sequence[str]) -> Any:
     """The table, also where it is one row of single values, or a list of such rows, as a web service gets them."""
+    if getattr(table, "ndim", 0) == 1 and hasattr(table, "to_dict"):  # a row of a DataFrame
+        table = table.to_dict()
     if isinstance(table, Mapping) and table and all(np.ndim(table.get(column, 0)) == 0 for column in columns):
         table = [table]
     if not (isinstance(table, (list, tuple)) and table and all(isinstance(row, Mapping) for row in table)):

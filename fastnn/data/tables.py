@@ -254,7 +254,7 @@ def _needed(path: Path, names: list[str], known: Mapping[str, Any]) -> list[str]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise DataFileError(
-            f"{path}: column {missing[0]!r}{more}, which the model needs, is missing{nearest(missing[0], names)}"
+            f"{path}: column {missing[0]!r}{more}, which the model needs, is missing{nearest(missing[0], names, 0.6)}"
         )
     return list(known["columns"])
 

@@ -1,0 +1,76 @@
+"""`Network.step`: loops of one's own, from gradients of one's own."""
+
+import copy
+
+import numpy as np
+import pytest
+
+import fastnn
+from fastnn import optimizers
+
+X = np.random.default_rng(0).standard_normal((24, 4))
+Y = np.arange(24) % 3
+
+
+def network(backend, dtype="float64", **named):
+    return fastnn.Network([4, 8, 3], hidden="tanh", seed=3, backend=backend, dtype=dtype, **named)
+
+
+@pytest.mark.parametrize("name", sorted(optimizers.OPTIMIZERS))
+def test_steps_are_those_of_fit(backend, name):
+    own, fitted = network(backend, l2=0.5), network(backend, l2=0.5)
+    rule = optimizers.get(name, 0.01)
+    for _ in range(4):
+        _, D = own.cost_and_gradient(X, Y)
+        own.step(D, rule)
+    fitted.fit(X, Y, optimizer=(again := optimizers.get(name, 0.01)), epochs=4, batch_size=24, shuffle=False)
+    np.testing.assert_allclose(backend.to_numpy(own.theta), backend.to_numpy(fitted.theta), rtol=1e-9, atol=1e-12)
+    assert rule.t == again.t == 4
+    own.fit(X, Y, optimizer=rule, epochs=1, batch_size=24, shuffle=False)  # its state goes on
+    fitted.fit(X, Y, optimizer=again, epochs=1, batch_size=24, shuffle=False)
+    np.testing.assert_allclose(backend.to_numpy(own.theta), backend.to_numpy(fitted.theta), rtol=1e-9, atol=1e-12)
+
+
+def test_a_layer_whose_gradient_is_zero_stays():
+    net, rule = network("numpy"), fastnn.optimizers.Adam(0.1)
+    before = net.weights[0].copy()
+    for _ in range(3):
+        _, D = net.cost_and_gradient(X, Y)
+        net.split(D)[0][0][...] = 0
+        net.step(D, rule)
+    np.testing.assert_array_equal(net.weights[0], before)
+    assert not np.array_equal(net.weights[1], network("numpy").weights[1])
+
+
+def wrong(dtype="float64", shape=67, value=0.0):
+    return np.full(shape, value, dtype)
+
+
+@pytest.mark.parametrize(
+    ("gradient", "optimizer", "error", "words"),
+    [
+        (wrong(), "adam", TypeError, r"optimizer must be an instance, such as .*, got 'adam'"),
+        (wrong("float32"), None, ValueError, r"shape \(67,\) and float64 .*, got ndarray of shape \(67,\) and float32"),
+        (wrong(shape=66), None, ValueError, r"got ndarray of shape \(66,\)"),
+        ([0.0] * 67, None, ValueError, r"got list of shape None"),
+        (wrong(value=np.nan), None, ValueError, "gradient holds NaN or infinity"),
+        (wrong(value=np.inf), None, ValueError, "gradient holds NaN or infinity"),
+    ],
+)
+def test_what_is_refused_changes_nothing(gradient, optimizer, error, words):
+    net, rule = network("numpy"), fastnn.optimizers.Adam()
+    before = net.theta.copy()
+    with pytest.raises(error, match=words):
+        net.step(gradient, optimizer or rule)
+    np.testing.assert_array_equal(net.theta, before)
+    assert (rule.t, rule.state) == (0, [])
+
+
+def test_not_amid_a_fit_nor_with_the_rule_of_another_network():
+    net = network("numpy")
+    with pytest.raises(RuntimeError, match="is being trained by a fit; step after it"):
+        net.fit(X, Y, epochs=1, callbacks=[lambda *_: net.step(np.zeros(67), fastnn.optimizers.SGD())])
+    rule = fastnn.optimizers.Adam()
+    net.step(np.ones(67), rule)
+    with pytest.raises(ValueError, match="carries the state of another network"):
+        copy.deepcopy(net).step(np.ones(67), rule)
