@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from ..kernels.cpu.packing import Packing, packing
 from ..kernels.cpu.panel_parts import TALL
 from ..kernels.cpu.panel_prediction import ROWS, panel_prediction
 from ..kernels.cpu.panel_program import panel_program
-from ..kernels.cpu.panels import AHEAD, PANEL, padded, panels_of, spaced
+from ..kernels.cpu.panels import AHEAD, PANEL, padded, spaced
 from ..kernels.cpu.row_program import row_program
 from ..kernels.cpu.split_program import split_program
 from ..kernels.cpu.team import new_barrier
@@ -215,7 +215,7 @@ class _Panels:
         self.steps = [spaced(width, net.dtype.itemsize) for width in widths]
         self.starts = _cumulative(self.steps)
         self.turns = _cumulative([0, *(P * Q for Q, P in itertools.pairwise(widths))])
-        self._dtype, self._split = net.dtype, net.layout.split
+        self._dtype = net.dtype
         spans = net.layout.spans()
         self._shape = np.ascontiguousarray(
             np.stack([sizes[:-1], sizes[1:], widths, spans[:, 0], spans[:, 1], self.blocks[:-1]], axis=1), np.int64
@@ -230,49 +230,27 @@ class _Panels:
     def _kernels(self) -> Packing:
         return packing(self._dtype)
 
-    def _pairs(self, vector: Array, packed: Array) -> Iterator[tuple[Array, Array, Array]]:
-        """(panel without its padding, weights (outputs, inputs), biases) of each panel of a packed vector, and what
-        belongs there.
-        """
-        for layer, (W, b) in enumerate(zip(*self._split(vector), strict=True)):
-            n_out, n_in = W.shape
-            first = int(self.blocks[layer])
-            for columns in panels_of(int(self.widths[layer]), packed.dtype):
-                size = (n_in + 1) * (columns.stop - columns.start)
-                own = slice(columns.start, min(columns.stop, n_out))
-                yield packed[first : first + size].reshape(n_in + 1, -1)[:, : own.stop - own.start], W[own], b[own]
-                first += size
-
     def pack(self, vectors: Sequence[tuple[Array, Array]], team: int = 1) -> None:
         """Of each (vector that lies as theta, packed), overwrites packed; its padding stays as it is, zero."""
-        if JIT:
-            self._transpose(self._kernels.pack, vectors, team)
-            return
-        for vector, packed in vectors:
-            for panel, W, b in self._pairs(vector, packed):
-                panel[:-1], panel[-1] = W.T, b
+        self._transpose(self._kernels.pack, vectors, team)
 
     def unpack(self, vectors: Sequence[tuple[Array, Array]], team: int = 1) -> None:
         """The way back, which overwrites the vectors."""
-        if JIT:
-            self._transpose(self._kernels.unpack, vectors, team)
-            return
-        for vector, packed in vectors:
-            for panel, W, b in self._pairs(vector, packed):
-                W[...], b[...] = panel[:-1].T, panel[-1]
+        self._transpose(self._kernels.unpack, vectors, team)
 
     def _transpose(self, kernel: Callable[..., None], vectors: Sequence[tuple[Array, Array]], team: int) -> None:
         shape = len(self._shape), self._shape.ctypes.data
         for memory in itertools.chain(*vectors):
             assert memory.flags.c_contiguous
             assert memory.dtype == self._dtype
+        zero = self._dtype.type(0)
         places = [(vector.ctypes.data, packed.ctypes.data) for vector, packed in vectors]
         if sum(vector.size for vector, _ in vectors) < ALONE:
             team = 1
 
         def part(me: int) -> None:
             for vector, packed in places:
-                kernel(0.0, me, team, *shape, vector, packed)
+                kernel(zero, me, team, *shape, vector, packed)
 
         if team > 1:
             run_parts(part, team, team)

@@ -15,9 +15,12 @@ import numpy as np
 from numba.core import types
 
 from . import JIT, exported, inner, once
-from .panel_code import MOST, PANEL, transpose_block
+from .panel_code import MOST, PANEL
 from .panels import itemsize, vector_at
 from .vectors import VECTOR
+
+if JIT:
+    from .panel_code import transpose_block
 
 __all__ = ["FIELDS", "Packing", "packing"]
 
@@ -27,7 +30,7 @@ FIELDS = 6
 
 
 class Packing(NamedTuple):
-    """`pack` and `unpack`, called like C and without the GIL, with
+    """`pack` and `unpack`, called like C and without the GIL (without JIT they are Python), with
 
     (zero, me, team, layers, shape, vector, packed)
 
@@ -105,6 +108,14 @@ def _unpack(zero, me, team, layers, shape, vector, packed):
 
 if JIT:
     _copied, _each_piece = inner(_copied), inner(_each_piece)
+else:
+
+    def transpose_block(zero, source, stride, valid, nothing, target, target_stride):
+        """The same in NumPy, where all rows are valid."""
+        n = VECTOR // itemsize(zero)
+        block = [vector_at(source + i * stride * itemsize(zero), zero, n).copy() for i in range(valid)]
+        for i, row in enumerate(np.transpose(block)):
+            vector_at(target + i * target_stride * itemsize(zero), zero, n)[...] = row
 
 
 @once
@@ -116,6 +127,8 @@ def _compiled(name):
 
 
 def packing(dtype):
-    """`Packing` of this dtype. Not without JIT."""
+    """`Packing` of this dtype."""
+    if not JIT:
+        return Packing(_pack, _unpack)
     pack, unpack = _compiled(np.dtype(dtype).name)
     return Packing(pack.ctypes, unpack.ctypes)
