@@ -189,13 +189,12 @@ def resume(path: str | os.PathLike[str], *, backend: str | Backend = "auto") -> 
 def _opened(path: Any, backend: str | Backend) -> tuple[Path, dict[str, Any], dict[str, str]]:
     """The path, and what is in the file."""
     path = _as_path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"path={str(path)!r} is a folder; a model file is expected, such as runs/NAME{SUFFIX}")
     if not path.is_file():
         with_suffix = path.with_name(path.name + SUFFIX) if path.name else path
+        folder = " but a folder" if path.name and path.is_dir() else ""
         raise FileNotFoundError(
             f"path={str(path)!r}: no such model "
-            f"file{f'; did you mean {str(with_suffix)!r}?' if with_suffix.is_file() else ''}"
+            f"file{f'; did you mean {str(with_suffix)!r}?' if with_suffix.is_file() else folder}"
         )
     get_backend(backend)  # an unknown or unavailable engine is not the file's fault
     return path, *_read(path)

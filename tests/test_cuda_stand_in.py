@@ -10,7 +10,7 @@ import test_cuda_narrow as narrow
 from cuda_cases import Memory
 from cuda_on_cpu import CompilerMissing, KernelFault, ShimDevice, builder, library
 
-from fastnn.activations import ReLU, Sigmoid, Softmax, Tanh
+from fastnn.activations import Identity, ReLU, Sigmoid, Softmax, Tanh
 from fastnn.kernels.cuda import sources
 from fastnn.kernels.cuda.launchers import Kernels, partials_shape, scratch_size
 from fastnn.kernels.cuda.layerwise import LayerwiseKernels, layer_partials_shape, layer_ratios_shape
@@ -45,6 +45,8 @@ def everything_with_a_reduction(seed, faults=()):
     ):  # fmt: skip
         k.cost(ce, z, z, t, partials, np.zeros(2))
         out[name] = partials.copy()  # what the kernel itself wrote; add_partials has its own entry
+    k.cost(False, z, z, values, partials, np.zeros(2), errors=(4, 0.4))
+    out["cost_of_errors"] = partials.copy()
     k.squares_and_nonfinite(z, partials, np.zeros(2))
     out["squares_and_nonfinite"] = partials.copy()
     out["column_sums"] = np.zeros(n, np.float32)
@@ -75,6 +77,9 @@ def of_a_step(device, z, y, values):
         partials, delta = np.zeros(partials_shape()), z.copy()  # delta over z, as a program has it
         k.output(g, ce, delta, bias, t, rows, delta, partials, accumulate=False)
         out[f"output_{name}"] = np.concatenate([partials.ravel(), delta.ravel()])
+    partials, delta = np.zeros(partials_shape()), z.copy()
+    k.output(Identity(), False, delta, bias, values, rows, delta, partials, accumulate=False, errors=(4, 0.4))
+    out["output_of_errors"] = np.concatenate([partials.ravel(), delta.ravel()])
     chunks, delta = np.zeros(5 * n, np.float32), z.copy()
     k.derivative_sums(Tanh(), delta, values, chunks, 64, accumulate=False)
     out["derivative_sums"] = np.concatenate([chunks, delta.ravel()])

@@ -77,7 +77,8 @@ def exercise(backend: Any, dtypes: tuple[str, ...] = ("float32", "float64"), siz
             rows, sizes = sizes_[1]
             for dtype in dtypes:
                 for number, (output, cost) in enumerate(PAIRS):
-                    _train(backend, dtype, rows, sizes, output, cost, number, FUSED_RULES, "fp32")
+                    if ":" not in cost:  # which the fused kernel declines
+                        _train(backend, dtype, rows, sizes, output, cost, number, FUSED_RULES, "fp32")
         backend.synchronize()
     finally:
         del device._launch, device.seconds
