@@ -61,7 +61,9 @@ def _whole(fit: Any) -> Any:
             vars(self).clear()
             vars(self).update(before)
             raise
-        if self.history_.interrupted:  # or a search would take the score of half a training, and go on
+        history = vars(self).get("history_")  # none, or the last one's, of rows that count nothing
+        if history is not None and history is not before.get("history_") and history.interrupted:
+            # or a search would take the score of half a training, and go on
             raise KeyboardInterrupt("the estimator keeps what it has learnt until then")
         return self
 

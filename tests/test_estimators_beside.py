@@ -98,6 +98,8 @@ def test_ctrl_c_ends_the_search_and_keeps_what_was_learnt(monkeypatch):
     assert model.predict(X).shape == (150,)
     with pytest.raises(KeyboardInterrupt):
         model.partial_fit(X, y)
+    model.partial_fit(X, y, sample_weight=np.zeros(len(y)))  # nothing to interrupt
+    DenseClassifier().partial_fit(X, y, classes=[0, 1, 2], sample_weight=np.zeros(len(y)))
     with pytest.raises(KeyboardInterrupt):
         cross_val_score(DenseRegressor((5,)), X, y.astype(float))
 
