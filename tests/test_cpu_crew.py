@@ -246,3 +246,15 @@ def test_a_job_handed_over_twice_is_done_once():
     assert done == [1]
     assert cpu_crew._waiting == [mate]
     assert cpu_crew.run_team(lambda me: me, 2) == [0, 1]
+
+
+def test_a_thread_that_ends_as_it_begins_is_an_error_and_no_wait(monkeypatch):
+    def nothing_left():
+        raise MemoryError
+
+    monkeypatch.setattr(cpu_crew, "_waiting", [])
+    monkeypatch.setattr(cpu_crew.threading, "get_native_id", nothing_left)
+    with pytest.raises(RuntimeError, match="a thread ended as it began; is there memory for more"):
+        cpu_crew.run_parts(lambda part: part, 4, 2)
+    monkeypatch.undo()
+    assert cpu_crew.run_parts(lambda part: part, 4, 2) == [0, 1, 2, 3]

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from numba.core.caching import NullCache
 
 import fastnn.kernels.cpu
 from fastnn.kernels.cpu import JIT, once
@@ -169,3 +170,20 @@ def test_what_older_sources_left_is_removed_when_nobody_used_it_for_long(tmp_pat
     assert "numba-old" not in found
     assert {"numba-young", "other"} <= found
     assert len(found) == 3
+
+
+def test_code_in_a_zip_is_compiled_anew_and_that_is_said(monkeypatch):
+    """Numba keeps nothing of a function whose source file it does not find."""
+
+    class Unlocated:
+        def __init__(self, function):
+            raise RuntimeError(
+                f"cannot cache function {function.__name__!r}: no locator available for file 'x.zip/y.py'"
+            )
+
+    fastnn.kernels.cpu._warn_once.cache_clear()
+    monkeypatch.setattr(fastnn.kernels.cpu, "_Kept", Unlocated)
+    monkeypatch.setattr(fastnn.kernels.cpu, "CACHE_FOLDER", Path("anywhere"))
+    with pytest.warns(RuntimeWarning, match=r"cannot be kept in anywhere \(cannot cache function .*compiles anew"):
+        assert isinstance(fastnn.kernels.cpu._kept(lambda: None), NullCache)
+    fastnn.kernels.cpu._warn_once.cache_clear()

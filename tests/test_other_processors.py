@@ -75,3 +75,18 @@ def test_numba_with_shorter_vectors(tmp_path, name, features, vector):
 )
 def test_bytes_of_a_vector(features, x86_64, expected):
     assert vector_bytes(features, x86_64) == expected
+
+
+@pytest.mark.skipif(not JIT, reason="about code that is compiled")
+@x86
+def test_without_avx_as_numba_is_told():
+    code = "from fastnn.kernels.cpu import amx, vectors; print(vectors.VECTOR, amx.missing() is None)"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={**os.environ, "NUMBA_ENABLE_AVX": "0"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "16 False\n", "")

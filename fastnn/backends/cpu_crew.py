@@ -35,10 +35,16 @@ class _Mate:
         started.acquire()
         _thread.start_new_thread(self._live, (started,))
         started.acquire()  # it must have a number, to be sent to a core
+        if not self.number:
+            raise RuntimeError("a thread ended as it began; is there memory for more?")
 
     def _live(self, started: Any) -> None:
-        self.number = threading.get_native_id()
-        started.release()
+        try:
+            self.number = threading.get_native_id()
+        except MemoryError:
+            return
+        finally:
+            started.release()  # who started this one waits
         while True:
             try:
                 job = self.jobs.get(timeout=IDLE)

@@ -161,6 +161,9 @@ def _kept(function):
     numba.config.CACHE_DIR = str(CACHE_FOLDER)  # read by Numba when a cache is made, not later
     try:
         return _Kept(function)
+    except RuntimeError as error:  # no source file is found, as in a zip: Numba cannot tell one state from the next
+        _warn_once(CACHE_FOLDER, str(error))
+        return NullCache()
     finally:
         numba.config.CACHE_DIR = before
 

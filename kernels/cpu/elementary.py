@@ -14,7 +14,8 @@ A quotient whose divisor was rounded is corrected once by what the rounding lost
 No branch but selections, one division: that is what the compiler can do on many numbers at once.
 
 Bounds, tested against longdouble, in units in the last place of the result: exp 1.5 for results that are
-normal numbers, 0 below and inf above the range; tanh 2; sigmoid 2 above 1e-37 (1e-307), below absolute.
+normal numbers, 0 below and inf above the range; tanh 2; sigmoid 2 above 1e-37 (1e-307), below absolute. Where the
+processor does not multiply and add in one rounding (SSE2, AVX without FMA), the last two have 2.5.
 """
 
 from __future__ import annotations

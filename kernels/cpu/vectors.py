@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import platform
 
-import llvmlite.binding
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, config
+from numba.core.codegen import get_host_cpu_features
 
 __all__ = ["FEATURES", "FETCH", "VECTOR", "WIDE", "Emitter", "ask_for", "lanes", "padded"]
 
 
 def _features() -> dict[str, bool]:
-    """What Numba compiles for: this processor, or NUMBA_CPU_FEATURES."""
-    if config.CPU_FEATURES is None:
-        return dict(llvmlite.binding.get_host_cpu_features())
-    return {name[1:]: name[0] == "+" for name in config.CPU_FEATURES.split(",") if name}
+    """What Numba compiles for: this processor, less what NUMBA_ENABLE_AVX=0 leaves out, or NUMBA_CPU_FEATURES."""
+    text = get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES
+    return {name[1:]: name[0] == "+" for name in text.split(",") if name}
 
 
 FEATURES = _features()
