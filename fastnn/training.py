@@ -220,6 +220,8 @@ class _Fit:
                     raise KeyboardInterrupt
         except KeyboardInterrupt:
             self.history.interrupted = True
+            # it may have come when the epoch was recorded and not counted yet
+            self.net.epochs_trained = max(self.net.epochs_trained, first + len(self.history.cost))
             kept = (
                 "the last completed step is kept"
                 if self.history.best is None

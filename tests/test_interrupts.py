@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import fastnn
+import fastnn.training
 from fastnn import optimizers
 from fastnn.backends.base import Program
 from fastnn.errors import TrainingInterrupted
@@ -265,3 +266,19 @@ def test_one_network_in_two_threads_is_refused_with_one_clear_error(backend):
     expected.fit(X, y, epochs=2)
     assert theta_of(net).tobytes() == theta_of(expected).tobytes()
     net.fit(X, y, epochs=1)  # and afterwards it is free again
+
+
+def test_an_epoch_that_was_recorded_is_counted(monkeypatch):
+    """Ctrl-C between the two: another fit goes on with the next epoch."""
+    epoch = fastnn.training._Fit._epoch
+
+    def interrupted(self, number):
+        epoch(self, number)
+        if number == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(fastnn.training._Fit, "_epoch", interrupted)
+    net = fastnn.Network([2, 3, 2], backend="numpy", seed=0)
+    with pytest.warns(fastnn.TrainingInterrupted, match="interrupted in epoch 2"):
+        history = net.fit(np.ones((8, 2)), np.arange(8) % 2, epochs=5)
+    assert (net.epochs_trained, len(history.cost)) == (2, 2)
