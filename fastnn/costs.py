@@ -59,7 +59,8 @@ class Pair:
     cost : callable (z, a, y) -> (m,)
         The rows' costs, to be summed in float64.
     parameter : float, optional
-        Of the cost; None if it has none. The output is the identity where there is one.
+        Of a cost of errors, whose output is the identity; 1 for absolute_error, which makes no use of it. None for the
+        other costs.
     """
 
     code: int

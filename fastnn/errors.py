@@ -12,6 +12,9 @@ ELSEWHERE = {
     **dict.fromkeys(("linear", "none"), "identity"),
     **dict.fromkeys(("logistic", "expit"), "sigmoid"),
     **dict.fromkeys(("mse", "mean_squared_error", "l2_loss", "mseloss"), "squared_error"),
+    **dict.fromkeys(("mae", "mean_absolute_error", "l1_loss", "l1loss"), "absolute_error"),
+    **dict.fromkeys(("huberloss", "huber_loss", "smooth_l1"), "huber"),
+    **dict.fromkeys(("pinball", "pinball_loss", "quantile_loss"), "quantile"),
     **dict.fromkeys(
         (
             "log_loss",

@@ -41,6 +41,8 @@ def test_names_with_parameters(cost, parameter):
         ("quantile:nan", "identity", ValueError, "the quantile must lie between 0 and 1, got nan"),
         ("squared_error:2", "identity", ValueError, "squared_error takes no parameter; huber and quantile do"),
         ("hubert", "identity", ValueError, "did you mean 'huber'"),
+        ("mae", "identity", ValueError, "did you mean 'absolute_error'"),
+        ("pinball", "identity", ValueError, "did you mean 'quantile'"),
         (0.9, "identity", TypeError, r"cost must be a name, as cross_entropy, .*, got 0.9 \(float\)"),
         ("huber", "softmax", ValueError, "cost='huber' needs output='identity', got output='softmax'"),
         ("quantile:0.9", "relu", ValueError, "cost='quantile:0.9' needs output='identity'"),
