@@ -1,0 +1,201 @@
+"""What the estimators have in common: their parameters, and how a network is made and trained of them."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from .. import optimizers, row_weights, saved_optimizer
+from ..errors import finite_number
+from ..network import Network
+from ..optimizers import Optimizer
+from ..row_weights import AsGiven
+
+__all__ = ["Dense", "weights_of", "whole"]
+
+Array = NDArray[Any]
+EPOCHS, STEPS = 100, 1000  # by default, at least
+_RULE = "_rule_and_its_state"  # in pickles: an optimizer's own leave its state out
+
+
+def whole(fit: Any) -> Any:
+    """`fit` that leaves the estimator as it was where it fails, fitted or not; of `partial_fit` what is known of the
+    data. (Where training itself fails there, the network has gone back to the last finite slice.)
+    """
+
+    @functools.wraps(fit)
+    def fit_or_nothing(self: Any, *args: Any, **named: Any) -> Any:
+        before = dict(vars(self))
+        try:
+            fit(self, *args, **named)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+        history = vars(self).get("history_")  # none, or the last one's, of rows that count nothing
+        if history is not None and history is not before.get("history_") and history.interrupted:
+            # or a search would take the score of half a training, and go on
+            raise KeyboardInterrupt("the estimator keeps what it has learnt until then")
+        return self
+
+    return fit_or_nothing
+
+
+def weights_of(sample_weight: Any, X: Array, *, part: bool = False) -> Array | None:
+    """(m,) finite numbers >= 0, not all 0 unless the rows are part of others; None for None."""
+    if sample_weight is None:
+        return None
+    if isinstance(sample_weight, str):
+        raise TypeError(
+            f"sample_weight must be one number per row, got {sample_weight!r}; classes that count the same are "
+            "class_weight='balanced'"
+        )
+    weights = np.asarray(row_weights.checked(sample_weight, X, len(X)))
+    if not part and not weights.any():
+        # in the words that scikit-learn's checks expect
+        raise ValueError("Sample weights must contain at least one non-zero number; sample_weight is 0 for every row")
+    return weights
+
+
+class Dense(BaseEstimator):  # type: ignore[misc]
+    """What both have in common: the parameters, and how a network is made and trained of them."""
+
+    network_: Network
+    optimizer_: Optimizer
+    _seed: int
+
+    def __init__(
+        self,
+        hidden: Sequence[int] = (64, 32),
+        *,
+        activation: Any = "relu",
+        optimizer: str | Optimizer = "adam",
+        learning_rate: Any = None,
+        batch_size: int = 32,
+        epochs: int | None = None,
+        l2: float = 3.0,
+        dropout: float | Sequence[float] = 0.0,
+        init: Any = "glorot",
+        validation: float | None = None,
+        patience: int | None = None,
+        backend: Any = "auto",
+        dtype: Any = "float32",
+        random_state: Any = None,
+    ) -> None:
+        self.hidden = hidden
+        self.activation = activation
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.l2 = l2
+        self.dropout = dropout
+        self.init = init
+        self.validation = validation
+        self.patience = patience
+        self.backend = backend
+        self.dtype = dtype
+        self.random_state = random_state
+
+    def _made(self, inputs: int, outputs: int, output: str, cost: str) -> tuple[Network, Optimizer, int]:
+        """An untrained network, its rule, and the seed of both and of the order of rows."""
+        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        hidden = [self.hidden] if isinstance(self.hidden, numbers.Integral) else self.hidden
+        if isinstance(hidden, (str, bytes)) or not hasattr(hidden, "__iter__"):
+            raise TypeError(f"hidden must be the units of the hidden layers, such as (64, 32), got {hidden!r}")
+        net = Network(
+            [inputs, *hidden, outputs], hidden=self.activation, output=output, cost=cost, l2=self.l2,
+            dropout=self.dropout, init=self.init, backend=self.backend, dtype=self.dtype, seed=seed,
+        )  # fmt: skip
+        # an instance has a state, and fit begins anew
+        return net, optimizers.get(copy.deepcopy(self.optimizer), self.learning_rate), seed
+
+    def _train(self, X: Array, y: Array, weights: Array | None, outputs: int, output: str, cost: str) -> None:
+        """A fresh network, of codes of classes or of standardised values."""
+        net, rule, seed = self._made(X.shape[1], outputs, output, cost)
+        watched = None
+        if self.patience is not None and self.validation is None:
+            raise ValueError(
+                f"patience={self.patience} waits for a lower cost of rows that are set apart, and there are none; give "
+                "validation=0.1"
+            )
+        if self.validation is not None:
+            share = finite_number("validation", self.validation, above=0, below=1)
+            classes = y if cost == "cross_entropy" else None
+            parts = [X, y] if weights is None else [X, y, weights]
+            try:
+                dealt = train_test_split(*parts, test_size=share, random_state=seed, stratify=classes)
+            except ValueError as error:
+                raise ValueError(
+                    f"validation={share:g} of {len(X)} rows cannot be set apart, every class in both parts: {error}"
+                ) from None
+            (X, y, *rest), watched = dealt[::2], tuple(dealt[1::2])
+            weights = rest[0] if rest else None
+        self.history_ = net.fit(
+            X, y, optimizer=rule, batch_size=self._rows_a_step(X), epochs=self._epochs(X), validation=watched,
+            patience=self.patience, seed=seed, sample_weight=weights,
+        )  # fmt: skip
+        self.network_, self.optimizer_, self._seed = net, rule, seed
+
+    def _go_on(self, X: Array, y: Array, weights: Array | None) -> None:
+        """One epoch more on these rows; none if all count nothing."""
+        if weights is not None and not weights.any():
+            return
+        self.history_ = self.network_.fit(
+            X, y, optimizer=self.optimizer_, batch_size=self._rows_a_step(X), epochs=1, seed=self._seed,
+            sample_weight=None if weights is None else AsGiven(weights),
+        )  # fmt: skip
+
+    def _epochs(self, X: Array) -> Any:
+        if self.epochs is not None:
+            return self.epochs
+        size = self._rows_a_step(X)
+        valid = isinstance(size, numbers.Integral) and int(size) > 0  # `fit` refuses the others
+        steps = -(-len(X) // int(size)) if valid else 1
+        return max(EPOCHS, -(-STEPS // steps))
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = dict(super().__getstate__())
+        if "network_" in state and self.optimizer_.belongs_to(self.network_):
+            with contextlib.suppress(TypeError):  # a schedule of one's own: the copy's rule begins anew
+                state[_RULE] = saved_optimizer.description(self.network_, self.optimizer_)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        kept = state.pop(_RULE, None)
+        super().__setstate__(state)
+        if kept is not None:
+            self.optimizer_ = saved_optimizer.restored(self.network_, *kept)
+
+    def _rows_a_step(self, X: Array) -> Any:
+        size = self.batch_size
+        return min(size, len(X)) if isinstance(size, numbers.Integral) else size
+
+    def to_network(self) -> Network:
+        """A copy of `network_` that can be saved, exported to ONNX and used without scikit-learn; of a regressor its
+        answers are in the unit of `y`, for which the last layer's parameters are scaled. A classifier's outputs are the
+        probabilities of `classes_` in their order.
+
+        Raises
+        ------
+        ValueError
+            The scaled parameters do not fit the network's dtype.
+        """
+        check_is_fitted(self)
+        return copy.deepcopy(self.network_)
+
+    def _rows(self, X: Any) -> Array:
+        check_is_fitted(self)
+        return np.asarray(validate_data(self, X, reset=False))

@@ -1,0 +1,181 @@
+"""The classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import ClassifierMixin
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import column_or_1d, validate_data
+
+from ..optimizers import Optimizer
+from ..row_weights import BALANCED
+from .base import Dense, weights_of, whole
+
+__all__ = ["DenseClassifier"]
+
+Array = NDArray[Any]
+
+
+class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
+    """Softmax with cross-entropy over classes of any labels.
+
+    Parameters
+    ----------
+    hidden : sequence of int, default (64, 32)
+        Units of the hidden layers; () for none.
+    activation : str, Activation or list, default "relu"
+        Of the hidden layers.
+    optimizer : str or Optimizer, default "adam"
+        A name, or an instance, of which every fit takes a fresh copy.
+    learning_rate : float or Schedule, default None
+        None is the rule's own.
+    batch_size : int, default 32
+        Rows per step; all, if there are fewer. `Network.fit` takes 128.
+    epochs : int, default None
+        Passes over the rows, at most with `patience`. None makes 100, and of few rows so many more that they are 1,000
+        steps. `Network.fit` makes 20.
+    l2 : float, default 3.0
+        lambda of (lambda / 2n) ||Theta||^2 over n training rows. Not 0 as in `Network`, because an estimator's usual
+        data are hundreds to thousands of rows, which a hundred epochs would learn by heart; with many rows it vanishes.
+    dropout : float or sequence of float, default 0.0
+        Probability with which each unit of the hidden layers is left out of a step.
+    init : str or Initializer, default "glorot"
+        How weights begin, as in `Network`. Not "auto", which is He's for ReLU: its larger weights cost regressions of
+        few rows some of their score.
+    validation, patience : float and int, default None
+        A share of the rows to be watched and not trained on, of every class alike; and after how many epochs without a
+        lower cost of theirs training goes back to the best and ends.
+    class_weight : "balanced" or dict of label: number, default None
+        What each row of a class counts, times its sample_weight; "balanced": every class the same in all.
+    backend, dtype : str, default "auto" and "float32"
+        The engine, and the type of numbers.
+    random_state : int, RandomState or None
+        Seed of the initial weights and of the order of rows.
+
+    Attributes
+    ----------
+    network_ : fastnn.Network
+    optimizer_ : Optimizer
+    history_ : fastnn.History
+    classes_ : (K,) array
+    n_features_in_, feature_names_in_ : as in every estimator
+
+    Notes
+    -----
+    Standardise inputs (`StandardScaler`). Lambda of `l2` is divided by the sum of the weights: where that is 1, as in
+    `AdaBoostClassifier`, give l2=3/n for n rows. In float32 a row predicted alone and the same row among others may
+    differ in the last bits. A row of sample_weight 2 is as good as two rows, up to how rows fall into batches.
+    `partial_fit` goes on with the optimizer's state, in a copy and after pickling too.
+    Several labels a row are not supported.
+    Errors of fastnn are its own: `fastnn.Diverged`, and ValueError or TypeError for bad parameters.
+    """
+
+    def __init__(
+        self,
+        hidden: Sequence[int] = (64, 32),
+        *,
+        activation: Any = "relu",
+        optimizer: str | Optimizer = "adam",
+        learning_rate: Any = None,
+        batch_size: int = 32,
+        epochs: int | None = None,
+        l2: float = 3.0,
+        dropout: float | Sequence[float] = 0.0,
+        init: Any = "glorot",
+        validation: float | None = None,
+        patience: int | None = None,
+        class_weight: Any = None,
+        backend: Any = "auto",
+        dtype: Any = "float32",
+        random_state: Any = None,
+    ) -> None:
+        super().__init__(
+            hidden, activation=activation, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size,
+            epochs=epochs, l2=l2, dropout=dropout, init=init, validation=validation, patience=patience,
+            backend=backend, dtype=dtype, random_state=random_state,
+        )  # fmt: skip
+        self.class_weight = class_weight
+
+    @whole
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> DenseClassifier:
+        """Train on rows X (m, n) of finite numbers and their labels y (m,), which count sample_weight (m,) each.
+        Returns self.
+        """
+        X, y = validate_data(self, X, y)
+        check_classification_targets(y)
+        classes, codes = np.unique(column_or_1d(y, warn=True), return_inverse=True)
+        if len(classes) < 2:
+            raise ValueError(f"y must have at least two classes to tell apart, got one class: {classes.tolist()[0]!r}")
+        self.classes_ = classes
+        self._train(
+            X, codes, self._weighed(codes, weights_of(sample_weight, X)), len(classes), "softmax", "cross_entropy"
+        )
+        return self
+
+    @whole
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> DenseClassifier:
+        """Train for one epoch more on these rows, after `fit` or from the start. Returns self.
+
+        classes: all labels that will ever come, in the first call; after `fit` those it was given. lambda of `l2` is
+        spread over the rows of each call, and weights are taken as they are, not divided by their mean. Other
+        parameters of the training (`epochs`, `validation`) play no part.
+        """
+        first = not hasattr(self, "network_")
+        X, y = validate_data(self, X, y, reset=first)
+        check_classification_targets(y)
+        y = column_or_1d(y, warn=True)
+        if isinstance(self.class_weight, str):
+            raise ValueError(
+                f"class_weight={self.class_weight!r} cannot be known from a part of the rows; give the weights, "
+                "{label: number, ...}"
+            )
+        if first:
+            if classes is None:
+                raise ValueError("classes must be given in the first call of partial_fit: all labels that will come")
+            self.classes_ = np.unique(classes)
+            net, rule, seed = self._made(X.shape[1], len(self.classes_), "softmax", "cross_entropy")
+            self.network_, self.optimizer_, self._seed = net, rule, seed
+        elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+            raise ValueError(f"classes={classes!r} are not those of before, {self.classes_.tolist()}")
+        codes = np.minimum(np.searchsorted(self.classes_, y), len(self.classes_) - 1)
+        if (strange := self.classes_[codes] != y).any():
+            raise ValueError(f"y holds the label {y[strange].tolist()[0]!r}, which is none of {self.classes_.tolist()}")
+        self._go_on(X, codes, self._weighed(codes, weights_of(sample_weight, X, part=True)))
+        return self
+
+    def _weighed(self, codes: Array, weights: Array | None) -> Array | None:
+        """What each row counts, by itself and as one of its class."""
+        if self.class_weight is None:
+            return weights
+        weights = np.ones(len(codes)) if weights is None else weights
+        if isinstance(self.class_weight, str) and self.class_weight == BALANCED:
+            totals = np.bincount(codes, weights)
+            of_class = np.divide(totals.sum(), np.count_nonzero(totals) * totals, where=totals > 0, out=0 * totals)
+            return np.asarray(weights * of_class[codes])
+        of_class = compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_)
+        if (wrong := ~(np.isfinite(of_class) & (of_class >= 0))).any():
+            label = self.classes_[wrong].tolist()[0]
+            raise ValueError(
+                f"class_weight must be finite and >= 0, got {of_class[wrong][0]:g} for the label {label!r}"
+            )
+        return np.asarray(weights * of_class[codes])
+
+    def predict(self, X: Any) -> Array:
+        """The most probable label of each row."""
+        rows = self._rows(X)
+        return np.asarray(self.classes_[np.asarray(self.network_.predict(rows))])
+
+    def predict_proba(self, X: Any) -> Array:
+        """(m, K): the probability of each of `classes_`."""
+        rows = self._rows(X)
+        return np.asarray(self.network_.predict_proba(rows))
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """(m, K): the logarithms of these; -inf of what is 0 in the dtype."""
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(self.predict_proba(X)))

@@ -1,0 +1,133 @@
+"""The regressor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import RegressorMixin
+from sklearn.utils.validation import validate_data
+
+from ..network import Network
+from ..optimizers import Optimizer
+from .base import Dense, weights_of, whole
+
+__all__ = ["DenseRegressor"]
+
+Array = NDArray[Any]
+
+
+def _shares(weights: Array | None) -> Array | None:
+    """Weights of which the largest is 1: the sum of the largest numbers would overflow."""
+    return None if weights is None else weights / weights.max()
+
+
+def _moments(values: Array, weights: Array | None) -> tuple[Array, Array]:
+    """Mean and standard deviation of each column of targets, the latter 1 where it is constant."""
+    largest = np.abs(values).max(axis=0)
+    unit = np.where(largest > 0, largest, 1.0)
+    scaled = values / unit  # squares of the largest and of the smallest numbers are not to be had
+    mean = np.average(scaled, axis=0, weights=weights)
+    spread = np.sqrt(np.average((scaled - mean) ** 2, axis=0, weights=weights)) * unit
+    return mean * unit, np.where(spread > 0, spread, 1.0)
+
+
+class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
+    """The squared or another error of one value a row, or of several. Targets are standardised for training, and
+    predictions scaled back, so their unit does not matter; standardise inputs with `StandardScaler`.
+
+    Parameters and attributes as `DenseClassifier`, but for `class_weight`; instead of `classes_` the targets' `mean_`
+    and `spread_` (K,), their standard deviation, 1 where they are constant. One more parameter:
+
+    cost : str, default "squared_error"
+        Or "absolute_error", whose answers are medians, "huber:1.35" with the threshold in standard deviations of y, or
+        "quantile:0.9" (`fastnn.costs`).
+    """
+
+    def __init__(
+        self,
+        hidden: Sequence[int] = (64, 32),
+        *,
+        activation: Any = "relu",
+        cost: str = "squared_error",
+        optimizer: str | Optimizer = "adam",
+        learning_rate: Any = None,
+        batch_size: int = 32,
+        epochs: int | None = None,
+        l2: float = 3.0,
+        dropout: float | Sequence[float] = 0.0,
+        init: Any = "glorot",
+        validation: float | None = None,
+        patience: int | None = None,
+        backend: Any = "auto",
+        dtype: Any = "float32",
+        random_state: Any = None,
+    ) -> None:
+        super().__init__(
+            hidden, activation=activation, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size,
+            epochs=epochs, l2=l2, dropout=dropout, init=init, validation=validation, patience=patience,
+            backend=backend, dtype=dtype, random_state=random_state,
+        )  # fmt: skip
+        self.cost = cost
+
+    @whole
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> DenseRegressor:
+        """Train on rows X (m, n) of finite numbers and their values y (m,) or (m, K), which count sample_weight (m,)
+        each. Returns self.
+        """
+        X, y = validate_data(self, X, y, multi_output=True, y_numeric=True)
+        values = np.asarray(y, np.float64).reshape(len(y), -1)
+        weights = weights_of(sample_weight, X)
+        self.mean_, self.spread_, self._flat = *_moments(values, _shares(weights)), y.ndim == 1
+        self._train(X, (values - self.mean_) / self.spread_, weights, values.shape[1], "identity", self.cost)
+        return self
+
+    @whole
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> DenseRegressor:
+        """Train for one epoch more on these rows, after `fit` or from the start. Returns self.
+
+        Targets are standardised by the rows of the first call, or of `fit`: let them be many enough to tell their unit.
+        lambda of `l2` is spread over the rows of each call.
+        """
+        first = not hasattr(self, "network_")
+        X, y = validate_data(self, X, y, reset=first, multi_output=True, y_numeric=True)
+        values, weights = np.asarray(y, np.float64).reshape(len(y), -1), weights_of(sample_weight, X, part=True)
+        if first:
+            counted = weights if weights is not None and weights.any() else None
+            self.mean_, self.spread_, self._flat = *_moments(values, _shares(counted)), y.ndim == 1
+            net, rule, seed = self._made(X.shape[1], values.shape[1], "identity", self.cost)
+            self.network_, self.optimizer_, self._seed = net, rule, seed
+        elif values.shape[1] != len(self.mean_):
+            raise ValueError(f"y has {values.shape[1]} columns, the rows before had {len(self.mean_)}")
+        self._go_on(X, (values - self.mean_) / self.spread_, weights)
+        return self
+
+    def predict(self, X: Any) -> Array:
+        """The value of each row (m,), or values (m, K), as `y` was."""
+        rows = self._rows(X)
+        h = np.asarray(self.network_.predict(rows), np.float64).reshape(len(rows), -1)
+        values: Array = h * self.spread_ + self.mean_
+        return values.ravel() if self._flat else values
+
+    def to_network(self) -> Network:
+        net = super().to_network()
+        W, b = (np.asarray(net.backend.to_numpy(part[-1]), np.float64) for part in (net.weights, net.biases))
+        with np.errstate(over="ignore"):
+            scaled = [(W * self.spread_[:, None]).astype(net.dtype), (b * self.spread_ + self.mean_).astype(net.dtype)]
+        if not all(np.isfinite(part).all() for part in scaled):
+            raise ValueError(
+                f"targets of {np.abs(self.mean_).max():g} +- {self.spread_.max():g} do not fit {net.dtype}; give the "
+                "estimator dtype='float64'"
+            )
+        for part, values in zip((net.weights[-1], net.biases[-1]), scaled, strict=True):
+            part[...] = net.backend.asarray(values)
+        return net
+
+    to_network.__doc__ = Dense.to_network.__doc__
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
