@@ -132,7 +132,7 @@ class Dense(BaseEstimator):  # type: ignore[misc]
             )
         if self.validation is not None:
             share = finite_number("validation", self.validation, above=0, below=1)
-            classes = y if cost == "cross_entropy" else None
+            classes = y if output == "softmax" else None
             parts = [X, y] if weights is None else [X, y, weights]
             try:
                 dealt = train_test_split(*parts, test_size=share, random_state=seed, stratify=classes)

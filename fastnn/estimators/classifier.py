@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin
+from scipy.sparse import issparse
 from sklearn.utils.class_weight import compute_class_weight
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import column_or_1d, validate_data
 
 from ..optimizers import Optimizer
@@ -22,7 +23,8 @@ Array = NDArray[Any]
 
 
 class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
-    """Softmax with cross-entropy over classes of any labels.
+    """Softmax with cross-entropy over classes of any labels; sigmoids with cross-entropy over several labels a row, for
+    y (m, K) of 0 and 1 as `MultiLabelBinarizer` makes it.
 
     Parameters
     ----------
@@ -63,6 +65,7 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
     optimizer_ : Optimizer
     history_ : fastnn.History
     classes_ : (K,) array
+        The labels in order; of several labels a row their columns, 0..K-1.
     n_features_in_, feature_names_in_ : as in every estimator
 
     Notes
@@ -71,7 +74,6 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
     `AdaBoostClassifier`, give l2=3/n for n rows. In float32 a row predicted alone and the same row among others may
     differ in the last bits. A row of sample_weight 2 is as good as two rows, up to how rows fall into batches.
     `partial_fit` goes on with the optimizer's state, in a copy and after pickling too.
-    Several labels a row are not supported.
     Errors of fastnn are its own: `fastnn.Diverged`, and ValueError or TypeError for bad parameters.
     """
 
@@ -103,50 +105,86 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
 
     @whole
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> DenseClassifier:
-        """Train on rows X (m, n) of finite numbers and their labels y (m,), which count sample_weight (m,) each.
-        Returns self.
+        """Train on rows X (m, n) of finite numbers and their labels y, (m,) or (m, K) of 0 and 1, which count
+        sample_weight (m,) each. A sparse y becomes a dense one. Returns self.
         """
-        X, y = validate_data(self, X, y)
-        check_classification_targets(y)
-        classes, codes = np.unique(column_or_1d(y, warn=True), return_inverse=True)
-        if len(classes) < 2:
-            raise ValueError(f"y must have at least two classes to tell apart, got one class: {classes.tolist()[0]!r}")
-        self.classes_ = classes
-        self._train(
-            X, codes, self._weighed(codes, weights_of(sample_weight, X)), len(classes), "softmax", "cross_entropy"
-        )
+        X, y = validate_data(self, X, y, multi_output=True)
+        if (marks := self._marks(y)) is not None:
+            self.classes_, codes = np.arange(marks.shape[1]), marks
+        else:
+            self.classes_, codes = np.unique(column_or_1d(y, warn=True), return_inverse=True)
+            if len(self.classes_) < 2:
+                raise ValueError(
+                    f"y must have at least two classes to tell apart, got one class: {self.classes_.tolist()[0]!r}"
+                )
+        weights = self._weighed(codes, weights_of(sample_weight, X))
+        self._train(X, codes, weights, len(self.classes_), _output(codes), "cross_entropy")
         return self
 
     @whole
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> DenseClassifier:
         """Train for one epoch more on these rows, after `fit` or from the start. Returns self.
 
-        classes: all labels that will ever come, in the first call; after `fit` those it was given. lambda of `l2` is
-        spread over the rows of each call, and weights are taken as they are, not divided by their mean. Other
-        parameters of the training (`epochs`, `validation`) play no part.
+        classes: all labels that will ever come, in the first call; after `fit` those it was given. Not wanted for
+        several labels a row, which are the columns of y. lambda of `l2` is spread over the rows of each call, and
+        weights are taken as they are, not divided by their mean. Other parameters of the training (`epochs`,
+        `validation`) play no part.
         """
         first = not hasattr(self, "network_")
-        X, y = validate_data(self, X, y, reset=first)
-        check_classification_targets(y)
-        y = column_or_1d(y, warn=True)
+        X, y = validate_data(self, X, y, reset=first, multi_output=True)
+        marks = self._marks(y)
         if isinstance(self.class_weight, str):
             raise ValueError(
                 f"class_weight={self.class_weight!r} cannot be known from a part of the rows; give the weights, "
                 "{label: number, ...}"
             )
+        if classes is None and marks is not None:
+            classes = np.arange(marks.shape[1])
         if first:
             if classes is None:
                 raise ValueError("classes must be given in the first call of partial_fit: all labels that will come")
             self.classes_ = np.unique(classes)
-            net, rule, seed = self._made(X.shape[1], len(self.classes_), "softmax", "cross_entropy")
-            self.network_, self.optimizer_, self._seed = net, rule, seed
         elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
             raise ValueError(f"classes={classes!r} are not those of before, {self.classes_.tolist()}")
+        codes = self._codes(y) if marks is None else marks
+        if first:
+            net, rule, seed = self._made(X.shape[1], len(self.classes_), _output(codes), "cross_entropy")
+            self.network_, self.optimizer_, self._seed = net, rule, seed
+        elif _output(codes) != self.network_.output.name:
+            raise ValueError(
+                f"y has {'several labels' if codes.ndim == 2 else 'one label'} a row, where there "
+                f"{'was one' if codes.ndim == 2 else 'were several'} before"
+            )
+        self._go_on(X, codes, self._weighed(codes, weights_of(sample_weight, X, part=True)))
+        return self
+
+    def _marks(self, y: Any) -> Array | None:
+        """Several labels a row, (m, K) of 0 and 1; None of one label a row."""
+        check_classification_targets(y)
+        kind = type_of_target(y)
+        if kind == "multiclass-multioutput":
+            raise ValueError(
+                f"y of shape {y.shape} holds several classes a row, which DenseClassifier does not take: one class a "
+                "row (m,), or (m, K) of 0 and 1; one model for each column is sklearn.multioutput.MultiOutputClassifier"
+            )
+        if kind != "multilabel-indicator":
+            return None
+        marks = np.asarray(y.toarray() if issparse(y) else y)
+        if not np.isin(marks, (0, 1)).all():
+            raise ValueError(f"y of several labels a row must be 0 and 1, got {np.unique(marks).tolist()}")
+        if self.class_weight is not None:
+            raise ValueError(
+                f"class_weight={self.class_weight!r} is for one label a row, y has {marks.shape[1]}; give sample_weight"
+            )
+        return marks
+
+    def _codes(self, y: Any) -> Array:
+        """The number of each row's label among `classes_`."""
+        y = column_or_1d(y, warn=True)
         codes = np.minimum(np.searchsorted(self.classes_, y), len(self.classes_) - 1)
         if (strange := self.classes_[codes] != y).any():
             raise ValueError(f"y holds the label {y[strange].tolist()[0]!r}, which is none of {self.classes_.tolist()}")
-        self._go_on(X, codes, self._weighed(codes, weights_of(sample_weight, X, part=True)))
-        return self
+        return np.asarray(codes)
 
     def _weighed(self, codes: Array, weights: Array | None) -> Array | None:
         """What each row counts, by itself and as one of its class."""
@@ -166,12 +204,13 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
         return np.asarray(weights * of_class[codes])
 
     def predict(self, X: Any) -> Array:
-        """The most probable label of each row."""
+        """The most probable label of each row; of several labels a row (m, K), 1 for those of probability 1/2 or more."""
         rows = self._rows(X)
-        return np.asarray(self.classes_[np.asarray(self.network_.predict(rows))])
+        answers = np.asarray(self.network_.predict(rows))
+        return answers if self.network_.output.name == "sigmoid" else np.asarray(self.classes_[answers])
 
     def predict_proba(self, X: Any) -> Array:
-        """(m, K): the probability of each of `classes_`."""
+        """(m, K): the probability of each of `classes_`, of which a row has one, or several."""
         rows = self._rows(X)
         return np.asarray(self.network_.predict_proba(rows))
 
@@ -179,3 +218,13 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
         """(m, K): the logarithms of these; -inf of what is 0 in the dtype."""
         with np.errstate(divide="ignore"):
             return np.asarray(np.log(self.predict_proba(X)))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+def _output(codes: Array) -> str:
+    """The last layer's activation for classes (m,), or for several labels a row (m, K)."""
+    return "sigmoid" if codes.ndim == 2 else "softmax"
