@@ -12,7 +12,7 @@ import numpy as np
 from . import checks, row_weights
 from .dropout import Drawn
 from .dropout import factors as drawn_factors
-from .errors import positive_integer
+from .errors import finite_number, positive_integer
 from .optimizers import Optimizer, check_known
 
 if TYPE_CHECKING:
@@ -127,12 +127,18 @@ class Backpropagation:
         return cost_sum, Delta, a[-1]
 
     def cost_and_gradient(
-        self, X: Any, y: Any, *, micro_batch: int | None = None, sample_weight: Any = None
+        self,
+        X: Any,
+        y: Any,
+        *,
+        micro_batch: int | None = None,
+        sample_weight: Any = None,
+        training_rows: int | None = None,
     ) -> tuple[float, Array]:
         """Mean cost over the rows, L2 included, and its gradient.
 
-        J = cost_sum / m + lambda / (2 m) sum Theta^2 and D = Delta / m + (lambda / m) Theta off the
-        biases, with m the rows passed (see fastnn.costs).
+        J = cost_sum / m + lambda / (2 n) sum Theta^2 and D = Delta / m + (lambda / n) Theta off the
+        biases, with m the rows passed and n = m (see fastnn.costs), or `training_rows`.
 
         Parameters
         ----------
@@ -141,6 +147,9 @@ class Backpropagation:
             Rows processed at a time; Delta accumulates to the same result in less memory.
         sample_weight : (m,) or "balanced", optional
             As for `fit`: J = (sum w cost + lambda/2 sum Theta^2) / sum w.
+        training_rows : int, optional
+            n, where the rows passed are a batch of so many (of weighted rows the sum of all weights): `fit` spreads
+            lambda over all of them.
 
         Returns
         -------
@@ -157,6 +166,8 @@ class Backpropagation:
         targets, m = self._targets(y, x.shape[0]), x.shape[0]
         step = m if micro_batch is None else positive_integer("micro_batch", micro_batch)
         weights, total = row_weights.for_rows(sample_weight, cast("Network", self), targets)
+        if training_rows is not None:
+            total = finite_number("training_rows", training_rows, above=0)
         cost_sum, Delta = 0.0, None
         for start in range(0, m, step):
             part = slice(start, start + step)
@@ -204,7 +215,7 @@ class Backpropagation:
             )
         if not backend.all_finite(gradient):
             raise ValueError("gradient holds NaN or infinity")
-        if cast("Network", self)._training.of_this_process().locked():
+        if cast("Network", self)._training.busy():
             raise RuntimeError(
                 "this network is being trained by a fit; step after it, or on a copy (copy.deepcopy(net))"
             )

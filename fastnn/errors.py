@@ -143,10 +143,12 @@ def positive_integer(argument: str, given: object) -> int:
 
 
 def natural_number(argument: str, given: object) -> int:
-    """`given` as an int >= 0. ValueError if it is none (bools and floats are not)."""
+    """`given` as an int >= 0. TypeError if it is none (bools and floats are not), ValueError below 0."""
     import numpy as np
 
-    if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or given < 0:
+    if isinstance(given, bool) or not isinstance(given, (int, np.integer)):
+        raise TypeError(f"{argument} must be an integer >= 0, got {given!r}")
+    if given < 0:
         raise ValueError(f"{argument} must be an integer >= 0, got {given!r}")
     return int(given)
 

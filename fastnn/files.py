@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import stat
+import uuid
 from pathlib import Path
 
 __all__ = ["replace"]
 
 
 def replace(path: Path, content: bytes, *, durable: bool = False) -> None:
-    """Write `content` beside `path` and move it there. A link stays, and what it points to is written. durable: also
-    if the power fails right afterwards.
+    """Write `content` beside `path` and move it there. A link stays, and what it points to is written; a file that was
+    there keeps its permissions. durable: also if the power fails right afterwards.
 
     Raises
     ------
@@ -24,19 +25,20 @@ def replace(path: Path, content: bytes, *, durable: bool = False) -> None:
     if path.exists() and not path.is_file():
         raise OSError(f"{str(path)!r} is not a regular file but a device, pipe or socket; give the name of a file")
     path = Path(os.path.realpath(path))
-    handle, temporary = tempfile.mkstemp(prefix=".fastnn-", suffix=".tmp", dir=path.parent)
+    temporary = path.parent / f".fastnn-{uuid.uuid4().hex}.tmp"
     try:
-        with os.fdopen(handle, "wb") as file:
+        # an ordinary file, as `open` would make it; that of tempfile is private, and its mode cannot be made ordinary
+        # without touching the umask of the whole process
+        with open(temporary, "xb") as file:
+            if path.exists():
+                os.chmod(temporary, stat.S_IMODE(path.stat().st_mode))
             file.write(content)
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes it private; this is an ordinary file
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     if durable:
         directory = os.open(path.parent, os.O_RDONLY)

@@ -27,3 +27,7 @@ class FitLock:
     def of_this_process(self) -> threading.Lock:
         """The lock to hold while training; release the object that was acquired, the process may be another by then."""
         return self._locks.setdefault(os.getpid(), threading.Lock())  # one step: two threads get the same lock
+
+    def busy(self) -> bool:
+        """Whether the network is being trained in this process."""
+        return self.of_this_process().locked()

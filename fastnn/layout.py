@@ -72,12 +72,20 @@ class Layout:
         return layer, f"biases[{layer}][{inside - n_out * n_in}]"
 
 
-class Views(list[Any]):
+class Views(Sequence[Any]):
     """The weights or biases of a network, views of its one vector: each is written in place, none is replaced."""
 
     def __init__(self, name: str, views: list[Any]) -> None:
-        super().__init__(views)
-        self._name = name
+        self._name, self._views = name, views
+
+    def __getitem__(self, layer: Any) -> Any:
+        return self._views[layer]
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __repr__(self) -> str:
+        return repr(self._views)
 
     def __setitem__(self, layer: Any, value: Any) -> None:
         if value is not self[layer]:  # which it is after net.weights[0] += 1

@@ -51,7 +51,7 @@ def save(net: Network, path: str | os.PathLike[str], *, optimizer: Optimizer | N
         check_name("path=", path)
     from safetensors.numpy import save as serialise
 
-    tensors = {"theta": np.ascontiguousarray(net.backend.to_numpy(net.theta))}
+    tensors = {"theta": np.array(net.backend.to_numpy(net.theta))}  # a copy: another thread may be training
     network = {
         "sizes": list(net.sizes),
         "hidden": [g.config() for g in net.hidden],

@@ -26,10 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Network"]
 
 Array = Any
-FIXED = (  # engines keep what they made of these
-    *("sizes", "hidden", "output", "cost", "pair", "dtype", "layout"),
-    *("backend", "precision"),
-)
+# engines keep what they made of these
+FIXED = ("sizes", "hidden", "output", "cost", "pair", "dtype", "layout", "backend", "precision")
 
 
 class Network(Backpropagation, FitMethod):
@@ -80,7 +78,8 @@ class Network(Backpropagation, FitMethod):
     l2 : float
         lambda, which may be set between fits.
     dropout : tuple of float
-        p of each hidden layer, which may be set between fits. Sizes, activations, cost and dtype may not.
+        p of each hidden layer, which may be set between fits, not by a callback. Sizes, activations, cost and dtype may
+        not be set.
 
     Raises
     ------
@@ -196,6 +195,8 @@ class Network(Backpropagation, FitMethod):
 
     @dropout.setter
     def dropout(self, value: float | Sequence[float]) -> None:
+        if hasattr(self, "_training") and self._training.busy():
+            raise RuntimeError("net.dropout cannot be set while the network is being trained; set it between fits")
         self._dropout = dropout.check_dropout(value, len(self.hidden))
 
     @property

@@ -62,11 +62,30 @@ class Optimizer:
     def learning_rate(self, value: float | Schedule) -> None:
         if isinstance(value, Schedule):
             self._learning_rate: float | Schedule = value
-            self.rate = float(value.at(0.0))
+            self._rate = float(value.at(0.0))
         else:
-            self._learning_rate = self.rate = finite_number(
+            self._learning_rate = self._rate = finite_number(
                 "learning_rate", value, above=0, also="a schedule (fastnn.schedules)"
             )
+
+    @property
+    def rate(self) -> float:
+        """alpha of the next step: `learning_rate` where that is a number; of a schedule what it gave the last step, or
+        gives the first. Setting it sets the number; beside a schedule, for `Network.step` alone, which takes it as it
+        is (>= 0).
+        """
+        return self._rate
+
+    @rate.setter
+    def rate(self, value: float) -> None:
+        if isinstance(self.learning_rate, Schedule):
+            self._rate = finite_number("rate", value, least=0)
+        else:
+            self.learning_rate = value
+
+    def took(self, rate: float) -> None:
+        """Programs tell the rate of their last step, which a schedule gave them."""
+        self._rate = rate
 
     def hyper(self) -> tuple[float, ...]:
         """The constants of the rule in the order its kernels read them; the rate of the next step first."""
@@ -89,8 +108,8 @@ class Optimizer:
         """
         if self.belongs_to(owner):
             return
-        if self.state or (self.t and self.slots):
-            # a rule without any, gradient descent, may serve one network after another
+        if self.t and self.slots:
+            # a rule without state, gradient descent, may serve one network after another
             raise ValueError(
                 f"optimizer={self!r} carries the state of another network; give a fresh instance, or call reset() first"
             )

@@ -52,20 +52,27 @@ def check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
     return checked
 
 
-def check_hidden(hidden: Any, layers: int) -> tuple[Activation, ...]:
-    """One elementwise Activation per hidden layer, from a name, an Activation or a list of them."""
+def check_hidden(hidden: Any, layers: int, argument: str = "hidden") -> tuple[Activation, ...]:
+    """One elementwise Activation per hidden layer, from a name, an Activation or a list of them; `argument` is what the
+    caller's user calls it.
+    """
     if isinstance(hidden, (str, Activation)):
-        chosen = [activations.get(hidden, "hidden", hidden=True)] * layers
+        chosen = [activations.get(hidden, argument, hidden=True)] * layers
     elif isinstance(hidden, Sequence):
-        chosen = [activations.get(h, f"hidden[{i}]", hidden=True) for i, h in enumerate(hidden)]
+        if argument == "hidden" and any(isinstance(h, numbers.Integral) for h in hidden):
+            raise TypeError(
+                f"hidden={hidden!r} must be activations, such as 'relu'; the units of hidden layers stand among sizes: "
+                f"Network([inputs, {', '.join(map(str, hidden))}, outputs])"
+            )
+        chosen = [activations.get(h, f"{argument}[{i}]", hidden=True) for i, h in enumerate(hidden)]
         if len(chosen) != layers:
-            raise ValueError(f"hidden must have one activation per hidden layer ({layers}), got {len(chosen)}")
+            raise ValueError(f"{argument} must have one activation per hidden layer ({layers}), got {len(chosen)}")
     else:
         raise TypeError(
-            f"hidden must be a name, an Activation or a list of them, got {hidden!r} ({type(hidden).__name__})"
+            f"{argument} must be a name, an Activation or a list of them, got {hidden!r} ({type(hidden).__name__})"
         )
     if not all(g.elementwise for g in chosen):
-        raise ValueError("hidden='softmax' is not possible: softmax is for the output layer only")
+        raise ValueError(f"{argument}='softmax' is not possible: softmax is for the output layer only")
     return tuple(chosen)
 
 

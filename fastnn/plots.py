@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import files
 from .errors import pip_install
 
 if TYPE_CHECKING:
@@ -23,14 +26,15 @@ def available() -> bool:
 
 
 def learning_curve(history: History, path: str | os.PathLike[str], *, title: str = "") -> None:
-    """Write a PNG: cost, and accuracy where there is one, against the epoch, for training and validation rows.
+    """Write a picture in one move: cost, and accuracy where there is one, against the epoch, of training and validation
+    rows.
 
     Parameters
     ----------
     history : History
         At least one epoch.
     path : path
-        Overwritten; its ending chooses the format.
+        Overwritten; its ending, such as .png, .pdf or .svg, chooses the format.
 
     Raises
     ------
@@ -44,8 +48,11 @@ def learning_curve(history: History, path: str | os.PathLike[str], *, title: str
     if not history.cost:
         raise ValueError("history holds no completed epoch, there is nothing to draw")
     # No pyplot: it keeps global state and may look for a display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(f"a learning curve needs matplotlib, which cannot be imported ({error}): {INSTALL}") from None
 
     panels: list[tuple[str, list[float], list[float]]] = [("cost", history.cost, history.val_cost)]
     if history.accuracy:
@@ -58,7 +65,9 @@ def learning_curve(history: History, path: str | os.PathLike[str], *, title: str
         _panel(axes, name, training, validation, history.best, history.with_l2 and name == "cost")
     if title:
         figure.suptitle(title.replace("$", r"\$"), fontsize=11)
-    figure.savefig(path, dpi=130)
+    picture, path = io.BytesIO(), Path(path)
+    figure.savefig(picture, dpi=130, format=path.suffix[1:].lower() or None)
+    files.replace(path, picture.getvalue())
 
 
 def _panel(

@@ -45,11 +45,11 @@ def description(net: Network, rule: Any) -> tuple[str, dict[str, Array]]:
     if OPTIMIZERS.get(rule.name) is not type(rule):
         raise TypeError(f"optimizer={rule!r} is of a class of your own, which a model file cannot hold")
     own = rule.belongs_to(net)
-    if not own and rule.state:
+    if not own and rule.t and rule.slots:
         raise ValueError(f"optimizer={rule!r} carries the state of another network; save it with that")
     tensors: dict[str, Array] = {}
     if own:
-        vectors = [np.ascontiguousarray(net.backend.to_numpy(vector)) for vector in rule.state]
+        vectors = [np.array(net.backend.to_numpy(vector)) for vector in rule.state]  # see model_file.save
         tensors = {PREFIX + slot: vector for slot, vector in zip(rule.slots, vectors, strict=True)}
     rate = rule.learning_rate
     content = {

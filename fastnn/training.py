@@ -214,6 +214,11 @@ class _Fit:
                 with interrupt_after():  # a copy that is torn would be gone back to
                     over = self.best is not None and self.best.is_over(self.history)
                 wishes = [_is_true(callback(epoch, self.history, self.net)) for callback in self.callbacks]
+                if not self.program.optimizer.belongs_to(self.net):
+                    raise RuntimeError(
+                        f"a callback has reset {self.program.optimizer!r}, by which this fit trains, after epoch "
+                        f"{epoch}; reset it between fits"
+                    )
                 if any(wishes) or over:  # of a list, so that every callback sees every epoch
                     break
                 if self.interrupted:
@@ -247,8 +252,6 @@ class _Fit:
     def _epoch(self, epoch: int) -> None:
         order = self.orders.of(epoch)
         self.program.key = epoch_key(self.orders.seed, epoch)
-        if self.data.scale is not None:
-            self.net.scale = self.data.scale  # kept from here on: all that can be refused has been checked
         on_device = self.net.backend.asarray(order)
         steps = self.program.steps(order.shape[0])
         cost_sum, rows, seconds = 0.0, 0, 0.0
@@ -280,6 +283,8 @@ class _Fit:
                     raise self._diverged(epoch, start, stop, order)
                 result = cost_sum, rows
                 self.done = stop
+                if self.data.scale is not None:
+                    self.net.scale = self.data.scale  # now that the network has learnt something of such rows
         except KeyboardInterrupt:
             if result is None:
                 self.snapshot.restore()
@@ -303,15 +308,16 @@ class _Fit:
             x, y, weights = self.data.validation
             val_rows = x.shape[0]
             val_cost, val_hits = net._evaluate(x, y, weights)
-        history.cost.append(cost)
-        history.seconds.append(seconds)
-        history.learning_rate.append(self.program.optimizer.rate)
-        if self.counts_hits:
-            history.accuracy.append(accuracy)
-        if val_rows:
-            history.val_cost.append(val_cost)
-            if self.counts_hits and val_hits is not None:
-                history.val_accuracy.append(val_hits / val_rows)
+        with interrupt_after():  # an entry in each list or in none
+            history.cost.append(cost)
+            history.seconds.append(seconds)
+            history.learning_rate.append(self.program.optimizer.rate)
+            if self.counts_hits:
+                history.accuracy.append(accuracy)
+            if val_rows:
+                history.val_cost.append(val_cost)
+                if self.counts_hits and val_hits is not None:
+                    history.val_accuracy.append(val_hits / val_rows)
 
     def _diverged(self, epoch: int, start: int, stop: int, order: Array) -> Diverged:
         """The error with epoch, step, layer and likely causes; the snapshot is restored."""

@@ -95,7 +95,7 @@ def prepare(
         sample_weight = sample_weight.weights
     if sample_weight is not None:
         weights = row_weights.checked(sample_weight, np.asarray(net.backend.to_numpy(targets)), x.shape[0])
-    if isinstance(validation, tuple) and len(validation) in (2, 3):
+    if isinstance(validation, (tuple, list)) and len(validation) in (2, 3):
         checks.warn_if_unscaled(validation[0], scale, stacklevel=4, argument="validation X")
         val_x = checks.inputs(
             validation[0],

@@ -79,7 +79,7 @@ NETWORK_CASES = [
     ({"dtype": int}, ValueError, r"dtype='int64' is not known"),
     ({"precision": "fp16"}, ValueError, r"precision='fp16' is not known.*Known: fp32, tf32, bf16"),
     ({"seed": -1}, ValueError, r"seed must be an integer >= 0, got -1"),
-    ({"seed": "0"}, ValueError, r"seed must be an integer >= 0, got '0'"),
+    ({"seed": "0"}, TypeError, r"seed must be an integer >= 0, got '0'"),
     ({"backend": "numab"}, ValueError, r"backend='numab' is not known; did you mean 'numba'\?"),
     ({"backend": 3}, TypeError, r"backend must be a name or a Backend, got 3"),
 ]

@@ -151,7 +151,7 @@ def test_a_run_waits_once_and_allocates_nothing():
     )
     program = net.backend.compile(net, optimizer, BATCH)
     predicted = Arena.size(cupy_program.footprint(net, net.backend.device, BATCH, BATCH, optimizer))
-    assert sizes == [predicted] == [program.nbytes]
+    assert sizes == [predicted] == [program.arena_bytes]
     net.backend.device.reset_counters()
     program.run(X, y, np.arange(ROWS), 0, 5)
     assert (net.backend.device.synchronizations, net.backend.device.allocations) == (1, 0)

@@ -100,7 +100,7 @@ def test_a_copy_is_counted_in_the_footprint():
     with_copy, without = (program_of(sizes, "tf32", rows=5)[0] for sizes in ((841, 8, 4), (840, 8, 4)))
     assert with_copy._buffers.low is not with_copy.net.theta
     assert without._buffers.low is without.net.theta
-    assert with_copy.nbytes - without.nbytes > 4 * 841 * 8
+    assert with_copy.arena_bytes - without.arena_bytes > 4 * 841 * 8
 
 
 # ---- right, whatever the sizes ---------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ def test_the_footprint_is_predicted_exactly(sizes, precision):
         taken.append(int(np.prod(shape)) * np.dtype(dtype).itemsize) or empty(shape, dtype)
     )
     program = net.backend.compile(net, rule, 7)
-    assert taken == [predicted] == [program.nbytes]
+    assert taken == [predicted] == [program.arena_bytes]
     rows = 7 * sum(16 * -(-n * (2 if precision == "bf16" else 4) // 16) for n in sizes[:-1])
     assert sum(program._arena[f"a{layer}"].nbytes for layer in range(len(sizes) - 1)) == rows
     assert f"{predicted / 1e6:,.1f} MB of device memory" in net.plan(7)

@@ -203,7 +203,7 @@ def test_the_memory_of_a_program_is_one_allocation_of_the_predicted_size(batch, 
     )
     program = net.backend.compile(net, optimizer, batch)
     program.run(X, y, np.arange(ROWS), 0, program.steps(ROWS))
-    assert sizes == [predicted] == [program.nbytes]
+    assert sizes == [predicted] == [program.arena_bytes]
     assert f"{predicted / 1e6:,.1f} MB of device memory" in net.plan(batch)
 
 
@@ -277,7 +277,7 @@ def test_free_memory_in_pieces_makes_parts_too():
     device._empty = in_pieces
     split, program, result = trained(device, 3, batch=64)
     assert program.micro_batch == 16
-    assert program.nbytes <= largest
+    assert program.arena_bytes <= largest
     assert_close(split.theta, whole.theta, 10 * training(np.dtype(np.float32), 6) * np.abs(whole.theta).max())
     assert result[1:] == expected[1:]
     largest = 0

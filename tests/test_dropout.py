@@ -415,3 +415,25 @@ def test_estimators():
         assert model.fit(X, targets).network_.dropout == (0.5, 0.5)
         plain = kind((20, 12), epochs=3, random_state=0).fit(X, targets)
         assert not np.allclose(model.network_.theta, plain.network_.theta)
+
+
+PROGRAMS = [{}, {"panels": True, "amx": False}, {"panels": False, "amx": False}]
+
+
+@pytest.mark.parametrize("options", PROGRAMS)
+def test_it_cannot_be_set_amid_a_fit(options):
+    """Compiled programs are made for some probabilities, and would call the code of others at an address of 0."""
+    net = fastnn.Network([8, 64, 3], dropout=0.5, seed=0, backend=fastnn.get_backend("numba", **options))
+    X, y = np.ones((64, 8), np.float32), np.arange(64) % 3
+    with pytest.raises(RuntimeError, match="dropout cannot be set while the network is being trained"):
+        net.fit(X, y, epochs=3, callbacks=[lambda *_: setattr(net, "dropout", 0.0)])
+    assert net.dropout == (0.5,)
+    rule = fastnn.optimizers.SGD()
+    program, order = net.backend.compile(net, rule, 16), np.arange(64)
+    program.run(X, y, order, 0, 2)
+    before = net.theta.copy()
+    for rate in (0.0, 0.25):
+        net.dropout = rate
+        with pytest.raises(ValueError, match="when this program was compiled; compile another"):
+            program.run(X, y, order, 2, 4)
+    assert (net.theta.tobytes(), rule.t) == (before.tobytes(), 2)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 from sklearn.base import clone
 from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 
 import fastnn
@@ -107,3 +109,135 @@ def test_ctrl_c_ends_the_search_and_keeps_what_was_learnt(monkeypatch):
 def test_a_validation_share_that_cannot_be_dealt_is_named():
     with pytest.raises(ValueError, match=r"validation=0.1 of 5 rows cannot be set apart, every class in both parts"):
         DenseClassifier(validation=0.1).fit(np.eye(5), [0, 1, 0, 1, 0])
+
+
+def labelled(rows=1200):
+    """Three labels a row, each a half-space with a blurred border."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((rows, 5))
+    scores = X @ rng.standard_normal((5, 3)) + rng.logistic(size=(rows, 3)) / 4
+    return X, (scores > [0, 0.5, 2]).astype(int)
+
+
+def test_several_labels_a_row():
+    X, Y = labelled()
+    options = {"hidden": (), "optimizer": "sgd", "learning_rate": 0.5, "batch_size": 1200, "epochs": 3000, "l2": 1.0}
+    model = DenseClassifier(**options, dtype="float64", random_state=0).fit(X, Y)
+    for k in range(3):  # without a hidden layer it is a logistic regression of each label
+        alone = LogisticRegression(C=1.0, tol=1e-8).fit(X, Y[:, k])
+        np.testing.assert_allclose(model.predict_proba(X)[:, k], alone.predict_proba(X)[:, 1], atol=6e-3)
+    answers = model.predict(X)
+    assert answers.shape == Y.shape
+    np.testing.assert_array_equal(answers, model.predict_proba(X) >= 0.5)
+    assert model.score(X, Y) == (answers == Y).all(axis=1).mean() > 0.7
+    assert model.classes_.tolist() == [0, 1, 2]
+    again = DenseClassifier(**options, dtype="float64", random_state=0).fit(X, csr_matrix(Y))
+    np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+    hidden = DenseClassifier((16,), epochs=30, validation=0.2, patience=5, random_state=0).fit(X, Y)
+    assert hidden.score(X, Y) > 0.7
+    assert cross_val_score(clone(hidden), X, Y, cv=3).mean() > 0.65
+
+
+def test_several_labels_in_parts():
+    X, Y = labelled()
+    model = DenseClassifier((), batch_size=100, learning_rate=0.02, random_state=0)
+    for _ in range(30):
+        model.partial_fit(X[:600], Y[:600]).partial_fit(X[600:], Y[600:])
+    assert model.score(X, Y) > 0.7
+    with pytest.raises(ValueError, match="y has one label a row, where there were several before"):
+        model.partial_fit(X, Y[:, 0])
+    with pytest.raises(ValueError, match="are not those of before"):
+        model.partial_fit(X, Y[:, :2])
+    one = DenseClassifier(()).partial_fit(X, Y[:, 0], classes=[0, 1, 2])
+    with pytest.raises(ValueError, match="y has several labels a row, where there was one before"):
+        one.partial_fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("y", "options", "words"),
+    [
+        (lambda Y: 2 * Y - 1, {}, r"y of several labels a row must be 0 and 1, got \[-1, 1\]"),
+        (lambda Y: Y + np.arange(len(Y))[:, None] % 2, {}, "holds several classes a row.*MultiOutputClassifier"),
+        (lambda Y: Y, {"class_weight": "balanced"}, "class_weight='balanced' is for one label a row, y has 3"),
+    ],
+)
+def test_several_labels_that_are_refused(y, options, words):
+    X, Y = labelled(60)
+    with pytest.raises(ValueError, match=words):
+        DenseClassifier(**options).fit(X, y(Y))
+
+
+def test_messages_name_the_estimators_own_parameters():
+    X, y = load_iris(return_X_y=True)
+    for options, words in (
+        ({"activation": "rlu"}, "activation='rlu' is not known"),
+        ({"activation": ["relu"]}, r"activation must have one activation per hidden layer \(2\), got 1"),
+        ({"hidden": (8, 0)}, r"hidden\[1\] must be a positive integer, got 0"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            DenseClassifier(**options).fit(X, y)
+    with pytest.raises(
+        TypeError, match=r"the units of hidden layers stand among sizes: Network\(\[inputs, 64, 32, out"
+    ):
+        fastnn.Network([4, 2], hidden=(64, 32))
+
+
+def circles(rows, seed=0):
+    rng = np.random.default_rng(seed)
+    angle, radius = rng.uniform(0, 2 * np.pi, rows), np.arange(rows) % 2 / 2 + 0.5
+    return np.column_stack([radius * np.cos(angle), radius * np.sin(angle)]), np.arange(rows) % 2
+
+
+def test_few_rows_are_learnt_by_default():
+    """lambda = 3 over so few rows left networks that say the same of every row: 0.5 and R^2 0.03."""
+    X, y = circles(50)
+    assert DenseClassifier(random_state=0).fit(X, y).score(*circles(1000, 1)) > 0.9
+    x = np.linspace(-2, 2, 30)[:, None]
+    assert DenseRegressor(random_state=0).fit(x, np.sin(3 * x[:, 0])).score(x, np.sin(3 * x[:, 0])) > 0.8
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(50, 0.5), (299, 2.99), (300, 3.0), (5000, 3.0)])
+def test_lambda_by_default(rows, expected):
+    X, y = np.random.default_rng(0).standard_normal((rows, 2)), np.arange(rows) % 2
+    assert DenseClassifier((2,), epochs=1).fit(X, y).network_.l2 == pytest.approx(expected)
+    doubled = DenseClassifier((2,), epochs=1).fit(X, y, sample_weight=np.full(rows, 0.5)).network_.l2
+    assert doubled == pytest.approx(min(3, expected / 2 if rows < 300 else rows / 200))
+    assert DenseClassifier((2,), l2=0.25, epochs=1).fit(X, y).network_.l2 == 0.25
+    with pytest.raises(TypeError, match="l2 must be a finite number >= 0 or 'auto', got 'much'"):
+        DenseClassifier(l2="much").fit(X, y)
+
+
+def test_lambda_is_spread_over_all_parts_of_the_rows():
+    """The last of ten parts of 32 rows takes a tenth of lambda, so its step is that of `fit` on all."""
+    X, y = np.random.default_rng(0).standard_normal((320, 2)), np.arange(320) % 2
+    model = DenseClassifier((2,), l2=2.0)
+    for k in range(10):
+        part = slice(32 * k, 32 * k + 32)
+        model.partial_fit(X[part], y[part], classes=[0, 1])
+        assert model.network_.l2 == pytest.approx(2.0 / (k + 1))
+    model.fit(X, y).partial_fit(X[:64], y[:64])
+    assert model.network_.l2 == pytest.approx(2.0 * 64 / 384)
+
+
+def test_rows_of_ones_own_are_watched():
+    X, y = circles(300)
+    Xv, yv = circles(100, 1)
+    seen = []
+    model = DenseClassifier(
+        (16,), epochs=40, patience=5, random_state=0, callbacks=[lambda epoch, history, net: seen.append(epoch)]
+    ).fit(X, np.array(["in", "out"])[y], validation=(Xv, np.array(["in", "out"])[yv]))
+    history = model.history_
+    assert seen == list(range(len(history.cost)))
+    assert history.best is not None
+    assert history.val_accuracy[history.best] == pytest.approx(model.score(Xv, np.array(["in", "out"])[yv]))
+    regressor = DenseRegressor((16,), epochs=3, random_state=0)
+    regressor.fit(X, 1e6 + 1e5 * y, validation=(Xv, 1e6 + 1e5 * yv, np.ones(100)))
+    residual = (regressor.predict(Xv) - (1e6 + 1e5 * yv)) / regressor.spread_
+    assert regressor.history_.val_cost[-1] == pytest.approx((residual**2).mean() / 2, rel=1e-4)
+    with pytest.raises(ValueError, match="y holds the label 'else', which is none of"):
+        model.fit(X, np.array(["in", "out"])[y], validation=(Xv, np.array(["in", "else"])[yv]))
+    with pytest.raises(TypeError, match=r"validation must be a pair \(X, y\), or .*DenseClassifier\(validation=0.1\)"):
+        model.fit(X, y, validation=0.1)
+    with pytest.raises(TypeError, match=r"rows of your own are fit\(X, y, validation=\(X, y\)\)"):
+        DenseClassifier(validation=(Xv, yv)).fit(X, y)
+    assert DenseClassifier((2,), validation=0, callbacks=None, epochs=1).fit(X, y).history_.val_cost == []

@@ -282,3 +282,41 @@ def test_an_epoch_that_was_recorded_is_counted(monkeypatch):
     with pytest.warns(fastnn.TrainingInterrupted, match="interrupted in epoch 2"):
         history = net.fit(np.ones((8, 2)), np.arange(8) % 2, epochs=5)
     assert (net.epochs_trained, len(history.cost)) == (2, 2)
+
+
+def test_history_has_an_entry_in_each_list_or_in_none(monkeypatch):
+    """Ctrl-C while an epoch is written down: the signal waits."""
+
+    class Interrupting(list):
+        def append(self, value):
+            super().append(value)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    made = fastnn.training.History
+    monkeypatch.setattr(fastnn.training, "History", lambda **options: made(cost=Interrupting(), **options))
+    net = fastnn.Network([2, 3, 2], backend="numpy", seed=0)
+    with pytest.warns(fastnn.TrainingInterrupted):
+        history = net.fit(np.ones((8, 2)), np.arange(8) % 2, epochs=5, validation=0.25)
+    lists = (history.cost, history.seconds, history.learning_rate, history.accuracy, history.val_cost)
+    assert [len(entries) for entries in (*lists, history.val_accuracy)] == [1] * 6
+    assert net.epochs_trained == 1
+
+
+def test_a_fit_that_learnt_nothing_leaves_neither_scale_nor_rule_behind():
+    """Diverged in its first step, or refused an order: the same call with better arguments is taken."""
+    X, y = np.full((8, 2), 255, np.uint8), np.arange(8) % 2
+    net = fastnn.Network([2, 3, 2], backend="numpy", seed=0)
+    with pytest.raises(fastnn.Diverged):
+        net.fit(X, y, learning_rate=1e30, epochs=50, scale=1e30)
+    assert net.scale is None
+    net.fit(X, y, epochs=1, scale=1 / 255)
+    assert net.scale == 1 / 255
+
+    def order(epoch):
+        raise LookupError("no such epoch")
+
+    rule = optimizers.Adam()
+    with pytest.raises(LookupError):
+        net.fit(X, y, optimizer=rule, epochs=1, order=order)
+    fastnn.Network([2, 3, 2], backend="numpy").fit(X, y, optimizer=rule, epochs=1, scale=1 / 255)
+    assert rule.t == 1

@@ -176,3 +176,20 @@ def test_a_fit_that_diverges_after_a_reset_is_undone():
         np.testing.assert_array_equal(state, 0)
     assert rule.t == 0
     assert net.kept is None
+
+
+@pytest.mark.parametrize("options", [{}, {"panels": True, "amx": False}, {"panels": False, "amx": False}])
+def test_a_rule_that_is_reset_amid_a_fit_is_refused(options):
+    """Compiled code would read and write a state that is not there."""
+    X, y = data(64)
+    net, rule = fastnn.Network(SIZES, backend=fastnn.get_backend("numba", **options)), optimizers.Adam()
+    with pytest.raises(RuntimeError, match=r"a callback has reset Adam\(.*\), by which this fit trains, after epoch 0"):
+        net.fit(X, y, optimizer=rule, epochs=3, callbacks=[lambda *_: rule.reset()])
+    assert (net.epochs_trained, rule.t, rule.state) == (1, 0, [])
+    program, order = net.backend.compile(net, rule, 16), np.arange(64)
+    program.run(X, y, order, 0, 2)
+    rule.reset()
+    with pytest.raises(ValueError, match="has been reset, or serves another network"):
+        program.run(X, y, order, 2, 4)
+    net.fit(X, y, optimizer=rule, epochs=1)  # and afterwards it serves again
+    assert rule.t > 0

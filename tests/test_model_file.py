@@ -342,7 +342,7 @@ def test_a_folder_without_permission_leaves_the_old_file(tmp_path, content):
     assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("step", ["mkstemp", "fsync", "replace"])
+@pytest.mark.parametrize("step", ["chmod", "fsync", "replace"])
 def test_a_disk_that_cannot_be_written_leaves_the_old_file_and_no_leftovers(tmp_path, content, monkeypatch, step):
     """The disk is full, or fails at the last moment; root runs this too, unlike the test of permissions."""
     path = tmp_path / "m"
@@ -352,7 +352,7 @@ def test_a_disk_that_cannot_be_written_leaves_the_old_file_and_no_leftovers(tmp_
         raise OSError(28, "No space left on device")
 
     net = trained("numpy")
-    monkeypatch.setattr(f"fastnn.files.{'tempfile' if step == 'mkstemp' else 'os'}.{step}", fail)
+    monkeypatch.setattr(f"fastnn.files.os.{step}", fail)
     with pytest.raises(OSError, match="No space left"):
         net.save(path)
     monkeypatch.undo()
@@ -394,3 +394,32 @@ def test_the_name_that_is_proposed_keeps_what_is_no_ending(name, proposed):
     """Or two models would be advised into one file."""
     with pytest.raises(ValueError, match=re.escape(f"for example '{proposed}.safetensors'")):
         fastnn.Network([2, 2], backend="numpy").save(name)
+
+
+def test_permissions_are_those_of_the_folder_or_of_the_file_before(tmp_path, monkeypatch):
+    """And the umask, which belongs to the whole process, is not touched."""
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("umask"))
+    path = tmp_path / "m"
+    trained("numpy").save(path)
+    ordinary = tmp_path / "ordinary"
+    ordinary.touch()
+    assert path.stat().st_mode == ordinary.stat().st_mode
+    path.chmod(0o600)
+    trained("numpy").save(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_is_saved_beside_a_fit_is_whole(tmp_path, monkeypatch):
+    """Numbers that move while they are written: the checksum is that of the numbers in the file."""
+    net = trained("numpy")
+    dumps = fastnn.model_file.json.dumps
+
+    def meanwhile(*arguments, **options):
+        net.theta[...] += 1
+        return dumps(*arguments, **options)
+
+    before = net.theta.copy()
+    monkeypatch.setattr(fastnn.model_file.json, "dumps", meanwhile)
+    net.save(tmp_path / "m")
+    monkeypatch.undo()
+    np.testing.assert_array_equal(fastnn.load(tmp_path / "m", backend="numpy").theta, before)

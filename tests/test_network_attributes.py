@@ -39,7 +39,7 @@ def test_the_mean_cost_with_and_without_l2(backend):
         ("scale", -1.0, ValueError, r"scale must be a finite number > 0, got -1\.0"),
         ("scale", "0.1", TypeError, "scale must be a finite number > 0"),
         ("epochs_trained", -3, ValueError, "epochs_trained must be an integer >= 0, got -3"),
-        ("epochs_trained", 1.5, ValueError, r"epochs_trained must be an integer >= 0, got 1\.5"),
+        ("epochs_trained", 1.5, TypeError, r"epochs_trained must be an integer >= 0, got 1\.5"),
     ],
 )
 def test_an_attribute_is_checked_where_it_is_set(name, value, error, words):

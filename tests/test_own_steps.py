@@ -74,3 +74,32 @@ def test_not_amid_a_fit_nor_with_the_rule_of_another_network():
     net.step(np.ones(67), rule)
     with pytest.raises(ValueError, match="carries the state of another network"):
         copy.deepcopy(net).step(np.ones(67), rule)
+
+
+def test_lambda_is_spread_over_all_rows(backend):
+    """A batch of a quarter of the rows: the L2 term is that of J over all of them."""
+    net = network(backend)
+    part = slice(0, len(X) // 4)
+    plain, full = (net.cost_and_gradient(X[part], Y[part], training_rows=n) for n in (10**12, len(X)))
+    W = [backend.to_numpy(w) for w in net.weights]
+    assert full[0] - plain[0] == pytest.approx(net.l2 / (2 * len(X)) * sum((w**2).sum() for w in W), rel=1e-6)
+    of_weights = net.split(full[1] - plain[1])
+    for D, w in zip(of_weights[0], W, strict=True):
+        np.testing.assert_allclose(backend.to_numpy(D), net.l2 / len(X) * w, rtol=1e-6, atol=1e-12)
+    assert all(float(abs(D).max()) == 0 for D in of_weights[1])
+    with pytest.raises(ValueError, match="training_rows must be a finite number > 0, got 0"):
+        net.cost_and_gradient(X, Y, training_rows=0)
+
+
+def test_the_rate_is_the_learning_rate():
+    rule = fastnn.optimizers.Adam(0.1)
+    rule.rate = 0.5
+    assert (rule.learning_rate, rule.hyper()[0]) == (0.5, 0.5)
+    for bad in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match="learning_rate must be a finite number > 0"):
+            rule.rate = bad
+    rule.learning_rate = fastnn.schedules.Polynomial(0.2, epochs=10)
+    rule.rate = 0.05  # of steps of one's own
+    assert rule.hyper()[0] == 0.05
+    with pytest.raises(ValueError, match="rate must be a finite number >= 0"):
+        rule.rate = -1.0

@@ -53,7 +53,7 @@ class CupyProgram(Program):
         The reason why the one kernel is not used.
     micro_batch : int
         Rows computed at a time: fewer than asked for where the device has not the memory.
-    nbytes : int
+    arena_bytes : int
         Device memory of this program.
     """
 
@@ -70,7 +70,7 @@ class CupyProgram(Program):
         super().__init__(replace(job, micro_batch=rows))
         self._backend, self._device = backend, device
         pieces, arena = self._take_memory(optimizer)
-        rows, self._arena, self.nbytes = self.micro_batch, arena, Arena.size(pieces)
+        rows, self._arena, self.arena_bytes = self.micro_batch, arena, Arena.size(pieces)
         self._buffers = Buffers(net, device, arena, kind, compute, rows, backend.tuner)
         device.upload(arena["spans"], spans(net.layout.spans(), net.sizes))
         self._capture = Capture()

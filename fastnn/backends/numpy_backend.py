@@ -85,7 +85,7 @@ class NumpyProgram(Program):
             for step in range(start, stop):
                 chosen = order[step * batch : (step + 1) * batch]
                 if rates is not None:
-                    self.optimizer.rate = float(rates[step - start])
+                    self.optimizer.took(float(rates[step - start]))
                 step_cost, step_hits = self._step(X, y, chosen, step)
                 cost_sum += step_cost
                 rows += chosen.shape[0]

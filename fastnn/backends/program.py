@@ -121,6 +121,7 @@ class Program(ABC):
         self.micro_batch = job.rows
         self.training_rows = job.training_rows
         self.optimizer.bind(net, lambda: net.backend.zeros(net.theta.shape, net.dtype))
+        self._dropout = net.dropout
 
     def serves(self, job: Job) -> bool:
         """Whether this program, made for this network, is what would be made for the job now, so that it can be
@@ -172,25 +173,35 @@ class Program(ABC):
         Raises
         ------
         ValueError, TypeError
-            Shapes, dtypes or the range of steps do not fit; nothing was changed.
+            Shapes, dtypes or the range of steps do not fit, or the program is no longer that of its network and
+            optimizer; nothing was changed.
         """
         self._check(X, y, order, start, stop)
         if rates is not None:
             check_rates(rates, stop - start)
         result = self._run(X, y, order, start, stop, rates)
         if rates is not None and stop > start:
-            self.optimizer.rate = float(rates[-1])
+            self.optimizer.took(float(rates[-1]))
         return result
 
     def _check(self, X: Array, y: Array, order: Array, start: int, stop: int) -> None:
         net = self.net
+        if not self.optimizer.belongs_to(net):  # compiled code would look for a state that is not there
+            raise ValueError(
+                f"optimizer={self.optimizer!r} has been reset, or serves another network, since this program was "
+                "compiled; compile another"
+            )
+        if net.dropout != self._dropout:
+            raise ValueError(
+                f"net.dropout={net.dropout} was {self._dropout} when this program was compiled; compile another"
+            )
         fits = X.dtype == net.dtype or (X.dtype.name in net.backend.reads and X.dtype.isnative)
         lies_well = X.flags.c_contiguous or (net.backend.reads_strides and X.flags.aligned)
         if X.ndim != 2 or X.shape[1] != net.sizes[0] or not fits or not lies_well:
             kinds = " or ".join([str(net.dtype), *sorted(net.backend.reads - {net.dtype.name})])
-            order = "" if net.backend.reads_strides else "C-contiguous "
+            how = "" if net.backend.reads_strides else "C-contiguous "
             raise ValueError(
-                f"X must be a {order}(n, {net.sizes[0]}) array of {kinds}, got shape {tuple(X.shape)} of {X.dtype}"
+                f"X must be a {how}(n, {net.sizes[0]}) array of {kinds}, got shape {tuple(X.shape)} of {X.dtype}"
             )
         net.backend.check_targets(net.pair, y, X.shape[0], net.sizes[-1], net.dtype)
         if (weights := self.weights) is not None and not (

@@ -170,8 +170,9 @@ def train(
     Where no option says otherwise -
     digits: --hidden 1024,256 --epochs 20 --batch-size 32 --optimizer adam --learning-rate 0.0004 --l2 0 --validation
     0.05; mnist: --hidden 300,100 --epochs 10 --batch-size 128 --optimizer momentum --learning-rate 0.05 --l2 5
-    --validation 0.0833; a table: --hidden 64,32 --epochs 100 --batch-size 32 --optimizer adam --learning-rate 0.001
-    --l2 3 --validation 0.1.
+    --validation 0.0833; a table: --hidden 64,32 --batch-size 32 --optimizer adam --learning-rate 0.001
+    --validation 0.1 --epochs 100, of few rows so many more that they are 1,000 steps, --l2 3, below 300 rows a
+    hundredth of their number.
     """
     from .settings import TrainOptions
     from .training import train as run

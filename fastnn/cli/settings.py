@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import activations, costs, optimizers, schedules
+from .. import activations, costs, optimizers, schedules, small_data
 from ..data import digits, mnist, tables
 from ..data.dataset import DataSet
 from ..errors import finite_number, nearest, positive_integer
@@ -15,7 +15,7 @@ from ..options import PRECISIONS
 from ..schedules import Schedule
 from .errors import known
 
-__all__ = ["LEARNING_RATES", "Defaults", "TrainOptions", "check", "course", "default_batch", "hidden_layers", "rule"]
+__all__ = ["LEARNING_RATES", "Defaults", "TrainOptions", "check", "course", "hidden_layers", "rule", "settle"]
 
 BACKENDS = ("auto", "numpy", "numba", "cupy")
 DTYPES = ("float32", "float64")
@@ -41,17 +41,17 @@ class Defaults:
     """
 
     hidden: str
-    epochs: int
+    epochs: int | None  # None: of so many rows as there are
     batch_size: int
     optimizer: str
     learning_rate: float  # of that optimizer
-    l2: float
+    l2: float | None  # None: of so many rows as there are
     validation: float
 
 
 DIGITS = Defaults("1024,256", 20, 32, "adam", 4e-4, 0.0, 0.05)
 MNIST = Defaults("300,100", 10, 128, "momentum", 0.05, 5.0, 1 / 12)  # 5,000 of the 60,000 training rows
-TABLE = Defaults("64,32", 100, 32, "adam", 1e-3, 3.0, 0.1)
+TABLE = Defaults(",".join(map(str, small_data.HIDDEN)), None, small_data.BATCH, "adam", 1e-3, None, 0.1)
 
 
 @dataclass
@@ -121,7 +121,7 @@ def check(options: TrainOptions) -> Callable[[], DataSet]:
         An option that is unknown, out of range, or meant for another kind of data.
     """
     defaults, read = _source(options)
-    for name in ("hidden", "epochs", "optimizer", "l2", "validation"):  # the batch size waits for the number of rows
+    for name in ("hidden", "epochs", "optimizer", "l2", "validation"):  # `settle` does what depends on the rows
         if getattr(options, name) is None:
             setattr(options, name, getattr(defaults, name))
     known("--backend", options.backend, BACKENDS)
@@ -132,14 +132,16 @@ def check(options: TrainOptions) -> Callable[[], DataSet]:
     layers = hidden_layers(str(options.hidden))
     if finite_number("--dropout", options.dropout, least=0, below=1) > 0 and not layers:
         raise ValueError(f"--dropout {options.dropout:g} leaves hidden units out, and --hidden none makes none")
-    positive_integer("--epochs", options.epochs)
+    if options.epochs is not None:
+        positive_integer("--epochs", options.epochs)
     if options.batch_size is not None:
         positive_integer("--batch-size", options.batch_size)
     if options.learning_rate is None:
         own = options.optimizer == defaults.optimizer
         options.learning_rate = defaults.learning_rate if own else LEARNING_RATES[str(options.optimizer)]
     finite_number("--learning-rate", options.learning_rate, above=0)
-    finite_number("--l2", options.l2, least=0)
+    if options.l2 is not None:
+        finite_number("--l2", options.l2, least=0)
     if options.weight_decay is not None:
         finite_number("--weight-decay", options.weight_decay, least=0)
         if options.optimizer not in DECAYING:
@@ -168,10 +170,9 @@ def _check_course(options: TrainOptions) -> None:
                 f"--base-batch scales the learning rate with the batch, which is for {' and '.join(SCALED_LINEARLY)}; "
                 f"for {options.optimizer} give --learning-rate for this batch"
             )
-    if options.warmup_epochs is not None and finite_number("--warmup-epochs", options.warmup_epochs, least=0) >= int(
-        options.epochs or 0
-    ):
-        raise ValueError(f"--warmup-epochs {options.warmup_epochs:g} must be fewer than the {options.epochs} epochs")
+    if options.warmup_epochs is not None:
+        finite_number("--warmup-epochs", options.warmup_epochs, least=0)
+    _check_warmup(options)
     if options.micro_batch is not None:
         positive_integer("--micro-batch", options.micro_batch)
         if options.batch_size is not None and options.micro_batch > options.batch_size:
@@ -179,6 +180,12 @@ def _check_course(options: TrainOptions) -> None:
                 f"--micro-batch {options.micro_batch} is larger than --batch-size {options.batch_size}; it is the "
                 "part of a batch that is taken at a time"
             )
+
+
+def _check_warmup(options: TrainOptions) -> None:
+    """Where both are known."""
+    if None not in (options.warmup_epochs, options.epochs) and options.warmup_epochs >= options.epochs:  # type: ignore[operator]
+        raise ValueError(f"--warmup-epochs {options.warmup_epochs:g} must be fewer than the {options.epochs} epochs")
 
 
 def course(options: TrainOptions) -> float | Schedule:
@@ -203,9 +210,25 @@ def rule(options: TrainOptions) -> optimizers.Optimizer:
     return kind(course(options), **decay)
 
 
-def default_batch(options: TrainOptions, rows: int) -> int:
-    """Rows per step where --batch-size is not given: that of the data, or all rows of a smaller set."""
-    return min(_source(options)[0].batch_size, rows)
+def settle(options: TrainOptions, rows: int) -> None:
+    """Fill in what depends on the number of training rows, now that it is known.
+
+    Raises
+    ------
+    ValueError
+        An option that does not go with so many.
+    """
+    if options.batch_size is None:
+        options.batch_size = min(_source(options)[0].batch_size, rows)
+    elif options.batch_size > rows:
+        raise ValueError(f"--batch-size {options.batch_size} is larger than the {rows:,} training rows")
+    if options.micro_batch is not None and options.micro_batch > options.batch_size:
+        raise ValueError(f"--micro-batch {options.micro_batch} is larger than the {options.batch_size} rows of a batch")
+    if options.epochs is None:
+        options.epochs = small_data.epochs_of(rows, options.batch_size)
+        _check_warmup(options)
+    if options.l2 is None:
+        options.l2 = small_data.l2_of(rows)
 
 
 def _source(options: TrainOptions) -> tuple[Defaults, Callable[[], DataSet]]:

@@ -22,7 +22,7 @@ from ..network import Network
 from ..training import History
 from . import report
 from .errors import BAD_INPUT, INTERRUPTED, remark, warnings_as_remarks
-from .settings import TrainOptions, check, default_batch, hidden_layers, rule
+from .settings import TrainOptions, check, hidden_layers, rule, settle
 
 __all__ = ["Outcome", "train"]
 
@@ -70,13 +70,7 @@ def train(
         check_name("--save ", save)
     data = read()
     parts = deal(data, validation=float(options.validation or 0), seed=options.seed)
-    rows = len(parts.train[1])
-    if options.batch_size is None:
-        options.batch_size = default_batch(options, rows)
-    elif options.batch_size > rows:
-        raise ValueError(f"--batch-size {options.batch_size} is larger than the {rows:,} training rows")
-    if options.micro_batch is not None and options.micro_batch > options.batch_size:
-        raise ValueError(f"--micro-batch {options.micro_batch} is larger than the {options.batch_size} rows of a batch")
+    settle(options, len(parts.train[1]))
     with warnings_as_remarks():
         net = _network(options, data, parts)
     model, picture = _outputs(data, save, plot, no_plot)

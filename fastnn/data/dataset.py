@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from .features import feature_names
@@ -100,8 +99,3 @@ def deal(data: DataSet, *, validation: float, seed: int) -> Parts:
     watched = part(data.X[rows.validation], data.y[rows.validation]) if len(rows.validation) else None
     test = part(*data.test) if data.test is not None else part(data.X[rows.test], data.y[rows.test])
     return Parts(part(data.X[rows.train], data.y[rows.train]), watched, test, preprocessing)
-
-
-def class_counts(y: Array, classes: list[Any]) -> list[int]:
-    """Rows of each class, in the order of `classes`."""
-    return [int(count) for count in np.bincount(y, minlength=len(classes))]

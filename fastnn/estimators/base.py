@@ -16,16 +16,17 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .. import optimizers, row_weights, saved_optimizer
-from ..errors import finite_number
+from .. import optimizers, row_weights, saved_optimizer, small_data
+from ..errors import finite_number, positive_integer
 from ..network import Network
 from ..optimizers import Optimizer
+from ..options import check_hidden
 from ..row_weights import AsGiven
 
 __all__ = ["Dense", "weights_of", "whole"]
 
 Array = NDArray[Any]
-EPOCHS, STEPS = 100, 1000  # by default, at least
+AUTO = "auto"
 _RULE = "_rule_and_its_state"  # in pickles: an optimizer's own leave its state out
 
 
@@ -74,21 +75,23 @@ class Dense(BaseEstimator):  # type: ignore[misc]
     network_: Network
     optimizer_: Optimizer
     _seed: int
+    _seen: float  # rows, or the sum of their weights
 
     def __init__(
         self,
-        hidden: Sequence[int] = (64, 32),
+        hidden: Sequence[int] = small_data.HIDDEN,
         *,
         activation: Any = "relu",
         optimizer: str | Optimizer = "adam",
         learning_rate: Any = None,
-        batch_size: int = 32,
+        batch_size: int = small_data.BATCH,
         epochs: int | None = None,
-        l2: float = 3.0,
+        l2: float | str = AUTO,
         dropout: float | Sequence[float] = 0.0,
         init: Any = "glorot",
         validation: float | None = None,
         patience: int | None = None,
+        callbacks: Sequence[Any] = (),
         backend: Any = "auto",
         dtype: Any = "float32",
         random_state: Any = None,
@@ -104,6 +107,7 @@ class Dense(BaseEstimator):  # type: ignore[misc]
         self.init = init
         self.validation = validation
         self.patience = patience
+        self.callbacks = callbacks
         self.backend = backend
         self.dtype = dtype
         self.random_state = random_state
@@ -114,47 +118,98 @@ class Dense(BaseEstimator):  # type: ignore[misc]
         hidden = [self.hidden] if isinstance(self.hidden, numbers.Integral) else self.hidden
         if isinstance(hidden, (str, bytes)) or not hasattr(hidden, "__iter__"):
             raise TypeError(f"hidden must be the units of the hidden layers, such as (64, 32), got {hidden!r}")
+        hidden = [positive_integer(f"hidden[{i}]", units) for i, units in enumerate(hidden)]
+        activation = check_hidden(self.activation, len(hidden), "activation")
         net = Network(
-            [inputs, *hidden, outputs], hidden=self.activation, output=output, cost=cost, l2=self.l2,
+            [inputs, *hidden, outputs], hidden=activation, output=output, cost=cost, l2=self._l2(1),
             dropout=self.dropout, init=self.init, backend=self.backend, dtype=self.dtype, seed=seed,
         )  # fmt: skip
         # an instance has a state, and fit begins anew
         return net, optimizers.get(copy.deepcopy(self.optimizer), self.learning_rate), seed
 
-    def _train(self, X: Array, y: Array, weights: Array | None, outputs: int, output: str, cost: str) -> None:
-        """A fresh network, of codes of classes or of standardised values."""
+    def _l2(self, rows: float) -> float:
+        """lambda, of so many rows or weights of that sum."""
+        if isinstance(self.l2, str) and self.l2 == AUTO:
+            return small_data.l2_of(rows)
+        return finite_number("l2", self.l2, least=0, also=repr(AUTO))
+
+    def _train(
+        self,
+        X: Array,
+        y: Array,
+        weights: Array | None,
+        outputs: int,
+        output: str,
+        cost: str,
+        watched: tuple[Any, ...] | None,
+    ) -> None:
+        """A fresh network, of codes of classes or of standardised values; watched: rows as the network takes them."""
         net, rule, seed = self._made(X.shape[1], outputs, output, cost)
-        watched = None
-        if self.patience is not None and self.validation is None:
+        if self.patience is not None and not self.validation and watched is None:
             raise ValueError(
                 f"patience={self.patience} waits for a lower cost of rows that are set apart, and there are none; give "
-                "validation=0.1"
+                "validation=0.1, or fit(X, y, validation=(X, y))"
             )
-        if self.validation is not None:
-            share = finite_number("validation", self.validation, above=0, below=1)
-            classes = y if output == "softmax" else None
-            parts = [X, y] if weights is None else [X, y, weights]
-            try:
-                dealt = train_test_split(*parts, test_size=share, random_state=seed, stratify=classes)
-            except ValueError as error:
-                raise ValueError(
-                    f"validation={share:g} of {len(X)} rows cannot be set apart, every class in both parts: {error}"
-                ) from None
-            (X, y, *rest), watched = dealt[::2], tuple(dealt[1::2])
-            weights = rest[0] if rest else None
+        if self.validation and watched is None:
+            X, y, weights, watched = self._set_apart(X, y, weights, seed, stratify=output == "softmax")
+        self._seen = _sum(X, weights)
+        net.l2 = self._l2(self._seen)
         self.history_ = net.fit(
             X, y, optimizer=rule, batch_size=self._rows_a_step(X), epochs=self._epochs(X), validation=watched,
             patience=self.patience, seed=seed, sample_weight=weights,
+            callbacks=() if self.callbacks is None else self.callbacks,
         )  # fmt: skip
         self.network_, self.optimizer_, self._seed = net, rule, seed
 
+    def _set_apart(
+        self, X: Array, y: Array, weights: Array | None, seed: int, stratify: bool
+    ) -> tuple[Array, Array, Array | None, tuple[Array, ...]]:
+        """Training rows and a share of rows to be watched, of every class alike if they are to `stratify`."""
+        if isinstance(self.validation, (tuple, list)):
+            raise TypeError(
+                "validation must be a fraction of the rows, such as 0.1; rows of your own are "
+                "fit(X, y, validation=(X, y))"
+            )
+        share = finite_number("validation", self.validation, above=0, below=1)
+        parts = [X, y] if weights is None else [X, y, weights]
+        try:
+            dealt = train_test_split(*parts, test_size=share, random_state=seed, stratify=y if stratify else None)
+        except ValueError as error:
+            raise ValueError(
+                f"validation={share:g} of {len(X)} rows cannot be set apart, every class in both parts: {error}"
+            ) from None
+        (X, y, *rest), watched = dealt[::2], tuple(dealt[1::2])
+        return X, y, rest[0] if rest else None, watched
+
+    def _watched(self, validation: Any, to_targets: Any) -> tuple[Any, ...] | None:
+        """Rows to be watched, given to `fit` as (X, y) or (X, y, weights), as the network takes them."""
+        if validation is None:
+            return None
+        if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
+            raise TypeError(
+                f"validation must be a pair (X, y), or (X, y, weights), got {type(validation).__name__}; a share of "
+                f"the rows is {type(self).__name__}(validation=0.1)"
+            )
+        X, y, *weights = validation
+        X = validate_data(self, X, reset=False)
+        return X, to_targets(np.asarray(y)), *weights
+
+    def _begin(self, inputs: int, outputs: int, output: str, cost: str) -> None:
+        """A network that has seen nothing yet."""
+        self.network_, self.optimizer_, self._seed = self._made(inputs, outputs, output, cost)
+        self._seen = 0.0
+
     def _go_on(self, X: Array, y: Array, weights: Array | None) -> None:
-        """One epoch more on these rows; none if all count nothing."""
+        """One epoch more on these rows; none if all count nothing. lambda is spread over all rows there have been."""
         if weights is not None and not weights.any():
             return
+        rows = _sum(X, weights)
+        self._seen += rows
+        self.network_.l2 = self._l2(self._seen) * (rows / self._seen)
         self.history_ = self.network_.fit(
             X, y, optimizer=self.optimizer_, batch_size=self._rows_a_step(X), epochs=1, seed=self._seed,
             sample_weight=None if weights is None else AsGiven(weights),
+            callbacks=() if self.callbacks is None else self.callbacks,
         )  # fmt: skip
 
     def _epochs(self, X: Array) -> Any:
@@ -162,8 +217,7 @@ class Dense(BaseEstimator):  # type: ignore[misc]
             return self.epochs
         size = self._rows_a_step(X)
         valid = isinstance(size, numbers.Integral) and int(size) > 0  # `fit` refuses the others
-        steps = -(-len(X) // int(size)) if valid else 1
-        return max(EPOCHS, -(-STEPS // steps))
+        return small_data.epochs_of(len(X), int(size)) if valid else small_data.EPOCHS
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = dict(super().__getstate__())
@@ -199,3 +253,11 @@ class Dense(BaseEstimator):  # type: ignore[misc]
     def _rows(self, X: Any) -> Array:
         check_is_fitted(self)
         return np.asarray(validate_data(self, X, reset=False))
+
+
+def _sum(X: Array, weights: Array | None) -> float:
+    """What the rows count in all, at most the largest number there is."""
+    if weights is None:
+        return float(len(X))
+    with np.errstate(over="ignore"):
+        return min(float(weights.sum()), float(np.finfo(np.float64).max))

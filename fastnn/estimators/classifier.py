@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin
-from scipy.sparse import issparse
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import column_or_1d, validate_data
 
+from .. import small_data
 from ..optimizers import Optimizer
 from ..row_weights import BALANCED
-from .base import Dense, weights_of, whole
+from .base import AUTO, Dense, weights_of, whole
 
 __all__ = ["DenseClassifier"]
 
@@ -37,21 +37,24 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
     learning_rate : float or Schedule, default None
         None is the rule's own.
     batch_size : int, default 32
-        Rows per step; all, if there are fewer. `Network.fit` takes 128.
+        Rows per step; all, if there are fewer. None is that of `Network.fit`, 128.
     epochs : int, default None
         Passes over the rows, at most with `patience`. None makes 100, and of few rows so many more that they are 1,000
         steps. `Network.fit` makes 20.
-    l2 : float, default 3.0
-        lambda of (lambda / 2n) ||Theta||^2 over n training rows. Not 0 as in `Network`, because an estimator's usual
-        data are hundreds to thousands of rows, which a hundred epochs would learn by heart; with many rows it vanishes.
+    l2 : float, default "auto"
+        lambda of (lambda / 2n) ||Theta||^2 over n training rows, or weights of that sum. "auto" is 3, and n / 100 where
+        that is less. Not 0 as in `Network`, because an estimator's usual data are hundreds to thousands of rows, which
+        a hundred epochs would learn by heart; with many rows it vanishes.
     dropout : float or sequence of float, default 0.0
         Probability with which each unit of the hidden layers is left out of a step.
     init : str or Initializer, default "glorot"
         How weights begin, as in `Network`. Not "auto", which is He's for ReLU: its larger weights cost regressions of
         few rows some of their score.
     validation, patience : float and int, default None
-        A share of the rows to be watched and not trained on, of every class alike; and after how many epochs without a
-        lower cost of theirs training goes back to the best and ends.
+        A share of the rows to be watched and not trained on, of every class alike (rows of your own are an argument of
+        `fit`); and after how many epochs without a lower cost of theirs training goes back to the best and ends.
+    callbacks : sequence of callables
+        f(epoch, history, net) after each epoch, as in `Network.fit`; where one returns True the fit ends.
     class_weight : "balanced" or dict of label: number, default None
         What each row of a class counts, times its sample_weight; "balanced": every class the same in all.
     backend, dtype : str, default "auto" and "float32"
@@ -70,27 +73,28 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
 
     Notes
     -----
-    Standardise inputs (`StandardScaler`). Lambda of `l2` is divided by the sum of the weights: where that is 1, as in
-    `AdaBoostClassifier`, give l2=3/n for n rows. In float32 a row predicted alone and the same row among others may
-    differ in the last bits. A row of sample_weight 2 is as good as two rows, up to how rows fall into batches.
+    Standardise inputs (`StandardScaler`). Lambda of `l2` is divided by the sum of the weights. In float32 a row
+    predicted alone and the same row among others may differ in the last bits. A row of sample_weight 2 is as good as
+    two rows, up to how rows fall into batches.
     `partial_fit` goes on with the optimizer's state, in a copy and after pickling too.
     Errors of fastnn are its own: `fastnn.Diverged`, and ValueError or TypeError for bad parameters.
     """
 
     def __init__(
         self,
-        hidden: Sequence[int] = (64, 32),
+        hidden: Sequence[int] = small_data.HIDDEN,
         *,
         activation: Any = "relu",
         optimizer: str | Optimizer = "adam",
         learning_rate: Any = None,
-        batch_size: int = 32,
+        batch_size: int = small_data.BATCH,
         epochs: int | None = None,
-        l2: float = 3.0,
+        l2: float | str = AUTO,
         dropout: float | Sequence[float] = 0.0,
         init: Any = "glorot",
         validation: float | None = None,
         patience: int | None = None,
+        callbacks: Sequence[Any] = (),
         class_weight: Any = None,
         backend: Any = "auto",
         dtype: Any = "float32",
@@ -99,14 +103,17 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
         super().__init__(
             hidden, activation=activation, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size,
             epochs=epochs, l2=l2, dropout=dropout, init=init, validation=validation, patience=patience,
-            backend=backend, dtype=dtype, random_state=random_state,
+            callbacks=callbacks,            backend=backend, dtype=dtype, random_state=random_state,
         )  # fmt: skip
         self.class_weight = class_weight
 
     @whole
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> DenseClassifier:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation: Any = None) -> DenseClassifier:
         """Train on rows X (m, n) of finite numbers and their labels y, (m,) or (m, K) of 0 and 1, which count
         sample_weight (m,) each. A sparse y becomes a dense one. Returns self.
+
+        validation: (X, y) or (X, y, weights), rows to watch instead of a share of X. (A pipeline hands them on as they
+        are, without its transformations.)
         """
         X, y = validate_data(self, X, y, multi_output=True)
         if (marks := self._marks(y)) is not None:
@@ -118,7 +125,8 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
                     f"y must have at least two classes to tell apart, got one class: {self.classes_.tolist()[0]!r}"
                 )
         weights = self._weighed(codes, weights_of(sample_weight, X))
-        self._train(X, codes, weights, len(self.classes_), _output(codes), "cross_entropy")
+        watched = self._watched(validation, self._codes if codes.ndim == 1 else np.asarray)
+        self._train(X, codes, weights, len(self.classes_), _output(codes), "cross_entropy", watched)
         return self
 
     @whole
@@ -126,9 +134,9 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
         """Train for one epoch more on these rows, after `fit` or from the start. Returns self.
 
         classes: all labels that will ever come, in the first call; after `fit` those it was given. Not wanted for
-        several labels a row, which are the columns of y. lambda of `l2` is spread over the rows of each call, and
-        weights are taken as they are, not divided by their mean. Other parameters of the training (`epochs`,
-        `validation`) play no part.
+        several labels a row, which are the columns of y. lambda of `l2` is spread over all rows there have been, in
+        `fit` too, and weights are taken as they are, not divided by their mean. Other parameters of the training
+        (`epochs`, `validation`) play no part.
         """
         first = not hasattr(self, "network_")
         X, y = validate_data(self, X, y, reset=first, multi_output=True)
@@ -148,8 +156,7 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
             raise ValueError(f"classes={classes!r} are not those of before, {self.classes_.tolist()}")
         codes = self._codes(y) if marks is None else marks
         if first:
-            net, rule, seed = self._made(X.shape[1], len(self.classes_), _output(codes), "cross_entropy")
-            self.network_, self.optimizer_, self._seed = net, rule, seed
+            self._begin(X.shape[1], len(self.classes_), _output(codes), "cross_entropy")
         elif _output(codes) != self.network_.output.name:
             raise ValueError(
                 f"y has {'several labels' if codes.ndim == 2 else 'one label'} a row, where there "
@@ -169,7 +176,7 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
             )
         if kind != "multilabel-indicator":
             return None
-        marks = np.asarray(y.toarray() if issparse(y) else y)
+        marks = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
         if not np.isin(marks, (0, 1)).all():
             raise ValueError(f"y of several labels a row must be 0 and 1, got {np.unique(marks).tolist()}")
         if self.class_weight is not None:
@@ -204,7 +211,7 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
         return np.asarray(weights * of_class[codes])
 
     def predict(self, X: Any) -> Array:
-        """The most probable label of each row; of several labels a row (m, K), 1 for those of probability 1/2 or more."""
+        """The most probable label of each row; of several labels a row (m, K), 1 for those of probability >= 1/2."""
         rows = self._rows(X)
         answers = np.asarray(self.network_.predict(rows))
         return answers if self.network_.output.name == "sigmoid" else np.asarray(self.classes_[answers])

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
 from sklearn.utils.validation import validate_data
 
+from .. import small_data
 from ..network import Network
 from ..optimizers import Optimizer
-from .base import Dense, weights_of, whole
+from .base import AUTO, Dense, weights_of, whole
 
 __all__ = ["DenseRegressor"]
 
@@ -48,19 +49,20 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
 
     def __init__(
         self,
-        hidden: Sequence[int] = (64, 32),
+        hidden: Sequence[int] = small_data.HIDDEN,
         *,
         activation: Any = "relu",
         cost: str = "squared_error",
         optimizer: str | Optimizer = "adam",
         learning_rate: Any = None,
-        batch_size: int = 32,
+        batch_size: int = small_data.BATCH,
         epochs: int | None = None,
-        l2: float = 3.0,
+        l2: float | str = AUTO,
         dropout: float | Sequence[float] = 0.0,
         init: Any = "glorot",
         validation: float | None = None,
         patience: int | None = None,
+        callbacks: Sequence[Any] = (),
         backend: Any = "auto",
         dtype: Any = "float32",
         random_state: Any = None,
@@ -68,20 +70,24 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
         super().__init__(
             hidden, activation=activation, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size,
             epochs=epochs, l2=l2, dropout=dropout, init=init, validation=validation, patience=patience,
-            backend=backend, dtype=dtype, random_state=random_state,
+            callbacks=callbacks,            backend=backend, dtype=dtype, random_state=random_state,
         )  # fmt: skip
         self.cost = cost
 
     @whole
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> DenseRegressor:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation: Any = None) -> DenseRegressor:
         """Train on rows X (m, n) of finite numbers and their values y (m,) or (m, K), which count sample_weight (m,)
         each. Returns self.
+
+        validation: (X, y) or (X, y, weights), rows to watch instead of a share of X. (A pipeline hands them on as they
+        are, without its transformations.)
         """
         X, y = validate_data(self, X, y, multi_output=True, y_numeric=True)
         values = np.asarray(y, np.float64).reshape(len(y), -1)
         weights = weights_of(sample_weight, X)
         self.mean_, self.spread_, self._flat = *_moments(values, _shares(weights)), y.ndim == 1
-        self._train(X, (values - self.mean_) / self.spread_, weights, values.shape[1], "identity", self.cost)
+        watched = self._watched(validation, self._standardised)
+        self._train(X, self._standardised(values), weights, values.shape[1], "identity", self.cost, watched)
         return self
 
     @whole
@@ -89,7 +95,7 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
         """Train for one epoch more on these rows, after `fit` or from the start. Returns self.
 
         Targets are standardised by the rows of the first call, or of `fit`: let them be many enough to tell their unit.
-        lambda of `l2` is spread over the rows of each call.
+        lambda of `l2` is spread over all rows there have been, in `fit` too.
         """
         first = not hasattr(self, "network_")
         X, y = validate_data(self, X, y, reset=first, multi_output=True, y_numeric=True)
@@ -97,12 +103,16 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
         if first:
             counted = weights if weights is not None and weights.any() else None
             self.mean_, self.spread_, self._flat = *_moments(values, _shares(counted)), y.ndim == 1
-            net, rule, seed = self._made(X.shape[1], values.shape[1], "identity", self.cost)
-            self.network_, self.optimizer_, self._seed = net, rule, seed
+            self._begin(X.shape[1], values.shape[1], "identity", self.cost)
         elif values.shape[1] != len(self.mean_):
             raise ValueError(f"y has {values.shape[1]} columns, the rows before had {len(self.mean_)}")
-        self._go_on(X, (values - self.mean_) / self.spread_, weights)
+        self._go_on(X, self._standardised(values), weights)
         return self
+
+    def _standardised(self, y: Array) -> Array:
+        """(m, K), as the network takes them."""
+        values: Array = (np.asarray(y, np.float64).reshape(len(y), -1) - self.mean_) / self.spread_
+        return values
 
     def predict(self, X: Any) -> Array:
         """The value of each row (m,), or values (m, K), as `y` was."""
