@@ -53,8 +53,8 @@ class FitMethod:
             "sgd", "momentum", "adam", "lars", "lamb" start fresh; an instance keeps its state over several fits,
             and the CPU engine's workspace, up to 64 MiB, stays with the network for the next one.
         learning_rate : float or Schedule, optional
-            alpha > 0, or its course over the epochs (fastnn.schedules). None is the rule's own: 0.1 for SGD, 0.05 for
-            Momentum, 0.001 for Adam, 1 for LARS, 0.01 for LAMB. Not together with an instance.
+            alpha > 0, or its course over the epochs of the optimizer (fastnn.schedules). None is the rule's own: 0.1
+            for SGD, 0.05 for Momentum, 0.001 for Adam, 1 for LARS, 0.01 for LAMB. Not together with an instance.
         batch_size : int, optional
             Rows per step; min(128, rows) if not given. The short last batch is used and divided by its own rows.
         epochs : int

@@ -41,6 +41,8 @@ class Optimizer:
         One vector like theta per slot, on the network's device; empty until bound.
     t : int
         Steps taken.
+    first_epoch : int
+        Epochs its network had been trained when it began: from there a schedule counts.
     """
 
     name: ClassVar[str]
@@ -50,7 +52,7 @@ class Optimizer:
     def __init__(self, learning_rate: float | Schedule) -> None:
         self.learning_rate = learning_rate
         self.state: list[Any] = []
-        self.t = 0
+        self.t = self.first_epoch = 0
         self._owner: weakref.ref[Any] | None = None
 
     @property
@@ -122,17 +124,24 @@ class Optimizer:
         """Parts of theta, each with the rule's own weight decay: all of it, with none."""
         yield slice(None), 0.0
 
+    def began(self, owner: Any) -> int:
+        """The epoch of this network's life from which the schedule of a fit that begins now counts: where the rule
+        made its first step, or the next, if it has made none.
+        """
+        now = int(owner.epochs_trained)
+        return min(self.first_epoch, now) if self.belongs_to(owner) and self.t else now
+
     def belongs_to(self, owner: Any) -> bool:
         """Whether it is attached to this network."""
         return self._owner is not None and self._owner() is owner
 
     def reset(self) -> None:
         """Forget the state and the network."""
-        self.state, self.t, self._owner = [], 0, None
+        self.state, self.t, self.first_epoch, self._owner = [], 0, 0, None
 
     def __getstate__(self) -> dict[str, Any]:
         # A weak reference cannot be pickled, and the copy belongs to no network yet.
-        return {**self.__dict__, "_owner": None, "state": [], "t": 0}
+        return {**self.__dict__, "_owner": None, "state": [], "t": 0, "first_epoch": 0}
 
     def __repr__(self) -> str:
         rate = self.learning_rate

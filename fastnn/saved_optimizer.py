@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import schedules
+from .errors import natural_number
 from .optimizers import OPTIMIZERS, Optimizer
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def description(net: Network, rule: Any) -> tuple[str, dict[str, Array]]:
         "t": rule.t if own else 0,
         "sha256": _checksum(tensors),
     }
+    if own and rule.first_epoch:  # only where it is used, so that other files are read by the first version as before
+        content["first_epoch"] = rule.first_epoch
     return json.dumps(content), tensors
 
 
@@ -71,7 +74,8 @@ def restored(net: Network, content: str, tensors: Mapping[str, Array]) -> Optimi
         They are not what `description` gives; the caller says which file it is.
     """
     config = json.loads(content)
-    if not isinstance(config, dict) or set(config) != _FIELDS or not isinstance(config["constants"], dict):
+    fields = set(config) - {"first_epoch"} if isinstance(config, dict) else set()
+    if fields != _FIELDS or not isinstance(config["constants"], dict):
         raise ValueError(f"the optimizer's description must have the fields {sorted(_FIELDS)}")
     if not isinstance(config["name"], str) or config["name"] not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {config['name']!r}")
@@ -81,6 +85,7 @@ def restored(net: Network, content: str, tensors: Mapping[str, Array]) -> Optimi
     t, rate = config["t"], config["learning_rate"]
     if isinstance(t, bool) or not isinstance(t, int) or t < 0:
         raise ValueError(f"the optimizer's t must be an integer >= 0, got {t!r}")
+    first = natural_number("first_epoch of the optimizer", config.get("first_epoch", 0))
     rule = kind(schedules.from_config(rate) if isinstance(rate, dict) else rate, **config["constants"])
     if not tensors and kind.slots and not t:
         return rule  # saved before its first step
@@ -96,7 +101,7 @@ def restored(net: Network, content: str, tensors: Mapping[str, Array]) -> Optimi
     rule.bind(net, lambda: net.backend.zeros(net.theta.shape, net.dtype))
     for slot, vector in zip(kind.slots, rule.state, strict=True):
         net.backend.copyto(vector, net.backend.asarray(tensors[PREFIX + slot]))
-    rule.t = t
+    rule.t, rule.first_epoch = t, first
     return rule
 
 

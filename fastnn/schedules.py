@@ -1,8 +1,10 @@
 """Learning rates that change while a network trains: a small table of frozen classes.
 
-A schedule is a function of the position e, the number of epochs the network has been trained over its
-life, as a real number: step s (from 0) of the S steps of epoch 3 has e = 3 + s / S. So a schedule is the
-same for every batch size, and goes on where it was when a saved network is trained further.
+A schedule is a function of the position e, the number of epochs the network has been trained by the
+optimizer, as a real number: step s (from 0) of the S steps of epoch 3 has e = 3 + s / S. So a schedule is
+the same for every batch size. It begins with the optimizer: where `fit` is given a name, or an instance
+that has not taken a step, it counts from 0; an instance that goes on in another fit, or after
+`fastnn.resume`, goes on in its schedule too.
 
     net.fit(X, y, optimizer="momentum", batch_size=8192, epochs=30,
             learning_rate=schedules.WarmUp(schedules.Cosine(0.8, epochs=30), epochs=5))

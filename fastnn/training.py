@@ -123,14 +123,16 @@ def fit(
                 f"patience={patience} waits for a lower cost of the validation rows, and there are none; give "
                 "validation=0.1, or (X, y)"
             )
-        _refuse_spent(rule.learning_rate, net.epochs_trained, epochs, -(-rows // batch_size))
+        _refuse_spent(rule.learning_rate, net.epochs_trained - rule.began(net), epochs, -(-rows // batch_size))
         orders = Orders(data.train_rows, bool(shuffle), order, seed)
         job = Job(net, rule, batch_size, micro_batch, rows, data.x.dtype)
         refuse_spoilt(net)
         with net.backend.under_way():
             if net.epochs_trained == 0:
                 warn_if_symmetric(net)  # an error where warnings are: before the optimizer is bound to this network
+            began = rule.began(net)
             program, snapshot = kept_or_made(job)
+            rule.first_epoch = began
             program.scale = 1.0 if data.scale is None else data.scale
             program.weights, program.total_weight = data.weights, data.total_weight
             best = None if patience is None else BestEpoch(net, rule, patience)
@@ -407,7 +409,9 @@ def _is_true(answer: Any) -> bool:
 def _rates(optimizer: Optimizer, epoch: int, start: int, stop: int, steps: int) -> np.ndarray[Any, Any] | None:
     """alpha of steps start..stop of an epoch of so many steps; None where it is one number (fastnn.schedules)."""
     schedule = optimizer.learning_rate
-    return schedule.at(epoch + np.arange(start, stop) / steps) if isinstance(schedule, Schedule) else None
+    if not isinstance(schedule, Schedule):
+        return None
+    return schedule.at(epoch - optimizer.first_epoch + np.arange(start, stop) / steps)
 
 
 def _refuse_spent(learning_rate: float | Schedule, first: int, epochs: int, steps: int) -> None:
@@ -420,9 +424,8 @@ def _refuse_spent(learning_rate: float | Schedule, first: int, epochs: int, step
         if spent.size:
             raise ValueError(
                 f"learning_rate={learning_rate!r} is down to 0 in epoch {int(spent[0])}, but this fit runs from epoch "
-                f"{first} to {first + epochs - 1} "
-                "(epochs count from 0, over the network's life); give a longer schedule, one with a final rate, or "
-                "fewer epochs"
+                f"{first} to {first + epochs - 1} (counted from 0, the optimizer's first); give a longer schedule, one "
+                "with a final rate, fewer epochs, or an optimizer that begins anew"
             )
 
 

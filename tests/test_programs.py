@@ -422,8 +422,13 @@ def test_an_optimizer_with_the_state_of_another_network_is_refused(backend):
     rule = optimizers.Momentum()
     first, second = (fastnn.Network([2, 2], backend=backend) for _ in range(2))
     backend.compile(first, rule, 1)
-    backend.compile(first, rule, 2)  # the same network again: goes on
-    with pytest.raises(ValueError, match="another network"):
+    program = backend.compile(first, rule, 2)  # the same network again: goes on
+    backend.compile(second, rule, 1)  # there is nothing to lose yet
+    X, y = backend.asarray(np.ones((2, 2), np.float32)), backend.asarray(np.array([0, 1]))
+    with pytest.raises(ValueError, match="serves another network, since this program was compiled"):
+        program.run(X, y, backend.asarray(np.arange(2)), 0, 1)
+    backend.compile(first, rule, 2).run(X, y, backend.asarray(np.arange(2)), 0, 1)
+    with pytest.raises(ValueError, match="carries the state of another network"):
         backend.compile(second, rule, 1)
     rule.reset()
     backend.compile(second, rule, 1)

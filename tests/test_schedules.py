@@ -197,18 +197,39 @@ def test_every_step_has_its_own_rate(backend, dtype, make, l2):
 
 
 def test_a_schedule_goes_on_over_fits_and_files(backend, tmp_path):
-    """Positions count the epochs of the network's life: three fits, the last after a file, are one fit."""
+    """Positions count the epochs of the optimizer: three fits by one, the last after a file, are one fit."""
     X, y = data()
     whole = network(backend, "float64")
     together = whole.fit(X, y, optimizer="sgd", learning_rate=COURSE, batch_size=BATCH, epochs=4).learning_rate
-    net = network(backend, "float64")
-    apart = net.fit(X, y, optimizer="sgd", learning_rate=COURSE, batch_size=BATCH, epochs=1).learning_rate
-    apart += net.fit(X, y, optimizer="sgd", learning_rate=COURSE, batch_size=BATCH, epochs=2).learning_rate
-    net.save(tmp_path / "net.safetensors")
-    net = fastnn.load(tmp_path / "net.safetensors", backend=backend)
-    apart += net.fit(X, y, optimizer="sgd", learning_rate=COURSE, batch_size=BATCH, epochs=1).learning_rate
+    net, rule = network(backend, "float64"), optimizers.SGD(COURSE)
+    apart = net.fit(X, y, optimizer=rule, batch_size=BATCH, epochs=1).learning_rate
+    apart += net.fit(X, y, optimizer=rule, batch_size=BATCH, epochs=2).learning_rate
+    net.save(tmp_path / "net.safetensors", optimizer=rule)
+    net, rule = fastnn.resume(tmp_path / "net.safetensors", backend=backend)
+    apart += net.fit(X, y, optimizer=rule, batch_size=BATCH, epochs=1).learning_rate
     assert apart == together
     np.testing.assert_array_equal(theta_of(net), theta_of(whole))
+
+
+@pytest.mark.parametrize("fresh", [lambda rule: ("adam", COURSE), lambda rule: (optimizers.Adam(COURSE), None)])
+def test_a_schedule_begins_with_its_optimizer(backend, tmp_path, fresh):
+    """A trained network that is trained further by a fresh rule: the same rates as the first time, and again after a
+    file from where that one left off.
+    """
+    X, y = data()
+    net = network(backend, "float64")
+    first = net.fit(X, y, optimizer="adam", learning_rate=COURSE, batch_size=BATCH, epochs=3).learning_rate
+    rule, rate = fresh(None)
+    assert net.fit(X, y, optimizer=rule, learning_rate=rate, batch_size=BATCH, epochs=3).learning_rate == first
+    assert net.epochs_trained == 6
+    rule = optimizers.Adam(COURSE)
+    net.fit(X, y, optimizer=rule, batch_size=BATCH, epochs=2)
+    assert (rule.first_epoch, rule.t) == (6, 10)
+    net.save(tmp_path / "net.safetensors", optimizer=rule)
+    loaded, again = fastnn.resume(tmp_path / "net.safetensors", backend=backend)
+    assert loaded.fit(X, y, optimizer=again, batch_size=BATCH, epochs=1).learning_rate == first[2:]
+    rule.reset()
+    assert net.fit(X, y, optimizer=rule, batch_size=BATCH, epochs=3).learning_rate == first
 
 
 def test_a_constant_schedule_is_a_number(backend, dtype):
@@ -285,9 +306,12 @@ def test_a_spent_schedule_is_refused_before_anything_moves(backend):
     ):
         net.fit(*data(), optimizer="sgd", learning_rate=Cosine(0.1, 3), batch_size=BATCH, epochs=5)
     np.testing.assert_array_equal(theta_of(net), before)
-    net.fit(*data(), optimizer="sgd", learning_rate=Cosine(0.1, 3), batch_size=BATCH, epochs=3)
-    with pytest.raises(ValueError, match="is down to 0 in epoch 3"):
-        net.fit(*data(), optimizer="sgd", learning_rate=Cosine(0.1, 3), batch_size=BATCH, epochs=1)
+    rule = optimizers.SGD(Cosine(0.1, 3))
+    net.fit(*data(), optimizer=rule, batch_size=BATCH, epochs=3)
+    with pytest.raises(
+        ValueError, match=r"is down to 0 in epoch 3, but this fit runs from epoch 3 to 3 \(counted from"
+    ):
+        net.fit(*data(), optimizer=rule, batch_size=BATCH, epochs=1)
     with pytest.raises(ValueError, match="which has its own"):
         net.fit(*data(), optimizer=optimizers.SGD(0.1), learning_rate=Cosine(0.1, 30))
 
