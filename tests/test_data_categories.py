@@ -168,7 +168,7 @@ def test_predictions_repeat_categories_and_missing_cells(tmp_path):
     found = predict_table(net, new)
     assert found.answers[3:] == answers[3:]
     assert len(found.notes) == 1
-    assert "1 rows have in column 'city' what did not occur in training ('Bern')" in found.notes[0]
+    assert "1 row with a value of column 'city' that did not occur in training ('Bern')" in found.notes[0]
     mean = net.preprocessing["feature_mean"][0]
     assert found.answers[2] == pytest.approx(answers[2] + 100 * (mean - people(30, seed=5)["age"][2]), rel=0.02)
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastnn import DataFileError, ModelFileError
-from fastnn.data import columns, digits, preprocessing, tables
+from fastnn.data import columns, digits, features, preprocessing, tables
 from fastnn.data.dataset import deal
 
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -355,7 +355,10 @@ def test_digits_without_scikit_learn(monkeypatch):
     [("1,5", True), ("-0,01", True), ("1.234,5", True), ("1,234,567.8", True), ("1,001", True), ("a,b", False), ("1.5", False), ("x", False)],
 )  # fmt: skip
 def test_numbers_with_commas_are_told_from_other_text(cell, commas):
-    hint = "; numbers are read with a decimal point and nothing between thousands, as 1234.5"
+    hint = (
+        "; numbers are read with a decimal point and nothing between thousands, as 1234.5, or by --decimal comma with a "
+        "comma"
+    )
     assert columns.commas_in(cell) == (hint if commas else "")
 
 
@@ -363,10 +366,78 @@ def test_what_is_said_of_decimal_commas_and_of_a_category_called_none(tmp_path):
     few, many = tmp_path / "few.csv", tmp_path / "many.csv"
     few.write_text("x;y\n" + "".join(f"{i};{i % 2}\n" for i in range(30)) + "1,5;0\n")
     many.write_text("x;y\n" + "".join(f"{i},{i % 7};{i % 2}\n" for i in range(90)))
-    for path, before in ((few, "text '1,5' where a number is expected"), (many, "too many to be categories")):
-        with pytest.raises(DataFileError, match=f"{before}.*numbers are read with a decimal point"):
+    for path, words in (
+        (few, "text '1,5' where a number is expected; numbers are read with a decimal point"),
+        (many, "column 'x' holds numbers that are not written as 1234.5 .*--decimal comma reads a decimal comma"),
+    ):
+        with pytest.raises(DataFileError, match=words):
             tables.load(path, "y")
     garage = tmp_path / "garage.csv"
     garage.write_text("g,y\n" + "".join(f"{('None', 'Attached')[i % 2]},{i}\n" for i in range(40)))
     with pytest.raises(DataFileError, match=r"missing value \('None'\).*--categorical g takes such texts for names"):
         tables.load(garage, "y")
+
+
+POINTS = [(f"{i / 8:.3f}", f"{1000 + i * 7.25:.2f}", f"{i / 4 - 9:.2f}") for i in range(60)]
+
+
+def table_with(path, write):
+    lines = [";".join("xzy"), *(";".join(map(write, row)) for row in POINTS)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def with_comma(number):
+    """1,234.500 as 1.234,500."""
+    return f"{float(number):,.3f}".translate(str.maketrans(",.", ".,"))
+
+
+def test_a_decimal_comma_is_read_where_it_is_asked_for(tmp_path):
+    """The same numbers as with a point, in features and target; in rows to predict too."""
+    plain = tables.load(table_with(tmp_path / "points.csv", str), "y")
+    commas = table_with(tmp_path / "commas.csv", with_comma)
+    found = tables.load(commas, "y", choice=tables.Choice(decimal="comma"))
+    assert found.task == plain.task == "regression"
+    np.testing.assert_array_equal(found.X, plain.X)
+    np.testing.assert_array_equal(found.y, plain.y)
+    assert (found.preprocessing.pop("decimal"), found.preprocessing) == ("comma", plain.preprocessing)
+    known = found.preprocessing | {"decimal": "comma", "feature_mean": [0, 0], "feature_factor": [1, 1]}
+    np.testing.assert_array_equal(tables.read_columns(commas, known, [])[0], plain.X)
+    of_memory = features.from_arrays({"x": ["1,5", "2"], "z": [1.5, 2.0]}, ["x", "z"], tables.reading_of(known))
+    assert [of_memory[name].tolist() for name in "xz"] == [[1.5, 2.0]] * 2  # what is a number already stays one
+    points = tmp_path / "points.csv"  # that cannot stand between thousands
+    points.write_text("x;y\n" + "".join(f"{i / 8 + 0.125:.4f};{i}\n" for i in range(40)))
+    with pytest.raises(
+        DataFileError, match=r"numbers that are not written as 1234,5 .such as '0\.1250'.; --categorical x"
+    ):
+        tables.load(points, "y", choice=tables.Choice(decimal="comma"))
+
+
+@pytest.mark.parametrize(
+    ("write", "shown", "comma"),
+    [
+        (with_comma, "'0,000'", True),
+        (lambda number: f"{float(number):.1f}%", "'0.0%'", False),
+        (lambda number: f"$ {float(number):,.2f}", r"'\$ 0.00'", False),
+        (lambda number: f"{float(number) + 1234567:,.0f}".replace(",", " "), "'1 234 567'", False),
+    ],
+)
+def test_numbers_that_are_otherwise_written_are_not_taken_for_categories(tmp_path, write, shown, comma):
+    path = table_with(tmp_path / "t.csv", write)
+    advice = "--decimal comma reads a decimal comma, " if comma else ""
+    words = f"column 'x' holds numbers that are not written as 1234.5 .such as {shown}.; {advice}--categorical x takes"
+    with pytest.raises(DataFileError, match=words):
+        tables.load(path, "y")
+    with pytest.raises(DataFileError, match=r"column 'y' holds numbers .* --task classification takes such texts"):
+        tables.load(path, "y", choice=tables.Choice(categorical=("x", "z")))
+
+
+def test_digits_with_leading_zeros_are_names_while_they_are_few(tmp_path):
+    """As in a target: 01234 is no quantity."""
+    path = tmp_path / "t.csv"
+    codes = ["01234", "10001", "90210"]
+    path.write_text("zip,n,y\n" + "".join(f"{codes[i % 3]},{i:03},{i / 2}\n" for i in range(90)))
+    found = tables.load(path, "y")
+    assert found.preprocessing["categories"] == {"zip": codes}
+    np.testing.assert_array_equal(found.X[:, :3], np.eye(3)[np.arange(90) % 3])
+    np.testing.assert_array_equal(found.X[:, 3], np.arange(90))  # as many as rows: they count something

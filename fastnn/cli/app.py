@@ -65,6 +65,12 @@ def train(
         str | None,
         typer.Option(metavar="WAY", help="Cells of a table without a value: refuse them, or take the mean."),
     ] = None,
+    decimal: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MARK", help="How numbers in a table are written: 1234.5 with a point, 1.234,5 with a comma."
+        ),
+    ] = None,
     test: Annotated[
         list[str] | None,
         typer.Option(metavar="FILE", help="Test on this table, instead of on a fifth of the rows that are set apart."),
@@ -186,6 +192,7 @@ def train(
         drop=tuple(drop or ()),
         categorical=tuple(categorical or ()),
         missing=missing,
+        decimal=decimal,
         test=one("--test", test),
         balanced=balanced,
         cost=cost,

@@ -82,6 +82,7 @@ class TrainOptions:
     drop: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
     missing: str | None = None
+    decimal: str | None = None
     test: str | None = None
     balanced: bool = False
     cost: str | None = None
@@ -128,6 +129,8 @@ def check(options: TrainOptions) -> Callable[[], DataSet]:
     known("--dtype", options.dtype, DTYPES)
     known("--precision", options.precision, PRECISIONS)
     known("--activation", options.activation, [name for name, g in activations.ACTIVATIONS.items() if g.elementwise])
+    if str(options.optimizer).lower() == "adamw":
+        raise ValueError("--optimizer adamw is --optimizer adam --weight-decay 0.01")
     known("--optimizer", str(options.optimizer), optimizers.OPTIMIZERS)
     layers = hidden_layers(str(options.hidden))
     if finite_number("--dropout", options.dropout, least=0, below=1) > 0 and not layers:
@@ -239,6 +242,7 @@ def _source(options: TrainOptions) -> tuple[Defaults, Callable[[], DataSet]]:
         "--drop": options.drop or None,
         "--categorical": options.categorical or None,
         "--missing": options.missing,
+        "--decimal": options.decimal,
         "--test": options.test,
         "--cost": options.cost,
     }
@@ -266,10 +270,13 @@ def _source(options: TrainOptions) -> tuple[Defaults, Callable[[], DataSet]]:
     if options.missing is None:
         options.missing = "refuse"
     known("--missing", options.missing, tables.MISSING_WAYS)
+    if options.decimal is None:
+        options.decimal = "point"
+    known("--decimal", options.decimal, tables.DECIMALS)
     target = options.target
     if target is None:
         raise ValueError(f"--target COLUMN is missing: the column of {source} to predict")
-    choice = tables.Choice(options.drop, options.categorical, options.missing)
+    choice = tables.Choice(options.drop, options.categorical, options.missing, options.decimal)
     return TABLE, lambda: _table(source, target, options, choice)
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "MISSING",
     "BadCell",
     "Column",
+    "Padded",
     "RawTable",
     "Reading",
     "Want",
@@ -24,7 +25,10 @@ __all__ = [
     "first_bad",
     "names",
     "numbers",
+    "otherwise_written",
     "texts_among",
+    "too_many",
+    "with_point",
 ]
 
 # Spellings of "no value" in tables, lower case. They are refused where nothing else is asked for.
@@ -49,12 +53,15 @@ class Reading:
         A cell may be missing.
     literal : set of str
         Columns of text in which "none", "?" and the like are names, and only an empty cell is missing.
+    comma : bool
+        Numbers in text have a decimal comma, and points between thousands if anything.
     """
 
     text: frozenset[str] = frozenset()
     decide: bool = False
     missing: bool = False
     literal: frozenset[str] = frozenset()
+    comma: bool = False
 
 
 @dataclass
@@ -90,11 +97,79 @@ class BadCell:
     reason: str
 
 
+MOST_NAMES = 1000  # of a column; each becomes an input of the network
+FEW_NAMES = 20  # so many are categories in the shortest table
+_WITH_COMMAS = re.compile(r"[-+]?\d+(,\d+)+(\.\d+)?|[-+]?\d+(\.\d{3})*,\d+")
+_WITH_A_UNIT = re.compile(
+    r"[-+]?[$€£]\s?[-+]?[\d.,]*\d|[-+]?\d[\d.,]*\s?[%$€£]|[-+]?\d{1,3}([ '\u00a0\u202f]\d{3})+([.,]\d+)?"
+)
+_DECIMAL_COMMA = re.compile(r"[-+]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?([eE][-+]?\d+)?")
+
+
 def commas_in(cell: str) -> str:
     """What to do about a number with a decimal comma, or with commas between thousands; "" for other text."""
-    if re.fullmatch(r"[-+]?\d+(,\d+)+(\.\d+)?|[-+]?\d+(\.\d{3})*,\d+", cell.strip()) is None:
+    if _WITH_COMMAS.fullmatch(cell.strip()) is None:
         return ""
-    return "; numbers are read with a decimal point and nothing between thousands, as 1234.5"
+    return (
+        "; numbers are read with a decimal point and nothing between thousands, as 1234.5, or by --decimal comma with "
+        "a comma"
+    )
+
+
+def otherwise_written(cells: Sequence[str], comma: bool) -> str:
+    """The first of text cells that are, most of them, numbers written with commas, spaces between thousands, or a
+    sign of money or percent, or where a decimal comma is wanted with a point; "" if most are not.
+    """
+    present = [cell.strip() for cell in cells if cell.strip().lower() not in MISSING]
+    plain = [not fault(cell) for cell in present]
+    odd = [
+        cell
+        for cell, number in zip(present, plain, strict=True)
+        if (number and comma and not _DECIMAL_COMMA.fullmatch(cell))
+        or _WITH_COMMAS.fullmatch(cell)
+        or _WITH_A_UNIT.fullmatch(cell)
+    ]
+    others = sum(plain) if not comma else 0
+    return odd[0] if odd and 2 * (len(odd) + others) > len(present) else ""
+
+
+def too_many(names: int, rows: int) -> bool:
+    """Whether so many different texts tell rows apart, and not kinds of rows."""
+    return names > FEW_NAMES and (names > MOST_NAMES or 2 * names > rows)
+
+
+class Padded:
+    """Columns of digits with leading zeros, such as 01234: names, as long as there are few enough of them.
+
+    cells : the first rows, column by column, of which some have such a cell or none ever will
+    """
+
+    def __init__(self, cells: Mapping[str, Sequence[str]]) -> None:
+        self._names: dict[str, set[str]] = {
+            name: set() for name, column in cells.items() if any(c[:1] == "0" and c[1:].isdigit() for c in column)
+        }
+
+    def add(self, cells: Mapping[str, Sequence[str]]) -> None:
+        """The next rows."""
+        for name, known in list(self._names.items()):
+            column = [cell.strip() for cell in cells[name]]
+            known.update(cell for cell in column if cell.lower() not in MISSING)
+            if len(known) > MOST_NAMES or not all(cell.isdigit() for cell in known):
+                del self._names[name]
+
+    def columns(self, rows: int) -> set[str]:
+        """Their names, of a table of so many rows."""
+        return {name for name, known in self._names.items() if not too_many(len(known), rows)}
+
+
+def with_point(cell: str) -> str:
+    """A number with a decimal comma as Python writes it; other text as it is, and a number with a decimal point as text
+    that says why it is none.
+    """
+    stripped = cell.strip()
+    if _DECIMAL_COMMA.fullmatch(stripped):
+        return stripped.replace(".", "").replace(",", ".")
+    return f"{stripped} (not with a decimal comma)" if not fault(stripped) else cell
 
 
 def fault(cell: str) -> str:

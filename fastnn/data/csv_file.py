@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataFileError
-from .columns import BadCell, Column, RawTable, Reading, Want, first_bad, numbers, texts_among
+from .columns import BadCell, Column, Padded, RawTable, Reading, Want, first_bad, numbers, texts_among, with_point
 from .columns import names as names_of
 
 __all__ = ["read_csv"]
@@ -84,11 +84,21 @@ def _read(path: Path, reader: Any, separator: str, want: Want, reading: Reading)
     parts: dict[str, list[NDArray[np.float64]]] = {name: [] for name in columns}
     texts: dict[str, list[str]] = {name: [] for name in columns if name in reading.text}
     unlike: dict[str, _Unlike] = {}
+    padded = Padded({})
     answers: list[str] = []
     rows = _rows(path, reader, len(names), lines)
     while block := list(islice(rows, BLOCK)):
         start = len(lines) - len(block)
         cells = list(zip(*block, strict=True))
+        if reading.comma:
+            cells = [
+                column if name in texts else tuple(map(with_point, column))
+                for name, column in zip(names, cells, strict=True)
+            ]
+        if reading.decide:
+            of_numbers = {name: cells[i] for name, i in picked.items() if name not in texts}
+            padded = padded if start else Padded(of_numbers)
+            padded.add(of_numbers)
         found: dict[str, Column | BadCell] = {
             name: (
                 names_of(cells[i], missing=reading.missing, literal=name in reading.literal)
@@ -114,7 +124,7 @@ def _read(path: Path, reader: Any, separator: str, want: Want, reading: Reading)
             answers += [cell.strip() for cell in cells[names.index(target)]]
     if not lines:
         raise DataFileError(f"{path}: has a header but no rows")
-    if text := frozenset(name for name, column in unlike.items() if column.is_text()):
+    if text := frozenset(name for name, column in unlike.items() if column.is_text()) | padded.columns(len(lines)):
         raise _HoldsText(text)
     if unlike:
         name, column = min(unlike.items(), key=lambda item: item[1].row)

@@ -10,13 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataFileError
-from .columns import BadCell, Column, Reading, commas_in, names, numbers
+from .columns import BadCell, Column, Reading, commas_in, names, numbers, too_many, with_point
 
 __all__ = ["as_text", "categories_of", "encoded", "feature_names", "from_arrays"]
 
 Floats = NDArray[np.float64]
-MOST_NAMES = 1000  # of a column; each becomes an input of the network
-FEW_NAMES = 20  # so many are categories in the shortest table
 
 
 def categories_of(features: Mapping[str, Column], where: str = "") -> dict[str, list[str]]:
@@ -35,7 +33,7 @@ def categories_of(features: Mapping[str, Column], where: str = "") -> dict[str, 
         names = sorted(set(cells) - {""})
         if not names:
             raise DataFileError(f"{where}column {column!r} holds no value at all; leave it out: --drop {column}")
-        if len(names) > FEW_NAMES and (len(names) > MOST_NAMES or 2 * len(names) > len(cells)):
+        if too_many(len(names), len(cells)):
             raise DataFileError(
                 f"{where}column {column!r} holds {len(names):,} different texts in {len(cells):,} rows (such as "
                 f"{names[0]!r}), too many to be categories; leave it out: --drop {column}{commas_in(names[0])}"
@@ -79,8 +77,8 @@ def encoded(
         if strange:
             shown = ", ".join(map(repr, sorted(set(strange))[:3])) + (", ..." if len(set(strange)) > 3 else "")
             notes.append(
-                f"{len(strange)} rows have in column {column!r} what did not occur in training ({shown}): it is taken "
-                "for none of the names known"
+                f"{len(strange)} row{'s' * (len(strange) > 1)} with a value of column {column!r} that did not occur in "
+                f"training ({shown}): taken for none of its categories"
             )
         at += len(place)
     return X
@@ -104,7 +102,7 @@ def from_arrays(table: Any, columns: Sequence[str], reading: Reading) -> dict[st
         if values.ndim != 1 or (found and len(values) != len(next(iter(found.values())))):
             raise DataFileError(f"column {column!r} must be one value per row, got shape {values.shape}")
         if column not in reading.text:
-            found[column] = _numbers(column, values, reading.missing)
+            found[column] = _numbers(column, values, reading)
             continue
         text = names(as_text(values), missing=reading.missing, literal=column in reading.literal)
         if isinstance(text, BadCell):
@@ -144,9 +142,12 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def _numbers(column: str, values: NDArray[Any], missing: bool) -> Floats:
+def _numbers(column: str, values: NDArray[Any], reading: Reading) -> Floats:
+    missing = reading.missing
     if values.dtype.kind not in "biuf":
-        cells = numbers(as_text(values), missing=missing)
+        given = values.tolist()
+        as_they_are = [with_point(v) if reading.comma and isinstance(v, str) else _cell(v) for v in given]
+        cells = numbers(as_they_are, missing=missing)
         if isinstance(cells, BadCell):
             raise DataFileError(f"row {cells.row + 1}, column {column!r}: {cells.reason}")
         return cells

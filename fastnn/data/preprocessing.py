@@ -4,6 +4,7 @@
     table:   {"version": 1, "kind": "table", "task": "classification" | "regression", "target": name,
               "columns": [names], "classes": [values] | None,
               "categories": {column: [names]}, "missing": "mean",        # if there are any; if it may be
+              "decimal": "comma",                                        # if numbers are written so
               "feature_mean": [numbers], "feature_factor": [numbers],    # of each input, see features.py
               "target_mean": number, "target_std": number}                  # the last two for regression
 
@@ -180,6 +181,8 @@ def _table_fault(p: dict[str, Any], inputs: int, outputs: int) -> str:
         return "categories are not different names of columns"
     if p.get("missing") not in (None, "mean"):
         return f"missing={p['missing']!r} is not known"
+    if p.get("decimal") not in (None, "comma"):
+        return f"decimal={p['decimal']!r} is not known"
     if len(feature_names(columns, categories)) != inputs:
         return f"columns and categories do not make {inputs} inputs"
     if not isinstance(p.get("target"), str) or p.get("task") not in ("classification", "regression"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataFileError, nearest, unknown_name
-from .columns import MISSING, BadCell, Column, RawTable, Reading, fault, numbers
+from .columns import MISSING, BadCell, Column, RawTable, Reading, fault, numbers, otherwise_written, with_point
 from .csv_file import read_csv
 from .dataset import DataSet
 from .features import categories_of, encoded
 from .npz_file import read_npz
 
-__all__ = ["MISSING_WAYS", "TASKS", "Choice", "load", "load_test", "read_columns", "reading_of"]
+__all__ = ["DECIMALS", "MISSING_WAYS", "TASKS", "Choice", "load", "load_test", "read_columns", "reading_of"]
 
 TASKS = ("classification", "regression")
 MISSING_WAYS = ("refuse", "mean")
+DECIMALS = ("point", "comma")
 FEW_CLASSES = 20  # more distinct integers than this, or fewer than ROWS_PER_CLASS rows each, are taken for quantities
 ROWS_PER_CLASS = 5
 MOST_EXACT = 2**53  # integers beyond it share a float64
@@ -38,11 +40,14 @@ class Choice:
     missing : str
         "refuse" cells without a value in features, or take the "mean" of the training rows for them; of a column of
         categories, none of them.
+    decimal : str
+        How numbers in text are written: 1234.5 with a "point", or with a "comma" 1234,5 or 1.234,5.
     """
 
     drop: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
     missing: str = "refuse"
+    decimal: str = "point"
 
 
 def load(
@@ -84,6 +89,8 @@ def load(
     path = Path(path)
     if choice.missing not in MISSING_WAYS:
         raise unknown_name("missing", choice.missing, MISSING_WAYS)
+    if choice.decimal not in DECIMALS:
+        raise unknown_name("decimal", choice.decimal, DECIMALS)
     chosen: list[str] = []
 
     def want(names: list[str]) -> tuple[list[str], str]:
@@ -91,9 +98,11 @@ def load(
         return _features(path, names, chosen[0], choice), chosen[0]
 
     text_columns = frozenset(choice.categorical)
-    table = _reader(path)(path, want, Reading(text_columns, True, choice.missing == "mean", text_columns))
+    reading = Reading(text_columns, True, choice.missing == "mean", text_columns, choice.decimal == "comma")
+    table = _reader(path)(path, want, reading)
     assert table.target is not None
     name, columns = chosen[0], list(table.features)
+    _refuse_otherwise_written(path, table, name, task, choice)
     categories = categories_of(table.features, f"{path}: ")
     values, text = _target_values(table, name, task)
     notes = list(table.notes)
@@ -114,6 +123,8 @@ def load(
         preprocessing["categories"] = categories
         shown = ", ".join(f"{column!r} ({len(names)})" for column, names in list(categories.items())[:5])
         notes.append(f"columns of categories: {shown}{' and more' if len(categories) > 5 else ''}")
+    if choice.decimal == "comma":
+        preprocessing["decimal"] = "comma"
     if choice.missing == "mean":
         preprocessing["missing"] = "mean"
         notes.extend(_filled(table.features))
@@ -149,6 +160,24 @@ def load(
         classes=classes,
         notes=notes,
     )
+
+
+def _refuse_otherwise_written(path: Path, table: RawTable, target: str, task: str | None, choice: Choice) -> None:
+    """Numbers with a decimal comma would be hundreds of categories, or classes."""
+    wanted = "1234,5" if choice.decimal == "comma" else "1234.5"
+    columns = {name: cells for name, cells in table.features.items() if isinstance(cells, list)}
+    if task != "classification" and not isinstance(table.target, np.ndarray):
+        columns[target] = table.target or []
+    for name, cells in columns.items():
+        if name in choice.categorical or not (cell := otherwise_written(cells, choice.decimal == "comma")):
+            continue
+        names = "--task classification" if name == target else f"--categorical {shlex.quote(name)}"
+        ways = f"{names} takes such texts for names"
+        if choice.decimal == "point" and not fault(with_point(cell)):
+            ways = f"--decimal comma reads a decimal comma, {ways}"
+        raise DataFileError(
+            f"{path}: column {name!r} holds numbers that are not written as {wanted} (such as {cell!r}); {ways}"
+        )
 
 
 def _filled(features: dict[str, Column]) -> list[str]:
@@ -246,7 +275,12 @@ def reading_of(known: Mapping[str, Any]) -> Reading:
     """How the columns of a trained model are read."""
     categories = known.get("categories", {})
     literal = frozenset(column for column, names in categories.items() if MISSING & {name.lower() for name in names})
-    return Reading(frozenset(categories), missing=known.get("missing") == "mean", literal=literal)
+    return Reading(
+        frozenset(categories),
+        missing=known.get("missing") == "mean",
+        literal=literal,
+        comma=known.get("decimal") == "comma",
+    )
 
 
 def _needed(path: Path, names: list[str], known: Mapping[str, Any]) -> list[str]:
