@@ -213,6 +213,7 @@ def pair(output: Activation, cost: str) -> Pair:
     if output.name == "sigmoid":
         return SIGMOID_CROSS_ENTROPY
     raise ValueError(
-        f"cost='cross_entropy' needs outputs in (0, 1): output={output.name!r} fits only cost='squared_error' (or use "
-        "output='softmax' or 'sigmoid')"
+        f"cost='cross_entropy' needs outputs in (0, 1): output={output.name!r} fits cost='squared_error'"
+        f"{', or another cost of errors' if output.name == 'identity' else ' only'} (or use output='softmax' or "
+        "'sigmoid')"
     )

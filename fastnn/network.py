@@ -225,14 +225,24 @@ class Network(Backpropagation, FitMethod):
         self._warn_of_table()
         return self._outputs(X)
 
+    def logits(self, X: Any) -> Array:
+        """z^(L), (m, K): what softmax or sigmoid makes probabilities of, as calibration by a temperature wants it."""
+        self._warn_of_table()
+        return self._outputs(X, activated=False)
+
     def predict(self, X: Any) -> Array:
         """What the network says of each row.
 
         Softmax: the class, int64 (m,). Sigmoid with cross_entropy: h >= 1/2 as int64 0/1, (m, K).
         Otherwise h, (m, K). With K = 1 the last two have shape (m,).
+
+        Raises
+        ------
+        ValueError
+            X does not fit, or is so large that no class can be told: its products overflow.
         """
         self._warn_of_table()
-        h = self._outputs(X)
+        h = self._told_apart(self._outputs(X))
         if self.output.name == "softmax":
             return h.argmax(axis=1)
         if self.pair.targets == "probabilities":
@@ -246,11 +256,12 @@ class Network(Backpropagation, FitMethod):
         if matched exactly, else 0.0.
         """
         self._warn_of_table()
-        h = np.asarray(self.backend.to_numpy(self._outputs(X)), np.float64)
-        t = np.asarray(self.backend.to_numpy(self._targets(y, h.shape[0])))
+        h = np.asarray(self.backend.to_numpy(self._told_apart(self._outputs(X))), np.float64)
+        # in float32 sums down the rows drift by percents, and targets of 1e9 +- 1 are all the same
+        targets = checks.targets(y, self.pair, h.shape[0], self.sizes[-1], np.dtype(np.float64), self.backend)
+        t = np.asarray(self.backend.to_numpy(targets))
         if t.ndim == 1:
             return float((h.argmax(axis=1) == t).mean())
-        t = t.astype(np.float64)  # sums of float32 down the rows would drift by percents
         if self.pair.targets == "probabilities" and np.isin(t, (0, 1)).all():
             return float(((h >= 0.5) == t).all(axis=1).mean())
         residual, spread = ((t - h) ** 2).sum(axis=0), ((t - t.mean(axis=0)) ** 2).sum(axis=0)
@@ -322,14 +333,30 @@ class Network(Backpropagation, FitMethod):
             hits += self.count_hits(a, y[rows]) or 0
         return cost_sum / x.shape[0], hits if self.counts_hits(y) else None
 
-    def _outputs(self, X: Any) -> Array:
+    def _told_apart(self, h: Array) -> Array:
+        """Outputs as they are, which of classes and of 0 and 1 must be numbers: NaN would be the first class, or 0."""
+        softmax = self.output.name == "softmax"
+        if softmax or self.pair.targets == "probabilities":
+            if len(h) == 1 and (softmax or h.shape[1] == 1) and h[0, 0] == h[0, 0]:
+                return h  # one row would notice what follows
+            first = h[:, 0] if softmax else h  # of softmax a row is NaN as a whole
+            wrong = first != first
+            if bool(wrong.any()):
+                row = int(np.argwhere(self.backend.to_numpy(wrong))[0][0])
+                raise ValueError(
+                    f"the outputs of row {row} are not numbers, because its products overflow {self.dtype}: X there, "
+                    "or a parameter, is far too large; scale X as for training"
+                )
+        return h
+
+    def _outputs(self, X: Any, activated: bool = True) -> Array:
         if type(X) is np.ndarray and X.ndim == 2 and X.flags.c_contiguous and (backend := self.backend).checks_outputs:
             m, n = X.shape
             if (
                 m
                 and n == self.sizes[0]
                 and (X.dtype == self.dtype or backend.predicts_kind(X))
-                and (h := backend.outputs(self, X)) is not None
+                and (h := backend.outputs(self, X, activated)) is not None
             ):
                 if self.scale is not None:
                     checks.warn_if_unscaled(X, self.scale, stacklevel=3)
@@ -340,7 +367,7 @@ class Network(Backpropagation, FitMethod):
         checks.warn_if_unscaled(X, self.scale, stacklevel=3)
         device, parts = self._on_device(X), []
         for rows in self._blocks(X.shape[0]):
-            h = self.backend.outputs(self, self._inputs(X[rows], first_row=rows.start))
+            h = self.backend.outputs(self, self._inputs(X[rows], first_row=rows.start), activated)
             assert h is not None, "prepared rows are finite"
             parts.append(h if device else self.backend.to_numpy(h))
         if len(parts) == 1:

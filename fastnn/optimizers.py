@@ -8,6 +8,7 @@ t counts the steps, 1 at the first.
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -141,6 +142,13 @@ class Optimizer:
 
     def __getstate__(self) -> dict[str, Any]:
         # A weak reference cannot be pickled, and the copy belongs to no network yet.
+        if self.t and self.slots:
+            warnings.warn(
+                f"the copy of {self!r} begins anew: its state after {self.t} steps stays with the network it trains. "
+                "net.save(path, optimizer=rule) and fastnn.resume(path) keep both",
+                UserWarning,
+                stacklevel=2,
+            )
         return {**self.__dict__, "_owner": None, "state": [], "t": 0, "first_epoch": 0}
 
     def __repr__(self) -> str:

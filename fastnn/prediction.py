@@ -112,7 +112,7 @@ def predict_table(net: Network, table: Any) -> Predictions:
 def _answers(net: Network, known: dict[str, Any], X: NDArray[Any], notes: list[str]) -> Predictions:
     if known["kind"] == "table" and known["task"] == "regression":
         return Predictions(preprocessing.unscale_target(known, net._outputs(X)[:, 0]).tolist(), None, notes)
-    h = np.asarray(net._outputs(X))
+    h = np.asarray(net._told_apart(net._outputs(X)))
     codes = h.argmax(axis=1)
     of_answer = [float(p) for p in h[np.arange(len(h)), codes]]
     return Predictions([known["classes"][k] for k in codes], of_answer, notes, list(known["classes"]), h)

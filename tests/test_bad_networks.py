@@ -40,7 +40,7 @@ NETWORK_CASES = [
     (
         {"output": "relu"},
         ValueError,
-        r"cost='cross_entropy' needs outputs in \(0, 1\): output='relu' fits only cost='squared_error'",
+        r"cost='cross_entropy' needs outputs in \(0, 1\): output='relu' fits cost='squared_error'",
     ),
     ({"cost": "crossentropy"}, ValueError, r"cost='crossentropy' is not known; did you mean 'cross_entropy'\?"),
     ({"sizes": [4, 1]}, ValueError, r"softmax over one output is always 1; use two outputs, or output='sigmoid'"),

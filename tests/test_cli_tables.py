@@ -312,3 +312,14 @@ def test_a_log_that_cannot_be_written_costs_no_training(tmp_path, reader):
                 process.stderr.close()
             assert process.wait(60) == 0
     assert fastnn.load(tmp_path / "runs" / "t.safetensors", backend="numpy").epochs_trained == 60
+
+
+def test_a_guess_is_named_where_it_ends_in_an_error(cli, tmp_path):
+    """Counts, which were taken for classes."""
+    path = tmp_path / "counts.csv"
+    counts = [0, 1, 2] * 30 + [8, 8]
+    path.write_text("x,y\n" + "".join(f"{i / 7},{count}\n" for i, count in enumerate(counts)))
+    code, _, said = cli("train", path, "--target", "y", "--no-plot")
+    assert code != 0
+    assert "class '8' has 2 rows" in said or "class 8 has 2 rows" in said
+    assert "task: classification, guessed because 'y' holds 4 distinct integers; --task overrides this" in said

@@ -155,7 +155,7 @@ def test_pairs(output, cost):
     else:
         with pytest.raises(
             ValueError,
-            match=rf"output='{output}' fits only cost='squared_error'.*'softmax' or 'sigmoid'",
+            match=rf"output='{output}' fits cost='squared_error'.*'softmax' or 'sigmoid'",
         ):
             costs.pair(activations.get(output), cost)
 

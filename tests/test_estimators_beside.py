@@ -76,13 +76,6 @@ def test_a_network_of_a_classifier_is_a_copy():
     assert model.network_.theta.any()
 
 
-def test_logarithms_of_probabilities():
-    X, y = load_iris(return_X_y=True)
-    model = DenseClassifier((5,), epochs=5, random_state=0).fit(X, y)
-    np.testing.assert_allclose(np.exp(model.predict_log_proba(X)), model.predict_proba(X), rtol=1e-6)
-    assert (model.predict_log_proba(X * 1e6) == -np.inf).any()
-
-
 def test_ctrl_c_ends_the_search_and_keeps_what_was_learnt(monkeypatch):
     """A score of half a training is none: `fit` raises, as code around it expects, and the estimator can be used."""
     X, y = load_iris(return_X_y=True)
@@ -241,3 +234,35 @@ def test_rows_of_ones_own_are_watched():
     with pytest.raises(TypeError, match=r"rows of your own are fit\(X, y, validation=\(X, y\)\)"):
         DenseClassifier(validation=(Xv, yv)).fit(X, y)
     assert DenseClassifier((2,), validation=0, callbacks=None, epochs=1).fit(X, y).history_.val_cost == []
+
+
+def test_logarithms_of_probabilities_that_are_too_small_for_the_dtype():
+    X, y = load_iris(return_X_y=True)
+    model = DenseClassifier(random_state=0, epochs=20).fit(X, y)
+    far = X[:3] * 1e3
+    logs = model.predict_log_proba(far)
+    assert np.isfinite(logs).all()
+    assert logs.min() < -200
+    z = np.asarray(model.network_.logits(far), np.float64)
+    np.testing.assert_allclose(logs, z - np.logaddexp.reduce(z, axis=1)[:, None], rtol=1e-12)
+    np.testing.assert_allclose(np.exp(model.predict_log_proba(X)), model.predict_proba(X), rtol=1e-4, atol=1e-7)
+    marks = np.column_stack([y == 0, y == 1]).astype(int)
+    several = DenseClassifier(random_state=0, epochs=20).fit(X, marks)
+    logs = several.predict_log_proba(far)
+    assert np.isfinite(logs).all()
+    np.testing.assert_allclose(logs, -np.logaddexp(0, -np.asarray(several.network_.logits(far), np.float64)))
+
+
+def test_a_network_of_targets_with_a_large_offset_is_refused_where_the_dtype_is_too_coarse():
+    """float32 cannot say 1e8 + 1: the network's answers were all alike."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((200, 2))
+    for offset, dtype, fits in ((1e3, "float32", True), (1e6, "float32", False), (1e8, "float64", True)):
+        y = offset + X[:, 0]
+        model = DenseRegressor((8,), epochs=30, random_state=0, dtype=dtype).fit(X, y)
+        assert model.score(X, y) > 0.9
+        if fits:
+            assert model.to_network().score(X, y) == pytest.approx(model.score(X, y), abs=1e-4)
+        else:
+            with pytest.raises(ValueError, match=r"targets of 1e\+06 \+- 0.\d+ do not fit float32; .* dtype='float64'"):
+                model.to_network()

@@ -199,7 +199,7 @@ DAMAGED = {
     "cost unknown": (described(lambda n: n.update(cost="hinge")), "cost='hinge' is not known"),
     "cost no name": (described(lambda n: n.update(cost=["huber"])), "cost must be a name"),
     "cost out of range": (described(lambda n: n.update(cost="quantile:2")), "must lie between 0 and 1"),
-    "pair without sense": (described(lambda n: n.update(output={"name": "tanh"})), "fits only cost"),
+    "pair without sense": (described(lambda n: n.update(output={"name": "tanh"})), "fits cost"),
     "l2 negative": (described(lambda n: n.update(l2=-1)), "l2 must be"),
     "dtype other": (described(lambda n: n.update(dtype="float64")), "theta is float32"),
     "precision unknown": (described(lambda n: n.update(precision="fp16")), "precision"),

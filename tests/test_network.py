@@ -443,3 +443,40 @@ def test_a_copy_whose_arrays_joblib_maps_read_only_predicts_and_trains(engine, t
     np.testing.assert_array_equal(copy.predict_proba(X), net.predict_proba(X))
     np.testing.assert_array_equal(copy.predict_proba(X[:1]), net.predict_proba(X[:1]))
     copy.fit(X, y, epochs=1)
+
+
+def test_r2_of_targets_with_a_large_offset(backend):
+    """In float32 they would all be the same, and a constant matched exactly counts 1."""
+    X, y = np.linspace(-1, 1, 50, dtype=np.float32)[:, None], 1e9 + np.linspace(-1, 1, 50)
+    net = fastnn.Network([1, 1], output="identity", cost="squared_error", init="zeros", backend=backend)
+    net.biases[0][...] = 1e9
+    assert net.score(X, y) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_logits(backend, dtype):
+    X = np.random.default_rng(0).standard_normal((7, 4)).astype(dtype)
+    for output in ("softmax", "sigmoid"):
+        net = fastnn.Network([4, 5, 3], output=output, backend=backend, dtype=dtype, seed=1)
+        z = np.asarray(backend.to_numpy(net.logits(X)))
+        e = np.exp(z)
+        expected = e / e.sum(axis=1, keepdims=True) if output == "softmax" else e / (1 + e)
+        np.testing.assert_allclose(backend.to_numpy(net.predict_proba(X)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("output", "classes"), [("softmax", 3), ("sigmoid", 2)])
+def test_no_class_is_made_of_what_is_no_number(backend, output, classes):
+    """Finite inputs whose products overflow: NaN would be the first class, or 0."""
+    net = fastnn.Network([4, 5, classes], output=output, backend=backend)
+    net.theta[...] = 1
+    net.weights[1][...] = backend.asarray(np.where(np.arange(5) % 2, -1, 1).astype(np.float32))
+    X = np.ones((3, 4), np.float32)
+    X[2] = 3e38
+    for rows in (X, X[2:], np.asfortranarray(X)):
+        y = np.zeros(len(rows), int) if output == "softmax" else np.zeros((len(rows), 2))
+        for use in (net.predict, lambda rows, y=y: net.score(rows, y)):
+            with (
+                np.errstate(all="ignore"),
+                pytest.raises(ValueError, match=f"the outputs of row {len(rows) - 1} are not numbers"),
+            ):
+                use(rows)
+    assert len(net.predict(X[:2])) == 2

@@ -7,13 +7,15 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from ..errors import DataFileError
 from .features import feature_names
 from .preprocessing import fit_scaling, scale_features, scale_target
 from .splits import split_rows
 
-__all__ = ["TEST_FRACTION", "DataSet", "Parts", "deal"]
+__all__ = ["GUESSED", "TEST_FRACTION", "DataSet", "Parts", "deal"]
 
 Array = NDArray[Any]
+GUESSED = "task: "  # how a note begins that says so
 TEST_FRACTION = 0.2  # of a set that brings no test rows of its own
 
 
@@ -84,7 +86,13 @@ def deal(data: DataSet, *, validation: float, seed: int) -> Parts:
     """
     codes = data.y if data.classes is not None else None
     held_out = TEST_FRACTION if data.test is None else 0.0
-    rows = split_rows(len(data.X), test=held_out, validation=validation, seed=seed, classes=codes, names=data.classes)
+    try:
+        rows = split_rows(
+            len(data.X), test=held_out, validation=validation, seed=seed, classes=codes, names=data.classes
+        )
+    except DataFileError as error:  # of counts that were taken for classes, perhaps
+        guess = "".join(f" ({note})" for note in data.notes if note.startswith(GUESSED))
+        raise DataFileError(f"{error}{guess}") from None
     preprocessing = dict(data.preprocessing)
     if preprocessing["kind"] == "table":
         targets = data.y[rows.train] if data.task == "regression" else None

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..errors import DataFileError, nearest, unknown_name
 from .columns import MISSING, BadCell, Column, RawTable, Reading, fault, numbers, otherwise_written, with_point
 from .csv_file import read_csv
-from .dataset import DataSet
+from .dataset import GUESSED, DataSet
 from .features import categories_of, encoded
 from .npz_file import read_npz
 
@@ -110,7 +110,7 @@ def load(
         notes.append(f"target: column {name!r}, at position {target}")
     if task is None:
         task, why = _guess(values, text)
-        notes.append(f"task: {task}, guessed because {name!r} holds {why}; --task overrides this")
+        notes.append(f"{GUESSED}{task}, guessed because {name!r} holds {why}; --task overrides this")
     preprocessing: dict[str, Any] = {
         "version": 1,
         "kind": "table",

@@ -222,8 +222,9 @@ class Dense(BaseEstimator):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = dict(super().__getstate__())
         if "network_" in state and self.optimizer_.belongs_to(self.network_):
-            with contextlib.suppress(TypeError):  # a schedule of one's own: the copy's rule begins anew
+            with contextlib.suppress(TypeError):  # a schedule of one's own: the copy's rule begins anew, and says so
                 state[_RULE] = saved_optimizer.description(self.network_, self.optimizer_)
+                del state["optimizer_"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -245,7 +246,7 @@ class Dense(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            The scaled parameters do not fit the network's dtype.
+            The scaled parameters do not fit the network's dtype, or are too coarse in it.
         """
         check_is_fitted(self)
         return copy.deepcopy(self.network_)

@@ -222,9 +222,13 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
         return np.asarray(self.network_.predict_proba(rows))
 
     def predict_log_proba(self, X: Any) -> Array:
-        """(m, K): the logarithms of these; -inf of what is 0 in the dtype."""
-        with np.errstate(divide="ignore"):
-            return np.asarray(np.log(self.predict_proba(X)))
+        """(m, K): the logarithms of these, also of what is too small for the dtype."""
+        rows = self._rows(X)
+        z = np.asarray(self.network_.logits(rows), np.float64)
+        if self.network_.output.name == "sigmoid":
+            return np.asarray(-np.logaddexp(0, -z))
+        z = z - z.max(axis=1, keepdims=True)
+        return np.asarray(z - np.log(np.exp(z).sum(axis=1, keepdims=True)))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -18,6 +18,7 @@ from .base import AUTO, Dense, weights_of, whole
 __all__ = ["DenseRegressor"]
 
 Array = NDArray[Any]
+COARSE = 1e-3  # of a standard deviation of the targets: an error of answers that is too large
 
 
 def _shares(weights: Array | None) -> Array | None:
@@ -126,10 +127,13 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
         W, b = (np.asarray(net.backend.to_numpy(part[-1]), np.float64) for part in (net.weights, net.biases))
         with np.errstate(over="ignore"):
             scaled = [(W * self.spread_[:, None]).astype(net.dtype), (b * self.spread_ + self.mean_).astype(net.dtype)]
-        if not all(np.isfinite(part).all() for part in scaled):
+        # a bias as large as the mean is rounded to the dtype, and so are the answers
+        far = np.abs(self.mean_) * np.finfo(net.dtype).eps > COARSE * self.spread_
+        if far.any() or not all(np.isfinite(part).all() for part in scaled):
+            worst = int(np.argmax(np.abs(self.mean_) / self.spread_))
             raise ValueError(
-                f"targets of {np.abs(self.mean_).max():g} +- {self.spread_.max():g} do not fit {net.dtype}; give the "
-                "estimator dtype='float64'"
+                f"targets of {self.mean_[worst]:g} +- {self.spread_[worst]:g} do not fit {net.dtype}; give the "
+                "estimator dtype='float64', or subtract their mean"
             )
         for part, values in zip((net.weights[-1], net.biases[-1]), scaled, strict=True):
             part[...] = net.backend.asarray(values)
