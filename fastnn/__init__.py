@@ -27,6 +27,7 @@ _PUBLIC = {
     "available_backends": (".backends", "available_backends"),
     "costs": (".costs", None),
     "estimators": (".estimators", None),
+    "evaluation": (".evaluation", None),
     "get_backend": (".backends", "get_backend"),
     "gradcheck": (".gradient_check", "gradcheck"),
     "initializers": (".initializers", None),
@@ -42,7 +43,7 @@ _PUBLIC = {
 __all__ = ["__version__", *(name for name in _PUBLIC if name != "estimators")]
 
 if TYPE_CHECKING:
-    from . import activations, costs, estimators, initializers, optimizers, plots, prediction, schedules
+    from . import activations, costs, estimators, evaluation, initializers, optimizers, plots, prediction, schedules
     from .activations import Activation
     from .backends import available_backends, get_backend
     from .errors import (

@@ -207,8 +207,8 @@ def warn_if_unscaled(X: Any, scale: float | None, stacklevel: int, argument: str
 
 
 def warned_of_table(preprocessing: Mapping[str, Any], stacklevel: int) -> bool:
-    """Whether the network was trained on a table by the command line, of which is warned: rows of the file, given as
-    they are, would be answered as if they were scaled.
+    """Warns if the network was trained on a table by the command line, and says whether it was: it would answer rows of
+    the file, given as they are, as if they were scaled.
     """
     if not isinstance(preprocessing, Mapping) or preprocessing.get("kind") != "table":
         return False

@@ -18,7 +18,7 @@ from .data import features, idx, npz_file, preprocessing, tables
 from .errors import DataFileError, ModelFileError
 from .network import Network
 
-__all__ = ["Predictions", "predict_file", "predict_table"]
+__all__ = ["Predictions", "predict_file", "predict_table", "scaled"]
 
 PREFERRED = ("X", "data", "images")  # where an npz has several arrays of the right width
 
@@ -77,7 +77,7 @@ def predict_file(net: Network, path: str | os.PathLike[str]) -> Predictions:
         if others := [repr(name) for name in extra if name != known["target"]]:
             shown = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
             notes.append(f"ignored, because the model does not know {'them' if len(others) > 1 else 'it'}: {shown}")
-        X = _scaled(f"{path}: ", known, raw, net.dtype)
+        X = scaled(f"{path}: ", known, raw, net.dtype)
     return _answers(net, known, X, notes)
 
 
@@ -105,7 +105,7 @@ def predict_table(net: Network, table: Any) -> Predictions:
     notes: list[str] = []
     reading, categories = tables.reading_of(known), known.get("categories", {})
     columns = features.from_arrays(table, known["columns"], reading)
-    X = _scaled("", known, features.encoded(columns, known["columns"], categories, notes), net.dtype)
+    X = scaled("", known, features.encoded(columns, known["columns"], categories, notes), net.dtype)
     return _answers(net, known, X, notes)
 
 
@@ -118,7 +118,7 @@ def _answers(net: Network, known: dict[str, Any], X: NDArray[Any], notes: list[s
     return Predictions([known["classes"][k] for k in codes], of_answer, notes, list(known["classes"]), h)
 
 
-def _scaled(where: str, known: dict[str, Any], raw: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[np.float64]:
+def scaled(where: str, known: dict[str, Any], raw: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[np.float64]:
     """Features as the network takes them, which fit its dtype; `where` begins the message."""
     X = preprocessing.scale_features(known, raw)
     outside = ~(np.abs(X) <= np.finfo(dtype).max)

@@ -84,7 +84,7 @@ def mean_of_one(
 
 
 def warn_of_small_sum(total: float, rows: int, l2: float) -> None:
-    """Weights that were made to sum to 1 turn a usual lambda, which their sum divides, into one that kills the net."""
+    """lambda is divided by the sum of the weights: where that is 1, a usual lambda makes all outputs alike."""
     if total < rows / SMALL_MEAN and l2 > STRONG * total:
         warnings.warn(
             f"sample_weight sums to {total:g} over {rows} rows, and lambda is divided by that sum: l2={l2:g} acts as "

@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from sklearn.metrics import r2_score
 from typer.testing import CliRunner
 
 import fastnn
@@ -323,3 +324,45 @@ def test_a_guess_is_named_where_it_ends_in_an_error(cli, tmp_path):
     assert code != 0
     assert "class '8' has 2 rows" in said or "class 8 has 2 rows" in said
     assert "task: classification, guessed because 'y' holds 4 distinct integers; --task overrides this" in said
+
+
+def test_evaluate_says_of_a_file_what_train_says_of_its_test_rows(cli, households, tmp_path):
+    words = ("train", "homes.csv", "--target", "sold", "--drop", "id", "--missing", "mean", "--epochs", "20")
+    code, out, _ = cli(*words, "--test", "others.csv", "--no-plot", "--json", "--save", "m.safetensors")
+    trained = json.loads(out)
+    code, out, err = cli("evaluate", "m.safetensors", "others.csv", "--json")
+    found = json.loads(out)
+    assert (code, found["rows"], found["confusion"]) == (0, 60, trained["confusion"])
+    assert found["accuracy"] == trained["test_accuracy"]
+    assert found["cost"] == pytest.approx(trained["test_cost"], rel=1e-6)
+    assert found["classes"] == ["no", "yes"]
+    code, out, _ = cli("evaluate", "m.safetensors", "others.csv")
+    assert code == 0
+    assert f"accuracy {100 * found['accuracy']:.2f} %" in out
+    assert "60 rows are wrong" in out
+    assert "confusion matrix: rows are the truth" in out
+    (tmp_path / "no_target.csv").write_text("id,size,city\n1,30,Oslo\n")
+    code, _, err = cli("evaluate", "m.safetensors", "no_target.csv")
+    assert (code, "has no column 'sold', the target" in err) == (2, True)
+
+
+def test_evaluate_of_quantities(cli, tmp_path):
+    """R2 and RMSE are scikit-learn's, of answers in the unit of the file."""
+    rng = np.random.default_rng(0)
+    for name in ("train", "more"):
+        x = rng.standard_normal((200, 2))
+        y = 1e4 + 500 * x[:, 0] - 100 * x[:, 1] + 50 * rng.standard_normal(200)
+        rows = "".join(f"{a:.6f},{b:.6f},{c:.4f}\n" for (a, b), c in zip(x, y, strict=True))
+        (tmp_path / f"{name}.csv").write_text("a,b,y\n" + rows)
+    assert cli("train", "train.csv", "--target", "y", "--epochs", "20", "--no-plot", "--save", "m")[0] == 0
+    found = json.loads(cli("evaluate", "m", "more.csv", "--json")[1])
+    predicted = json.loads(cli("predict", "m", "more.csv", "--json")[1])["predictions"]
+    assert found["r2"] == pytest.approx(r2_score(y, predicted), abs=1e-6)
+    assert found["rmse"] == pytest.approx(np.sqrt(np.mean((y - predicted) ** 2)), rel=1e-6)
+    assert f"R2 {found['r2']:.4f}, root mean square error" in cli("evaluate", "m", "more.csv")[1]
+
+
+def test_evaluate_is_for_tables(cli):
+    assert cli("train", "digits", "--epochs", "1", "--no-plot", "--save", "m")[0] == 0
+    code, _, err = cli("evaluate", "m", "x.csv")
+    assert (code, "takes images, not the columns of a table" in err) == (2, True)

@@ -455,9 +455,9 @@ def test_mnist_with_the_defaults(tmp_path):
 
 
 def test_numbers_that_json_does_not_have_become_null():
-    from fastnn.cli.training import _plain
+    from fastnn.cli.training import plain
 
-    assert _plain({"a": [1.5, float("inf")], "b": (float("nan"), 2), "c": "x"}) == {
+    assert plain({"a": [1.5, float("inf")], "b": (float("nan"), 2), "c": "x"}) == {
         "a": [1.5, None],
         "b": [None, 2],
         "c": "x",

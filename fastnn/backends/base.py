@@ -230,8 +230,8 @@ class Backend(ABC):
 
     @abstractmethod
     def as_rows(self, x: Any, beside: int) -> Array:
-        """x (m, n), C-contiguous, as programs read it: on the engine; or on the host, if the engine has not the memory
-        for it and for `beside` bytes more.
+        """x (m, n), C-contiguous, as programs read it: on the engine; or on the host, if the engine lacks the memory for
+        x and `beside` bytes more.
         """
 
     @abstractmethod

@@ -242,6 +242,21 @@ def predict(
 
 
 @app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `fastnn train` saved, of a table.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A table with the model's columns, in any order, and its target.")
+    ],
+    backend: Engine = "auto",
+    json: Json = False,
+) -> None:
+    """Say how right a model is on a file whose answers are known."""
+    from .prediction import evaluate as run
+
+    run(model, file, backend=backend, as_json=json)
+
+
+@app.command()
 def export(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `fastnn train` or net.save wrote.")],
     file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="To write.")],

@@ -1,4 +1,4 @@
-"""`fastnn predict`: a saved model on a file."""
+"""`fastnn predict`, `evaluate` and `export`: what is done with a saved model."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import json
 from pathlib import Path
 
 from .. import __version__, files
+from ..evaluation import evaluate_file
 from ..model_file import load
 from ..prediction import Predictions, predict_file
+from . import report
 from .errors import known, remark, warnings_as_remarks
 from .settings import BACKENDS
+from .training import plain
 
-__all__ = ["export", "predict"]
+__all__ = ["evaluate", "export", "predict"]
 
 
 def predict(model: Path, file: Path, *, output: Path | None, all_classes: bool, backend: str, as_json: bool) -> None:
@@ -40,6 +43,34 @@ def predict(model: Path, file: Path, *, output: Path | None, all_classes: bool, 
         f"{len(result.answers):,} predictions written to "
         f"{output}{' (an earlier file was overwritten)' if existed else ''}"
     )
+
+
+def evaluate(model: Path, file: Path, *, backend: str, as_json: bool) -> None:
+    """Run the command: what a model is worth on a table with its target, or one JSON object."""
+    with warnings_as_remarks():
+        net = load(model, backend=known("--backend", backend, BACKENDS))
+    with net.backend.announcing(remark):
+        found = evaluate_file(net, file)
+    for note in found.notes:
+        remark(note)
+    if not as_json:
+        report.evaluation("evaluation", found)
+        return
+    content = {
+        "fastnn": __version__,
+        "command": "evaluate",
+        "model": str(model),
+        "file": str(file),
+        "engine": net.backend.name,
+        "rows": found.rows,
+        "notes": found.notes,
+        "cost": found.cost,
+    }
+    if found.confusion is not None:
+        content |= {"accuracy": found.accuracy, "classes": found.classes, "confusion": found.confusion.tolist()}
+    else:
+        content |= {"r2": found.r2, "rmse": found.rmse}
+    print(json.dumps(plain(content), allow_nan=False))
 
 
 def export(model: Path, file: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..confusion import worst_pairs
 from ..data.dataset import DataSet, Parts
+from ..evaluation import Evaluation
 from ..network import Network
 from ..schedules import Schedule
 from .settings import TrainOptions, course
@@ -15,7 +16,7 @@ from .settings import TrainOptions, course
 if TYPE_CHECKING:
     from .training import Outcome
 
-__all__ = ["after", "before"]
+__all__ = ["after", "before", "evaluation"]
 
 WIDEST = 16  # classes; a wider confusion matrix is shown as its most frequent mistakes
 PAIRS = 12
@@ -90,7 +91,6 @@ def after(data: DataSet, parts: Parts, net: Network, outcome: Outcome) -> None:
             f"{outcome.history.best + 1} of {done}, validation cost "
             f"{outcome.history.val_cost[outcome.history.best]:.4g}; the model is that epoch's",
         )
-    rows = len(parts.test[1])
     line(
         "time",
         f"{outcome.seconds:.2f} s"
@@ -100,25 +100,23 @@ def after(data: DataSet, parts: Parts, net: Network, outcome: Outcome) -> None:
             else ""
         ),
     )
-    if outcome.confusion is None:
-        line(
-            "test",
-            f"R2 {outcome.test_score:.4f}, root mean square error {outcome.test_rmse:.4g}, cost "
-            f"{outcome.test_cost:.4g}, on {rows:,} rows not seen in training",
-        )
-    else:
-        wrong = rows - int(outcome.confusion.trace())
-        line(
-            "test",
-            f"accuracy {100 * outcome.test_score:.2f} % ({wrong:,} of {rows:,} rows not seen in training are wrong), "
-            f"cost {outcome.test_cost:.4g}",
-        )
-        _confusion(outcome.confusion, data.classes or [])
+    evaluation("test", outcome.test, " not seen in training")
     for label, path in (("curve", outcome.plot), ("model", outcome.model)):
         if path is not None:
             line(label, path + (" (an earlier file was overwritten)" if path in outcome.overwritten else ""))
     if outcome.model is not None:
         _how_to_use(data, net, outcome.model)
+
+
+def evaluation(label: str, found: Evaluation, which: str = "") -> None:
+    """Accuracy and confusion matrix, or R2 and error, of rows of which `which` says more."""
+    rows = f"{found.rows:,} row{'s' * (found.rows != 1)}{which}"
+    if found.confusion is None:
+        line(label, f"R2 {found.r2:.4f}, root mean square error {found.rmse:.4g}, cost {found.cost:.4g}, on {rows}")
+        return
+    wrong = found.rows - int(found.confusion.trace())
+    line(label, f"accuracy {100 * (found.accuracy or 0):.2f} % ({wrong:,} of {rows} are wrong), cost {found.cost:.4g}")
+    _confusion(found.confusion, found.classes or [])
 
 
 def _how_to_use(data: DataSet, net: Network, model: str) -> None:

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from .. import __version__, plots
-from ..confusion import confusion_matrix
 from ..data.dataset import DataSet, Parts, deal
-from ..data.preprocessing import unscale_target
 from ..errors import DeviceLost
+from ..evaluation import Evaluation, evaluated
 from ..model_file import check_name
 from ..network import Network
 from ..training import History
@@ -24,7 +23,7 @@ from . import report
 from .errors import BAD_INPUT, INTERRUPTED, remark, warnings_as_remarks
 from .settings import TrainOptions, check, hidden_layers, rule, settle
 
-__all__ = ["Outcome", "train"]
+__all__ = ["Outcome", "plain", "train"]
 
 
 @dataclass
@@ -36,10 +35,7 @@ class Outcome:
     history: History
     seconds: float
     compiling: float  # seconds of these
-    test_cost: float
-    test_score: float
-    test_rmse: float | None
-    confusion: Any
+    test: Evaluation
     model: str | None = None
     plot: str | None = None
     overwritten: tuple[str, ...] = ()
@@ -97,11 +93,12 @@ def train(
             net.save(model)
             remark(f"the network as it was before is saved to {model}")
             raise
-    outcome = _test(net, data, parts, history, time.perf_counter() - began, waiting.seconds)
+    seconds = time.perf_counter() - began
+    outcome = Outcome(history, seconds, waiting.seconds, evaluated(net, parts.preprocessing, *parts.test))
     net.preprocessing = parts.preprocessing  # of the file to come; the rows above were scaled already
     code = _write(net, data, outcome, model, picture)
     if as_json:
-        print(json.dumps(_plain(_object(options, data, parts, net, outcome, explain)), allow_nan=False))
+        print(json.dumps(plain(_object(options, data, parts, net, outcome, explain)), allow_nan=False))
     else:
         report.after(data, parts, net, outcome)
     return INTERRUPTED if history.interrupted else code
@@ -171,16 +168,6 @@ def _try_to_write(option: str, path: Path) -> None:
         raise ValueError(f"{option} {path}: cannot be written ({error.strerror or error})") from None
 
 
-def _test(net: Network, data: DataSet, parts: Parts, history: History, seconds: float, compiling: float) -> Outcome:
-    X, y = parts.test
-    cost = net.mean_cost(X, y, l2=False)
-    if data.classes is not None:
-        matrix = confusion_matrix(y, net.predict(X), len(data.classes))
-        return Outcome(history, seconds, compiling, cost, float(matrix.trace() / matrix.sum()), None, matrix)
-    error = unscale_target(parts.preprocessing, net.predict(X)) - unscale_target(parts.preprocessing, y)
-    return Outcome(history, seconds, compiling, cost, net.score(X, y), float(np.sqrt(np.mean(error**2))), None)
-
-
 def _write(net: Network, data: DataSet, outcome: Outcome, model: Path, picture: Path | None) -> int:
     """Save and draw; what cannot be written is said, and the results are still shown."""
     code = 0
@@ -234,7 +221,7 @@ def _object(
         "history": history,
         "epochs_completed": len(outcome.history.cost),
         "interrupted": outcome.history.interrupted,
-        "test_cost": outcome.test_cost,
+        "test_cost": outcome.test.cost,
     }
     if explain:
         result["engine"]["plan"] = net.plan(
@@ -245,17 +232,17 @@ def _object(
             training_rows=len(parts.train[1]),
             data_dtype=parts.train[0].dtype,
         ).splitlines()
-    if outcome.confusion is not None:
-        result |= {"test_accuracy": outcome.test_score, "confusion": outcome.confusion.tolist()}
+    if outcome.test.confusion is not None:
+        result |= {"test_accuracy": outcome.test.accuracy, "confusion": outcome.test.confusion.tolist()}
     else:
-        result |= {"test_r2": outcome.test_score, "test_rmse": outcome.test_rmse}
+        result |= {"test_r2": outcome.test.r2, "test_rmse": outcome.test.rmse}
     return result | {"model": outcome.model, "plot": outcome.plot, "seconds": outcome.seconds}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON has no NaN and no infinity: None instead."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

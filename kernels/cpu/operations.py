@@ -3,7 +3,8 @@
 Symbols as in the lecture. Functions are selected by the codes of fastnn.activations, fastnn.costs
 and fastnn.optimizers, outside the inner loops, so that one compilation serves every network.
 `code` 0 identity, 1 sigmoid, 2 tanh, 3 relu, 4 leaky_relu, 5 softmax; `pair` 0 softmax with
-cross-entropy, 1 sigmoid with cross-entropy, 2 elementwise with squared error, 3 softmax with it.
+cross-entropy, 1 sigmoid with cross-entropy, 2 elementwise with squared error, 3 softmax with it; of identity outputs
+4 huber, 5 quantile, 6 absolute_error.
 Scalars are made with `type` so that a float32 array never meets a float64 number.
 """
 

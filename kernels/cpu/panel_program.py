@@ -31,7 +31,7 @@ the inputs, each a little more where `spaced` says so; H = AHEAD rows more than 
   low, parts  of kernels/cpu/split_program.py alone
   places (L + 1, C + H) int64  where rows of each layer's width begin; the first all 0
   firsts (team, 2 C + H) int64  where rows of the data begin: those at hand, and from C + H on those to be asked for
-  ones (1,), zeros ((C + H) * the widest P,)
+  ones (H,), zeros ((C + H) * the widest P,)
   costs (team * 16,) float64, hits (team * 16,) int64
 """
 
