@@ -20,6 +20,7 @@ from .errors import UnscaledInput
 __all__ = ["inputs", "numeric", "targets", "warn_if_unscaled", "warned_of_table"]
 
 Array = NDArray[Any]
+SUM_IS_ONE = 1e-4  # up to this, of probabilities in float32
 BLOCK = 1 << 22  # elements converted at a time: 16 MiB of float32
 
 
@@ -222,7 +223,8 @@ def warned_of_table(preprocessing: Mapping[str, Any], stacklevel: int) -> bool:
 
 
 def targets(y: Any, pair: Pair, m: int, K: int, dtype: np.dtype[Any], backend: Backend, *, argument: str = "y") -> Any:
-    """y as int64 classes (m,) or as (m, K) of the dtype, on the engine's device (see `Network.fit`).
+    """y as int64 classes (m,) or as (m, K) of the dtype, of classes their probabilities, on the engine's device (see
+    `Network.fit`).
 
     Raises
     ------
@@ -236,7 +238,10 @@ def targets(y: Any, pair: Pair, m: int, K: int, dtype: np.dtype[Any], backend: B
         raise ValueError(f"{argument} must have one or two dimensions, got shape {tuple(y.shape)}")
     if y.shape[0] != m:
         raise ValueError(f"{argument} must have one entry per row of X ({m}), got {y.shape[0]}")
-    if pair.targets == "classes" or (pair.targets == "values" and K > 1 and y.ndim == 1 and y.dtype.kind in "iu"):
+    of_classes = pair.targets == "classes" and y.ndim == 2 and y.shape[1] == K
+    if (pair.targets == "classes" and not of_classes) or (
+        pair.targets == "values" and K > 1 and y.ndim == 1 and y.dtype.kind in "iu"
+    ):
         return _classes(y, m, K, backend, argument)
     if y.ndim == 1 and K > 1:
         raise ValueError(f"{argument} must have shape ({m}, {K}), one column per output unit, got ({m},) of {y.dtype}")
@@ -245,40 +250,43 @@ def targets(y: Any, pair: Pair, m: int, K: int, dtype: np.dtype[Any], backend: B
             f"{argument} must have {K} column{'s' if K > 1 else ''}, one per output unit, got {y.shape[1]}"
         )
     y = _convert(argument, y.reshape(m, K), dtype, backend, None)
-    if pair.targets == "probabilities":
+    if pair.targets == "probabilities" or of_classes:
         outside = (y < 0) | (y > 1)
         if bool(outside.any()):
             where = backend.to_numpy(outside)
             raise ValueError(
-                f"{argument} must lie in [0, 1] for sigmoid with cross_entropy, got {backend.to_numpy(y)[where][0]} "
-                f"at {_locate(where, 0)}"
+                f"{argument} must lie in [0, 1] for {'softmax' if of_classes else 'sigmoid'} with cross_entropy, got "
+                f"{backend.to_numpy(y)[where][0]} at {_locate(where, 0)}"
+            )
+    if of_classes:
+        total = y.sum(axis=1)
+        if bool((wrong := abs(total - 1) > SUM_IS_ONE).any()):
+            where = backend.to_numpy(wrong)
+            raise ValueError(
+                f"each row of {argument} must sum to 1, as probabilities of the {K} classes do, got "
+                f"{backend.to_numpy(total)[where][0]:g} at {_locate(where, 0)}"
             )
     return y
 
 
 def _classes(y: Any, m: int, K: int, backend: Backend, argument: str) -> Any:
-    hint = ""
     if y.ndim != 1:
-        hint = (
-            f"; pass {argument}.argmax(axis=1) for one-hot rows"
-            if y.shape[1] == K
-            else f"; pass {argument}.ravel()"
-            if y.shape[1] == 1
-            else ""
+        column = y.shape[1] == 1
+        whole = ".astype(int)" if column and y.dtype.kind not in "biu" else ""
+        raise (ValueError if y.dtype.kind in "biu" else TypeError)(
+            f"{argument} must be integer classes 0..{K - 1} of shape ({m},), or the probability of each, ({m}, {K}), "
+            f"got dtype {y.dtype} and shape {tuple(y.shape)}" + (f"; pass {argument}.ravel(){whole}" if column else "")
         )
     if y.dtype.kind not in "biu":
-        if isinstance(y, np.ndarray) and y.ndim == 1 and (wrong := ~np.isfinite(y) | (y != np.floor(y))).any():
+        if isinstance(y, np.ndarray) and (wrong := ~np.isfinite(y) | (y != np.floor(y))).any():
             raise TypeError(
                 f"{argument} must be integer classes 0..{K - 1} of shape ({m},), got dtype {y.dtype} with "
                 f"{y[wrong][0]} at {_locate(wrong, 0)}"
             )
-        whole = ".astype(int)" if hint.endswith(".ravel()") else ""
         raise TypeError(
-            f"{argument} must be integer classes 0..{K - 1} of shape ({m},), got dtype "
-            f"{y.dtype}{hint + whole or f'; pass {argument}.astype(int) if they are'}"
+            f"{argument} must be integer classes 0..{K - 1} of shape ({m},), got dtype {y.dtype}; pass "
+            f"{argument}.astype(int) if they are"
         )
-    if y.ndim != 1:
-        raise ValueError(f"{argument} must be integer classes of shape ({m},), got shape {tuple(y.shape)}{hint}")
     outside = (y < 0) | (y >= K)
     if bool(outside.any()):
         where = backend.to_numpy(outside) if not isinstance(outside, np.ndarray) else outside

@@ -52,7 +52,8 @@ class Pair:
     code : int
         Number by which compiled kernels select the pair; the same in kernels/cpu and kernels/cuda.
     targets : str
-        "classes": integers (m,); "probabilities": (m, K) in [0, 1]; "values": (m, K) floats, or
+        "classes": integers (m,), or how probable each is, (m, K) in [0, 1] with a sum of 1 in each row;
+        "probabilities": (m, K) in [0, 1]; "values": (m, K) floats, or
         integer classes (m,), which mean their one-hot rows; "numbers": (m, K) floats alone.
     delta : callable (activation, z, a, y) -> (m, K)
         The output delta, a fresh array, without 1/m.
@@ -99,6 +100,8 @@ def _through_softmax(activation: Activation, z: Array, a: Array, y: Array) -> Ar
 def _softmax_cross_entropy(z: Array, a: Array, y: Array) -> Array:
     top = z.max(axis=1)
     log_sum = np.log(np.exp(z - top[:, None]).sum(axis=1))
+    if y.ndim == 2:
+        return np.asarray((y * (log_sum[:, None] + (top[:, None] - z))).sum(axis=1, dtype=np.float64))
     return np.asarray(log_sum + (top - z[np.arange(y.shape[0]), y]))
 
 

@@ -46,9 +46,10 @@ class FitMethod:
         X : array-like (m, s_1)
             Real numbers, finite; converted to the network's dtype.
         y : array-like
-            What fits follows from output and cost. Softmax with cross_entropy: classes (m,), integers 0..K-1. Sigmoid
-            with cross_entropy: (m, K) in [0, 1]. Squared error: (m, K) of any values, or classes, which mean their
-            one-hot rows. With K = 1 the last two also as (m,).
+            What fits follows from output and cost. Softmax with cross_entropy: classes (m,), integers 0..K-1; or
+            the probability of each class, (m, K) in [0, 1] with a sum of 1 in each row (to 1e-4), as smoothed labels
+            and the outputs of another network are. Sigmoid with cross_entropy: (m, K) in [0, 1]. Squared error: (m, K)
+            of any values, or classes, which mean their one-hot rows. With K = 1 the last two also as (m,).
         optimizer : str or Optimizer
             "sgd", "momentum", "adam", "lars", "lamb" start fresh; an instance keeps its state over several fits,
             and the CPU engine's workspace, up to 64 MiB, stays with the network for the next one.

@@ -253,7 +253,8 @@ class Network(Backpropagation, FitMethod):
         return h[:, 0] if self.sizes[-1] == 1 else h
 
     def score(self, X: Any, y: Any) -> float:
-        """Accuracy for classes, exact match for 0/1 targets, R^2 (mean over outputs) otherwise.
+        """Accuracy for classes (of their probabilities: for the largest), exact match for 0/1 targets, R^2 (mean over
+        outputs) otherwise.
 
         R^2 = 1 - sum (y - h)^2 / sum (y - mean y)^2 per output; a constant output column counts 1.0
         if matched exactly, else 0.0.
@@ -268,6 +269,8 @@ class Network(Backpropagation, FitMethod):
         t = np.asarray(self.backend.to_numpy(targets))
         if t.ndim == 1:
             return float((h.argmax(axis=1) == t).mean())
+        if self.pair.targets == "classes":
+            return float((h.argmax(axis=1) == t.argmax(axis=1)).mean())
         if self.pair.targets == "probabilities" and np.isin(t, (0, 1)).all():
             return float(((h >= 0.5) == t).all(axis=1).mean())
         residual, spread = ((t - h) ** 2).sum(axis=0), ((t - t.mean(axis=0)) ** 2).sum(axis=0)
@@ -316,15 +319,17 @@ class Network(Backpropagation, FitMethod):
     # ---- shared with training ---------------------------------------------------------------------
 
     def counts_hits(self, y: Array) -> bool:
-        """Whether right and wrong can be told for these targets: classes, or sigmoid with cross_entropy."""
-        return y.ndim == 1 or self.pair.targets == "probabilities"
+        """Whether right and wrong can be told for these targets: classes, their probabilities, or 0 and 1."""
+        return y.ndim == 1 or self.pair.targets in ("probabilities", "classes")
 
     def count_hits(self, h: Array, y: Array) -> int | None:
-        """Rows that are right: the largest output for classes, every output on y's side of 1/2 for probabilities."""
+        """Rows that are right: the largest output for classes, every output on y's side of 1/2 for sigmoids."""
         if not self.counts_hits(y):
             return None
         if y.ndim == 1:
             return int((h.argmax(axis=1) == y).sum())
+        if self.pair.targets == "classes":
+            return int((h.argmax(axis=1) == y.argmax(axis=1)).sum())
         return int(((h >= 0.5) == (y >= 0.5)).all(axis=1).sum())
 
     def _evaluate(self, x: Array, y: Array, weights: Array | None = None) -> tuple[float, int | None]:

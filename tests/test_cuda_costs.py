@@ -11,9 +11,9 @@ from fastnn.activations import Sigmoid, Softmax
 from fastnn.kernels.cuda.launchers import partials_shape
 
 
-def cost(cross_entropy, z, a, y, seed=1, weights=None):
+def cost(cross_entropy, z, a, y, seed=1, weights=None, softmax=False):
     totals = np.array([100.0, 7.0])
-    kernels(seed).cost(cross_entropy, z, a, y, np.full(partials_shape(), np.nan), totals, weights)
+    kernels(seed).cost(cross_entropy, z, a, y, np.full(partials_shape(), np.nan), totals, weights, softmax=softmax)
     return totals - [100.0, 7.0]
 
 
@@ -32,10 +32,10 @@ def test_cost_and_hits(shape, seed, dtype):
 
     weights = np.random.default_rng(m).random(m).astype(dtype)
 
-    def check(cross_entropy, a, y, rows, hits, bound):
+    def check(cross_entropy, a, y, rows, hits, bound, softmax=False):
         """All rows alike, and each times its weight."""
         for w in (None, weights):
-            got, right = cost(cross_entropy, z, a, y, seed, w)
+            got, right = cost(cross_entropy, z, a, y, seed, w, softmax)
             assert_close(got, (rows if w is None else rows * w).sum(), float(bound) + 1e-13)
             assert right == hits
 
@@ -43,6 +43,11 @@ def test_cost_and_hits(shape, seed, dtype):
     top = Z.max(axis=1)
     rows = np.log(np.exp(Z - top[:, None]).sum(axis=1)) + top - Z[np.arange(m), y]
     check(True, a, y, rows, argmax_hits(a, y), e * (8 + n) * (np.abs(Z).max(axis=1) + np.log(n) + 1).sum())
+
+    p = np.random.default_rng(m).random(shape).astype(dtype)
+    rows = (p * (np.log(np.exp(Z - top[:, None]).sum(axis=1)) + top - Z.T).T).sum(axis=1)
+    bound = e * (8 + n) * (p.sum(axis=1) * (np.abs(Z).max(axis=1) + np.log(n) + 1)).sum()
+    check(True, a, p, rows, argmax_hits(a, p.argmax(axis=1)), bound, softmax=True)
 
     a, p = Sigmoid().value(z), np.random.default_rng(m).random(shape).astype(dtype)
     terms = np.maximum(Z, 0) - p * Z + np.log1p(np.exp(-np.abs(Z)))

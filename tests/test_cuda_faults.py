@@ -69,6 +69,8 @@ def cost():
     for cross_entropy in (True, False):  # the cost of e^1e4 for the class itself is 0
         got, hits = costs.cost(cross_entropy, PEAKS, PEAKS / 1e4, np.arange(N))
         assert (got, hits) == (0, N)
+    certain = np.eye(N, dtype=PEAKS.dtype)
+    assert tuple(costs.cost(True, PEAKS, PEAKS / 1e4, certain, softmax=True)) == (0, N)
     for shape in SHAPES:
         costs.test_cost_and_hits(shape, 22, "float32")
     costs.test_argmax_takes_the_first_of_equals_and_nan_first_of_all("float32")
@@ -199,12 +201,14 @@ WATCH = {
     "drop": watching(dropout.kernel_of_the_gpu, *((shape, "float32") for shape in ((33, 129), (300, 9)))),
     "sum_chunks": sums(None),
     "output_softmax_cross_entropy": output(Softmax(), True, "classes"),
+    "output_softmax_probabilities": output(Softmax(), True, "values"),
     "output_sigmoid_cross_entropy": output(Sigmoid(), True, "values"),
     "output_squared_values": output(LeakyReLU(), False, "values"),
     "output_squared_classes": output(LeakyReLU(), False, "classes"),
     "output_softmax_squared_values": output(Softmax(), False, "values"),
     "output_softmax_squared_classes": output(Softmax(), False, "classes"),
     "cost_softmax_cross_entropy": cost,
+    "cost_softmax_probabilities": cost,
     "cost_sigmoid_cross_entropy": cost,
     "cost_squared_values": cost,
     "cost_squared_classes": cost,

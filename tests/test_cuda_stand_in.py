@@ -45,6 +45,8 @@ def everything_with_a_reduction(seed, faults=()):
     ):  # fmt: skip
         k.cost(ce, z, z, t, partials, np.zeros(2))
         out[name] = partials.copy()  # what the kernel itself wrote; add_partials has its own entry
+    k.cost(True, z, z, values, partials, np.zeros(2), softmax=True)
+    out["cost_softmax_probabilities"] = partials.copy()
     k.cost(False, z, z, values, partials, np.zeros(2), errors=(4, 0.4))
     out["cost_of_errors"] = partials.copy()
     k.squares_and_nonfinite(z, partials, np.zeros(2))
@@ -68,6 +70,7 @@ def of_a_step(device, z, y, values):
     rows, bias, out = Rows(np.arange(m), np.zeros(1, np.int64), m, 0, m), np.ones(n, np.float32), {}
     for name, g, ce, t in (
         ("softmax_cross_entropy", Softmax(), True, y),
+        ("softmax_probabilities", Softmax(), True, values),
         ("sigmoid_cross_entropy", Sigmoid(), True, values),
         ("squared_values", Tanh(), False, values),
         ("squared_classes", Tanh(), False, y),

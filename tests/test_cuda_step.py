@@ -157,7 +157,7 @@ def test_output_of_errors(cost, shape, kind, memory):
         assert not partials[1, :blocks].any()
 
 
-OUTPUTS = [(Softmax(), True, "classes"), (Sigmoid(), True, "values")]
+OUTPUTS = [(Softmax(), True, "classes"), (Softmax(), True, "values"), (Sigmoid(), True, "values")]
 OUTPUTS += [(g, False, y) for g in (Softmax(), Identity(), Tanh(), LeakyReLU()) for y in ("classes", "values")]
 WIDTHS = [(1, 2), (5, 1), (7, 3), (33, 10), (9, 32), (3, 33), (2, 300), (601, 4)]
 
@@ -169,15 +169,15 @@ def expected_output(g, cross_entropy, z, y, n):
     e = h - t
     if cross_entropy and isinstance(g, Softmax):
         top = z.max(axis=1, keepdims=True)
-        cost, delta = (np.log(np.exp(z - top).sum(axis=1)) + top[:, 0] - z[np.arange(len(z)), y]).sum(), e
+        cost, delta = (t * (np.log(np.exp(z - top).sum(axis=1)) + top[:, 0] - z.T).T).sum(), e
     elif cross_entropy:
         cost, delta = (np.maximum(z, 0) - t * z + np.log1p(np.exp(-np.abs(z)))).sum(), e
     else:
         cost = (e**2).sum() / 2
         delta = h * (e - (e * h).sum(axis=1, keepdims=True)) if isinstance(g, Softmax) else e * slope_of(g, h)
     hits = (
-        (h.argmax(axis=1) == y).sum()
-        if y.ndim == 1
+        (h.argmax(axis=1) == t.argmax(axis=1)).sum()
+        if y.ndim == 1 or (cross_entropy and isinstance(g, Softmax))
         else ((h >= 0.5) == (t >= 0.5)).all(axis=1).sum()
         if cross_entropy
         else 0

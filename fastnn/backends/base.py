@@ -230,8 +230,8 @@ class Backend(ABC):
 
     @abstractmethod
     def as_rows(self, x: Any, beside: int) -> Array:
-        """x (m, n), C-contiguous, as programs read it: on the engine; or on the host, if the engine lacks the memory for
-        x and `beside` bytes more.
+        """x (m, n), C-contiguous, as programs read it: on the engine; or on the host, if the engine lacks the memory
+        for x and `beside` bytes more.
         """
 
     @abstractmethod
@@ -375,10 +375,10 @@ class Backend(ABC):
             if y.shape[0] != m:
                 raise ValueError(f"y must have one class per row, shape ({m},), got {tuple(y.shape)}")
             return
-        if pair.targets == "classes":
+        if pair.targets == "classes" and (y.ndim != 2 or y.dtype.kind in "iu"):
             raise TypeError(
-                f"y must be integer classes of shape ({m},) for softmax with cross_entropy, got shape "
-                f"{tuple(y.shape)} of {y.dtype}"
+                f"y must be integer classes of shape ({m},), or probabilities ({m}, {K}), for softmax with "
+                f"cross_entropy, got shape {tuple(y.shape)} of {y.dtype}"
             )
         if tuple(y.shape) != (m, K) or y.dtype != dtype:
             raise ValueError(f"y must be ({m}, {K}) of {dtype}, got shape {tuple(y.shape)} of {y.dtype}")

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..activations import Activation
 from ..arrays import device_of
-from ..costs import Pair
+from ..costs import SOFTMAX_CROSS_ENTROPY, Pair
 from ..kernels.cuda.launchers import Kernels, partials_shape, scratch_size
 from ..optimizers import Decaying
 from .base import Array, Backend, Job, Program
@@ -110,7 +110,10 @@ class CupyBackend(Backend):
         z, a, y = self._contiguous(z, a, y)
         (weights,) = (None,) if weights is None else self._contiguous(weights)
         partials, totals = self.empty(partials_shape(), np.float64), self.zeros((2,), np.float64)
-        self.kernels.cost(is_cross_entropy(pair), z, a, self._targets(y), partials, totals, weights, of_errors(pair))
+        self.kernels.cost(
+            is_cross_entropy(pair), z, a, self._targets(y), partials, totals, weights, of_errors(pair),
+            softmax=pair is SOFTMAX_CROSS_ENTROPY,
+        )  # fmt: skip
         return float(self.device.to_numpy(totals)[0])
 
     def _update(self, optimizer: Optimizer, theta: Array, grad: Array, t: int) -> None:

@@ -225,7 +225,12 @@ def _cost_of_rows(pair, slope, z, a, classes, values, by_class, weights):
             total = zero
             for j in range(K):
                 total += exp(z[i, j] - top)
-            of_row = np.log(np.float64(total)) + (np.float64(top) - np.float64(z[i, classes[i]]))
+            log_sum = np.log(np.float64(total))
+            if by_class:
+                of_row = log_sum + (np.float64(top) - np.float64(z[i, classes[i]]))
+            else:
+                for j in range(K):
+                    of_row += np.float64(values[i, j]) * (log_sum + (np.float64(top) - np.float64(z[i, j])))
         elif pair == SIGMOID_CROSS_ENTROPY:
             for j in range(K):
                 v = z[i, j]
@@ -253,8 +258,8 @@ cost_of_rows = compiled(_cost_of_rows)
 
 
 def _hits_of_rows(pair, a, classes, values, by_class):
-    """Rows that are right: the first largest output is the class, or every output on its target's side of 1/2; 0
-    for values.
+    """Rows that are right: the first largest output is the class, or where the first largest probability is, or every
+    output is on its target's side of 1/2; 0 for values.
     """
     m, K = a.shape
     half = a.dtype.type(0.5)
@@ -266,6 +271,14 @@ def _hits_of_rows(pair, a, classes, values, by_class):
                 if a[i, j] > a[i, best]:
                     best = j
             hits += int(best == classes[i])
+        elif pair == SOFTMAX_CROSS_ENTROPY:
+            best, wanted = 0, 0
+            for j in range(1, K):
+                if a[i, j] > a[i, best]:
+                    best = j
+                if values[i, j] > values[i, wanted]:
+                    wanted = j
+            hits += int(best == wanted)
         elif pair == SIGMOID_CROSS_ENTROPY:
             right = True
             for j in range(K):

@@ -1,6 +1,7 @@
 // Sum over rows of the cost, from z so that it stays finite, and the rows that are right ("hits").
 //
-//   softmax, cross_entropy   log sum_k e^(z_k - top) + (top - z_y),  top = max z
+//   softmax, cross_entropy   log sum_k e^(z_k - top) + (top - z_y),  top = max z; of probabilities y_k
+//                            sum_k y_k (log sum_j e^(z_j - top) + (top - z_k))
 //   sigmoid, cross_entropy   sum_k max(z, 0) - y z + log(1 + e^-|z|)
 //   squared_error            sum_k (a - y)^2 / 2
 //   of errors                sum_k of e = a - y, see errors.cuh
@@ -9,7 +10,8 @@
 //   where `weighted` is not 0; else it is not read.
 //   partials (2, blocks), double: overwritten with each block's cost and hits.
 //
-// A hit is the first largest output for classes, and every output on y's side of 1/2 for probabilities;
+// A hit is the first largest output for classes, or where their probability is largest first, and every output on y's
+// side of 1/2 for sigmoids;
 // squared_error and errors of values count none. One warp per row; a row's terms are REAL, sums are double.
 // A class outside 0..cols-1 makes the cost NaN instead of reading foreign memory.
 #include "common.cuh"
@@ -49,6 +51,23 @@ extern "C" __global__ void cost_softmax_cross_entropy(const REAL* z, const REAL*
             cost += weight_of(weights, weighted, i) * (log(sum) + (top - of_chosen));
             hits += largest == chosen;
         }
+    }
+    store_partials(cost, hits, partials);
+}
+
+extern "C" __global__ void cost_softmax_probabilities(const REAL* z, const REAL* a, const REAL* y, const REAL* weights,
+                                                      int weighted, double* partials, int64 rows, int64 cols) {
+    double cost = 0, hits = 0;
+    for (int64 i = first_row(); i < rows; i += row_stride()) {
+        const REAL *row = z + i * cols, *targets = y + i * cols, weight = weight_of(weights, weighted, i);
+        REAL top = -INFINITE, sum = 0;
+        for (int64 j = lane_id(); j < cols; j += WARP) top = fmax(top, row[j]);
+        top = warp_max(top);
+        for (int64 j = lane_id(); j < cols; j += WARP) sum += exp(row[j] - top);
+        sum = warp_sum(sum);
+        for (int64 j = lane_id(); j < cols; j += WARP) cost += weight * (targets[j] * (log(sum) + (top - row[j])));
+        const int64 largest = warp_argmax(a + i * cols, cols), wanted = warp_argmax(targets, cols);
+        if (lane_id() == 0) hits += largest == wanted;
     }
     store_partials(cost, hits, partials);
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-__all__ = ["MAX_BLOCKS", "MAX_CHUNKS", "Kernels", "partials_shape", "scratch_size"]
+__all__ = ["MAX_BLOCKS", "MAX_CHUNKS", "Kernels", "cross_entropy_of", "partials_shape", "scratch_size"]
 
 Array = Any
 Dim = tuple[int, ...]
@@ -189,12 +189,12 @@ class Kernels:
         totals: Array,
         weights: Array | None = None,
         errors: tuple[int, float] | None = None,
+        softmax: bool = False,
     ) -> None:
         """Accumulates: totals[0] += sum over rows of the cost, times weights (m,) if given, totals[1] += hits; partials
         is overwritten.
 
-        cross_entropy is that of softmax outputs where y holds classes, else that of sigmoid outputs. errors: as for
-        `output_delta`.
+        softmax: cross_entropy is that of softmax outputs, else that of sigmoid outputs. errors: as for `output_delta`.
         totals (2,) and partials `partials_shape()` are float64. Hits stay 0 for squared_error with values.
         """
         m, n = a.shape
@@ -217,7 +217,8 @@ class Kernels:
         elif kind == "classes":
             self._reduce("cost_softmax_cross_entropy", a, rows, (z, a, y, *weighing), (m, n), partials)
         else:
-            self._reduce("cost_sigmoid_cross_entropy", a, rows, (z, a, y, *weighing), (m, n), partials)
+            kernel = "cost_softmax_probabilities" if softmax else "cost_sigmoid_cross_entropy"
+            self._reduce(kernel, a, rows, (z, a, y, *weighing), (m, n), partials)
         self._add_partials(a, totals, partials, rows, 1.0)
 
     def squares_and_nonfinite(self, x: Array, partials: Array, totals: Array, scale: float = 1.0) -> None:
@@ -248,6 +249,13 @@ class Kernels:
 
 def is_softmax(g: Any) -> bool:
     return not g.elementwise
+
+
+def cross_entropy_of(g: Any, kind: str) -> str:
+    """What kernels call the cross-entropy of outputs g with targets of this kind."""
+    if not is_softmax(g):
+        return "sigmoid_cross_entropy"
+    return "softmax_cross_entropy" if kind == "classes" else "softmax_probabilities"
 
 
 def targets_kind(y: Array, m: int, n: int) -> str:

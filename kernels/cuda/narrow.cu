@@ -60,7 +60,8 @@ enum OUTPUTS {
     SQUARED_VALUES = 2,
     SQUARED_CLASSES = 3,
     SOFTMAX_SQUARED_VALUES = 4,
-    SOFTMAX_SQUARED_CLASSES = 5
+    SOFTMAX_SQUARED_CLASSES = 5,
+    SOFTMAX_PROBABILITIES = 6
 };
 
 // One layer's weights, with what goes in, a (rows, n_in and a one), and what comes back, delta (rows, n_out).
@@ -188,6 +189,9 @@ __device__ __forceinline__ Sums costs(const Data& data, const Layer& last, int64
         case SOFTMAX_SQUARED_VALUES:
             return softmax_squared(values, weights, z, last.delta_ld, b, delta, last.delta_ld, data.order, begin, m,
                                    last.n_out, data.available, data.lanes);
+        case SOFTMAX_PROBABILITIES:
+            return softmax_probabilities(values, weights, z, last.delta_ld, b, delta, last.delta_ld, data.order, begin,
+                                         m, last.n_out, data.available, data.lanes);
         default:
             return softmax_squared(classes, weights, z, last.delta_ld, b, delta, last.delta_ld, data.order, begin, m,
                                    last.n_out, data.available, data.lanes);

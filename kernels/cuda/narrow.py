@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .launchers import WARP, Launcher, ceil, check_shape, is_softmax, same_shape, targets_kind
+from .launchers import WARP, Launcher, ceil, check_shape, cross_entropy_of, is_softmax, same_shape, targets_kind
 from .step import CONSTANTS, Rows
 
 __all__ = [
@@ -38,6 +38,7 @@ OUTPUTS = (
     "squared_classes",
     "softmax_squared_values",
     "softmax_squared_classes",
+    "softmax_probabilities",
 )
 MOST_THREADS = 512
 OF_A_LAYER = 15  # numbers in a row of the table
@@ -225,7 +226,7 @@ class NarrowKernels:
         if weights is not None:
             check_shape("weights", weights, (available,))
         if net.cross_entropy:
-            output = "softmax_cross_entropy" if kind == "classes" else "sigmoid_cross_entropy"
+            output = cross_entropy_of(net.g, kind)
         else:
             output = f"softmax_squared_{kind}" if is_softmax(net.g) else f"squared_{kind}"
         from_bytes, theta = X.dtype == np.uint8, net.theta

@@ -2,6 +2,7 @@
 // z + b, a = g(z + b), the cost and the hits, and delta^(L). No 1/m.
 //
 //   softmax, cross_entropy   cost log sum_k e^(z_k - top) + (top - z_y);    delta = h - y
+//                            of probabilities y_k: sum_k y_k (log sum_j e^(z_j - top) + (top - z_k))
 //   sigmoid, cross_entropy   cost sum_k max(z, 0) - y z + log(1 + e^-|z|);  delta = h - y
 //   squared_error            cost sum_k (a - y)^2 / 2;                      delta = (a - y) g'(z),
 //                            for softmax h (e - sum_j e_j h_j) with e = h - y
@@ -15,7 +16,8 @@
 //
 // A row is done by `lanes` neighbouring lanes of a warp, a power of two: few for few columns. All threads take
 // every turn of the loop over rows, because a shuffle needs the whole warp; a row beyond the end has no columns.
-// A hit is the first largest output for classes, and every output on y's side of 1/2 for probabilities. A class
+// A hit is the first largest output for classes, or where their probability is largest first, and every output on y's
+// side of 1/2 for sigmoids. A class
 // or a row number out of range makes the cost NaN and never reads foreign memory.
 #include "output.cuh"
 
@@ -37,6 +39,16 @@ extern "C" __global__ void output_softmax_cross_entropy(const STORE* z, int64 z_
                                                         double* partials, int64 batch, int64 offset, int64 rows,
                                                         int64 cols, int64 available, int lanes, int accumulate) {
     store_sums(softmax_cross_entropy(Classes{y}, Weights{weights, weighted}, z, z_ld, b, delta, delta_ld, order,
+                                     step[0] * batch + offset, rows, cols, available, lanes),
+               partials, accumulate);
+}
+
+extern "C" __global__ void output_softmax_probabilities(const STORE* z, int64 z_ld, const REAL* b, STORE* delta,
+                                                        int64 delta_ld, const REAL* y, const REAL* weights,
+                                                        int weighted, const int64* order, const int64* step,
+                                                        double* partials, int64 batch, int64 offset, int64 rows,
+                                                        int64 cols, int64 available, int lanes, int accumulate) {
+    store_sums(softmax_probabilities(Values{y}, Weights{weights, weighted}, z, z_ld, b, delta, delta_ld, order,
                                      step[0] * batch + offset, rows, cols, available, lanes),
                partials, accumulate);
 }

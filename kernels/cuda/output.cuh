@@ -94,6 +94,32 @@ __device__ __forceinline__ Sums softmax_cross_entropy(const Classes& y, const We
     return {cost, hits};
 }
 
+// Targets are the probabilities of the classes, which sum to 1. A hit is where both are largest.
+template <class T>
+__device__ __forceinline__ Sums softmax_probabilities(const Values& y, const Weights& weights, const T* z, int64 z_ld,
+                                                      const REAL* b, T* delta, int64 delta_ld, const int64* order,
+                                                      int64 first, int64 rows, int64 cols, int64 available, int lanes) {
+    double cost = 0, hits = 0;
+    for_rows(y, weights, order, first, rows, cols, available, lanes,
+             [&](int64 i, int64 n, const REAL* targets, REAL weight, int lane) {
+                 const T* row = z + i * z_ld;
+                 REAL top, sum, best = -INFINITE, most = -INFINITE;
+                 int64 best_index = cols, most_index = cols;
+                 softmax_constants(row, b, n, lane, lanes, &top, &sum);
+                 for (int64 j = lane; j < n; j += lanes) {
+                     const REAL t = y.at(targets, j), below = widen(row[j]) + b[j] - top, h = exp(below) / sum;
+                     cost += weight * (t * (log(sum) - below));
+                     if (precedes(h, j, best, best_index)) best = h, best_index = j;
+                     if (precedes(t, j, most, most_index)) most = t, most_index = j;
+                     narrow(weight * (h - t), delta + i * delta_ld + j);
+                 }
+                 const int64 largest = group_argmax(best, best_index, lanes);
+                 const int64 wanted = group_argmax(most, most_index, lanes);
+                 if (lane == 0 && n) hits += largest == wanted;
+             });
+    return {cost, hits};
+}
+
 template <class T>
 __device__ __forceinline__ Sums sigmoid_cross_entropy(const Values& y, const Weights& weights, const T* z, int64 z_ld,
                                                       const REAL* b, T* delta, int64 delta_ld, const int64* order,

@@ -29,6 +29,7 @@ from .launchers import (
     by_rows,
     ceil,
     check_shape,
+    cross_entropy_of,
     is_softmax,
     leading,
     partials_shape,
@@ -132,7 +133,7 @@ class StepKernels:
             check_shape("y", y, (y.shape[0], n))
             kernel, extra = "output_of_errors", errors
         elif cross_entropy:
-            kernel = "output_softmax_cross_entropy" if kind == "classes" else "output_sigmoid_cross_entropy"
+            kernel = f"output_{cross_entropy_of(g, kind)}"
         elif is_softmax(g):
             kernel = f"output_softmax_squared_{kind}"
         else:
