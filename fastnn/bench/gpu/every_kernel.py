@@ -87,7 +87,10 @@ def exercise(backend: Any, dtypes: tuple[str, ...] = ("float32", "float64"), siz
 
 def _data(rng: Any, rows: int, sizes: tuple[int, ...], output: str, cost: str, classes: bool) -> tuple[Any, Any]:
     X = rng.standard_normal((rows, sizes[0]))
-    return X, rng.integers(0, sizes[-1], rows) if classes else rng.uniform(0.1, 0.9, (rows, sizes[-1]))
+    if classes:
+        return X, rng.integers(0, sizes[-1], rows)
+    values = rng.uniform(0.1, 0.9, (rows, sizes[-1]))
+    return X, values / values.sum(axis=1, keepdims=True) if output == "softmax" else values
 
 
 def _train(
@@ -107,13 +110,8 @@ def _train(
     """
     rng = np.random.default_rng(number)
     hidden = ("relu", "leaky_relu", "tanh", "sigmoid")[number % 4]
-    kinds = (
-        (True,)
-        if (output, cost) == ("softmax", "cross_entropy")
-        else (False,)
-        if cost == "cross_entropy" or ":" in cost
-        else (True, False)
-    )
+    values_alone = ":" in cost or (cost == "cross_entropy" and output != "softmax")
+    kinds = (False,) if values_alone else (True, False)
     for classes in kinds:
         X, y = _data(rng, rows, sizes, output, cost, classes)
         x, scale = (X.astype(dtype), None) if precision == "fp32" else (np.abs(100 * X).astype(np.uint8), 0.01)
@@ -153,6 +151,7 @@ def _operations(backend: Any, dtype: str, rows: int, sizes: tuple[int, ...]) -> 
     classes = backend.asarray(rng.integers(0, sizes[1], rows))
     for output, cost, y in (
         ("softmax", "cross_entropy", classes),
+        ("softmax", "cross_entropy", values / values.sum(axis=1)[:, None]),
         ("softmax", "squared_error", classes),
         ("softmax", "squared_error", values),
         ("identity", "squared_error", classes),
