@@ -48,6 +48,8 @@ def numeric(argument: str, x: Any, backend: Backend | None = None) -> Any:
             raise TypeError(
                 f"{argument} must be a rectangular array of numbers, got a ragged {type(x).__name__}"
             ) from error
+        except (TypeError, RuntimeError) as error:  # as a tensor of PyTorch that has a gradient, or is bfloat16
+            raise TypeError(f"{argument}, a {type(x).__name__}, cannot become an array of NumPy: {error}") from error
     if x.dtype.kind not in "biuf":
         hint = ""
         if x.dtype.kind == "O" and x.size:

@@ -414,3 +414,20 @@ def test_shuffle_is_true_or_false(shuffle):
         r"shuffle must be True or False, got .*order=f, epoch -> row numbers$",
     )
     net.fit(*good(), optimizer=rule, shuffle=np.bool_(False), epochs=1)
+
+
+class Tensor:
+    """As one of PyTorch that has a gradient."""
+
+    shape = (12, 4)
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+
+
+def test_what_another_library_does_not_hand_over_is_named():
+    net = fastnn.Network([4, 3], backend="numpy")
+    with pytest.raises(
+        TypeError, match=r"X, a Tensor, cannot become an array of NumPy: Can't call numpy\(\) on Tensor"
+    ):
+        net.predict(Tensor())

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 
 import cases
 import numpy as np
@@ -207,3 +213,33 @@ def test_classes_of_your_own_are_refused_on_every_engine(engine):
             TypeError, match=r"must be one of fastnn's own activations \(.*\), got a class of your own, Bent"
         ):
             fastnn.Network([4, 3, 2], backend=engine, **named)
+
+
+def test_a_checkout_does_not_run_the_kernels_of_another(tmp_path):
+    """As where PYTHONPATH leads to one, and `pip install -e .` was run in the other."""
+    package = Path(fastnn.__file__).parent
+    shutil.copytree(package, tmp_path / "fastnn", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "__init__.py").touch()
+    (tmp_path / "pyproject.toml").touch()
+    code = """
+    import fastnn
+    assert fastnn.available_backends()["numpy"] is None
+    try:
+        fastnn.Network([2, 2], backend="numba")
+    except fastnn.BackendUnavailable as error:
+        print(error)
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    if (package / "kernels").is_dir():  # an installation, which has them inside the package
+        assert "another one" not in result.stdout
+    else:
+        assert f"a checkout in {tmp_path}, would run the kernels of another one" in result.stdout

@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..errors import BackendUnavailable, nearest, pip_install, unknown_name
@@ -40,6 +42,7 @@ _UNINSTALLED = (
     "this fastnn is a checkout that is not installed: run pip install -e . in it, or leave its folder if fastnn is "
     "installed elsewhere"
 )
+_ROOT = Path(__file__).parents[2]  # of a checkout
 _instances: dict[str, Backend] = {}
 _reasons: dict[str, str] = {}
 
@@ -150,6 +153,19 @@ def _why_not(name: str) -> str | None:
         return str(error)
 
 
+def _refuse_foreign_kernels() -> None:
+    """A checkout that is found by way of its folder runs the kernels of the one that is installed."""
+    own = _ROOT / "kernels" / "__init__.py"
+    if not own.is_file() or not (_ROOT / "pyproject.toml").is_file():
+        return
+    found = importlib.util.find_spec("fastnn.kernels")
+    if found is not None and found.origin is not None and not own.samefile(found.origin):
+        raise BackendUnavailable(
+            f"this fastnn, a checkout in {_ROOT}, would run the kernels of another one, in "
+            f"{Path(found.origin).parent}: run pip install -e . in it"
+        )
+
+
 def _load(name: str) -> str | None:
     """Make the engine's one instance; the reason if that cannot be done. Both outcomes are remembered."""
     if name in _instances:  # without the lock, which another thread may hold for the ten seconds of a compilation
@@ -158,6 +174,8 @@ def _load(name: str) -> str | None:
         if name not in _instances and name not in _reasons:
             entry = _ENGINES[name]
             try:
+                if name != "numpy":
+                    _refuse_foreign_kernels()
                 with interrupt_after():  # of a package that was half imported nothing works in this process any more
                     module = importlib.import_module(entry.module, __package__)
                     _instances[name] = getattr(module, entry.cls)()

@@ -23,7 +23,7 @@ from .cpu_machine import AMX_ROWS_TO_COPY
 from .cpu_plan import Plan
 from .cpu_program import TeamProgram, dropout_of, slopes_of, two_states
 from .host import aligned
-from .numba_panels import cuts_for_team, needed_parts, without_last
+from .numba_panels import cumulative, cuts_for_team, needed_parts, without_last
 
 if TYPE_CHECKING:
     from ..network import Network
@@ -54,7 +54,7 @@ class AmxProgram(TeamProgram):
         team, C, sizes = self.plan.threads, self._capacity(), net.sizes
         K, rows, deepest = sizes[-1], C + amx.SIDE, max(_pieces(n) for n in sizes)
         steps = _steps(net)
-        starts = _cumulative(steps)
+        starts = cumulative(steps)
         pieces = [
             max(
                 _groups(n_out) * _pieces(n_in) + (_groups(n_in) * _pieces(n_out) if layer else 0),
@@ -62,7 +62,7 @@ class AmxProgram(TeamProgram):
             )
             for layer, (n_in, n_out) in enumerate(itertools.pairwise(sizes))
         ]
-        begin, piece = _cumulative(pieces), amx.PIECE // 4  # float32 in a piece's place
+        begin, piece = cumulative(pieces), amx.PIECE // 4  # float32 in a piece's place
         self._shape = _shape(net)
         copied = begin[-1] * amx.PIECE <= COPIED and C >= AMX_ROWS_TO_COPY
         # theta and the optimizer's state, which are not the program's: their place is taken in each run
@@ -136,7 +136,7 @@ class AmxPredictor:
         self._shape, self._places = _shape(net), _places(steps, ROWS + amx.SIDE)
         # for outputs that are not activated, and that are
         self._shapes = self._shape._replace(codes=without_last(self._shape.codes)), self._shape
-        self._begin = _cumulative(
+        self._begin = cumulative(
             [count * (amx.PIECE // 4) + _to(n_out, amx.SIDE) for count, n_out in zip(pieces, sizes[1:], strict=True)]
         )
         self._numbers = (ROWS + amx.SIDE) * sum(steps)
@@ -192,7 +192,7 @@ def _shape(net: Network) -> Shape:
         sizes=np.array(sizes, np.int64),
         widths=np.array([_to(n, amx.SIDE) for n in sizes[1:]], np.int64),
         blocks=np.asarray(net.layout.offsets, np.int64),
-        starts=_cumulative(steps),
+        starts=cumulative(steps),
         turns=np.zeros(len(sizes), np.int64),
         codes=np.array([g.code for g in net.activations], np.int64),
         slopes=slopes_of(net),
@@ -228,7 +228,3 @@ def _pieces(n: int) -> int:
 def _few_pieces(n_in: int, n_out: int) -> int:
     """Room for a layer of few inputs or outputs as whole rows."""
     return int(-(-(FEW + 1) * _to(max(n_in, n_out), amx.SIDE) * 4 // amx.PIECE))
-
-
-def _cumulative(counts: list[int]) -> Array:
-    return np.array([0, *itertools.accumulate(counts)], np.int64)

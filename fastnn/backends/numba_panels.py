@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +31,15 @@ from .host import aligned
 if TYPE_CHECKING:
     from ..network import Network
 
-__all__ = ["PanelPredictor", "PanelProgram", "cuts_for_team", "likely_parts", "needed_parts", "without_last"]
+__all__ = [
+    "PanelPredictor",
+    "PanelProgram",
+    "cumulative",
+    "cuts_for_team",
+    "likely_parts",
+    "needed_parts",
+    "without_last",
+]
 
 ALONE = 1 << 17  # numbers up to which one thread packs them before another would be awake
 
@@ -211,10 +219,10 @@ class _Panels:
         sizes = net.sizes
         widths = [padded(n, net.dtype) for n in sizes[1:]]
         self.sizes, self.widths = np.array(sizes, np.int64), np.array(widths, np.int64)
-        self.blocks = _cumulative((n_in + 1) * P for n_in, P in zip(sizes, widths, strict=False))
+        self.blocks = cumulative((n_in + 1) * P for n_in, P in zip(sizes, widths, strict=False))
         self.steps = [spaced(width, net.dtype.itemsize) for width in widths]
-        self.starts = _cumulative(self.steps)
-        self.turns = _cumulative([0, *(P * Q for Q, P in itertools.pairwise(widths))])
+        self.starts = cumulative(self.steps)
+        self.turns = cumulative([0, *(P * Q for Q, P in itertools.pairwise(widths))])
         self._dtype = net.dtype
         spans = net.layout.spans()
         self._shape = np.ascontiguousarray(
@@ -258,7 +266,8 @@ class _Panels:
             part(0)
 
 
-def _cumulative(counts: Any) -> Array:
+def cumulative(counts: Iterable[int]) -> Array:
+    """Where parts of these sizes begin, and the end, int64."""
     return np.array([0, *itertools.accumulate(counts)], np.int64)
 
 
