@@ -17,9 +17,10 @@ from .backends.base import Backend
 from .costs import Pair
 from .errors import UnscaledInput
 
-__all__ = ["inputs", "numeric", "targets", "warn_if_unscaled", "warned_of_table"]
+__all__ = ["inputs", "numeric", "targets", "warn_if_coarse", "warn_if_unscaled", "warned_of_table"]
 
 Array = NDArray[Any]
+COARSE = 0.01  # of a standard deviation
 SUM_IS_ONE = 1e-4  # up to this, of probabilities in float32
 BLOCK = 1 << 22  # elements converted at a time: 16 MiB of float32
 
@@ -204,6 +205,27 @@ def warn_if_unscaled(X: Any, scale: float | None, stacklevel: int, argument: str
             f"{argument} holds whole numbers up to {top:g} as {X.dtype}, which are taken as they are: this network "
             f"multiplies integers by scale={scale:g}, not floats. "
             "Pass integers (X.astype(int)), or scale it yourself",
+            UnscaledInput,
+            stacklevel=stacklevel + 1,
+        )
+
+
+def warn_if_coarse(y: Any, dtype: np.dtype[Any], stacklevel: int) -> None:
+    """Warns (`UnscaledInput`) of targets, on the host, whose differences the dtype rounds by more than a hundredth."""
+    if not isinstance(y, (np.ndarray, list, tuple)) and not hasattr(y, "to_numpy"):
+        return
+    values = np.asarray(y)
+    if values.dtype.kind not in "iuf" or values.dtype == dtype or (values.ndim == 1 and values.dtype.kind in "iu"):
+        return
+    values = values.reshape(len(values), -1).astype(np.float64)
+    rounding, spread = np.abs(values).max(axis=0) * np.finfo(dtype).eps / 2, values.std(axis=0)
+    if (coarse := (spread > 0) & (rounding > COARSE * spread)).any():
+        column = int(np.argmax(coarse))
+        which = f"column {column} of y" if values.shape[1] > 1 else "y"
+        warnings.warn(
+            f"{which} is {values[:, column].mean():g} +- {spread[column]:g}, which {dtype} tells apart to "
+            f"{rounding[column]:.2g} only: subtract its mean and divide by its standard deviation, or use "
+            "dtype='float64'",
             UnscaledInput,
             stacklevel=stacklevel + 1,
         )

@@ -57,12 +57,12 @@ class Evaluation:
 
 def evaluated(net: Network, known: Mapping[str, Any], X: Any, y: Any) -> Evaluation:
     """Of rows and targets as the network takes them, scaled already; known: its preprocessing."""
-    cost, classes = net.mean_cost(X, y, l2=False), known["classes"]
+    cost, classes, h = net.mean_cost(X, y, l2=False), known["classes"], net._outputs(X)
     if classes is not None:
-        matrix = confusion_matrix(np.asarray(y), np.asarray(net._predict(X)), len(classes))
+        matrix = confusion_matrix(np.asarray(y), np.asarray(net._answers(h)), len(classes))
         return Evaluation(len(y), cost, float(matrix.trace() / matrix.sum()), confusion=matrix, classes=list(classes))
-    error = preprocessing.unscale_target(dict(known), net._predict(X)) - preprocessing.unscale_target(dict(known), y)
-    return Evaluation(len(y), cost, r2=net._score(X, y), rmse=float(np.sqrt(np.mean(error**2))))
+    error = preprocessing.unscale_target(dict(known), net._answers(h)) - preprocessing.unscale_target(dict(known), y)
+    return Evaluation(len(y), cost, r2=net._score(h, y), rmse=float(np.sqrt(np.mean(error**2))))
 
 
 def evaluate_file(net: Network, path: str | os.PathLike[str]) -> Evaluation:

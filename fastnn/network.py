@@ -242,10 +242,11 @@ class Network(Backpropagation, FitMethod):
             X does not fit, or is so large that no class can be told: its products overflow.
         """
         self._warn_of_table()
-        return self._predict(X)
+        return self._answers(self._outputs(X))
 
-    def _predict(self, X: Any) -> Array:
-        h = self._told_apart(self._outputs(X))
+    def _answers(self, h: Array) -> Array:
+        """What outputs say, as `predict` gives it."""
+        h = self._told_apart(h)
         if self.output.name == "softmax":
             return h.argmax(axis=1)
         if self.pair.targets == "probabilities":
@@ -260,10 +261,10 @@ class Network(Backpropagation, FitMethod):
         if matched exactly, else 0.0.
         """
         self._warn_of_table()
-        return self._score(X, y)
+        return self._score(self._outputs(X), y)
 
-    def _score(self, X: Any, y: Any) -> float:
-        h = np.asarray(self.backend.to_numpy(self._told_apart(self._outputs(X))), np.float64)
+    def _score(self, outputs: Array, y: Any) -> float:
+        h = np.asarray(self.backend.to_numpy(self._told_apart(outputs)), np.float64)
         # in float32 sums down the rows drift by percents, and targets of 1e9 +- 1 are all the same
         targets = checks.targets(y, self.pair, h.shape[0], self.sizes[-1], np.dtype(np.float64), self.backend)
         t = np.asarray(self.backend.to_numpy(targets))

@@ -89,6 +89,8 @@ def prepare(
         beside=COPIES_OF_THETA * net.theta.nbytes,
     )
     targets = net._targets(y, x.shape[0])
+    if net.pair.targets in ("values", "numbers"):
+        checks.warn_if_coarse(y, net.dtype, stacklevel=4)
     data = TrainingData(x, targets, np.arange(x.shape[0]), None, scale)
     weights, as_given = None, isinstance(sample_weight, row_weights.AsGiven)
     if as_given:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import fastnn
-from fastnn import optimizers
+from fastnn import optimizers, small_data
 from fastnn.cli import settings
 from fastnn.data import tables
 
@@ -149,9 +149,15 @@ def test_the_help_tells_the_defaults_of_each_kind_of_data(name, defaults):
         check=True,
     ).stdout
     options = {option.name.replace("_", "-"): getattr(defaults, option.name) for option in dataclasses.fields(defaults)}
-    assert f"{name}: " + " ".join(
-        f"--{option} {value if isinstance(value, str) else f'{value:.3g}'}" for option, value in options.items()
-    ) in " ".join(said.split())
+    text = " ".join(said.split())
+    told = text[text.index(f"{name}: --hidden") :].split(";")[0].split("Arguments")[0]
+    for option, value in options.items():  # None: of so many rows as there are, which is explained
+        assert f"--{option} {'' if value is None else value if isinstance(value, str) else f'{value:.3g}'}" in told
+    if name == "a table":
+        assert "--epochs 100, of few rows so many more that they are 1,000 steps" in told
+        assert "--l2 3, below 300 rows a hundredth of their number" in told
+        assert (small_data.epochs_of(10**6, 32), small_data.epochs_of(64, 32)) == (100, 500)
+        assert (small_data.l2_of(300), small_data.l2_of(50)) == (3, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -356,3 +362,18 @@ def test_a_refused_start_leaves_the_optimizer_free():
     with pytest.raises(fastnn.SymmetricStart):  # in this suite warnings are errors
         fastnn.Network([4, 8, 2], init="zeros", backend="numpy").fit(X, y, optimizer=rule)
     fastnn.Network([4, 8, 2], backend="numpy").fit(X, y, optimizer=rule, epochs=1)
+
+
+def test_targets_that_the_dtype_does_not_tell_apart_are_warned_of(backend):
+    """1e9 +- 1 in float32 are all the same number."""
+    X, y = np.linspace(-1, 1, 40)[:, None], 1e9 + np.linspace(-1, 1, 40)
+    options = {"output": "identity", "cost": "squared_error", "backend": backend}
+    words = r"y is 1e\+09 \+- 0\.59\d+, which float32 tells apart to 60 only: subtract its mean"
+    with pytest.warns(fastnn.UnscaledInput, match=words):
+        fastnn.Network([1, 1], **options).fit(X, y, epochs=1, learning_rate=1e-9)
+    both = np.column_stack([X[:, 0], y])
+    with pytest.warns(fastnn.UnscaledInput, match=r"column 1 of y is 1e\+09 \+- 0.59\d+, which float32"):
+        fastnn.Network([1, 2], **options).fit(X, both, epochs=1, learning_rate=1e-9)
+    fastnn.Network([1, 1], **options).fit(X, y - 1e9 + 1000, epochs=1, learning_rate=1e-9)
+    fastnn.Network([1, 1], **options, dtype="float64").fit(X, y, epochs=1, learning_rate=1e-9)
+    fastnn.Network([1, 1], **options).fit(X, np.full(40, 1e9), epochs=1, learning_rate=1e-9)  # all the same anyway
