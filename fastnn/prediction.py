@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ class Predictions:
         What the columns of `all_probabilities` stand for.
     all_probabilities : (m, K) or None
         h of every class.
+    kept : dict of str: list of str
+        Columns of the file that were to be kept, as they are written there.
     """
 
     answers: list[Any]
@@ -46,9 +49,10 @@ class Predictions:
     notes: list[str] = field(default_factory=list)
     classes: list[Any] | None = None
     all_probabilities: NDArray[Any] | None = None
+    kept: dict[str, list[str]] = field(default_factory=dict)
 
 
-def predict_file(net: Network, path: str | os.PathLike[str]) -> Predictions:
+def predict_file(net: Network, path: str | os.PathLike[str], *, keep: Sequence[str] = ()) -> Predictions:
     """Predictions for every row of a file.
 
     Parameters
@@ -58,6 +62,8 @@ def predict_file(net: Network, path: str | os.PathLike[str]) -> Predictions:
     path : path
         For a table model .csv or .npz with its columns in any order; for an image model IDX images
         or .npz with an array (rows, pixels) or (rows, height, width).
+    keep : sequence of str
+        Columns of a table that tell its rows apart, such as a key, to be given back beside the answers.
 
     Raises
     ------
@@ -68,17 +74,24 @@ def predict_file(net: Network, path: str | os.PathLike[str]) -> Predictions:
     """
     known = preprocessing.check(net.preprocessing, inputs=net.sizes[0], outputs=net.sizes[-1])
     notes: list[str] = []
+    kept: dict[str, list[str]] = {}
     if known["kind"] == "images":
+        if keep:
+            raise DataFileError(f"{path}: images have no column {keep[0]!r} to keep")
         X = _images(Path(path), known["shape"], net.scale, notes)
     else:
         raw, extra = tables.read_columns(path, known, notes)
         if known["target"] in extra:
             notes.append(f"column {known['target']!r} is what the model predicts; it is ignored")
-        if others := [repr(name) for name in extra if name != known["target"]]:
+        if keep:
+            kept = tables.cells_of(path, keep)
+        if others := [repr(name) for name in extra if name != known["target"] and name not in kept]:
             shown = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
             notes.append(f"ignored, because the model does not know {'them' if len(others) > 1 else 'it'}: {shown}")
         X = scaled(f"{path}: ", known, raw, net.dtype)
-    return _answers(net, known, X, notes)
+    found = _answers(net, known, X, notes)
+    found.kept = kept
+    return found
 
 
 def predict_table(net: Network, table: Any) -> Predictions:

@@ -366,3 +366,20 @@ def test_evaluate_is_for_tables(cli):
     assert cli("train", "digits", "--epochs", "1", "--no-plot", "--save", "m")[0] == 0
     code, _, err = cli("evaluate", "m", "x.csv")
     assert (code, "takes images, not the columns of a table" in err) == (2, True)
+
+
+def test_columns_are_kept_beside_the_predictions(cli, households, tmp_path):
+    words = ("train", "homes.csv", "--target", "sold", "--drop", "id", "--missing", "mean", "--epochs", "5")
+    assert cli(*words, "--no-plot", "--save", "m")[0] == 0
+    plain = cli("predict", "m", "others.csv")[1].splitlines()
+    code, out, err = cli("predict", "m", "others.csv", "--keep", "id", "--keep", "size")
+    rows = out.splitlines()
+    assert (code, rows[0]) == (0, "id,size,prediction,probability")
+    given = [line.split(",")[:2] for line in (tmp_path / "others.csv").read_text().splitlines()]
+    assert [row.split(",")[:2] for row in rows] == given  # as they are written, also where there is nothing
+    assert [row.split(",", 2)[2] for row in rows] == plain
+    assert "'id'" not in err
+    found = json.loads(cli("predict", "m", "others.csv", "--keep", "id", "--json")[1])
+    assert found["kept"] == {"id": [f"h{i}" for i in range(60)]}
+    code, _, err = cli("predict", "m", "others.csv", "--keep", "name")
+    assert (code, "has no column 'name'" in err) == (2, True)

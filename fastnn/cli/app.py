@@ -232,13 +232,17 @@ def predict(
     all_classes: Annotated[
         bool, _flag("--all-classes", help="Give the probability of every class, and not only of the answer.")
     ] = False,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Repeat this column of the file beside the predictions. Repeatable."),
+    ] = None,
     backend: Engine = "auto",
     json: Json = False,
 ) -> None:
     """Predict every row of a file, with the columns, scaling and classes of the training."""
     from .prediction import predict as run
 
-    run(model, file, output=output, all_classes=all_classes, backend=backend, as_json=json)
+    run(model, file, output=output, all_classes=all_classes, keep=keep or (), backend=backend, as_json=json)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__, files
@@ -19,14 +20,23 @@ from .training import plain
 __all__ = ["evaluate", "export", "predict"]
 
 
-def predict(model: Path, file: Path, *, output: Path | None, all_classes: bool, backend: str, as_json: bool) -> None:
-    """Run the command: CSV (prediction, probability, with all_classes that of every class), or one JSON object, to
-    stdout or to a file.
+def predict(
+    model: Path,
+    file: Path,
+    *,
+    output: Path | None,
+    all_classes: bool,
+    keep: Sequence[str],
+    backend: str,
+    as_json: bool,
+) -> None:
+    """Run the command: CSV (columns to keep, prediction, probability, with all_classes that of every class), or one
+    JSON object, to stdout or to a file.
     """
     with warnings_as_remarks():
         net = load(model, backend=known("--backend", backend, BACKENDS))
     with net.backend.announcing(remark):
-        result = predict_file(net, file)
+        result = predict_file(net, file, keep=keep)
     for note in result.notes:
         remark(note)
     if all_classes and result.all_probabilities is None:
@@ -101,7 +111,7 @@ def _replace(path: Path, text: str) -> None:
 def _csv(result: Predictions) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    header, columns = ["prediction"], [result.answers]
+    header, columns = [*result.kept, "prediction"], [*result.kept.values(), result.answers]
     if result.probabilities is not None:
         header, columns = [*header, "probability"], [*columns, [f"{p:.6f}" for p in result.probabilities]]
     if result.classes is not None and result.all_probabilities is not None:
@@ -122,7 +132,9 @@ def _json(model: Path, file: Path, result: Predictions, engine: str) -> str:
         "rows": len(result.answers),
         "notes": result.notes,
     }
-    content |= {"predictions": result.answers}
+    if result.kept:
+        content["kept"] = result.kept
+    content["predictions"] = result.answers
     if result.probabilities is not None:
         content["probabilities"] = result.probabilities
     if result.classes is not None and result.all_probabilities is not None:

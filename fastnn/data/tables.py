@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from .dataset import GUESSED, DataSet
 from .features import categories_of, encoded
 from .npz_file import read_npz
 
-__all__ = ["DECIMALS", "MISSING_WAYS", "TASKS", "Choice", "load", "load_test", "read_columns", "reading_of"]
+__all__ = ["DECIMALS", "MISSING_WAYS", "TASKS", "Choice", "cells_of", "load", "load_test", "read_columns", "reading_of"]
 
 TASKS = ("classification", "regression")
 MISSING_WAYS = ("refuse", "mean")
@@ -225,6 +225,26 @@ def read_columns(
     table = _reader(path)(path, lambda names: (_needed(path, names, known), None), reading_of(known))
     X = encoded(table.features, known["columns"], known.get("categories", {}), notes)
     return X, [name for name in table.names if name not in table.features]
+
+
+def cells_of(path: str | os.PathLike[str], columns: Sequence[str]) -> dict[str, list[str]]:
+    """These columns of a table as they are written, without blanks around.
+
+    Raises
+    ------
+    DataFileError
+        One of them is missing, or the file is not usable.
+    """
+    path, wanted = Path(path), frozenset(columns)
+
+    def want(names: list[str]) -> tuple[list[str], None]:
+        for column in columns:
+            if column not in names:
+                raise _no_column(path, names, column)
+        return list(columns), None
+
+    table = _reader(path)(path, want, Reading(wanted, missing=True, literal=wanted))
+    return {name: list(cells) for name, cells in table.features.items()}
 
 
 def load_test(path: str | os.PathLike[str], known: Mapping[str, Any], notes: list[str]) -> tuple[NDArray[Any], Any]:
