@@ -52,7 +52,9 @@ class FitMethod:
             of any values, or classes, which mean their one-hot rows. With K = 1 the last two also as (m,).
         optimizer : str or Optimizer
             "sgd", "momentum", "adam", "lars", "lamb" start fresh; an instance keeps its state over several fits,
-            and the CPU engine's workspace, up to 64 MiB, stays with the network for the next one.
+            and the CPU engine's workspace, up to 64 MiB, stays with the network for the next one. "lbfgs" takes all
+            rows at once, for small data: SciPy's L-BFGS-B, at most `epochs` iterations, each an entry of the history
+            (cost and accuracy after it, no learning rate); no batch size, learning rate or order.
         learning_rate : float or Schedule, optional
             alpha > 0, or its course over the epochs of the optimizer (fastnn.schedules). None is the rule's own: 0.1
             for SGD, 0.05 for Momentum, 0.001 for Adam, 1 for LARS, 0.01 for LAMB. Not together with an instance.

@@ -446,8 +446,13 @@ def get(optimizer: str | Optimizer, learning_rate: float | Schedule | None = Non
             raise ValueError(
                 f"optimizer={optimizer!r} is not a name; AdamW is fastnn.optimizers.Adam(1e-3, weight_decay=0.01)"
             )
+        if optimizer.lower() == "lbfgs":
+            raise ValueError(
+                f"optimizer={optimizer!r} takes no steps of batches: it is for net.fit(X, y, optimizer='lbfgs') and "
+                "the estimators"
+            )
         if optimizer not in OPTIMIZERS:
-            raise unknown_name("optimizer", optimizer, OPTIMIZERS)
+            raise unknown_name("optimizer", optimizer, [*OPTIMIZERS, "lbfgs"])
         options = {} if learning_rate is None else {"learning_rate": learning_rate}
         return OPTIMIZERS[optimizer](**options)
     raise TypeError(f"optimizer must be a name or an Optimizer, got {optimizer!r} ({type(optimizer).__name__})")

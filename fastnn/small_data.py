@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["BATCH", "EPOCHS", "HIDDEN", "epochs_of", "l2_of"]
+__all__ = ["BATCH", "EPOCHS", "HIDDEN", "ITERATIONS", "epochs_of", "l2_of"]
 
 HIDDEN, BATCH = (64, 32), 32
 EPOCHS, STEPS = 100, 1000  # at least
+ITERATIONS = 200  # of L-BFGS, at most
 MOST_L2, L2_PER_ROW = 3.0, 0.01
 
 

@@ -29,11 +29,12 @@ from .schedules import Schedule
 from .snapshot import Snapshot, keep, kept_or_made
 from .training_data import Orders, TrainingData, prepare, refuse_spoilt, warn_if_symmetric
 
-__all__ = ["History", "fit"]
+__all__ = ["LBFGS", "History", "fit", "is_true"]
 
 SLICE_SECONDS = 0.2
 FIRST_SLICE_FLOPS, STEP_FLOPS = 100_000_000, 100_000  # a step costs time however small it is: a thousand at most
 DEFAULT_BATCH = 128
+LBFGS = "lbfgs"  # no rule of steps, but a way to fit
 MOST_EPOCHS = 1_000_000  # of which a schedule is looked at beforehand, and the last
 LARGE_PARAMETER = 100.0  # initial weights are of the order of 1, and trained ones seldom reach 10
 
@@ -110,11 +111,17 @@ def fit(
         )
     try:
         net._training.holder = threading.get_ident()
-        rule = optimizers.get(optimizer, learning_rate)
+        whole = isinstance(optimizer, str) and optimizer == LBFGS
+        rule = optimizers.SGD() if whole else optimizers.get(optimizer, learning_rate)
         data = prepare(net, X, y, validation, seed, scale, sample_weight)
         rows = data.train_rows.shape[0]
-        batch_size, epochs = _batch_size(batch_size, rows), positive_integer("epochs", epochs)
         _check_kinds(shuffle, order, callbacks)
+        if whole:
+            from . import lbfgs
+
+            lbfgs.refuse(net, learning_rate, batch_size, order)
+            batch_size = rows
+        batch_size, epochs = _batch_size(batch_size, rows), positive_integer("epochs", epochs)
         shown = _progress(progress)
         micro_batch = options.check_micro_batch(micro_batch, batch_size)
         patience = None if patience is None else positive_integer("patience", patience)
@@ -123,6 +130,14 @@ def fit(
                 f"patience={patience} waits for a lower cost of the validation rows, and there are none; give "
                 "validation=0.1, or (X, y)"
             )
+        if whole:
+            refuse_spoilt(net)
+            if net.epochs_trained == 0:
+                warn_if_symmetric(net)
+            return lbfgs.fit_whole(
+                net, data, iterations=epochs, micro_batch=micro_batch, callbacks=callbacks, progress=shown,
+                patience=patience,
+            )  # fmt: skip
         _refuse_spent(rule.learning_rate, net.epochs_trained - rule.began(net), epochs, -(-rows // batch_size))
         orders = Orders(data.train_rows, bool(shuffle), order, seed)
         job = Job(net, rule, batch_size, micro_batch, rows, data.x.dtype)
@@ -199,10 +214,8 @@ class _Fit:
         # Nothing is known of the speed yet, and the first slice may capture or compile: so many steps that they are
         # soon over anywhere. A fit of few steps has no other slice.
         self.steps_per_slice = max(1, FIRST_SLICE_FLOPS // (6 * net.layout.size * program.batch_size + STEP_FLOPS))
-        # Right and wrong make no sense of targets between 0 and 1.
-        fractions = program.net.pair.targets == "probabilities" and not bool(((data.y == 0) | (data.y == 1)).all())
         self.interrupted = False  # a Ctrl-C came in the slice that completed an epoch
-        self.counts_hits = net.counts_hits(data.y) and not fractions
+        self.counts_hits = net.counts_hits(data.y) and not data.has_fractions(net)
 
     def run(self, epochs: int) -> History:
         first = self.net.epochs_trained
@@ -215,7 +228,7 @@ class _Fit:
                 self.progress.epoch(epoch, self.history)
                 with interrupt_after():  # a copy that is torn would be gone back to
                     over = self.best is not None and self.best.is_over(self.history)
-                wishes = [_is_true(callback(epoch, self.history, self.net)) for callback in self.callbacks]
+                wishes = [is_true(callback(epoch, self.history, self.net)) for callback in self.callbacks]
                 if not self.program.optimizer.belongs_to(self.net):
                     raise RuntimeError(
                         f"a callback has reset {self.program.optimizer!r}, by which this fit trains, after epoch "
@@ -399,7 +412,7 @@ class _Fit:
         return None
 
 
-def _is_true(answer: Any) -> bool:
+def is_true(answer: Any) -> bool:
     """True, also as NumPy's comparisons give it; what merely counts as true, such as a list that a callback happens
     to return, stops nothing.
     """

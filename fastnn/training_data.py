@@ -48,6 +48,10 @@ class TrainingData:
             else checks.inputs(chosen, net.sizes[0], net.dtype, net.backend, scale=self.scale, keep=keep)
         )
 
+    def has_fractions(self, net: Network) -> bool:
+        """Whether targets of sigmoids lie between 0 and 1, where right and wrong make no sense."""
+        return net.pair.targets == "probabilities" and not bool(((self.y == 0) | (self.y == 1)).all())
+
     def largest(self) -> float:
         """max |x| as the network sees it."""
         factor = self.scale if self.scale is not None and self.x.dtype.kind in "iu" else 1.0

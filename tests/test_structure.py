@@ -111,6 +111,7 @@ RANK = {
     "snapshot": 12,
     "early_stopping": 13,
     "training": 14,
+    "lbfgs": 15,
     "saved_optimizer": 3,
     "model_file": 12,
     "gradient_check": 12,
@@ -122,6 +123,7 @@ UPWARD = {
     ("network", "model_file"),
     ("network", "onnx_export"),
     ("training", "progress"),
+    ("training", "lbfgs"),
 }
 TABLES = ("errors", "layout", "activations", "costs", "schedules", "optimizers", "initializers")
 

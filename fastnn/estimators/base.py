@@ -22,6 +22,7 @@ from ..network import Network
 from ..optimizers import Optimizer
 from ..options import check_hidden
 from ..row_weights import AsGiven
+from ..training import LBFGS
 
 __all__ = ["Dense", "weights_of", "whole"]
 
@@ -73,7 +74,7 @@ class Dense(BaseEstimator):  # type: ignore[misc]
     """What both have in common: the parameters, and how a network is made and trained of them."""
 
     network_: Network
-    optimizer_: Optimizer
+    optimizer_: Optimizer | None
     _seed: int
     _seen: float  # rows, or the sum of their weights
 
@@ -112,8 +113,8 @@ class Dense(BaseEstimator):  # type: ignore[misc]
         self.dtype = dtype
         self.random_state = random_state
 
-    def _made(self, inputs: int, outputs: int, output: str, cost: str) -> tuple[Network, Optimizer, int]:
-        """An untrained network, its rule, and the seed of both and of the order of rows."""
+    def _made(self, inputs: int, outputs: int, output: str, cost: str) -> tuple[Network, Optimizer | None, int]:
+        """An untrained network, its rule (None for L-BFGS), and the seed of both and of the order of rows."""
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         hidden = [self.hidden] if isinstance(self.hidden, numbers.Integral) else self.hidden
         if isinstance(hidden, (str, bytes)) or not hasattr(hidden, "__iter__"):
@@ -124,8 +125,13 @@ class Dense(BaseEstimator):  # type: ignore[misc]
             [inputs, *hidden, outputs], hidden=activation, output=output, cost=cost, l2=self._l2(1),
             dropout=self.dropout, init=self.init, backend=self.backend, dtype=self.dtype, seed=seed,
         )  # fmt: skip
+        if self._whole():
+            return net, None, seed
         # an instance has a state, and fit begins anew
         return net, optimizers.get(copy.deepcopy(self.optimizer), self.learning_rate), seed
+
+    def _whole(self) -> bool:
+        return isinstance(self.optimizer, str) and self.optimizer == LBFGS
 
     def _l2(self, rows: float) -> float:
         """lambda, of so many rows or weights of that sum."""
@@ -155,7 +161,9 @@ class Dense(BaseEstimator):  # type: ignore[misc]
         self._seen = _sum(X, weights)
         net.l2 = self._l2(self._seen)
         self.history_ = net.fit(
-            X, y, optimizer=rule, batch_size=self._rows_a_step(X), epochs=self._epochs(X), validation=watched,
+            X, y, optimizer=LBFGS if rule is None else rule,
+            learning_rate=self.learning_rate if rule is None else None,
+            batch_size=None if rule is None else self._rows_a_step(X), epochs=self._epochs(X), validation=watched,
             patience=self.patience, seed=seed, sample_weight=weights,
             callbacks=() if self.callbacks is None else self.callbacks,
         )  # fmt: skip
@@ -201,6 +209,8 @@ class Dense(BaseEstimator):  # type: ignore[misc]
 
     def _go_on(self, X: Array, y: Array, weights: Array | None) -> None:
         """One epoch more on these rows; none if all count nothing. lambda is spread over all rows there have been."""
+        if self.optimizer_ is None:
+            raise ValueError("partial_fit takes steps of batches, which optimizer='lbfgs' does not; give 'adam'")
         if weights is not None and not weights.any():
             return
         rows = _sum(X, weights)
@@ -215,13 +225,15 @@ class Dense(BaseEstimator):  # type: ignore[misc]
     def _epochs(self, X: Array) -> Any:
         if self.epochs is not None:
             return self.epochs
+        if self._whole():
+            return small_data.ITERATIONS
         size = self._rows_a_step(X)
         valid = isinstance(size, numbers.Integral) and int(size) > 0  # `fit` refuses the others
         return small_data.epochs_of(len(X), int(size)) if valid else small_data.EPOCHS
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = dict(super().__getstate__())
-        if "network_" in state and self.optimizer_.belongs_to(self.network_):
+        if "network_" in state and self.optimizer_ is not None and self.optimizer_.belongs_to(self.network_):
             with contextlib.suppress(TypeError):  # a schedule of one's own: the copy's rule begins anew, and says so
                 state[_RULE] = saved_optimizer.description(self.network_, self.optimizer_)
                 del state["optimizer_"]

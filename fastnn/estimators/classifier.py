@@ -33,7 +33,8 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
     activation : str, Activation or list, default "relu"
         Of the hidden layers.
     optimizer : str or Optimizer, default "adam"
-        A name, or an instance, of which every fit takes a fresh copy.
+        A name, or an instance, of which every fit takes a fresh copy. "lbfgs" takes all rows at once, for `epochs`
+        iterations at most (200 by default), and fits small data best; it has no `partial_fit`.
     learning_rate : float or Schedule, default None
         None is the rule's own.
     batch_size : int, default 32
@@ -65,7 +66,8 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
     Attributes
     ----------
     network_ : fastnn.Network
-    optimizer_ : Optimizer
+    optimizer_ : Optimizer or None
+        None with "lbfgs".
     history_ : fastnn.History
     classes_ : (K,) array
         The labels in order; of several labels a row their columns, 0..K-1.
