@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FLOATS", "Array", "Backend", "Job", "Program", "Waiting"]
 
-FLOATS = ("float32", "float64")
+FLOATS = frozenset(map(np.dtype, ("float32", "float64")))
 
 
 @dataclass
@@ -310,7 +310,7 @@ class Backend(ABC):
                 raise ValueError(
                     f"{name} must have {ndim} dimension{'s' if ndim > 1 else ''}, got shape {tuple(x.shape)}"
                 )
-            if x.dtype.name not in FLOATS or not x.dtype.isnative:
+            if x.dtype not in FLOATS:  # of another byte order neither
                 raise TypeError(f"{name} must be float32 or float64 in native byte order, got {x.dtype}")
             first = first or name
             if x.dtype != arrays[first][0].dtype:
