@@ -241,7 +241,9 @@ def test_copies_are_fresh(name):
     net = fastnn.Network(SIZES, backend="numpy")
     rule = RULES[name]()
     net.fit(cases.normal((8, 6), np.float32), np.arange(8) % 4, optimizer=rule, epochs=1)
-    for twin in (copy.deepcopy(rule), pickle.loads(pickle.dumps(rule))):
+    with pytest.warns(UserWarning, match="begins anew"):
+        twins = copy.deepcopy(rule), pickle.loads(pickle.dumps(rule))
+    for twin in twins:
         assert (twin.t, twin.state, twin.hyper(), repr(twin)) == (0, [], rule.hyper(), repr(rule))
         fastnn.Network((3, 2), backend="numpy").fit(np.eye(3), [0, 1, 1], optimizer=twin, epochs=1)
 
