@@ -39,8 +39,8 @@ class Backpropagation:
     layout: Layout
     backend: Backend
     theta: Array
-    weights: list[Array]
-    biases: list[Array]
+    weights: Sequence[Array]
+    biases: Sequence[Array]
 
     if TYPE_CHECKING:
 
@@ -148,8 +148,8 @@ class Backpropagation:
         sample_weight : (m,) or "balanced", optional
             As for `fit`: J = (sum w cost + lambda/2 sum Theta^2) / sum w.
         training_rows : int, optional
-            n, where the rows passed are a batch of so many (of weighted rows the sum of all weights): `fit` spreads
-            lambda over all of them.
+            n, where the rows passed are a batch of so many: `fit` spreads lambda over all of them. (Weights are divided
+            by the mean of those passed, in `fit` by that of all rows.)
 
         Returns
         -------

@@ -21,7 +21,7 @@ __all__ = ["inputs", "numeric", "targets", "warn_if_coarse", "warn_if_unscaled",
 
 Array = NDArray[Any]
 COARSE = 0.01  # of a standard deviation
-SUM_IS_ONE = 1e-4  # up to this, of probabilities in float32
+SUM_IS_ONE = 1e-4  # up to this, of probabilities; float16 rounds more
 BLOCK = 1 << 22  # elements converted at a time: 16 MiB of float32
 
 
@@ -211,13 +211,16 @@ def warn_if_unscaled(X: Any, scale: float | None, stacklevel: int, argument: str
 
 
 def warn_if_coarse(y: Any, dtype: np.dtype[Any], stacklevel: int) -> None:
-    """Warns (`UnscaledInput`) of targets, on the host, whose differences the dtype rounds by more than a hundredth."""
+    """Warns (`UnscaledInput`) of targets, on the host, whose differences the dtype rounds by more than a hundredth. At
+    most the first BLOCK numbers are looked at.
+    """
     if not isinstance(y, (np.ndarray, list, tuple)) and not hasattr(y, "to_numpy"):
         return
     values = np.asarray(y)
-    if values.dtype.kind not in "iuf" or values.dtype == dtype or (values.ndim == 1 and values.dtype.kind in "iu"):
+    if values.dtype.kind not in "iuf" or values.dtype == dtype or not values.size:
         return
-    values = values.reshape(len(values), -1).astype(np.float64)
+    values = values[: max(1, BLOCK // (values.size // len(values)))].reshape(-1, values.size // len(values))
+    values = values.astype(np.float64)
     rounding, spread = np.abs(values).max(axis=0) * np.finfo(dtype).eps / 2, values.std(axis=0)
     if (coarse := (spread > 0) & (rounding > COARSE * spread)).any():
         column = int(np.argmax(coarse))
@@ -273,6 +276,7 @@ def targets(y: Any, pair: Pair, m: int, K: int, dtype: np.dtype[Any], backend: B
         raise ValueError(
             f"{argument} must have {K} column{'s' if K > 1 else ''}, one per output unit, got {y.shape[1]}"
         )
+    rounding = float(np.finfo(y.dtype).eps) if y.dtype.kind == "f" else 0.0
     y = _convert(argument, y.reshape(m, K), dtype, backend, None)
     if pair.targets == "probabilities" or of_classes:
         outside = (y < 0) | (y > 1)
@@ -284,7 +288,7 @@ def targets(y: Any, pair: Pair, m: int, K: int, dtype: np.dtype[Any], backend: B
             )
     if of_classes:
         total = y.sum(axis=1)
-        if bool((wrong := abs(total - 1) > SUM_IS_ONE).any()):
+        if bool((wrong := abs(total - 1) > max(SUM_IS_ONE, 4 * rounding)).any()):
             where = backend.to_numpy(wrong)
             raise ValueError(
                 f"each row of {argument} must sum to 1, as probabilities of the {K} classes do, got "

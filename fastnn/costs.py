@@ -101,7 +101,8 @@ def _softmax_cross_entropy(z: Array, a: Array, y: Array) -> Array:
     top = z.max(axis=1)
     log_sum = np.log(np.exp(z - top[:, None]).sum(axis=1))
     if y.ndim == 2:
-        return np.asarray((y * (log_sum[:, None] + (top[:, None] - z))).sum(axis=1, dtype=np.float64))
+        below = top.astype(np.float64)[:, None] - z  # which may be beyond float32
+        return np.asarray((y * (log_sum[:, None] + below)).sum(axis=1))
     return np.asarray(log_sum + (top - z[np.arange(y.shape[0]), y]))
 
 

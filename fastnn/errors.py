@@ -102,7 +102,9 @@ class SymmetricStart(UserWarning):
 
 
 class UnscaledInput(UserWarning):
-    """Whole numbers beyond 1 as floats, for a network that scales integers: floats are taken as they are."""
+    """Whole numbers beyond 1 as floats, for a network that scales integers: floats are taken as they are. Rows of a
+    table, for a network that takes them scaled. Targets whose differences the dtype rounds away.
+    """
 
 
 def nearest(given: object, known: Iterable[str], cutoff: float = 0.5) -> str:

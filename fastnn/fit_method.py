@@ -119,7 +119,8 @@ class FitMethod:
         SymmetricStart
             Hidden units start identical and will stay identical.
         UnscaledInput
-            X holds whole numbers as floats, which are not scaled, for a network with a `scale` for integers.
+            X holds whole numbers as floats, which are not scaled, for a network with a `scale` for integers; or the
+            dtype rounds the differences of the targets by more than a hundredth of their standard deviation.
         """
         from .training import fit
 

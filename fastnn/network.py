@@ -67,7 +67,7 @@ class Network(Backpropagation, FitMethod):
     theta : array (P,)
         All parameters, on the engine's device, writable in place: for each layer in turn its
         weights row by row, then its biases.
-    weights, biases : list of arrays
+    weights, biases : sequence of arrays
         Views into theta, (n_out, n_in) and (n_out,).
     backend_reason : str
         Why this engine was taken.
@@ -90,8 +90,8 @@ class Network(Backpropagation, FitMethod):
     """
 
     theta: Array
-    weights: list[Array]
-    biases: list[Array]
+    weights: Sequence[Array]
+    biases: Sequence[Array]
 
     def __init__(
         self,

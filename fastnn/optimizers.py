@@ -110,6 +110,8 @@ class Optimizer:
             The instance carries the state of another network.
         """
         if self.belongs_to(owner):
+            if not self.t:
+                self.first_epoch = owner.epochs_trained
             return
         if self.t and self.slots:
             # a rule without state, gradient descent, may serve one network after another
@@ -118,7 +120,7 @@ class Optimizer:
             )
         if self._owner is not None:
             self.t = 0
-        self.state = [zeros() for _ in self.slots]
+        self.state, self.first_epoch = [zeros() for _ in self.slots], owner.epochs_trained
         self._owner = weakref.ref(owner)
 
     def parts(self) -> Iterator[tuple[slice, float]]:
@@ -131,6 +133,12 @@ class Optimizer:
         """
         now = int(owner.epochs_trained)
         return min(self.first_epoch, now) if self.belongs_to(owner) and self.t else now
+
+    def lost(self, owner: Any) -> bool:
+        """Whether it has been reset, or has gone to another network, since it was attached to this one; a rule without
+        a state loses nothing.
+        """
+        return bool(self.slots) and not self.belongs_to(owner)
 
     def belongs_to(self, owner: Any) -> bool:
         """Whether it is attached to this network."""

@@ -34,7 +34,7 @@ def learning_curve(history: History, path: str | os.PathLike[str], *, title: str
     history : History
         At least one epoch.
     path : path
-        Overwritten; its ending, such as .png, .pdf or .svg, chooses the format.
+        Overwritten; its ending, such as .png, .pdf or .svg, chooses the format, and .png is added to none.
 
     Raises
     ------
@@ -66,7 +66,8 @@ def learning_curve(history: History, path: str | os.PathLike[str], *, title: str
     if title:
         figure.suptitle(title.replace("$", r"\$"), fontsize=11)
     picture, path = io.BytesIO(), Path(path)
-    figure.savefig(picture, dpi=130, format=path.suffix[1:].lower() or None)
+    path = path if path.suffix else path.with_name(f"{path.name}.png")
+    figure.savefig(picture, dpi=130, format=path.suffix[1:].lower())
     files.replace(path, picture.getvalue())
 
 

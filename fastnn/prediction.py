@@ -81,7 +81,7 @@ def predict_file(net: Network, path: str | os.PathLike[str], *, keep: Sequence[s
         X = _images(Path(path), known["shape"], net.scale, notes)
     else:
         raw, extra = tables.read_columns(path, known, notes)
-        if known["target"] in extra:
+        if known["target"] in extra and known["target"] not in keep:
             notes.append(f"column {known['target']!r} is what the model predicts; it is ignored")
         if keep:
             kept = tables.cells_of(path, keep)

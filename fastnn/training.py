@@ -229,15 +229,15 @@ class _Fit:
                 with interrupt_after():  # a copy that is torn would be gone back to
                     over = self.best is not None and self.best.is_over(self.history)
                 wishes = [is_true(callback(epoch, self.history, self.net)) for callback in self.callbacks]
-                if not self.program.optimizer.belongs_to(self.net):
-                    raise RuntimeError(
-                        f"a callback has reset {self.program.optimizer!r}, by which this fit trains, after epoch "
-                        f"{epoch}; reset it between fits"
-                    )
                 if any(wishes) or over:  # of a list, so that every callback sees every epoch
                     break
                 if self.interrupted:
                     raise KeyboardInterrupt
+                if epoch + 1 < first + epochs and self.program.optimizer.lost(self.net):
+                    raise RuntimeError(
+                        f"a callback has reset {self.program.optimizer!r}, by which this fit trains, after epoch "
+                        f"{epoch}, or trained another network by it; do so between fits"
+                    )
         except KeyboardInterrupt:
             self.history.interrupted = True
             # it may have come when the epoch was recorded and not counted yet

@@ -93,7 +93,7 @@ def prepare(
         beside=COPIES_OF_THETA * net.theta.nbytes,
     )
     targets = net._targets(y, x.shape[0])
-    if net.pair.targets in ("values", "numbers"):
+    if net.pair.targets in ("values", "numbers") and targets.ndim == 2:
         checks.warn_if_coarse(y, net.dtype, stacklevel=4)
     data = TrainingData(x, targets, np.arange(x.shape[0]), None, scale)
     weights, as_given = None, isinstance(sample_weight, row_weights.AsGiven)

@@ -339,7 +339,7 @@ def test_evaluate_says_of_a_file_what_train_says_of_its_test_rows(cli, household
     code, out, _ = cli("evaluate", "m.safetensors", "others.csv")
     assert code == 0
     assert f"accuracy {100 * found['accuracy']:.2f} %" in out
-    assert "60 rows are wrong" in out
+    assert " wrong of 60 rows)" in out
     assert "confusion matrix: rows are the truth" in out
     (tmp_path / "no_target.csv").write_text("id,size,city\n1,30,Oslo\n")
     code, _, err = cli("evaluate", "m.safetensors", "no_target.csv")
@@ -381,5 +381,20 @@ def test_columns_are_kept_beside_the_predictions(cli, households, tmp_path):
     assert "'id'" not in err
     found = json.loads(cli("predict", "m", "others.csv", "--keep", "id", "--json")[1])
     assert found["kept"] == {"id": [f"h{i}" for i in range(60)]}
+    code, _, err = cli("predict", "m", "others.csv", "--keep", "prediction")
+    assert (code, "the predictions have a column of that name themselves" in err) == (2, True)
+    out, err = cli("predict", "m", "others.csv", "--keep", "sold")[1:]
+    assert (out.startswith("sold,prediction"), "it is ignored" in err) == (True, False)
     code, _, err = cli("predict", "m", "others.csv", "--keep", "name")
     assert (code, "has no column 'name'" in err) == (2, True)
+
+
+def test_what_was_learnt_is_saved_where_a_test_row_overflows(cli, tmp_path):
+    """-3e38 is what some programs write for no value."""
+    (tmp_path / "train.csv").write_text("a,y\n" + "".join(f"{i / 7000},{'uv'[i % 2]}\n" for i in range(60)))
+    (tmp_path / "test.csv").write_text("a,y\n1,u\n-3e38,v\n")
+    code, _, err = cli("train", "train.csv", "--target", "y", "--test", "test.csv", "--no-plot", "--save", "m")
+    assert code == 2
+    assert "the network is trained and saved to m; the test rows cannot be evaluated" in err
+    assert "overflows float32" in err
+    assert cli("predict", "m", "train.csv")[0] == 0

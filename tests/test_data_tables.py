@@ -387,9 +387,30 @@ def table_with(path, write):
     return path
 
 
-def with_comma(number):
+def with_comma(number, decimals=3):
     """1,234.500 as 1.234,500."""
-    return f"{float(number):,.3f}".translate(str.maketrans(",.", ".,"))
+    return f"{float(number):,.{decimals}f}".translate(str.maketrans(",.", ".,"))
+
+
+@pytest.mark.parametrize("task", [None, "regression"])
+@pytest.mark.parametrize("decimals", [1, 2, 3, 4])
+def test_numbers_with_any_count_of_decimals_are_read_with_a_comma(tmp_path, decimals, task):
+    """In targets too; three decimals look as thousands do."""
+    path = table_with(tmp_path / "t.csv", lambda number: with_comma(number, decimals))
+    found = tables.load(path, "y", task=task, choice=tables.Choice(decimal="comma"))
+    expected = np.array(POINTS, float).round(decimals)
+    np.testing.assert_allclose(found.X, expected[:, :2], atol=0.6 * 10.0**-decimals)
+    np.testing.assert_allclose(found.y, expected[:, 2], atol=0.6 * 10.0**-decimals)
+
+
+def test_classes_stay_as_they_are_written_beside_a_decimal_comma(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("x;y\n" + "".join(f"{i},5;{('1.5', '1.250')[i % 2]}\n" for i in range(40)))
+    found = tables.load(path, "y", task="classification", choice=tables.Choice(decimal="comma"))
+    assert [str(name) for name in found.classes] == ["1.25", "1.5"] or found.classes == ["1.250", "1.5"]
+    np.testing.assert_array_equal(found.X[:, 0], np.arange(40) + 0.5)
+    with pytest.raises(ValueError, match=r"--decimal comma is for text, in \.csv and \.tsv"):
+        tables.load(tmp_path / "t.npz", "y", choice=tables.Choice(decimal="comma"))
 
 
 def test_a_decimal_comma_is_read_where_it_is_asked_for(tmp_path):
@@ -441,3 +462,15 @@ def test_digits_with_leading_zeros_are_names_while_they_are_few(tmp_path):
     assert found.preprocessing["categories"] == {"zip": codes}
     np.testing.assert_array_equal(found.X[:, :3], np.eye(3)[np.arange(90) % 3])
     np.testing.assert_array_equal(found.X[:, 3], np.arange(90))  # as many as rows: they count something
+    as_numbers = tables.load(path, "y", choice=tables.Choice(numeric=("zip",)))
+    np.testing.assert_array_equal(as_numbers.X[:, 0], [float(codes[i % 3]) for i in range(90)])
+    with pytest.raises(DataFileError, match="column 'zip' is to be categorical and numeric"):
+        tables.load(path, "y", choice=tables.Choice(numeric=("zip",), categorical=("zip",)))
+    # a table that pandas has read has no zeros left
+    columns_ = features.from_arrays(
+        {"zip": [1234, 90210], "n": [1, 2]}, ["zip", "n"], tables.reading_of(found.preprocessing)
+    )
+    notes = []
+    encoded = features.encoded(columns_, ["zip", "n"], found.preprocessing["categories"], notes)
+    np.testing.assert_array_equal(encoded[:, :3], [[1, 0, 0], [0, 0, 1]])
+    assert notes == []

@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
 
 import fastnn
 from fastnn.estimators import DenseClassifier, DenseRegressor
@@ -215,25 +218,74 @@ def test_lambda_is_spread_over_all_parts_of_the_rows():
 def test_rows_of_ones_own_are_watched():
     X, y = circles(300)
     Xv, yv = circles(100, 1)
-    seen = []
+    names, seen = np.array(["in", "out"]), []
     model = DenseClassifier(
         (16,), epochs=40, patience=5, random_state=0, callbacks=[lambda epoch, history, net: seen.append(epoch)]
-    ).fit(X, np.array(["in", "out"])[y], validation=(Xv, np.array(["in", "out"])[yv]))
+    ).fit(X, names[y], X_val=Xv, y_val=names[yv])
     history = model.history_
     assert seen == list(range(len(history.cost)))
     assert history.best is not None
-    assert history.val_accuracy[history.best] == pytest.approx(model.score(Xv, np.array(["in", "out"])[yv]))
+    assert history.val_accuracy[history.best] == pytest.approx(model.score(Xv, names[yv]))
     regressor = DenseRegressor((16,), epochs=3, random_state=0)
-    regressor.fit(X, 1e6 + 1e5 * y, validation=(Xv, 1e6 + 1e5 * yv, np.ones(100)))
+    regressor.fit(X, 1e6 + 1e5 * y, X_val=Xv, y_val=1e6 + 1e5 * yv, sample_weight_val=np.ones(100))
     residual = (regressor.predict(Xv) - (1e6 + 1e5 * yv)) / regressor.spread_
     assert regressor.history_.val_cost[-1] == pytest.approx((residual**2).mean() / 2, rel=1e-4)
-    with pytest.raises(ValueError, match="y holds the label 'else', which is none of"):
-        model.fit(X, np.array(["in", "out"])[y], validation=(Xv, np.array(["in", "else"])[yv]))
-    with pytest.raises(TypeError, match=r"validation must be a pair \(X, y\), or .*DenseClassifier\(validation=0.1\)"):
-        model.fit(X, y, validation=0.1)
-    with pytest.raises(TypeError, match=r"rows of your own are fit\(X, y, validation=\(X, y\)\)"):
-        DenseClassifier(validation=(Xv, yv)).fit(X, y)
+    marks = np.column_stack([y, 1 - y])
+    several = DenseClassifier((16,), epochs=3, random_state=0).fit(X, marks, X_val=Xv, y_val=csr_matrix(marks[:100]))
+    assert len(several.history_.val_cost) == 3
     assert DenseClassifier((2,), validation=0, callbacks=None, epochs=1).fit(X, y).history_.val_cost == []
+
+
+def test_rows_that_are_watched_count_as_their_class_does():
+    """As a share of the rows does that is set apart: patience would wait for another cost otherwise."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((300, 3)), (np.arange(300) % 10 == 0).astype(int)
+    model = DenseClassifier((4,), epochs=1, class_weight="balanced", random_state=0)
+    model.fit(X, y, X_val=X[:50], y_val=y[:50], sample_weight_val=np.arange(50) % 3)
+    weights = np.where(y[:50] == 1, 5.0, 5 / 9) * (np.arange(50) % 3)
+    expected = model.network_.mean_cost(X[:50], y[:50], l2=False, sample_weight=weights)
+    assert model.history_.val_cost[-1] == pytest.approx(expected, rel=1e-5)
+
+
+def test_in_a_pipeline_the_rows_to_watch_are_transformed_with_the_others():
+    X, y = circles(300)
+    Xv, yv = circles(100, 1)
+    with config_context(enable_metadata_routing=True):
+        final = DenseClassifier((16,), epochs=5, random_state=0).set_fit_request(X_val=True, y_val=True)
+        pipeline = Pipeline([("scale", StandardScaler()), ("net", final)], transform_input=["X_val"])
+        pipeline.fit(1000 * X, y, X_val=1000 * Xv, y_val=yv)
+    by_hand = StandardScaler().fit(1000 * X)
+    alone = DenseClassifier((16,), epochs=5, random_state=0)
+    alone.fit(by_hand.transform(1000 * X), y, X_val=by_hand.transform(1000 * Xv), y_val=yv)
+    np.testing.assert_allclose(pipeline[-1].history_.val_cost, alone.history_.val_cost, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "error", "words"),
+    [
+        (DenseClassifier(), {"X_val": [[0, 0]]}, ValueError, "give both, or neither"),
+        (DenseClassifier(), {"sample_weight_val": [1]}, ValueError, "give both, or neither"),
+        (DenseClassifier(), {"X_val": [[0, 0]], "y_val": [7]}, ValueError, "y_val: y holds the label 7, which is none"),
+        (DenseClassifier(), {"X_val": [[0, 0]], "y_val": [0, 1]}, ValueError, r"y_val must have one entry per row .*1"),
+        (
+            DenseRegressor(),
+            {"X_val": [[0, 0]], "y_val": [[0, 1]]},
+            ValueError,
+            "y_val: y has 2 columns, the rows before",
+        ),
+        (
+            DenseClassifier(validation=([[0]], [0])),
+            {},
+            TypeError,
+            r"rows of your own are fit\(X, y, X_val=..., y_val=...\)",
+        ),
+        (DenseClassifier(validation=np.ones(3)), {}, TypeError, "validation must be a fraction of the rows"),
+    ],
+)
+def test_rows_to_watch_that_are_refused(model, options, error, words):
+    X, y = circles(60)
+    with pytest.raises(error, match=words):
+        model.fit(X, y, **options)
 
 
 def test_logarithms_of_probabilities_that_are_too_small_for_the_dtype():
@@ -266,3 +318,19 @@ def test_a_network_of_targets_with_a_large_offset_is_refused_where_the_dtype_is_
         else:
             with pytest.raises(ValueError, match=r"targets of 1e\+06 \+- 0.\d+ do not fit float32; .* dtype='float64'"):
                 model.to_network()
+
+
+def test_a_constant_target_does_not_keep_a_network_from_being_made():
+    X = np.random.default_rng(0).standard_normal((50, 2))
+    y = np.column_stack([X[:, 0], np.full(50, 20_000.0)])
+    net = DenseRegressor((4,), epochs=30, random_state=0).fit(X, y).to_network()
+    np.testing.assert_allclose(net.predict(X)[:, 1], 20_000, rtol=1e-3)
+
+
+def test_a_rule_that_has_moved_elsewhere_may_be_a_parameter():
+    """Every fit takes a fresh copy, as is said: no warning."""
+    X, y = circles(40)
+    rule = fastnn.optimizers.Adam()
+    fastnn.Network([2, 2], backend="numpy").fit(X, y, optimizer=rule, epochs=1)
+    model = DenseClassifier((2,), optimizer=rule, epochs=2).fit(X, y)
+    assert (rule.t, model.optimizer_.t) == (1, 4)

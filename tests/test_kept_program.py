@@ -193,3 +193,22 @@ def test_a_rule_that_is_reset_amid_a_fit_is_refused(options):
         program.run(X, y, order, 2, 4)
     net.fit(X, y, optimizer=rule, epochs=1)  # and afterwards it serves again
     assert rule.t > 0
+
+
+def test_a_rule_without_a_state_may_serve_two_networks_at_once():
+    X, y = data(64)
+    nets, rule = [fastnn.Network(SIZES, backend="numpy") for _ in range(2)], optimizers.SGD(0.1)
+
+    def other(epoch, history, net):
+        nets[1].fit(X, y, optimizer=rule, epochs=1)
+
+    nets[0].fit(X, y, optimizer=rule, epochs=3, callbacks=[other])
+    assert [net.epochs_trained for net in nets] == [3, 3]
+
+
+def test_a_rule_may_be_reset_when_the_fit_is_over():
+    X, y = data(64)
+    net, rule = network(), optimizers.Adam()
+    history = net.fit(X, y, optimizer=rule, epochs=2, callbacks=[lambda epoch, *_: epoch == 1 and rule.reset()])
+    assert len(history.cost) == 2
+    assert rule.t == 0

@@ -232,6 +232,18 @@ def test_a_schedule_begins_with_its_optimizer(backend, tmp_path, fresh):
     assert net.fit(X, y, optimizer=rule, batch_size=BATCH, epochs=3).learning_rate == first
 
 
+def test_a_schedule_begins_with_a_step_of_ones_own(backend):
+    """A rule that moved the network by `step` before its first fit, after other epochs."""
+    X, y = data()
+    net, rule = network(backend, "float64"), optimizers.Adam(Cosine(0.1, 4))
+    net.fit(X, y, epochs=6, batch_size=BATCH)
+    net.step(net.cost_and_gradient(X, y)[1], rule)
+    assert rule.first_epoch == 6
+    rates = net.fit(X, y, optimizer=rule, batch_size=BATCH, epochs=3).learning_rate
+    fresh = network(backend, "float64").fit(X, y, optimizer=optimizers.Adam(Cosine(0.1, 4)), batch_size=BATCH, epochs=3)
+    assert rates == fresh.learning_rate
+
+
 def test_a_constant_schedule_is_a_number(backend, dtype):
     results = []
     for rate in (0.3, Constant(0.3)):

@@ -186,7 +186,7 @@ class Program(ABC):
 
     def _check(self, X: Array, y: Array, order: Array, start: int, stop: int) -> None:
         net = self.net
-        if not self.optimizer.belongs_to(net):  # compiled code would look for a state that is not there
+        if self.optimizer.lost(net):  # compiled code would look for a state that is not there
             raise ValueError(
                 f"optimizer={self.optimizer!r} has been reset, or serves another network, since this program was "
                 "compiled; compile another"

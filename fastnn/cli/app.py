@@ -61,6 +61,10 @@ def train(
             metavar="COLUMN", help="Column whose numbers are names of categories, as text is anyway. Repeatable."
         ),
     ] = None,
+    numeric: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Column of digits whose leading zeros do not make them names. Repeatable."),
+    ] = None,
     missing: Annotated[
         str | None,
         typer.Option(metavar="WAY", help="Cells of a table without a value: refuse them, or take the mean."),
@@ -193,6 +197,7 @@ def train(
         categorical=tuple(categorical or ()),
         missing=missing,
         decimal=decimal,
+        numeric=tuple(numeric or ()),
         test=one("--test", test),
         balanced=balanced,
         cost=cost,

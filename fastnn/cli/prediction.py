@@ -33,6 +33,9 @@ def predict(
     """Run the command: CSV (columns to keep, prediction, probability, with all_classes that of every class), or one
     JSON object, to stdout or to a file.
     """
+    for column in keep:
+        if column in ("prediction", "probability"):
+            raise ValueError(f"--keep {column}: the predictions have a column of that name themselves")
     with warnings_as_remarks():
         net = load(model, backend=known("--backend", backend, BACKENDS))
     with net.backend.announcing(remark):

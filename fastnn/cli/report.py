@@ -115,7 +115,7 @@ def evaluation(label: str, found: Evaluation, which: str = "") -> None:
         line(label, f"R2 {found.r2:.4f}, root mean square error {found.rmse:.4g}, cost {found.cost:.4g}, on {rows}")
         return
     wrong = found.rows - int(found.confusion.trace())
-    line(label, f"accuracy {100 * (found.accuracy or 0):.2f} % ({wrong:,} of {rows} are wrong), cost {found.cost:.4g}")
+    line(label, f"accuracy {100 * (found.accuracy or 0):.2f} % ({wrong:,} wrong of {rows}), cost {found.cost:.4g}")
     _confusion(found.confusion, found.classes or [])
 
 

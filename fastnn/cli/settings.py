@@ -83,6 +83,7 @@ class TrainOptions:
     categorical: tuple[str, ...] = ()
     missing: str | None = None
     decimal: str | None = None
+    numeric: tuple[str, ...] = ()
     test: str | None = None
     balanced: bool = False
     cost: str | None = None
@@ -243,6 +244,7 @@ def _source(options: TrainOptions) -> tuple[Defaults, Callable[[], DataSet]]:
         "--categorical": options.categorical or None,
         "--missing": options.missing,
         "--decimal": options.decimal,
+        "--numeric": options.numeric or None,
         "--test": options.test,
         "--cost": options.cost,
     }
@@ -276,7 +278,7 @@ def _source(options: TrainOptions) -> tuple[Defaults, Callable[[], DataSet]]:
     target = options.target
     if target is None:
         raise ValueError(f"--target COLUMN is missing: the column of {source} to predict")
-    choice = tables.Choice(options.drop, options.categorical, options.missing, options.decimal)
+    choice = tables.Choice(options.drop, options.categorical, options.missing, options.decimal, options.numeric)
     return TABLE, lambda: _table(source, target, options, choice)
 
 

@@ -94,7 +94,14 @@ def train(
             remark(f"the network as it was before is saved to {model}")
             raise
     seconds = time.perf_counter() - began
-    outcome = Outcome(history, seconds, waiting.seconds, evaluated(net, parts.preprocessing, *parts.test))
+    try:
+        test = evaluated(net, parts.preprocessing, *parts.test)
+    except ValueError:  # of a row that overflows: what was learnt is kept
+        net.preprocessing = parts.preprocessing
+        net.save(model)
+        remark(f"the network is trained and saved to {model}; the test rows cannot be evaluated:")
+        raise
+    outcome = Outcome(history, seconds, waiting.seconds, test)
     net.preprocessing = parts.preprocessing  # of the file to come; the rows above were scaled already
     code = _write(net, data, outcome, model, picture)
     if as_json:

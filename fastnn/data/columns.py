@@ -55,6 +55,8 @@ class Reading:
         Columns of text in which "none", "?" and the like are names, and only an empty cell is missing.
     comma : bool
         Numbers in text have a decimal comma, and points between thousands if anything.
+    numeric : set of str
+        Columns that hold numbers, also where digits have leading zeros.
     """
 
     text: frozenset[str] = frozenset()
@@ -62,6 +64,7 @@ class Reading:
     missing: bool = False
     literal: frozenset[str] = frozenset()
     comma: bool = False
+    numeric: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -103,7 +106,7 @@ _WITH_COMMAS = re.compile(r"[-+]?\d+(,\d+)+(\.\d+)?|[-+]?\d+(\.\d{3})*,\d+")
 _WITH_A_UNIT = re.compile(
     r"[-+]?[$€£]\s?[-+]?[\d.,]*\d|[-+]?\d[\d.,]*\s?[%$€£]|[-+]?\d{1,3}([ '\u00a0\u202f]\d{3})+([.,]\d+)?"
 )
-_DECIMAL_COMMA = re.compile(r"[-+]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?([eE][-+]?\d+)?")
+_DECIMAL_COMMA = re.compile(r"[-+]?(\d+|[1-9]\d{0,2}(\.\d{3})+)(,\d+)?([eE][-+]?\d+)?")
 
 
 def commas_in(cell: str) -> str:
@@ -125,12 +128,11 @@ def otherwise_written(cells: Sequence[str], comma: bool) -> str:
     odd = [
         cell
         for cell, number in zip(present, plain, strict=True)
-        if (number and comma and not _DECIMAL_COMMA.fullmatch(cell))
-        or _WITH_COMMAS.fullmatch(cell)
-        or _WITH_A_UNIT.fullmatch(cell)
+        if not (comma and _DECIMAL_COMMA.fullmatch(cell))
+        and ((number and comma) or _WITH_COMMAS.fullmatch(cell) or _WITH_A_UNIT.fullmatch(cell))
     ]
-    others = sum(plain) if not comma else 0
-    return odd[0] if odd and 2 * (len(odd) + others) > len(present) else ""
+    as_wanted = sum(bool(_DECIMAL_COMMA.fullmatch(cell)) for cell in present) if comma else sum(plain)
+    return odd[0] if odd and 2 * (len(odd) + as_wanted) > len(present) else ""
 
 
 def too_many(names: int, rows: int) -> bool:

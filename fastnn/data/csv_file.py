@@ -92,11 +92,13 @@ def _read(path: Path, reader: Any, separator: str, want: Want, reading: Reading)
         cells = list(zip(*block, strict=True))
         if reading.comma:
             cells = [
-                column if name in texts else tuple(map(with_point, column))
+                tuple(map(with_point, column)) if name in picked and name not in texts else column
                 for name, column in zip(names, cells, strict=True)
             ]
         if reading.decide:
-            of_numbers = {name: cells[i] for name, i in picked.items() if name not in texts}
+            of_numbers = {
+                name: cells[i] for name, i in picked.items() if name not in texts and name not in reading.numeric
+            }
             padded = padded if start else Padded(of_numbers)
             padded.add(of_numbers)
         found: dict[str, Column | BadCell] = {

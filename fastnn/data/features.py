@@ -68,10 +68,11 @@ def encoded(
             at += 1
             continue
         place = {name: at + i for i, name in enumerate(categories[column])}
+        by_value = _without_zeros(place)
         strange = []
         for row, cell in enumerate(cells):
-            if cell in place:
-                X[row, place[cell]] = 1
+            if (found := place.get(cell, by_value.get(cell))) is not None:
+                X[row, found] = 1
             elif cell != "":
                 strange.append(cell)
         if strange:
@@ -82,6 +83,16 @@ def encoded(
             )
         at += len(place)
     return X
+
+
+def _without_zeros(place: Mapping[str, int]) -> dict[str, int]:
+    """The same of names such as 007 without their zeros, as they come where a table was read as numbers; none if two
+    would be the same.
+    """
+    if not all(name.isdigit() for name in place):
+        return {}
+    shorter = {name.lstrip("0") or "0": at for name, at in place.items()}
+    return shorter if len(shorter) == len(place) else {}
 
 
 def from_arrays(table: Any, columns: Sequence[str], reading: Reading) -> dict[str, Column]:

@@ -16,7 +16,7 @@ from ..errors import DataFileError, nearest, unknown_name
 from .columns import MISSING, BadCell, Column, RawTable, Reading, fault, numbers, otherwise_written, with_point
 from .csv_file import read_csv
 from .dataset import GUESSED, DataSet
-from .features import categories_of, encoded
+from .features import as_text, categories_of, encoded
 from .npz_file import read_npz
 
 __all__ = ["DECIMALS", "MISSING_WAYS", "TASKS", "Choice", "cells_of", "load", "load_test", "read_columns", "reading_of"]
@@ -36,7 +36,8 @@ class Choice:
     Attributes
     ----------
     drop : names of columns, or positions, that are no features
-    categorical : those that hold categories, even where these look like numbers
+    categorical, numeric : those that hold categories, even where these look like numbers; and those that hold numbers,
+        even where some have leading zeros, as names have
     missing : str
         "refuse" cells without a value in features, or take the "mean" of the training rows for them; of a column of
         categories, none of them.
@@ -48,6 +49,7 @@ class Choice:
     categorical: tuple[str, ...] = ()
     missing: str = "refuse"
     decimal: str = "point"
+    numeric: tuple[str, ...] = ()
 
 
 def load(
@@ -91,6 +93,8 @@ def load(
         raise unknown_name("missing", choice.missing, MISSING_WAYS)
     if choice.decimal not in DECIMALS:
         raise unknown_name("decimal", choice.decimal, DECIMALS)
+    if choice.decimal == "comma" and path.suffix.lower() == ".npz":
+        raise ValueError("--decimal comma is for text, in .csv and .tsv; numbers in an .npz file are numbers")
     chosen: list[str] = []
 
     def want(names: list[str]) -> tuple[list[str], str]:
@@ -98,13 +102,15 @@ def load(
         return _features(path, names, chosen[0], choice), chosen[0]
 
     text_columns = frozenset(choice.categorical)
-    reading = Reading(text_columns, True, choice.missing == "mean", text_columns, choice.decimal == "comma")
+    reading = Reading(
+        text_columns, True, choice.missing == "mean", text_columns, choice.decimal == "comma", frozenset(choice.numeric)
+    )
     table = _reader(path)(path, want, reading)
     assert table.target is not None
     name, columns = chosen[0], list(table.features)
     _refuse_otherwise_written(path, table, name, task, choice)
     categories = categories_of(table.features, f"{path}: ")
-    values, text = _target_values(table, name, task)
+    values, text = _target_values(table, name, task, choice.decimal == "comma")
     notes = list(table.notes)
     if name != target:
         notes.append(f"target: column {name!r}, at position {target}")
@@ -166,14 +172,17 @@ def _refuse_otherwise_written(path: Path, table: RawTable, target: str, task: st
     """Numbers with a decimal comma would be hundreds of categories, or classes."""
     wanted = "1234,5" if choice.decimal == "comma" else "1234.5"
     columns = {name: cells for name, cells in table.features.items() if isinstance(cells, list)}
-    if task != "classification" and not isinstance(table.target, np.ndarray):
-        columns[target] = table.target or []
+    if task != "classification":
+        if not isinstance(table.target, np.ndarray):
+            columns[target] = table.target or []
+        elif table.target.dtype.kind in "US":
+            columns[target] = as_text(table.target)
     for name, cells in columns.items():
         if name in choice.categorical or not (cell := otherwise_written(cells, choice.decimal == "comma")):
             continue
         names = "--task classification" if name == target else f"--categorical {shlex.quote(name)}"
         ways = f"{names} takes such texts for names"
-        if choice.decimal == "point" and not fault(with_point(cell)):
+        if choice.decimal == "point" and path.suffix.lower() != ".npz" and not fault(with_point(cell)):
             ways = f"--decimal comma reads a decimal comma, {ways}"
         raise DataFileError(
             f"{path}: column {name!r} holds numbers that are not written as {wanted} (such as {cell!r}); {ways}"
@@ -264,13 +273,13 @@ def load_test(path: str | os.PathLike[str], known: Mapping[str, Any], notes: lis
 
     table = _reader(path)(path, want, reading_of(known))
     X = encoded(table.features, known["columns"], known.get("categories", {}), notes)
-    as_text = classes is not None and isinstance(classes[0], str)
-    values, text = _target_values(table, target, known["task"])
+    named = classes is not None and isinstance(classes[0], str)
+    values, text = _target_values(table, target, known["task"], known.get("decimal") == "comma")
     if classes is None and text:
         raise _not_a_number(path, table, target, values)
     if classes is None:
         return X, np.asarray(values, np.float64)
-    if as_text and not text:  # names made of digits, which here look like numbers
+    if named and not text:  # names made of digits, which here look like numbers
         given = table.target if not isinstance(table.target, np.ndarray) else table.target.tolist()
         values = np.array([str(v).strip() for v in given or []])
     place = {value: code for code, value in enumerate(classes)}
@@ -340,7 +349,9 @@ def _no_column(path: Path, names: list[str], column: str) -> DataFileError:
 def _features(path: Path, names: list[str], target: str, choice: Choice) -> list[str]:
     """The columns that are left for features."""
     dropped = {_named(path, names, column) for column in choice.drop}
-    for column in choice.categorical:
+    if both := set(choice.categorical) & set(choice.numeric):
+        raise DataFileError(f"{path}: column {min(both)!r} is to be categorical and numeric")
+    for column in (*choice.categorical, *choice.numeric):
         if column not in names:  # positions are for --target and --drop; here they are easily taken for values
             raise _no_column(path, names, column)
     for column in (*choice.categorical, target):
@@ -354,8 +365,8 @@ def _features(path: Path, names: list[str], target: str, choice: Choice) -> list
     return features
 
 
-def _target_values(table: RawTable, name: str, task: str | None) -> tuple[NDArray[Any], bool]:
-    """The target (m,) as float64 or as text, and whether it is text."""
+def _target_values(table: RawTable, name: str, task: str | None, comma: bool) -> tuple[NDArray[Any], bool]:
+    """The target (m,) as float64 or as text, and whether it is text. comma: its numbers have a decimal comma."""
     target = table.target
     if isinstance(target, np.ndarray):
         if target.dtype.kind not in "biufUS":
@@ -380,7 +391,7 @@ def _target_values(table: RawTable, name: str, task: str | None) -> tuple[NDArra
             raise DataFileError(f"{table.path}: array {name!r} holds bytes that are not UTF-8 text") from None
         target = [cell.strip() for cell in target]
     assert target is not None
-    column = numbers(target)
+    column = numbers([*map(with_point, target)] if comma and task != "classification" else target)
     if not isinstance(column, BadCell):
         return (np.array(target), True) if task != "regression" and _are_labels(target, column) else (column, False)
     for row, cell in enumerate(target):

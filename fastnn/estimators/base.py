@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 import numbers
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -127,8 +128,10 @@ class Dense(BaseEstimator):  # type: ignore[misc]
         )  # fmt: skip
         if self._whole():
             return net, None, seed
-        # an instance has a state, and fit begins anew
-        return net, optimizers.get(copy.deepcopy(self.optimizer), self.learning_rate), seed
+        with warnings.catch_warnings():  # an instance may have a state, and fit begins anew: that is no news here
+            warnings.simplefilter("ignore", UserWarning)
+            rule = copy.deepcopy(self.optimizer)
+        return net, optimizers.get(rule, self.learning_rate), seed
 
     def _whole(self) -> bool:
         return isinstance(self.optimizer, str) and self.optimizer == LBFGS
@@ -151,12 +154,15 @@ class Dense(BaseEstimator):  # type: ignore[misc]
     ) -> None:
         """A fresh network, of codes of classes or of standardised values; watched: rows as the network takes them."""
         net, rule, seed = self._made(X.shape[1], outputs, output, cost)
-        if self.patience is not None and not self.validation and watched is None:
+        share = self.validation is not None and not (
+            isinstance(self.validation, numbers.Real) and not isinstance(self.validation, bool) and self.validation == 0
+        )
+        if self.patience is not None and not share and watched is None:
             raise ValueError(
                 f"patience={self.patience} waits for a lower cost of rows that are set apart, and there are none; give "
-                "validation=0.1, or fit(X, y, validation=(X, y))"
+                "validation=0.1, or fit(X, y, X_val=..., y_val=...)"
             )
-        if self.validation and watched is None:
+        if share and watched is None:
             X, y, weights, watched = self._set_apart(X, y, weights, seed, stratify=output == "softmax")
         self._seen = _sum(X, weights)
         net.l2 = self._l2(self._seen)
@@ -173,10 +179,10 @@ class Dense(BaseEstimator):  # type: ignore[misc]
         self, X: Array, y: Array, weights: Array | None, seed: int, stratify: bool
     ) -> tuple[Array, Array, Array | None, tuple[Array, ...]]:
         """Training rows and a share of rows to be watched, of every class alike if they are to `stratify`."""
-        if isinstance(self.validation, (tuple, list)):
+        if isinstance(self.validation, (tuple, list, np.ndarray)):
             raise TypeError(
-                "validation must be a fraction of the rows, such as 0.1; rows of your own are "
-                "fit(X, y, validation=(X, y))"
+                "validation must be a fraction of the rows, such as 0.1; rows of your own are fit(X, y, X_val=..., "
+                "y_val=...)"
             )
         share = finite_number("validation", self.validation, above=0, below=1)
         parts = [X, y] if weights is None else [X, y, weights]
@@ -189,18 +195,29 @@ class Dense(BaseEstimator):  # type: ignore[misc]
         (X, y, *rest), watched = dealt[::2], tuple(dealt[1::2])
         return X, y, rest[0] if rest else None, watched
 
-    def _watched(self, validation: Any, to_targets: Any) -> tuple[Any, ...] | None:
-        """Rows to be watched, given to `fit` as (X, y) or (X, y, weights), as the network takes them."""
-        if validation is None:
+    def _watched(self, X_val: Any, y_val: Any, sample_weight_val: Any) -> tuple[Any, ...] | None:
+        """Rows to be watched, given to `fit`, as the network takes them."""
+        if X_val is None and y_val is None and sample_weight_val is None:
             return None
-        if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
-            raise TypeError(
-                f"validation must be a pair (X, y), or (X, y, weights), got {type(validation).__name__}; a share of "
-                f"the rows is {type(self).__name__}(validation=0.1)"
-            )
-        X, y, *weights = validation
-        X = validate_data(self, X, reset=False)
-        return X, to_targets(np.asarray(y)), *weights
+        if X_val is None or y_val is None:
+            raise ValueError("X_val and y_val are the rows to be watched and their targets: give both, or neither")
+        X = validate_data(self, X_val, reset=False)
+        try:
+            y = self._targets(y_val.toarray() if hasattr(y_val, "toarray") else np.asarray(y_val))
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"y_val: {error}") from None
+        if len(y) != len(X):
+            raise ValueError(f"y_val must have one entry per row of X_val ({len(X)}), got {len(y)}")
+        weights = self._weighed(y, None if sample_weight_val is None else weights_of(sample_weight_val, X))
+        return (X, y) if weights is None else (X, y, weights)
+
+    def _targets(self, y: Array) -> Array:
+        """Targets as the network takes them."""
+        raise NotImplementedError
+
+    def _weighed(self, targets: Array, weights: Array | None) -> Array | None:
+        """What each row counts, beside its own weight."""
+        return weights
 
     def _begin(self, inputs: int, outputs: int, output: str, cost: str) -> None:
         """A network that has seen nothing yet."""

@@ -52,10 +52,11 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
         How weights begin, as in `Network`. Not "auto", which is He's for ReLU: its larger weights cost regressions of
         few rows some of their score.
     validation, patience : float and int, default None
-        A share of the rows to be watched and not trained on, of every class alike (rows of your own are an argument of
+        A share of the rows to be watched and not trained on, of every class alike (rows of your own are arguments of
         `fit`); and after how many epochs without a lower cost of theirs training goes back to the best and ends.
     callbacks : sequence of callables
-        f(epoch, history, net) after each epoch, as in `Network.fit`; where one returns True the fit ends.
+        f(epoch, history, net) after each epoch, as in `Network.fit`; where one returns True the fit ends. Functions of
+        a module, if the estimator is to be pickled.
     class_weight : "balanced" or dict of label: number, default None
         What each row of a class counts, times its sample_weight; "balanced": every class the same in all.
     backend, dtype : str, default "auto" and "float32"
@@ -105,17 +106,26 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
         super().__init__(
             hidden, activation=activation, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size,
             epochs=epochs, l2=l2, dropout=dropout, init=init, validation=validation, patience=patience,
-            callbacks=callbacks,            backend=backend, dtype=dtype, random_state=random_state,
+            callbacks=callbacks, backend=backend, dtype=dtype, random_state=random_state,
         )  # fmt: skip
         self.class_weight = class_weight
 
     @whole
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation: Any = None) -> DenseClassifier:
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> DenseClassifier:
         """Train on rows X (m, n) of finite numbers and their labels y, (m,) or (m, K) of 0 and 1, which count
         sample_weight (m,) each. A sparse y becomes a dense one. Returns self.
 
-        validation: (X, y) or (X, y, weights), rows to watch instead of a share of X. (A pipeline hands them on as they
-        are, without its transformations.)
+        X_val, y_val, sample_weight_val: rows to watch instead of a share of X, which count by `class_weight` too. A
+        pipeline hands X_val on as it is, unless it is made with transform_input=["X_val"].
         """
         X, y = validate_data(self, X, y, multi_output=True)
         if (marks := self._marks(y)) is not None:
@@ -126,9 +136,10 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
                 raise ValueError(
                     f"y must have at least two classes to tell apart, got one class: {self.classes_.tolist()[0]!r}"
                 )
-        weights = self._weighed(codes, weights_of(sample_weight, X))
-        watched = self._watched(validation, self._codes if codes.ndim == 1 else np.asarray)
-        self._train(X, codes, weights, len(self.classes_), _output(codes), "cross_entropy", watched)
+        self._output, weights = "softmax" if marks is None else "sigmoid", weights_of(sample_weight, X)
+        self._shares = self._shares_of_classes(codes, weights)
+        watched = self._watched(X_val, y_val, sample_weight_val)
+        self._train(X, codes, self._weighed(codes, weights), len(self.classes_), self._output, "cross_entropy", watched)
         return self
 
     @whole
@@ -137,8 +148,9 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
 
         classes: all labels that will ever come, in the first call; after `fit` those it was given. Not wanted for
         several labels a row, which are the columns of y. lambda of `l2` is spread over all rows there have been, in
-        `fit` too, and weights are taken as they are, not divided by their mean. Other parameters of the training
-        (`epochs`, `validation`) play no part.
+        `fit` too, so it is for rows that are seen once: of passes over the same rows little of it is left. Weights are
+        taken as they are, not divided by their mean. Other parameters of the training (`epochs`, `validation`) play no
+        part.
         """
         first = not hasattr(self, "network_")
         X, y = validate_data(self, X, y, reset=first, multi_output=True)
@@ -148,23 +160,25 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
                 f"class_weight={self.class_weight!r} cannot be known from a part of the rows; give the weights, "
                 "{label: number, ...}"
             )
+        output = "softmax" if marks is None else "sigmoid"
+        if not first and output != self._output:
+            raise ValueError(
+                f"y has {'one label' if marks is None else 'several labels'} a row, where there "
+                f"{'were several' if marks is None else 'was one'} before"
+            )
         if classes is None and marks is not None:
             classes = np.arange(marks.shape[1])
         if first:
             if classes is None:
                 raise ValueError("classes must be given in the first call of partial_fit: all labels that will come")
-            self.classes_ = np.unique(classes)
+            self.classes_, self._output = np.unique(classes), output
         elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
             raise ValueError(f"classes={classes!r} are not those of before, {self.classes_.tolist()}")
-        codes = self._codes(y) if marks is None else marks
+        codes, weights = self._targets(y), weights_of(sample_weight, X, part=True)
         if first:
-            self._begin(X.shape[1], len(self.classes_), _output(codes), "cross_entropy")
-        elif _output(codes) != self.network_.output.name:
-            raise ValueError(
-                f"y has {'several labels' if codes.ndim == 2 else 'one label'} a row, where there "
-                f"{'was one' if codes.ndim == 2 else 'were several'} before"
-            )
-        self._go_on(X, codes, self._weighed(codes, weights_of(sample_weight, X, part=True)))
+            self._begin(X.shape[1], len(self.classes_), output, "cross_entropy")
+        self._shares = self._shares_of_classes(codes, weights)
+        self._go_on(X, codes, self._weighed(codes, weights))
         return self
 
     def _marks(self, y: Any) -> Array | None:
@@ -187,30 +201,43 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
             )
         return marks
 
-    def _codes(self, y: Any) -> Array:
-        """The number of each row's label among `classes_`."""
+    def _targets(self, y: Array) -> Array:
+        """Marks (m, K), or the number of each row's label among `classes_` (m,)."""
+        if self._output == "sigmoid":
+            marks = self._marks(y)
+            if marks is None or marks.shape[1] != len(self.classes_):
+                raise ValueError(
+                    f"several labels a row are ({len(y)}, {len(self.classes_)}) of 0 and 1, got shape {y.shape}"
+                )
+            return marks
         y = column_or_1d(y, warn=True)
         codes = np.minimum(np.searchsorted(self.classes_, y), len(self.classes_) - 1)
         if (strange := self.classes_[codes] != y).any():
             raise ValueError(f"y holds the label {y[strange].tolist()[0]!r}, which is none of {self.classes_.tolist()}")
         return np.asarray(codes)
 
-    def _weighed(self, codes: Array, weights: Array | None) -> Array | None:
-        """What each row counts, by itself and as one of its class."""
+    def _shares_of_classes(self, codes: Array, weights: Array | None) -> Array | None:
+        """What a row of each class counts (K,), of the training rows with these weights; None for all the same."""
         if self.class_weight is None:
-            return weights
-        weights = np.ones(len(codes)) if weights is None else weights
+            return None
         if isinstance(self.class_weight, str) and self.class_weight == BALANCED:
-            totals = np.bincount(codes, weights)
-            of_class = np.divide(totals.sum(), np.count_nonzero(totals) * totals, where=totals > 0, out=0 * totals)
-            return np.asarray(weights * of_class[codes])
+            totals = np.bincount(codes, weights, minlength=len(self.classes_)).astype(np.float64)
+            shares: Array = np.divide(totals.sum(), np.count_nonzero(totals) * totals, where=totals > 0, out=0 * totals)
+            return shares
         of_class = compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_)
         if (wrong := ~(np.isfinite(of_class) & (of_class >= 0))).any():
             label = self.classes_[wrong].tolist()[0]
             raise ValueError(
                 f"class_weight must be finite and >= 0, got {of_class[wrong][0]:g} for the label {label!r}"
             )
-        return np.asarray(weights * of_class[codes])
+        return np.asarray(of_class)
+
+    def _weighed(self, codes: Array, weights: Array | None) -> Array | None:
+        """What each row counts, by itself and as one of its class."""
+        if self._shares is None:
+            return weights
+        of_rows = self._shares[codes]
+        return np.asarray(of_rows if weights is None else weights * of_rows)
 
     def predict(self, X: Any) -> Array:
         """The most probable label of each row; of several labels a row (m, K), 1 for those of probability >= 1/2."""
@@ -227,6 +254,8 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
         """(m, K): the logarithms of these, also of what is too small for the dtype."""
         rows = self._rows(X)
         z = np.asarray(self.network_.logits(rows), np.float64)
+        if not np.isfinite(z).all():
+            self.network_.predict(rows)  # says what is wrong with these rows
         if self.network_.output.name == "sigmoid":
             return np.asarray(-np.logaddexp(0, -z))
         z = z - z.max(axis=1, keepdims=True)
@@ -236,8 +265,3 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
-
-
-def _output(codes: Array) -> str:
-    """The last layer's activation for classes (m,), or for several labels a row (m, K)."""
-    return "sigmoid" if codes.ndim == 2 else "softmax"

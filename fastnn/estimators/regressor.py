@@ -71,24 +71,33 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
         super().__init__(
             hidden, activation=activation, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size,
             epochs=epochs, l2=l2, dropout=dropout, init=init, validation=validation, patience=patience,
-            callbacks=callbacks,            backend=backend, dtype=dtype, random_state=random_state,
+            callbacks=callbacks, backend=backend, dtype=dtype, random_state=random_state,
         )  # fmt: skip
         self.cost = cost
 
     @whole
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation: Any = None) -> DenseRegressor:
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> DenseRegressor:
         """Train on rows X (m, n) of finite numbers and their values y (m,) or (m, K), which count sample_weight (m,)
         each. Returns self.
 
-        validation: (X, y) or (X, y, weights), rows to watch instead of a share of X. (A pipeline hands them on as they
-        are, without its transformations.)
+        X_val, y_val, sample_weight_val: rows to watch instead of a share of X. A pipeline hands X_val on as it is,
+        unless it is made with transform_input=["X_val"].
         """
         X, y = validate_data(self, X, y, multi_output=True, y_numeric=True)
         values = np.asarray(y, np.float64).reshape(len(y), -1)
         weights = weights_of(sample_weight, X)
-        self.mean_, self.spread_, self._flat = *_moments(values, _shares(weights)), y.ndim == 1
-        watched = self._watched(validation, self._standardised)
-        self._train(X, self._standardised(values), weights, values.shape[1], "identity", self.cost, watched)
+        self._standardise(values, y.ndim == 1, weights)
+        watched = self._watched(X_val, y_val, sample_weight_val)
+        self._train(X, self._targets(values), weights, values.shape[1], "identity", self.cost, watched)
         return self
 
     @whole
@@ -96,24 +105,29 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
         """Train for one epoch more on these rows, after `fit` or from the start. Returns self.
 
         Targets are standardised by the rows of the first call, or of `fit`: let them be many enough to tell their unit.
-        lambda of `l2` is spread over all rows there have been, in `fit` too.
+        lambda of `l2` is spread over all rows there have been, in `fit` too, so it is for rows that are seen once.
         """
         first = not hasattr(self, "network_")
         X, y = validate_data(self, X, y, reset=first, multi_output=True, y_numeric=True)
         values, weights = np.asarray(y, np.float64).reshape(len(y), -1), weights_of(sample_weight, X, part=True)
         if first:
             counted = weights if weights is not None and weights.any() else None
-            self.mean_, self.spread_, self._flat = *_moments(values, _shares(counted)), y.ndim == 1
+            self._standardise(values, y.ndim == 1, counted)
             self._begin(X.shape[1], values.shape[1], "identity", self.cost)
-        elif values.shape[1] != len(self.mean_):
-            raise ValueError(f"y has {values.shape[1]} columns, the rows before had {len(self.mean_)}")
-        self._go_on(X, self._standardised(values), weights)
+        self._go_on(X, self._targets(values), weights)
         return self
 
-    def _standardised(self, y: Array) -> Array:
-        """(m, K), as the network takes them."""
-        values: Array = (np.asarray(y, np.float64).reshape(len(y), -1) - self.mean_) / self.spread_
-        return values
+    def _standardise(self, values: Array, flat: bool, weights: Array | None) -> None:
+        """By these targets."""
+        self.mean_, self.spread_ = _moments(values, _shares(weights))
+        self._flat, self._vary = flat, values.max(axis=0) > values.min(axis=0)
+
+    def _targets(self, y: Array) -> Array:
+        """(m, K), standardised."""
+        values = np.asarray(y, np.float64).reshape(len(y), -1)
+        if values.shape[1] != len(self.mean_):
+            raise ValueError(f"y has {values.shape[1]} columns, the rows before had {len(self.mean_)}")
+        return np.asarray((values - self.mean_) / self.spread_)
 
     def predict(self, X: Any) -> Array:
         """The value of each row (m,), or values (m, K), as `y` was."""
@@ -128,7 +142,7 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
         with np.errstate(over="ignore"):
             scaled = [(W * self.spread_[:, None]).astype(net.dtype), (b * self.spread_ + self.mean_).astype(net.dtype)]
         # a bias as large as the mean is rounded to the dtype, and so are the answers
-        far = np.abs(self.mean_) * np.finfo(net.dtype).eps > COARSE * self.spread_
+        far = self._vary & (np.abs(self.mean_) * np.finfo(net.dtype).eps > COARSE * self.spread_)
         if far.any() or not all(np.isfinite(part).all() for part in scaled):
             worst = int(np.argmax(np.abs(self.mean_) / self.spread_))
             raise ValueError(
