@@ -1,5 +1,5 @@
 """`fit(optimizer="lbfgs")`: all rows at once, by SciPy's L-BFGS-B on the engine's gradient; for small data, which it
-fits better and in fewer passes than rules that take a batch a step.
+fits more closely than rules that take a batch a step (noise too).
 
 Reference: C. Zhu, R. H. Byrd, P. Lu, J. Nocedal, "Algorithm 778: L-BFGS-B", ACM Transactions on Mathematical Software
 23, 1997. (Without bounds, as here, it is L-BFGS.)

@@ -154,9 +154,8 @@ class Dense(BaseEstimator):  # type: ignore[misc]
     ) -> None:
         """A fresh network, of codes of classes or of standardised values; watched: rows as the network takes them."""
         net, rule, seed = self._made(X.shape[1], outputs, output, cost)
-        share = self.validation is not None and not (
-            isinstance(self.validation, numbers.Real) and not isinstance(self.validation, bool) and self.validation == 0
-        )
+        none = isinstance(self.validation, numbers.Real) and self.validation == 0
+        share = self.validation is not None and not none
         if self.patience is not None and not share and watched is None:
             raise ValueError(
                 f"patience={self.patience} waits for a lower cost of rows that are set apart, and there are none; give "

@@ -34,7 +34,8 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
         Of the hidden layers.
     optimizer : str or Optimizer, default "adam"
         A name, or an instance, of which every fit takes a fresh copy. "lbfgs" takes all rows at once, for `epochs`
-        iterations at most (200 by default), and fits small data best; it has no `partial_fit`.
+        iterations at most (200 by default): small data are fitted closely, noise too unless `l2` is large enough; it
+        has no `partial_fit`.
     learning_rate : float or Schedule, default None
         None is the rule's own.
     batch_size : int, default 32
