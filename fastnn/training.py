@@ -134,10 +134,11 @@ def fit(
             refuse_spoilt(net)
             if net.epochs_trained == 0:
                 warn_if_symmetric(net)
-            return lbfgs.fit_whole(
-                net, data, iterations=epochs, micro_batch=micro_batch, callbacks=callbacks, progress=shown,
-                patience=patience,
-            )  # fmt: skip
+            with net.backend.under_way():
+                return lbfgs.fit_whole(
+                    net, data, iterations=epochs, micro_batch=micro_batch, callbacks=callbacks, progress=shown,
+                    patience=patience,
+                )  # fmt: skip
         _refuse_spent(rule.learning_rate, net.epochs_trained - rule.began(net), epochs, -(-rows // batch_size))
         orders = Orders(data.train_rows, bool(shuffle), order, seed)
         job = Job(net, rule, batch_size, micro_batch, rows, data.x.dtype)

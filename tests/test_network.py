@@ -461,6 +461,8 @@ def test_logits(backend, dtype):
         e = np.exp(z)
         expected = e / e.sum(axis=1, keepdims=True) if output == "softmax" else e / (1 + e)
         np.testing.assert_allclose(backend.to_numpy(net.predict_proba(X)), expected, rtol=1e-5)
+        one = np.asarray(backend.to_numpy(net.logits(X[3:4])))
+        np.testing.assert_allclose(one, z[3:4], rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(("output", "classes"), [("softmax", 3), ("sigmoid", 2)])
