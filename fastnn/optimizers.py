@@ -102,7 +102,7 @@ class Optimizer:
         raise NotImplementedError
 
     def bind(self, owner: Any, zeros: Callable[[], Any]) -> None:
-        """Attach to `owner` (a network), making zero state vectors unless it is already attached to it.
+        """Attach to `owner` (a network, or what else has parameters), making zero state vectors unless it is already attached to it.
 
         Raises
         ------
@@ -111,7 +111,7 @@ class Optimizer:
         """
         if self.belongs_to(owner):
             if not self.t:
-                self.first_epoch = owner.epochs_trained
+                self.first_epoch = _epochs(owner)
             return
         if self.t and self.slots:
             # a rule without state, gradient descent, may serve one network after another
@@ -120,7 +120,7 @@ class Optimizer:
             )
         if self._owner is not None:
             self.t = 0
-        self.state, self.first_epoch = [zeros() for _ in self.slots], owner.epochs_trained
+        self.state, self.first_epoch = [zeros() for _ in self.slots], _epochs(owner)
         self._owner = weakref.ref(owner)
 
     def parts(self) -> Iterator[tuple[slice, float]]:
@@ -131,7 +131,7 @@ class Optimizer:
         """The epoch of this network's life from which the schedule of a fit that begins now counts: where the rule
         made its first step, or the next, if it has made none.
         """
-        now = int(owner.epochs_trained)
+        now = _epochs(owner)
         return min(self.first_epoch, now) if self.belongs_to(owner) and self.t else now
 
     def lost(self, owner: Any) -> bool:
@@ -166,6 +166,11 @@ class Optimizer:
             *(f"{value:g}" for value in self.hyper()[1:]),
         ]
         return f"{type(self).__name__}({', '.join(constants)})"
+
+
+def _epochs(owner: Any) -> int:
+    """That it has been trained; 0 of what counts none."""
+    return int(getattr(owner, "epochs_trained", 0))
 
 
 class SGD(Optimizer):
