@@ -102,7 +102,8 @@ class Optimizer:
         raise NotImplementedError
 
     def bind(self, owner: Any, zeros: Callable[[], Any]) -> None:
-        """Attach to `owner` (a network, or what else has parameters), making zero state vectors unless it is already attached to it.
+        """Attach to `owner` (a network, or what else has parameters), making zero state vectors unless it is attached
+        to it already.
 
         Raises
         ------
