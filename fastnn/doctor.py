@@ -90,7 +90,7 @@ def examine() -> Report:
     reasons = available_backends()
     findings, libraries, caches, devices = gather(reasons["cupy"])
     # an engine that refuses it lacks nothing else
-    nonsense = {finding.problem for finding in findings if finding.subject == "FASTNN_BLAS"}
+    nonsense = {finding.problem for finding in findings if finding.subject.startswith("FASTNN_")}
     engines = [
         _examined(name)
         if reason is None
@@ -273,7 +273,7 @@ def _matrix_unit() -> list[str]:
     return [
         (
             f"matrix unit (AMX): parameters differ from float64 NumPy by {off:.1e} of their size after 12 steps; "
-            "get_backend('numba', amx=False) does without it"
+            "FASTNN_AMX=off does without it"
         )
     ]
 
@@ -305,8 +305,8 @@ def worth_of_unit(on: float, off: float) -> str:
     if on <= off:
         return found
     return (
-        f"{found}: others who share this core seem to use it too. If that lasts, get_backend('numba', amx=False) is "
-        "faster"
+        f"{found}: others who share this core seem to use it too. If that lasts, FASTNN_AMX=off is faster, or "
+        "get_backend('numba', amx=False)"
     )
 
 

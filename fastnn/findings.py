@@ -1,5 +1,5 @@
 """What keeps an engine from running at its best on this machine, and what to do about it: driver, CuPy, its libraries,
-memory, FASTNN_BLAS, caches.
+memory, FASTNN_BLAS, FASTNN_AMX, caches.
 
 Every check stands alone, asks the thing itself, and says nothing where all is well - also on a machine without a
 GPU, which lacks nothing.
@@ -55,7 +55,7 @@ def gather(reason: str | None) -> tuple[list[Finding], dict[str, str], list[dict
         found += missing
         if reason is None:
             found += memory()
-    found += blas()
+    found += variables()
     places = caches()
     found += [
         Finding("cache", f"{place['name']} cannot be kept in {place['path']}: {place['problem']}", place["remedy"])
@@ -65,21 +65,26 @@ def gather(reason: str | None) -> tuple[list[Finding], dict[str, str], list[dict
     return found, known, places, devices
 
 
-def blas() -> list[Finding]:
-    """Whether FASTNN_BLAS asks for what there is. Says nothing where Numba is missing, which needs no BLAS."""
+def variables() -> list[Finding]:
+    """Whether FASTNN_BLAS and FASTNN_AMX ask for what there is. Says nothing where Numba is missing, which needs
+    neither.
+    """
     try:
-        from .backends.cpu_blas import INSTALL, VARIABLE, blas_of_process
+        from .backends import cpu_blas, cpu_unit
     except ImportError:
         return []
+    found = []
     try:
-        blas_of_process()
+        cpu_blas.blas_of_process()
     except ValueError as error:
-        return [
-            Finding(
-                VARIABLE, str(error), f"unset {VARIABLE}, or set it to scipy, or to mkl once it is there: {INSTALL}"
-            )
-        ]
-    return []
+        name = cpu_blas.VARIABLE
+        remedy = f"unset {name}, or set it to scipy, or to mkl once it is there: {cpu_blas.INSTALL}"
+        found.append(Finding(name, str(error), remedy))
+    try:
+        cpu_unit.why_no_unit(None)
+    except ValueError as error:
+        found.append(Finding(cpu_unit.VARIABLE, str(error), f"unset {cpu_unit.VARIABLE}, or set it to on or off"))
+    return found
 
 
 # ---- the driver and CuPy ----------------------------------------------------------------------------

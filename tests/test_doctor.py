@@ -99,7 +99,7 @@ def test_what_the_matrix_unit_is_worth_is_said():
     )
     slow = doctor.worth_of_unit(0.003, 0.002)
     assert "takes 3.00 ms on it and 2.00 ms without: others who share this core" in slow
-    assert "get_backend('numba', amx=False) is faster" in slow
+    assert "FASTNN_AMX=off is faster, or get_backend('numba', amx=False)" in slow
 
 
 @needs_unit
@@ -164,23 +164,28 @@ def test_unusable_engines_show_reason_and_command(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("value", "problem"), [("foo", "FASTNN_BLAS='foo' is not known. Known: mkl, scipy."), ("scipy", None)]
+    ("variable", "value", "problem", "others"),
+    [
+        ("FASTNN_BLAS", "foo", "FASTNN_BLAS='foo' is not known. Known: mkl, scipy.", "scipy"),
+        ("FASTNN_BLAS", "scipy", None, "scipy"),
+        ("FASTNN_AMX", "12", "FASTNN_AMX='12' is not known. Known: on, off.", "on or off"),
+    ],
 )
-def test_nonsense_in_fastnn_blas_is_a_finding_and_the_rest_is_examined(value, problem):
+def test_nonsense_in_a_variable_is_a_finding_and_the_rest_is_examined(variable, value, problem, others):
     """In a process of its own, because a process chooses its BLAS once."""
     command = [sys.executable, "-m", "fastnn", "doctor", "--json"]
     done = subprocess.run(
-        command, env={**os.environ, "FASTNN_BLAS": value}, capture_output=True, text=True, timeout=300, check=True
+        command, env={**os.environ, variable: value}, capture_output=True, text=True, timeout=300, check=True
     )
     report = json.loads(done.stdout)
-    found = [finding for finding in report["findings"] if finding["subject"] == "FASTNN_BLAS"]
+    found = [finding for finding in report["findings"] if finding["subject"] == variable]
     numpy, numba, _ = report["engines"]
     assert numpy["faults"] == []
     if problem is None:
         assert (found, numba["reason"], numba["faults"]) == ([], None, [])
     else:
         assert found[0]["problem"] == numba["reason"] == f"environment variable {problem}"
-        assert found[0]["remedy"].startswith("unset FASTNN_BLAS, or set it to scipy")
+        assert found[0]["remedy"].startswith(f"unset {variable}, or set it to {others}")
         assert (numba["install"], numba["faults"]) == ("", None)
 
 

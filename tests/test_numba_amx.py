@@ -271,7 +271,7 @@ def test_the_unit_leaves_no_other_choice(options):
 
 
 def test_a_unit_that_is_not_there_is_an_error(monkeypatch):
-    monkeypatch.setattr("fastnn.backends.numba_backend.missing", lambda: "no amx-tile here")
+    monkeypatch.setattr("fastnn.backends.cpu_unit.missing", lambda: "no amx-tile here")
     with pytest.raises(ValueError, match="amx=True asks for a matrix unit that cannot be used: no amx-tile here"):
         fastnn.get_backend("numba", amx=True)
     engine = fastnn.get_backend("numba", chunk=4096)  # a new one
@@ -357,3 +357,21 @@ def test_which_predictions_use_the_unit(monkeypatch, options, dtype, rows, width
         np.ones((rows, 4), dtype)
     )
     assert bool(asked) is used
+
+
+@needs_unit
+@pytest.mark.parametrize(
+    ("value", "amx", "used"), [("off", None, False), ("on", None, True), ("", None, True), ("off", True, True)]
+)
+def test_the_environment_decides_where_the_program_says_nothing(monkeypatch, value, amx, used):
+    monkeypatch.setenv("FASTNN_AMX", f" {value.upper()} ")
+    engine = fastnn.get_backend("numba", threads=1) if amx is None else fastnn.get_backend("numba", threads=1, amx=amx)
+    plan = fastnn.Network([784, 300, 100, 10], backend=engine).plan(2048, training_rows=60_000, explain=True)
+    assert ("on the matrix unit" in plan.splitlines()[0]) is used
+    assert ("FASTNN_AMX=off" in plan) is not used
+
+
+def test_another_word_is_refused(monkeypatch):
+    monkeypatch.setenv("FASTNN_AMX", "maybe")
+    with pytest.raises(ValueError, match=r"environment variable FASTNN_AMX='maybe' is not known\. Known: on, off"):
+        fastnn.get_backend("numba", threads=1)

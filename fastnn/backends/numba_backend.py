@@ -35,7 +35,6 @@ except ImportError as error:
     raise BackendUnavailable(f"SciPy, whose BLAS Numba calls, cannot be imported ({error})") from error
 
 from ..kernels.cpu import JIT, gemm, layerwise, operations, undisturbed_by
-from ..kernels.cpu.amx import missing
 from ..kernels.cpu.compiling import announced
 from ..kernels.cpu.gather import READABLE, convert_rows
 from ..kernels.cpu.on_demand import DROP, parts
@@ -52,6 +51,7 @@ from .cpu_plan import Plan, Problem, Wishes, choose_plan
 from .cpu_program import TeamProgram, dropout_of, slopes_of, targets_of, two_states, weights_of
 from .cpu_row import SharedRow
 from .cpu_threads import blas_on_one_thread, sharing, usable_threads
+from .cpu_unit import why_no_unit
 from .numba_amx import OCTETS, AmxPredictor, AmxProgram, any_few
 from .numba_panels import PanelPredictor, PanelProgram, likely_parts, without_last
 
@@ -89,8 +89,8 @@ class NumbaBackend(HostBackend):
     BackendUnavailable
         Numba or SciPy is missing, or the product inside compiled code does not work.
     TypeError, ValueError
-        A plan that makes no sense, amx=True where there is no matrix unit that can be used, or FASTNN_BLAS asks for a
-        BLAS that does not exist or cannot be used.
+        A plan that makes no sense, amx=True where there is no matrix unit that can be used, FASTNN_AMX is neither "on"
+        nor "off", or FASTNN_BLAS asks for a BLAS that does not exist or cannot be used.
     """
 
     name = "numba"
@@ -112,9 +112,7 @@ class NumbaBackend(HostBackend):
         if not JIT and (threads or 1) > 1:
             raise ValueError(f"threads={threads} needs compiled code, and NUMBA_DISABLE_JIT is set")
         # Why AMX is not used, None where it is; and the same in words, for plans and `fastnn doctor`.
-        self.no_matrix_unit = "amx=False" if amx is False else missing() if JIT or amx else "NUMBA_DISABLE_JIT is set"
-        if amx and self.no_matrix_unit:
-            raise ValueError(f"amx=True asks for a matrix unit that cannot be used: {self.no_matrix_unit}")
+        self.no_matrix_unit = why_no_unit(amx)
         self.matrix_unit = (
             f"not used: {self.no_matrix_unit}"
             if self.no_matrix_unit

@@ -17,7 +17,14 @@ from .load import cores, load_average
 
 __all__ = ["describe", "installed_bytes", "now", "requirements"]
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "FASTNN_BLAS")
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "FASTNN_BLAS",
+    "FASTNN_AMX",
+)
 
 
 def now() -> str:
