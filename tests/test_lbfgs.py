@@ -112,6 +112,26 @@ def test_the_network_is_left_where_the_last_iteration_ended(monkeypatch):
         net.fit(X, y, epochs=1)  # and it can be trained on
 
 
+def test_a_step_that_was_being_tried_is_undone(monkeypatch):
+    """Ctrl-C amid a search along a line: the parameters are those of the last complete iteration."""
+    X, y = sine()
+    net, tried = net_of("numpy"), []
+    backpropagate = fastnn.Network.backpropagate
+
+    def interrupted(self, *arguments):
+        tried.append(np.array(self.theta))
+        if len(tried) == 12:
+            raise KeyboardInterrupt
+        return backpropagate(self, *arguments)
+
+    monkeypatch.setattr(fastnn.Network, "backpropagate", interrupted)
+    with pytest.warns(fastnn.TrainingInterrupted):
+        history = net.fit(X, y, optimizer="lbfgs", epochs=30)
+    monkeypatch.undo()
+    assert not np.array_equal(net.theta, tried[-1])
+    assert net.mean_cost(X, y) == pytest.approx(history.cost[-1], rel=1e-12)
+
+
 def test_pixels_are_scaled_as_in_every_fit(backend):
     rng = np.random.default_rng(0)
     pixels, y = rng.integers(0, 256, (50, 6)).astype(np.uint8), np.arange(50) % 3

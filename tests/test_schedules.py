@@ -233,9 +233,12 @@ def test_a_schedule_begins_with_its_optimizer(backend, tmp_path, fresh):
 
 
 def test_a_schedule_begins_with_a_step_of_ones_own(backend):
-    """A rule that moved the network by `step` before its first fit, after other epochs."""
+    """A rule that moved the network by `step` before its first fit, after other epochs; also if a program was made for
+    it before those.
+    """
     X, y = data()
     net, rule = network(backend, "float64"), optimizers.Adam(Cosine(0.1, 4))
+    backend.compile(net, rule, BATCH)
     net.fit(X, y, epochs=6, batch_size=BATCH)
     net.step(net.cost_and_gradient(X, y)[1], rule)
     assert rule.first_epoch == 6
