@@ -407,7 +407,7 @@ def test_classes_stay_as_they_are_written_beside_a_decimal_comma(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("x;y\n" + "".join(f"{i},5;{('1.5', '1.250')[i % 2]}\n" for i in range(40)))
     found = tables.load(path, "y", task="classification", choice=tables.Choice(decimal="comma"))
-    assert [str(name) for name in found.classes] == ["1.25", "1.5"] or found.classes == ["1.250", "1.5"]
+    assert found.classes == [1.25, 1.5]
     np.testing.assert_array_equal(found.X[:, 0], np.arange(40) + 0.5)
     with pytest.raises(ValueError, match=r"--decimal comma is for text, in \.csv and \.tsv"):
         tables.load(tmp_path / "t.npz", "y", choice=tables.Choice(decimal="comma"))
