@@ -360,6 +360,7 @@ def test_which_predictions_use_the_unit(monkeypatch, options, dtype, rows, width
 
 
 @needs_unit
+@pytest.mark.skipif(not JIT, reason="a plan for compiled code")
 @pytest.mark.parametrize(
     ("value", "amx", "used"), [("off", None, False), ("on", None, True), ("", None, True), ("off", True, True)]
 )
