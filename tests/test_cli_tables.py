@@ -398,3 +398,11 @@ def test_what_was_learnt_is_saved_where_a_test_row_overflows(cli, tmp_path):
     assert "the network is trained and saved to m; the test rows cannot be evaluated" in err
     assert "overflows float32" in err
     assert cli("predict", "m", "train.csv")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("adamw", "adam --weight-decay 0.01"), ("lbfgs", "in Python, net.fit(X, y, optimizer='lbfgs')")]
+)
+def test_optimizers_that_are_something_else_here(cli, name, words):
+    code, _, err = cli("train", "digits", "--optimizer", name)
+    assert (code, words in err) == (2, True)

@@ -132,6 +132,8 @@ def check(options: TrainOptions) -> Callable[[], DataSet]:
     known("--activation", options.activation, [name for name, g in activations.ACTIVATIONS.items() if g.elementwise])
     if str(options.optimizer).lower() == "adamw":
         raise ValueError("--optimizer adamw is --optimizer adam --weight-decay 0.01")
+    if str(options.optimizer).lower() == "lbfgs":
+        raise ValueError("--optimizer lbfgs is not for the command line: in Python, net.fit(X, y, optimizer='lbfgs')")
     known("--optimizer", str(options.optimizer), optimizers.OPTIMIZERS)
     layers = hidden_layers(str(options.hidden))
     if finite_number("--dropout", options.dropout, least=0, below=1) > 0 and not layers:
