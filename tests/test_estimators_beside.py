@@ -279,6 +279,13 @@ def test_in_a_pipeline_the_rows_to_watch_are_transformed_with_the_others():
             TypeError,
             r"rows of your own are fit\(X, y, X_val=..., y_val=...\)",
         ),
+        (DenseClassifier(), {"X_val": [[0]], "y_val": [0]}, ValueError, "X_val: X has 1 features"),
+        (
+            DenseRegressor(),
+            {"X_val": [[0, 0]], "y_val": [0], "sample_weight_val": [1, 2]},
+            ValueError,
+            "sample_weight_val: ",
+        ),
         (DenseClassifier(validation=np.ones(3)), {}, TypeError, "validation must be a fraction of the rows"),
     ],
 )

@@ -190,8 +190,9 @@ def _check_course(options: TrainOptions) -> None:
 
 def _check_warmup(options: TrainOptions) -> None:
     """Where both are known."""
-    if None not in (options.warmup_epochs, options.epochs) and options.warmup_epochs >= options.epochs:  # type: ignore[operator]
-        raise ValueError(f"--warmup-epochs {options.warmup_epochs:g} must be fewer than the {options.epochs} epochs")
+    warmup, epochs = options.warmup_epochs, options.epochs
+    if warmup is not None and epochs is not None and warmup >= epochs:
+        raise ValueError(f"--warmup-epochs {warmup:g} must be fewer than the {epochs} epochs")
 
 
 def course(options: TrainOptions) -> float | Schedule:

@@ -7,7 +7,7 @@ import copy
 import functools
 import numbers
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,16 @@ def weights_of(sample_weight: Any, X: Array, *, part: bool = False) -> Array | N
         # in the words that scikit-learn's checks expect
         raise ValueError("Sample weights must contain at least one non-zero number; sample_weight is 0 for every row")
     return weights
+
+
+@contextlib.contextmanager
+def _naming(argument: str) -> Iterator[None]:
+    """Errors inside are of this argument."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"{argument}: {error}") from None
 
 
 class Dense(BaseEstimator):  # type: ignore[misc]
@@ -200,14 +210,14 @@ class Dense(BaseEstimator):  # type: ignore[misc]
             return None
         if X_val is None or y_val is None:
             raise ValueError("X_val and y_val are the rows to be watched and their targets: give both, or neither")
-        X = validate_data(self, X_val, reset=False)
-        try:
+        with _naming("X_val"):
+            X = validate_data(self, X_val, reset=False)
+        with _naming("y_val"):
             y = self._targets(y_val.toarray() if hasattr(y_val, "toarray") else np.asarray(y_val))
-        except (ValueError, TypeError) as error:
-            raise type(error)(f"y_val: {error}") from None
         if len(y) != len(X):
             raise ValueError(f"y_val must have one entry per row of X_val ({len(X)}), got {len(y)}")
-        weights = self._weighed(y, None if sample_weight_val is None else weights_of(sample_weight_val, X))
+        with _naming("sample_weight_val"):
+            weights = self._weighed(y, weights_of(sample_weight_val, X))
         return (X, y) if weights is None else (X, y, weights)
 
     def _targets(self, y: Array) -> Array:
