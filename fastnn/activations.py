@@ -2,7 +2,8 @@
 
 Shapes: z, a are (m, n); elementwise except softmax, which is shared over the row. `value` and
 `derivative` are the NumPy reference; the compiled engines select their own code by `code` and
-`parameter`. Sigmoid, softmax and friends neither overflow nor warn for any finite z.
+`parameter`. Sigmoid, softmax and friends neither overflow nor warn for any finite z. silu
+and gelu (Phi, phi: the cdf and the density of the normal distribution) are for hidden layers.
 
 | name       | g(z)                  | g'(z)       | g(0) | g(-inf) | g(+inf) | g(NaN) |
 |------------|-----------------------|-------------|------|---------|---------|--------|
@@ -11,6 +12,8 @@ Shapes: z, a are (m, n); elementwise except softmax, which is shared over the ro
 | relu       | max(0, z)             | 1 if z>0    | 0    | 0       | +inf    | NaN    |
 | leaky_relu | z if z>0 else slope z | 1 or slope  | 0    | -inf    | +inf    | NaN    |
 | identity   | z                     | 1           | 0    | -inf    | +inf    | NaN    |
+| silu       | z s, s = 1/(1+e^-z)   | s+z s (1-s) | 0    | 0       | +inf    | NaN    |
+| gelu       | z Phi(z)              | Phi+z phi   | 0    | 0       | +inf    | NaN    |
 
 softmax: e^z_j / sum_k e^z_k, not elementwise; a row of zeros gives 1/n, -inf beside a finite z gives 0, and +inf or NaN
 makes the whole row NaN.
@@ -18,7 +21,9 @@ makes the whole row NaN.
 g' at the kink z = 0 of relu and leaky_relu is the left one (0, slope); g'(NaN) is NaN everywhere
 but for identity, whose g' is the constant 1. leaky_relu with slope 0 is relu, also at -inf.
 Sources: the lecture (MC886/MO444, Unicamp 2018); leaky ReLU: Maas et al. 2013, "Rectifier
-nonlinearities improve neural network acoustic models", section 2; softmax: Bridle 1990.
+nonlinearities improve neural network acoustic models", section 2; softmax: Bridle 1990; GELU, and the SiLU:
+D. Hendrycks, K. Gimpel, "Gaussian Error Linear Units (GELUs)", 2016, arXiv:1606.08415, section 2 (the exact form, not
+the one by tanh).
 """
 
 from __future__ import annotations
@@ -29,8 +34,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import finite_number, unknown_name
+from .normal import cdf_and_density
 
-__all__ = ["ACTIVATIONS", "Activation", "Identity", "LeakyReLU", "ReLU", "Sigmoid", "Softmax", "Tanh", "get"]
+__all__ = [
+    "ACTIVATIONS",
+    "GELU",
+    "Activation",
+    "Identity",
+    "LeakyReLU",
+    "ReLU",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
+    "get",
+]
 
 Array = NDArray[Any]
 
@@ -48,6 +66,8 @@ class Activation:
         False for softmax, which is allowed at the output only.
     kinked : bool
         True where g' jumps at z = 0; the gradient check reports such crossings apart.
+    of_z : bool
+        True where g'(z) is not known from a = g(z), so that who trains keeps more than a. Hidden layers only.
     parameter : float
         The slope of leaky_relu; 0.0 where there is none.
     """
@@ -56,6 +76,7 @@ class Activation:
     code: ClassVar[int]
     elementwise: ClassVar[bool] = True
     kinked: ClassVar[bool] = False
+    of_z: ClassVar[bool] = False
     parameter: float = 0.0
 
     def value(self, z: Array, out: Array | None = None) -> Array:
@@ -174,6 +195,34 @@ class Identity(Activation):
         return np.ones_like(z)
 
 
+class SiLU(Activation):
+    """z / (1 + e^-z), also called swish; hidden layers only."""
+
+    name, code, of_z = "silu", 6, True
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        z = np.maximum(z, -1000)  # g(-inf) is 0
+        return np.asarray(np.multiply(z, Sigmoid().value(z), out=out))
+
+    def derivative(self, z: Array, a: Array) -> Array:
+        z = np.clip(z, -1000, 1000)
+        return np.asarray(Sigmoid().value(z) * (1 + z * Sigmoid().value(-z)))
+
+
+class GELU(Activation):
+    """z Phi(z) with the cdf of the normal distribution (not the approximation by tanh); hidden layers only."""
+
+    name, code, of_z = "gelu", 7, True
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        a = np.maximum(z, -1000) * cdf_and_density(z)[0]
+        return np.asarray(np.positive(a.astype(z.dtype), out=out))
+
+    def derivative(self, z: Array, a: Array) -> Array:
+        cdf, density = cdf_and_density(z)
+        return np.asarray(cdf + np.clip(z, -1000, 1000) * density).astype(z.dtype)
+
+
 class Softmax(Activation):
     """h_j = e^z_j / sum_k e^z_k over each row; output layer only.
 
@@ -193,7 +242,7 @@ class Softmax(Activation):
 
 
 ACTIVATIONS: dict[str, type[Activation]] = {
-    cls.name: cls for cls in (Sigmoid, Tanh, ReLU, LeakyReLU, Identity, Softmax)
+    cls.name: cls for cls in (Sigmoid, Tanh, ReLU, LeakyReLU, Identity, Softmax, SiLU, GELU)
 }
 
 

@@ -206,6 +206,8 @@ def pair(output: Activation, cost: str) -> Pair:
         Unknown cost, a parameter that does not fit, or a pair that makes no sense; the message says which costs fit.
     """
     name, parameter = named(cost)
+    if output.of_z:
+        raise ValueError(f"output={output.name!r} is for hidden layers alone; a cost of values fits output='identity'")
     if name not in ("cross_entropy", "squared_error"):
         if output.name != "identity":
             raise ValueError(f"cost={cost!r} needs output='identity', got output={output.name!r}")

@@ -45,7 +45,7 @@ UNSAFE_OPENBLAS = ("0.3.28", "0.3.29")
 THREADS, ROUNDS = 4, 25
 MATRIX_UNIT_OFF = 1e-6  # of the size of the parameters, after twelve steps; rounding alone made 9e-8
 # what is timed on the unit and without it: sizes, then rows of a step; how often
-UNIT_CASE, UNIT_ROUNDS = (784, 300, 100, 10, 512), 8
+UNIT_CASE, UNIT_ROUNDS, WORTH = (784, 300, 100, 10, 512), 8, 1.1
 
 
 @dataclass
@@ -106,7 +106,9 @@ def _examined(name: str) -> Engine:
     backend = get_backend(name)
     unit, faults = getattr(backend, "matrix_unit", ""), self_test(backend)  # of the CPU engine
     if getattr(backend, "no_matrix_unit", "another engine") is None and not faults:
-        unit += f"; {worth_of_unit(*seconds_on_unit())}"
+        from .backends.cpu_unit import unit_may_be_shared  # needs Numba, which is there
+
+        unit += f"; {worth_of_unit(*seconds_on_unit(), shared=unit_may_be_shared(None))}"
     return Engine(name, None, install_command(name), faults, backend.products, unit)
 
 
@@ -295,13 +297,17 @@ def seconds_on_unit() -> tuple[float, float]:
     return float(on), float(off)
 
 
-def worth_of_unit(on: float, off: float) -> str:
+def worth_of_unit(on: float, off: float, *, shared: bool = False) -> str:
     """What the seconds of a step on the matrix unit and without it mean, for people."""
     *sizes, batch = UNIT_CASE
     found = (
         f"at present a step of {'-'.join(map(str, sizes))} with {batch} rows takes {on * 1e3:.2f} ms on it and "
         f"{off * 1e3:.2f} ms without"
     )
+    if shared:  # plans do without it
+        return found + (
+            ". If that lasts, FASTNN_AMX=on is faster, which takes it for all data" if on * WORTH < off else ""
+        )
     if on <= off:
         return found
     return (

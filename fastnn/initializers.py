@@ -129,7 +129,8 @@ INITIALIZERS: dict[str, type[Initializer]] = {
 
 
 def get(init: str | Initializer, activation: Activation) -> Initializer:
-    """The Initializer for a name or "auto": He before relu and leaky_relu, Glorot before everything else.
+    """The Initializer for a name or "auto": He before relu, leaky_relu, silu and gelu, which let about half of the
+    variance through; Glorot before everything else.
 
     Raises
     ------
@@ -142,7 +143,7 @@ def get(init: str | Initializer, activation: Activation) -> Initializer:
         return init
     if isinstance(init, str):
         if init == "auto":
-            return He() if activation.kinked else Glorot()
+            return He() if activation.kinked or activation.of_z else Glorot()
         if init not in INITIALIZERS:
             raise unknown_name("init", init, ["auto", *INITIALIZERS])
         return INITIALIZERS[init]()

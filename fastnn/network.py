@@ -45,7 +45,7 @@ class Network(Backpropagation, FitMethod):
         "cross_entropy" (softmax or sigmoid outputs) or "squared_error" (any output); of identity outputs also
         "absolute_error", "huber:1.35" with its threshold or "quantile:0.9" (`fastnn.costs`).
     init : str, Initializer, flat vector, or (weights, biases)
-        Initial Theta: "auto" (He before relu and leaky_relu, else Glorot), another name, an instance,
+        Initial Theta: "auto" (He before relu, leaky_relu, silu, gelu, else Glorot), another name, an instance,
         a vector laid out as `theta`, or two lists of arrays (n_out, n_in) and (n_out,).
     l2 : float
         lambda >= 0; acts on weights, never on biases.

@@ -162,6 +162,20 @@ class _Graph:
     def _activate(self, g: Activation) -> None:
         if g.name == "leaky_relu" and self.net.dtype == np.float64:  # LeakyRelu's own slope is float32
             self.add("PRelu", self.constant(f"slope{len(self.nodes)}", np.array([g.parameter])))
+        elif g.of_z:
+            z = self.at
+            if g.name == "silu":
+                self.add("Sigmoid")
+            else:  # Phi(z); the operator Gelu is younger than OPSET
+                root, one, half = (
+                    self.constant(f"{name}{len(self.nodes)}", np.array(number, self.net.dtype))
+                    for name, number in (("root", 0.5**0.5), ("one", 1), ("half", 0.5))
+                )
+                self.add("Mul", root)
+                self.add("Erf")
+                self.add("Add", one)
+                self.add("Mul", half)
+            self.add("Mul", z)
         elif g.name in OPERATORS:
             attributes: dict[str, dict[str, Any]] = {"leaky_relu": {"alpha": g.parameter}, "softmax": {"axis": 1}}
             self.add(OPERATORS[g.name], **attributes.get(g.name, {}))

@@ -13,6 +13,7 @@ from fastnn.bench.statistics import judge, spread
 COST = {
     "numba": (3e-6, 0.9),
     "vectors": (2e-6, 0.45),
+    "unit": (2e-6, 0.5),
     "numpy": (120e-6, 0.8),
     "sklearn": (140e-6, 0.7),
     "torch": (220e-6, 0.75),
@@ -24,8 +25,8 @@ COST = {
 
 def _entry(name, flops, rng, rounds=5):
     overhead, share = COST[name]
-    if name == "vectors":  # the others' draws stay what they were
-        rng = np.random.default_rng(1)
+    if name in ("vectors", "unit"):  # the others' draws stay what they were
+        rng = np.random.default_rng(1 if name == "vectors" else 2)
     base = overhead + flops / (share * 180e9)
     seconds = {str(r): base * float(np.exp(rng.normal(0, 0.04))) for r in range(rounds)}
     return {
@@ -61,7 +62,7 @@ def sample():
             "entrants": {name: _entry(name, case.flops, rng) for name in names},
             "busy_rounds": [2] if case.batch == 8 else [],
         }
-        judge(cell, ["numba", "vectors", "numpy"], cases.target(case), 200.0)
+        judge(cell, ["numba", "vectors", "unit", "numpy"], cases.target(case), 200.0)
         units[case.key] = cell
     broken = units["train/784-30-10@32@sgd"]
     broken["entrants"]["compile"] |= {
@@ -83,7 +84,7 @@ def sample():
         }
         for entry in cell["entrants"].values():
             del entry["theta_error"]
-        judge(cell, ["numba", "vectors", "numpy"], cases.predict_target(case), None)
+        judge(cell, ["numba", "vectors", "unit", "numpy"], cases.predict_target(case), None)
         units[case.key] = cell
     for name in names:
         units[f"size/{name}"] = {"total": 3.2e8, "parts": {}}

@@ -6,8 +6,8 @@ import itertools
 
 import numpy as np
 
-HIDDEN = ("sigmoid", "tanh", "relu", "leaky_relu", "identity")
-SMOOTH = ("sigmoid", "tanh", "identity")
+HIDDEN = ("sigmoid", "tanh", "relu", "leaky_relu", "identity", "silu", "gelu")
+SMOOTH = ("sigmoid", "tanh", "identity", "silu", "gelu")
 # every output/cost pair that makes sense
 PAIRS = (
     ("softmax", "cross_entropy"),

@@ -9,7 +9,7 @@ import pytest
 from cuda_on_cpu import ShimDevice
 from tolerances import assert_close
 
-from fastnn.activations import Identity, LeakyReLU, ReLU, Sigmoid, Tanh
+from fastnn.activations import GELU, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Tanh
 from fastnn.kernels.cuda.launchers import Kernels
 
 FLOATS = ["float32", "float64"]
@@ -19,6 +19,7 @@ SEEDS = (1, 22, 333)
 
 ELEMENTWISE = [Identity(), Sigmoid(), Tanh(), ReLU(), LeakyReLU(), LeakyReLU(0.0), LeakyReLU(1.5)]
 activations = pytest.mark.parametrize("g", ELEMENTWISE, ids=repr)
+OF_Z = [SiLU(), GELU()]
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
 floats = pytest.mark.parametrize("dtype", FLOATS)
 
@@ -137,7 +138,9 @@ def g_of(g, z):
 
 
 def slope_of(g, a):
-    """g' in extended precision, from the a that the kernel was given."""
+    """g' in extended precision, from the a that the kernel was given, which is g' of silu and gelu."""
+    if g.of_z:
+        return a
     if isinstance(g, Sigmoid):
         return a * (1 - a)
     if isinstance(g, Tanh):

@@ -18,6 +18,8 @@ EDGES = {
     "relu": (0.0, 0.0, INF, NAN, 0.0, 1e4),
     "leaky_relu": (0.0, -INF, INF, NAN, -100.0, 1e4),
     "identity": (0.0, -INF, INF, NAN, -1e4, 1e4),
+    "silu": (0.0, 0.0, INF, NAN, 0.0, 1e4),
+    "gelu": (0.0, 0.0, INF, NAN, 0.0, 1e4),
 }
 # g' at the same places; the left one at a kink
 SLOPES = {
@@ -26,6 +28,8 @@ SLOPES = {
     "relu": (0.0, 0.0, 1.0, NAN, 0.0, 1.0),
     "leaky_relu": (0.01, 0.01, 1.0, NAN, 0.01, 1.0),
     "identity": (1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
+    "silu": (0.5, 0.0, 1.0, NAN, 0.0, 1.0),
+    "gelu": (0.5, 0.0, 1.0, NAN, 0.0, 1.0),
 }
 POINTS = (0.0, -INF, INF, NAN, -1e4, 1e4)
 
@@ -165,7 +169,7 @@ def test_softmax_at_the_edges(backend, dtype):
 
 def test_names_codes_and_configs():
     table = activations.ACTIVATIONS
-    assert set(table) == {"sigmoid", "tanh", "relu", "leaky_relu", "identity", "softmax"}
+    assert set(table) == {"sigmoid", "tanh", "relu", "leaky_relu", "identity", "softmax", "silu", "gelu"}
     assert len({cls.code for cls in table.values()}) == len(table), "compiled kernels select by code"
     for name, cls in table.items():
         assert activations.get(name) == cls()

@@ -12,9 +12,10 @@ import pytest
 import threadpoolctl
 from amx_tools import needs_unit
 
+from fastnn.backends.cpu_unit import _one_thread_of_a_core as _shared
 from fastnn.bench import cases, load, oracle, problem, statistics
 from fastnn.bench.cases import NETS, Case, Net, PredictCase, Target
-from fastnn.bench.client import Client
+from fastnn.bench.client import Absent, Client
 from fastnn.bench.peers.fastnn_peer import Vectors
 from fastnn.bench.worker import Worker
 
@@ -60,7 +61,7 @@ def entry(*seconds, status="ok"):
 
 def judged(target=None, ceiling_=None, rivals=None, **entrants):
     result = {"entrants": entrants, "flops": 10**9}
-    statistics.judge(result, ["numba", "vectors", "numpy"], target, ceiling_, rivals)
+    statistics.judge(result, ["numba", "vectors", "unit", "numpy"], target, ceiling_, rivals)
     return result
 
 
@@ -78,9 +79,11 @@ def test_the_ratio_is_to_the_best_peer_and_not_to_our_other_engine():
 
 
 def test_the_engine_without_the_matrix_unit_is_shown_beside_and_never_stands_for_it():
-    result = judged(Target("row", 1.5), numba=entry(1.0), vectors=entry(4.0), numpy=entry(9.0), jax=entry(2.0))
+    result = judged(
+        Target("row", 1.5), numba=entry(1.0), vectors=entry(4.0), unit=entry(0.5), numpy=entry(9.0), jax=entry(2.0)
+    )
     assert (result["ours"], result["best_peer"], result["ratio"]["median"]) == ("numba", "jax", 2.0)
-    assert result["vectors"]["median"] == 0.5
+    assert (result["vectors"]["median"], result["unit"]["median"]) == (0.5, 4.0)
     failed = judged(Target("row", 1.5), numba=entry(0.1, status="crashed"), vectors=entry(0.2), jax=entry(2.0))
     assert (failed["ours"], failed["verdict"], failed["vectors"]["median"]) == (None, "MISS", 10.0)
     assert judged(numba=entry(1.0), jax=entry(2.0))["vectors"] is None
@@ -219,11 +222,21 @@ def test_drivers_agree_with_the_oracle(driver, name, optimizer):
 
 @needs_unit
 @pytest.mark.usefixtures("_blas_as_it_was")
-def test_the_engine_without_the_matrix_unit_agrees_too():
-    check_driver("fastnn_peer:Vectors", "1-64-64-1", "adam")
-    with Client("fastnn.bench.peers.fastnn_peer:Vectors", 2) as client:
+def test_the_engine_without_the_matrix_unit_or_with_it_agrees_too(monkeypatch):
+    """Of the two the one that the plan does not take by itself; the other is absent."""
+    monkeypatch.setattr("fastnn.backends.cpu_unit._one_thread_of_a_core", _shared)
+    monkeypatch.setenv("FASTNN_AMX", "")
+    used, absent = ("Unit", "Vectors") if _shared() else ("Vectors", "Unit")
+    check_driver(f"fastnn_peer:{used}", "1-64-64-1", "adam")
+    monkeypatch.setenv("FASTNN_AMX", "")  # which a peer sets, in its own process otherwise
+    with Client(f"fastnn.bench.peers.fastnn_peer:{used}", 2) as client:
         described = {"net": "784-100-100-10", "batch": 512, "optimizer": "sgd", "rows": 1024, "steps": 4, "seed": 0}
-        assert "matrix unit" not in client.ask("prepare", 300, **described)["choice"]
+        assert ("matrix unit" in client.ask("prepare", 300, **described)["choice"]) is (used == "Unit")
+    with (
+        Client(f"fastnn.bench.peers.fastnn_peer:{absent}", 2) as client,
+        pytest.raises(Absent, match=r"the same as fastnn \(Numba\) here"),
+    ):
+        client.ask("hello", 300)
 
 
 def test_it_is_absent_where_there_is_no_unit(monkeypatch):

@@ -66,6 +66,22 @@ def test_a_difference_is_told(monkeypatch):
     assert determinism.compare(None, problem)["note"] == "RuntimeError: illegal address"
 
 
+@pytest.mark.parametrize(("no_products", "status"), [(None, "failed"), ("no cuBLASLt here", "absent")])
+def test_steps_that_could_have_been_captured_and_were_not_are_a_fault(monkeypatch, no_products, status):
+    def otherwise(*arguments):
+        raise Absent("the engine ran its steps eager, not captured: no room")
+
+    monkeypatch.setattr(determinism, "train", otherwise)
+    backend = SimpleNamespace(device=SimpleNamespace(no_products=no_products))
+    assert determinism.compare(backend, determinism.PROBLEMS[0])["status"] == status
+
+
+def test_eager_steps_are_those_of_a_program_that_was_timed_for_graphs():
+    backend = gpu_lab.make_backend()
+    determinism.train(backend, SMALL[0], "eager", 3)
+    assert not backend.device.paced_by_host
+
+
 def test_a_program_that_ran_otherwise_than_asked_is_not_taken_for_it():
     engine.check(SimpleNamespace(mode="captured", why_eager=""), "captured")
     with pytest.raises(Absent, match="the engine ran its steps eager, not captured: no room"):
@@ -116,6 +132,10 @@ def test_the_epilogue_stage(monkeypatch):
     result = epilogues.run(Request(), nothing)
     assert [entry["precision"] for entry in result["problems"]] == ["fp32", "bf16"]
     assert epilogues.run(Request(seconds=1), nothing)["left_out"]
+    monkeypatch.setattr(epilogues, "problems", lambda mode: [("20-24-4", 32, "fp16"), ("20-24-4", 32, "fp32")])
+    result = epilogues.run(Request(), nothing)  # what is wrong with one does not end the others
+    assert ([entry["precision"] for entry in result["problems"]], result["failed"]) == (["fp32"], 1)
+    assert "20-24-4, batch 32, fp16: ValueError" in result["failures"][0]
     monkeypatch.setattr(
         type(gpu_lab.make_backend().device), "no_products", property(lambda device: "nvmath-python is not installed")
     )

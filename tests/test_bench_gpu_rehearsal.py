@@ -33,7 +33,7 @@ def rehearsal(tmp_path_factory):
     }
     stages = [
         option
-        for name in ("environment", "sanitizer", "determinism", "ceilings", "epilogues", "accuracy", "steps")
+        for name in ("environment", "kernels", "sanitizer", "determinism", "ceilings", "epilogues", "accuracy", "steps")
         for option in ("--stage", name)
     ]
     result = subprocess.run(
@@ -54,6 +54,7 @@ def test_every_stage_does_its_work(rehearsal):
     found = results["stages"]
     assert {name: entry["status"] for name, entry in found.items()} == {
         "environment": "ok",
+        "kernels": "ok",
         "sanitizer": "absent",
         "determinism": "ok",
         "ceilings": "ok",
@@ -63,6 +64,7 @@ def test_every_stage_does_its_work(rehearsal):
     }, path.with_suffix(".log").read_text()[-3000:]
     assert result.returncode == 0, result.stderr
     assert found["environment"]["result"]["device"]["name"] == "Rehearsal"
+    assert {"narrow.cu float64", "output.cu bfloat16"} <= set(found["kernels"]["result"]["seconds"])
     (problem,) = found["determinism"]["result"]["problems"]
     assert (problem["status"], problem["steps"]) == ("ok", 40)
     assert set(found["ceilings"]["result"]["gemm"]) == {"fp32", "tf32", "bf16"}

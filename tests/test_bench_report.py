@@ -57,6 +57,7 @@ def test_report_shows_everything():
         "machine in some rounds",
         "410 MB",
         "Without the matrix unit (AMX), as on most processors, fastnn is slower than the best peer in",
+        "; On the matrix unit (AMX) throughout",
     ):
         assert part in text, part
 

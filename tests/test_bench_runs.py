@@ -445,7 +445,7 @@ def test_plans_of_the_modes():
         assert list(plan.peers) == list(PEERS)
         assert plan.training
     narrow = command.make_plan("quick", peers=["jax"], cases=["784-30-10@8"], rounds=3, seeds=0)
-    assert list(narrow.peers) == ["numba", "vectors", "jax"]
+    assert list(narrow.peers) == ["numba", "vectors", "unit", "jax"]
     assert [case.key for case in narrow.training] == ["train/784-30-10@8@sgd"]
     assert narrow.settings.rounds == 3
     assert not narrow.predicting

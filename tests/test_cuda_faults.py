@@ -18,11 +18,12 @@ import test_cuda_costs as costs
 import test_cuda_kernels as kernels
 import test_cuda_layerwise as layerwise
 import test_cuda_narrow as narrow
+import test_cuda_of_z as of_z
 import test_cuda_step as step
 import test_dropout as dropout
 from cuda_on_cpu import KernelFault, ShimDevice
 
-from fastnn.activations import LeakyReLU, Sigmoid, Softmax, Tanh
+from fastnn.activations import GELU, LeakyReLU, Sigmoid, Softmax, Tanh
 from fastnn.kernels.cuda import launchers, sources
 from fastnn.kernels.cuda import step as step_kernels
 from fastnn.kernels.cuda.narrow import SHARINGS
@@ -184,6 +185,11 @@ WATCH = {
     "add_bias": shaped(kernels.test_add_bias),
     "activate": shaped(kernels.test_activate, Tanh()),
     "bias_activate": bias_activate,
+    "activate_of_z": shaped(of_z.test_activate, GELU()),
+    "derivative_of_z": shaped(of_z.test_derivative, GELU()),
+    "bias_activate_of_z": watching(
+        of_z.test_bias_activate, *((GELU(), shape, "float32") for shape in (*SHAPES, (7, 33)))
+    ),
     "softmax": softmax,
     "delta_values": delta(LeakyReLU(), "values"),
     "delta_classes": delta(LeakyReLU(), "classes"),

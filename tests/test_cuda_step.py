@@ -29,7 +29,7 @@ from cuda_on_cpu.products import rounded, widened
 from tolerances import assert_close
 
 from fastnn import costs
-from fastnn.activations import Identity, LeakyReLU, Sigmoid, Softmax, Tanh
+from fastnn.activations import Identity, LeakyReLU, Sigmoid, SiLU, Softmax, Tanh
 from fastnn.kernels.cuda import sources
 from fastnn.kernels.cuda.launchers import in_chunks, partials_shape
 from fastnn.kernels.cuda.step import CONSTANTS, Rows, StepKernels, output_blocks
@@ -317,7 +317,7 @@ TALL = [(1, 1), (8, 33), (255, 3), (257, 72), (1000, 5), (5000, 8)]
 
 @kinds
 @pytest.mark.parametrize("shape", TALL, ids=str)
-@pytest.mark.parametrize("g", [None, Identity(), Tanh(), LeakyReLU()], ids=repr)
+@pytest.mark.parametrize("g", [None, Identity(), Tanh(), LeakyReLU(), SiLU()], ids=repr)
 def test_sums_of_columns(g, shape, kind, memory):
     m, n = shape
     (delta, d), (a, h) = stored(normal(shape, np.float32, 2), kind), stored(np.tanh(normal(shape, np.float32)), kind)

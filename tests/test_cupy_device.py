@@ -303,12 +303,12 @@ def test_work_is_ordered_with_the_callers_stream(working):
     mark.synchronize()
     assert working.log == [("record", "own True"), ("wait", "the caller's"), ("wait for event",)]
     calls = []
-    # 40 ms by the fake clock: once to load, once to see, once to time
+    # 40 ms by the fake clock: once to load, once to record, once to see, thrice to time
     assert device.seconds(lambda: calls.append(1), recorded=False) == 40e-3
-    assert len(calls) == 3
+    assert len(calls) == 6
     working.cuda.get_elapsed_time = lambda begin, end: 0.1
     assert device.seconds(lambda: calls.append(1), recorded=False) == 0.1e-3 / 20
-    assert len(calls) == 3 + 22
+    assert len(calls) == 6 + 63
 
 
 @pytest.mark.parametrize("refuses", [False, True])
@@ -329,7 +329,8 @@ def test_what_is_timed_is_recorded_and_repeated_as_a_graph_where_that_is_possibl
     with device.work():
         device.copy(x, ones)
         assert device.seconds(work) == 0.1e-3 / 20
-    assert done == ([1] * 22 if refuses else [1, 1] + [20] * 40)  # as a graph: once to warm up, once to time
+    assert done == ([1] * 63 if refuses else [1] * 3 + [20] * 80)  # as a graph: once to warm up, thrice to time
+    assert device.paced_by_host is refuses
 
 
 def test_a_fused_program_asks_for_its_shared_memory(working):
@@ -373,6 +374,14 @@ def test_choices_are_kept_for_this_device(working, tmp_path):
     (machine,) = content["devices"]
     assert machine == "Fake GPU, driver 13000, cublasLt 130100"
     assert content["devices"][machine]
+
+
+def test_choices_made_at_the_hosts_pace_are_not_kept(working, tmp_path):
+    """Where nothing can be recorded, a kernel may end before the next one is asked for, and the host is timed."""
+    working.refuses = True
+    with pytest.warns(RuntimeWarning, match="not captured as a CUDA graph"):
+        run_a_little(CupyBackend())
+    assert not (tmp_path / "fastnn" / "cuda-choices.json").exists()
 
 
 def test_host_arrays_are_refused_and_converted(working):

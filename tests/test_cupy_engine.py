@@ -18,7 +18,7 @@ from fastnn.backends.cupy_backend import CupyBackend
 from fastnn.backends.cupy_update import update_constants
 from fastnn.backends.numpy_backend import NumpyBackend
 
-HIDDEN = ["sigmoid", "tanh", "relu", "leaky_relu", LeakyReLU(0.0), "identity"]
+HIDDEN = ["sigmoid", "tanh", "relu", "leaky_relu", LeakyReLU(0.0), "identity", "silu", "gelu"]
 PAIRS = [
     ("softmax", "cross_entropy"),
     ("sigmoid", "cross_entropy"),

@@ -100,6 +100,11 @@ def test_what_the_matrix_unit_is_worth_is_said():
     slow = doctor.worth_of_unit(0.003, 0.002)
     assert "takes 3.00 ms on it and 2.00 ms without: others who share this core" in slow
     assert "FASTNN_AMX=off is faster, or get_backend('numba', amx=False)" in slow
+    # plans do without it where others may be on it
+    assert doctor.worth_of_unit(0.003, 0.002, shared=True).endswith("3.00 ms on it and 2.00 ms without")
+    assert doctor.worth_of_unit(0.0012, 0.002, shared=True).endswith(
+        ". If that lasts, FASTNN_AMX=on is faster, which takes it for all data"
+    )
 
 
 @needs_unit

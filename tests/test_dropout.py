@@ -176,7 +176,7 @@ class Thinned(Problem):
         return theta, results
 
 
-HIDDEN = ["relu", "sigmoid", "tanh", "leaky_relu", "identity"]
+HIDDEN = ["relu", "sigmoid", "tanh", "leaky_relu", "identity", "gelu"]
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -210,7 +210,7 @@ VARIANTS = [
 @pytest.mark.parametrize("batch", [1, 10, ROWS])
 @pytest.mark.parametrize(
     ("hidden", "output", "cost"),
-    [("relu", *PAIRS[0]), ("tanh", "sigmoid", "cross_entropy"), ("leaky_relu", "identity", "squared_error")],
+    [("relu", *PAIRS[0]), ("tanh", "sigmoid", "cross_entropy"), ("silu", "identity", "squared_error")],
 )
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_every_program_of_the_cpu(options, hidden, output, cost, batch):

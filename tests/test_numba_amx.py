@@ -7,10 +7,11 @@ import pytest
 from amx_tools import ERRAND, SHAPES, at, needs_unit, pieces, room, trained
 
 import fastnn
-from fastnn.backends import numba_backend
+from fastnn.backends import cpu_unit, numba_backend
 from fastnn.backends.cpu_explain import explain_plan
 from fastnn.backends.cpu_machine import AMX_FEW, AMX_LAST_UNITS
 from fastnn.backends.cpu_plan import Plan, Problem, Wishes, choose_plan
+from fastnn.backends.cpu_unit import _one_thread_of_a_core as _really_shared
 from fastnn.kernels.cpu import JIT, amx, amx_parts, amx_thin, compiled
 from fastnn.kernels.cpu.on_demand import amx_table
 
@@ -148,7 +149,8 @@ def test_members_of_the_plan_may_stay_away(present, batch_size):
 @pytest.mark.parametrize("threads", [1, 2] if JIT else [1])
 @pytest.mark.parametrize("sizes", [(1, 64, 64, 1), (4, 33, 50, 3), (2, 5, 1), (3, 4), (1, 100, 2, 70, 4), (5, 20, 5)])
 @pytest.mark.parametrize(
-    ("hidden", "optimizer", "l2"), [("relu", "sgd", 0.5), ("tanh", "adam", 0.0), ("leaky_relu", "momentum", 0.1)]
+    ("hidden", "optimizer", "l2"),
+    [("relu", "sgd", 0.5), ("tanh", "adam", 0.0), ("leaky_relu", "momentum", 0.1), ("gelu", "adam", 0.2)],
 )
 def test_few_inputs_and_outputs_give_what_numpy_gives_in_float64(sizes, hidden, optimizer, l2, threads):
     """Whose layers vectors multiply (kernels/cpu/amx_thin.py); with 5 the unit does. 121 rows leave a last batch of
@@ -370,6 +372,54 @@ def test_the_environment_decides_where_the_program_says_nothing(monkeypatch, val
     plan = fastnn.Network([784, 300, 100, 10], backend=engine).plan(2048, training_rows=60_000, explain=True)
     assert ("on the matrix unit" in plan.splitlines()[0]) is used
     assert ("FASTNN_AMX=off" in plan) is not used
+
+
+@needs_unit
+@pytest.mark.skipif(not JIT, reason="a plan for compiled code")
+@pytest.mark.parametrize(
+    ("value", "amx", "octets", "used"),
+    [("", None, False, False), ("", None, True, True), ("on", None, False, True), ("", True, False, True)],
+)
+def test_where_others_may_use_the_unit_it_is_for_bytes(monkeypatch, value, amx, octets, used):
+    monkeypatch.setattr(cpu_unit, "_one_thread_of_a_core", lambda: True)
+    monkeypatch.setenv("FASTNN_AMX", value)
+    asked = []
+    monkeypatch.setattr(
+        numba_backend, "AmxPredictor", lambda net, real=numba_backend.AmxPredictor: asked.append(net) or real(net)
+    )
+    engine = fastnn.get_backend("numba", threads=1, amx=amx)
+    net = fastnn.Network([784, 300, 100, 10], backend=engine)
+    kind = "uint8" if octets else "float32"
+    plan = net.plan(2048, training_rows=60_000, explain=True, data_dtype=kind)
+    assert ("on the matrix unit" in plan.splitlines()[0]) is used
+    careful = not value and amx is None
+    assert ("135 GFLOP/s  products on the matrix unit" in plan) is careful
+    assert ("FASTNN_AMX=on if nobody does" in plan) is careful
+    assert ("for uint8 data alone" in engine.matrix_unit) is careful
+    net.predict(np.ones((2048, 784), kind))
+    assert bool(asked) is used
+
+
+INFO = "processor\t: 0\nflags\t\t: fpu vme {}amx_tile\n\nprocessor\t: 1\n"
+
+
+@pytest.mark.parametrize(
+    ("info", "siblings", "shared"),
+    [
+        (INFO.format("hypervisor "), "0\n", True),
+        (INFO.format("hypervisor "), "0-1\n", False),  # both threads of its cores are the machine's own
+        (INFO.format("hypervisor "), "0,2\n", False),
+        (INFO.format(""), "0\n", False),  # no virtual machine, hyperthreads switched off
+        ("nothing\n", "0\n", False),
+        (None, None, False),
+    ],
+)
+def test_who_may_share_the_unit(monkeypatch, tmp_path, shared, info, siblings):
+    for name, content in (("CPUINFO", info), ("SIBLINGS", siblings)):
+        monkeypatch.setattr(cpu_unit, name, tmp_path / name)
+        if content is not None:
+            (tmp_path / name).write_text(content)
+    assert _really_shared.__wrapped__() is shared
 
 
 def test_another_word_is_refused(monkeypatch):

@@ -22,6 +22,7 @@ CASES = [
     ("relu", "sigmoid", "cross_entropy", False, 8, {"outputs"}),
     ("tanh", "softmax", "cross_entropy", True, 8, {"activate", "derivative"}),
     ("leaky_relu", "softmax", "cross_entropy", True, 8, {"activate", "derivative"}),
+    ("gelu", "softmax", "cross_entropy", True, 8, {"activate", "derivative"}),
     (("relu", "identity"), "softmax", "cross_entropy", True, 8, {"activate", "derivative"}),
     ("relu", "softmax", "cross_entropy", True, 1, {"derivative"}),
 ]

@@ -264,7 +264,7 @@ def test_numba_packing_there_and_back(sizes, dtype, team, seed):
     np.testing.assert_array_equal(again, vectors)
 
 
-@pytest.mark.parametrize("hidden", ["sigmoid", "tanh", "relu", "leaky_relu", "identity"])
+@pytest.mark.parametrize("hidden", ["sigmoid", "tanh", "relu", "leaky_relu", "identity", "silu", "gelu"])
 @pytest.mark.parametrize(
     ("output", "cost"),
     [

@@ -182,7 +182,7 @@ def made(sizes, hidden, output, cost, l2, dtype, rows=40, seed=0):
     )
 
 
-@pytest.mark.parametrize("hidden", ["relu", "sigmoid", "tanh", "leaky_relu", "identity"])
+@pytest.mark.parametrize("hidden", ["relu", "sigmoid", "tanh", "leaky_relu", "identity", "silu"])
 @pytest.mark.parametrize(("output", "cost"), PAIRS)
 @pytest.mark.parametrize("sizes", NETS if JIT else NETS[-1:], ids=str)
 @pytest.mark.parametrize("l2", [0.0, 0.5])

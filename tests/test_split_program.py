@@ -57,7 +57,7 @@ def trained(program, net, X, y, order):
     inner=st.lists(st.sampled_from([1, 5, 16, 17, 40, 70, 130]), min_size=1, max_size=4),
     n_in=st.sampled_from([1, 3, 16, 37, 100]),
     n_out=st.sampled_from([1, 3, 20]),
-    hidden=st.sampled_from(["relu", "tanh", "leaky_relu", "sigmoid"]),
+    hidden=st.sampled_from(["relu", "tanh", "leaky_relu", "sigmoid", "silu", "gelu"]),
     rule=st.sampled_from(["sgd", "momentum", "adam"]),
     team=st.integers(1, MOST),
     batch=st.sampled_from([2, 7, 33, 100]),

@@ -91,6 +91,7 @@ RANK = {
     "arrays": 0,
     "kernels": 0,
     "layout": 1,
+    "normal": 0,
     "dropout": 1,
     "activations": 1,
     "costs": 2,

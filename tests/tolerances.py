@@ -54,13 +54,20 @@ def activate(name, z, value):
         return eps(z) * (FUNCTION_ULPS + z.shape[1] + spread) * np.abs(value) + tiny(z)
     if name in ("identity", "relu"):
         return 0.0  # a choice, not a computation
+    if name in ("silu", "gelu"):
+        # z times what may be flushed; in e^(-z^2 / 2) the rounding of z^2 / 2 counts absolutely
+        ulps = FUNCTION_ULPS + (np.asarray(z, np.longdouble) ** 2 if name == "gelu" else 0)
+        return ulps * eps(z) * np.abs(value) + tiny(z) * (1 + np.abs(z))
     return FUNCTION_ULPS * eps(z) * np.abs(value) + tiny(z)
 
 
 def derivative(name, z):
     """Absolute error of g' computed from the rounded a: a(1-a) and 1-a^2 inherit the error of a,
-    which is relative to a <= 1, and 1-a cancels: so absolute in eps, not relative to g'."""
-    return {"sigmoid": FUNCTION_ULPS, "tanh": 2 * FUNCTION_ULPS}.get(name, 1) * eps(z)
+    which is relative to a <= 1, and 1-a cancels: so absolute in eps, not relative to g'. The terms of silu's and gelu's
+    are at most 1."""
+    return dict.fromkeys(("sigmoid", "silu", "gelu"), FUNCTION_ULPS).get(
+        name, 2 * FUNCTION_ULPS if name == "tanh" else 1
+    ) * eps(z)
 
 
 def propagate_delta(delta, W, name, z, slope):

@@ -7,6 +7,11 @@ from .cpu_plan import Plan, Problem, Wishes, choose_plan, possible_plans
 
 __all__ = ["explain_plan"]
 
+SHARED = (
+    "; half of what it is alone, because this virtual machine is shown one thread of each core and whoever has the "
+    "other may use the unit too (FASTNN_AMX=on if nobody does)"
+)
+
 
 def explain_plan(problem: Problem, threads: int, wishes: Wishes | None = None) -> str:
     """Why this plan: what was weighed, the numbers of the model and where they come from. Several lines."""
@@ -137,7 +142,10 @@ def _model(problem: Problem, weighed: list[tuple[float, Plan]]) -> list[tuple[st
     ]
     if any(plan.amx for _, plan in weighed):
         lines += [
-            (_rate(machine.AMX_FLOPS), "products on the matrix unit, in whole tiles, one thread"),
+            (
+                _rate(problem.amx_flops),
+                f"products on the matrix unit, in whole tiles, one thread{SHARED if problem.amx_shared else ''}",
+            ),
             (_time(machine.AMX_DATA_SECONDS), "a number of a row of data laid out for it"),
             (_time(machine.AMX_OCTET_SECONDS), "the same of uint8, whose products are half as many"),
             (_time(machine.AMX_NUMBER_SECONDS), "an activation or delta laid out"),

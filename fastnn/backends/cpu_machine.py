@@ -52,6 +52,7 @@ SLICE_SECONDS = 0.2  # as in fastnn.training, which is not imported for a number
 # ---- the matrix unit (kernels/cpu/amx.py) ---------------------------------------------------------------
 
 AMX_FLOPS = 2.7e11  # of float32, in whole tiles
+AMX_SHARED = 0.5  # of that, where others may be on the unit (fastnn/backends/cpu_unit.py): 0.2 to 0.7 were seen
 AMX_DATA_SECONDS = 0.32e-9  # a number of a row of data, laid out
 AMX_OCTET_SECONDS = 0.15e-9  # the same of uint8
 AMX_NUMBER_SECONDS = 0.215e-9  # an activation or delta, laid out

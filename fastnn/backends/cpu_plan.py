@@ -132,6 +132,7 @@ class Problem:
     vectors : Theta and those of the rule's state
     steps : of an epoch; None for as many as fit in a slice
     amx : whether there is a matrix unit
+    amx_shared : whether others may use it too
     octets : whether the data are uint8, of which the unit reads fewer bytes and lays out fewer parts
     """
 
@@ -144,6 +145,12 @@ class Problem:
     steps: int | None = None
     amx: bool = False
     octets: bool = False
+    amx_shared: bool = False
+
+    @property
+    def amx_flops(self) -> float:
+        """A second, of the matrix unit of one core."""
+        return machine.AMX_FLOPS * (machine.AMX_SHARED if self.amx_shared else 1)
 
     @property
     def fits_amx(self) -> bool:
@@ -319,7 +326,7 @@ class Problem:
         products += sum(_to(n_in, 16) * _to(n_out, 32) for layer, n_in, n_out in tiled if layer)
         data = machine.AMX_OCTET_SECONDS if octets else machine.AMX_DATA_SECONDS
         of_row = (
-            2 * products / machine.AMX_FLOPS
+            2 * products / self.amx_flops
             + 4 * sum(self.sizes[1:]) * machine.AMX_NUMBER_SECONDS
             + (2 * self.sizes[0] * data if self.sizes[0] > machine.AMX_FEW else 0.0)
         )

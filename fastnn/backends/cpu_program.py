@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TeamProgram",
+    "any_of_z",
     "check_range",
     "dropout_of",
     "hyper_rows",
@@ -74,6 +75,11 @@ def hyper_rows(optimizer: Optimizer, rates: Array | None) -> Array:
     if rates is not None:
         rows[: rates.shape[0], 0] = rates
     return rows
+
+
+def any_of_z(net: Network) -> bool:
+    """Whether a hidden layer's g'(z) is not known from its activations, so that programs keep it beside them."""
+    return any(g.of_z for g in net.hidden)
 
 
 def slopes_of(net: Network) -> Array:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..activations import Activation
 from ..kernels.cuda import sources
 from ..kernels.cuda.launchers import MAX_CHUNKS, partials_shape
 from .cupy_contract import Device
@@ -34,13 +35,13 @@ def pieces_of_program(
     kind: str,
     compute: str,
     rule: str,
-    relu: Sequence[bool],
+    hidden: Sequence[Activation],
     workspace: int,
 ) -> Pieces:
     """What a program needs for batches of `batch` rows of which `rows` are computed at a time.
 
     sizes (s_1, ..., s_L); kind one of `sources.KINDS`; compute: arithmetic of products; rule: name of the optimizer;
-    relu: which hidden layers have a mask; workspace in bytes.
+    hidden: activations of the hidden layers; workspace in bytes.
     """
     real, store = sources.real(kind), sources.store(kind)
     layers, steps, lds = len(sizes) - 1, steps_per_upload(batch), [row_ld(size, kind) for size in sizes]
@@ -50,8 +51,9 @@ def pieces_of_program(
     pieces |= {
         f"mask{layer}": ((rows, aux_ld(sizes[layer]) // 8), np.dtype(np.uint8))
         for layer in range(1, layers)
-        if relu[layer - 1]
+        if hidden[layer - 1].name == "relu"
     }
+    pieces |= {f"beside{layer}": ((rows, lds[layer]), store) for layer in range(1, layers) if hidden[layer - 1].of_z}
     pieces["Delta"] = (padded(sizes)[1],), real
     if has_copy(sizes, kind, compute):
         pieces["low"] = (padded(sizes)[1],), store

@@ -97,6 +97,9 @@ class CupyBackend(Backend):
     def _propagate_delta(self, delta: Array, W: Array, activation: Activation, z: Array, a: Array, out: Array) -> Array:
         delta, W, a = self._contiguous(delta, W, a)
         self.product_back(delta, W, out)
+        if activation.of_z:
+            (z,), a = self._contiguous(z), self.device.empty(tuple(z.shape), z.dtype)
+            self.kernels.derivative_of_z(activation, z, a)
         self.kernels.times_derivative(activation, out, a)
         return out
 

@@ -96,6 +96,26 @@ class Buffers:
         """Where the product before layer `layer` goes: a itself, or for the output layer delta."""
         return self.delta(layer, m) if layer == len(self.net.sizes) - 1 else self.a(layer, m)
 
+    def beside(self, layer: int, m: int) -> Array:
+        """g'(z) of a hidden layer whose activation has `of_z`, kept beside a^(layer)."""
+        return self.arena[f"beside{layer}"][:m, : self.net.sizes[layer]]
+
+    def activate(self, layer: int, m: int) -> None:
+        """Of a hidden layer: adds the biases to z, which lies in `a`, and takes g."""
+        g, b = self.net.hidden[layer - 1], self.net.biases[layer - 1]
+        if g.of_z:
+            self.kernels.bias_activate_of_z(g, self.a(layer, m), self.beside(layer, m), b)
+        else:
+            self.kernels.bias_activate(g, self.a(layer, m), b)
+
+    def derivative_sums(self, layer: int, m: int, *, accumulate: bool, kept: float = 1.0) -> None:
+        """delta of a hidden layer times g'(z), and the partial sums of its columns; kept: 1 - p with dropout."""
+        g = self.net.hidden[layer - 1]
+        known, kept = (self.beside(layer, m), 1.0) if g.of_z else (self.a(layer, m), kept)
+        self.kernels.derivative_sums(
+            g, self.delta(layer, m), known, self.chunks(layer - 1), self.per_chunk, accumulate=accumulate, kept=kept
+        )
+
     def mask(self, layer: int, m: int) -> Array:
         return self.arena[f"mask{layer}"][:m]
 
@@ -116,7 +136,7 @@ class Buffers:
         block = rng.standard_normal(FILL).astype(sources.real(self.kind))
         if self.kind == "bfloat16":
             block = (block.view(np.uint32) >> 16).astype(sources.store(self.kind))
-        names = [name for name in arena.names if name.rstrip("0123456789") in ("a", "delta", "mask")]
+        names = [name for name in arena.names if name.rstrip("0123456789") in ("a", "beside", "delta", "mask")]
         for name in names:
             _fill(
                 device, arena[name], rng.integers(0, 256, FILL).astype(np.uint8) if name.startswith("mask") else block

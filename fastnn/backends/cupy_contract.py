@@ -74,6 +74,8 @@ class Device(ABC):
         Why `prepare` cannot offer products that can be captured; None if it can.
     library : str
         What products are computed by, for people.
+    paced_by_host : bool
+        Whether some work that was to be timed as a graph was launched piece by piece: such times are not remembered.
     refusals : mapping
         Product -> what the library answered if that was anything but that it does not offer it; {} unless the engine is
         at fault.
@@ -85,6 +87,7 @@ class Device(ABC):
     identity: str | None = None
     no_products: str | None = None
     library: str = "cuBLAS"
+    paced_by_host = False
     refusals: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self) -> None:
@@ -271,7 +274,8 @@ class Device(ABC):
         """How long the device takes for `work`, done several times in a row; inside `work()`, waits.
 
         recorded: as one graph, as in training, for a kernel may end before the host has asked for the next one; where a
-        graph is refused, and where `work` launches graphs itself and is long, it is asked for each time.
+        graph is refused, which `paced_by_host` tells from then on, and where `work` launches graphs itself and is long,
+        it is asked for each time.
         """
 
     # ---- work ---------------------------------------------------------------------------------------

@@ -43,6 +43,8 @@ def why_not(net: Network, device: Device, batch: int, rule: str) -> str:
         return f"it computes in float32 or float64, not with precision={net.precision!r}"
     if any(net.dropout):
         return "it leaves no units out, and this network has dropout"
+    if any(g.of_z for g in net.hidden):
+        return f"it keeps no g'(z) beside activations, which {next(g.name for g in net.hidden if g.of_z)} wants"
     if net.pair.parameter is not None:
         return f"it knows cross_entropy and squared_error, not {net.cost}"
     if rule not in RULES:

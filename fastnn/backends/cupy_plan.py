@@ -78,7 +78,7 @@ def way_back(
     """delta of a hidden layer from the one above it, and the partial sums of its columns unless an epilogue takes
     them (`sums`). drop: multiplies a delta by the factors of dropout.
     """
-    b, g, kept = buffers, buffers.net.hidden[hidden - 1], 1 - buffers.net.dropout[hidden - 1]
+    b, kept = buffers, 1 - buffers.net.dropout[hidden - 1]
     product = b.fastest(b.back(hidden, m, epilogue), measure=False)[0].call
     chunks = b.chunks(hidden - 1)
 
@@ -87,9 +87,7 @@ def way_back(
         if drop is not None:
             drop(b.delta(hidden, m))
         if epilogue == "DEFAULT":
-            b.kernels.derivative_sums(
-                g, b.delta(hidden, m), b.a(hidden, m), chunks, b.per_chunk, accumulate=accumulate, kept=kept
-            )
+            b.derivative_sums(hidden, m, accumulate=accumulate, kept=kept)
         elif sums == "kernel":
             b.kernels.column_sums(b.delta(hidden, m), chunks, b.per_chunk, accumulate=accumulate)
 
@@ -231,18 +229,16 @@ class _Timed:
         return self._kernel(
             f"bias_activate {g.name}",
             hidden,
-            lambda: b.kernels.bias_activate(g, b.a(hidden, m), b.net.biases[hidden - 1]),
+            lambda: b.activate(hidden, m),
         )
 
     def derivative_sums(self, hidden: int) -> float:
         b, m = self._b, self._m
-        g, chunks = b.net.hidden[hidden - 1], b.chunks(hidden - 1)
+        g = b.net.hidden[hidden - 1]
         return self._kernel(
             f"derivative_sums {g.name}",
             hidden,
-            lambda: b.kernels.derivative_sums(
-                g, b.delta(hidden, m), b.a(hidden, m), chunks, b.per_chunk, accumulate=False
-            ),
+            lambda: b.derivative_sums(hidden, m, accumulate=False),
         )
 
     def column_sums(self, layer: int) -> float:

@@ -337,9 +337,9 @@ def arithmetic_of(net: Network) -> tuple[str, str]:
 def footprint(net: Network, device: Device, batch: int, rows: int, optimizer: Optimizer | None) -> Pieces:
     """The memory of a program that computes `rows` rows of a batch at a time; with Adam if no optimizer is given."""
     kind, compute = arithmetic_of(net)
-    rule, masks = "adam" if optimizer is None else optimizer.name, [g.name == "relu" for g in net.hidden]
+    rule = "adam" if optimizer is None else optimizer.name
     return pieces_of_program(
-        net.sizes, rows, batch, kind, compute, rule, masks, device.workspace_bytes
+        net.sizes, rows, batch, kind, compute, rule, net.hidden, device.workspace_bytes
     ) | pieces_of_narrow(net, device, batch, optimizer)
 
 

@@ -114,7 +114,7 @@ class Step:
         for layer, choice in enumerate(self._choices):
             add(b.fastest(b.forward(layer, m, choice.forward), measure=False)[0].call)
             if layer < last and choice.forward == "DEFAULT":
-                add(functools.partial(kernels.bias_activate, net.hidden[layer], b.a(layer + 1, m), net.biases[layer]))
+                add(functools.partial(b.activate, layer + 1, m))
             if layer < last and net.dropout[layer]:
                 add(functools.partial(self._drop, b.a(layer + 1, m), layer, rows.offset))
         z = delta = b.delta(last + 1, m)

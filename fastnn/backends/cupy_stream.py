@@ -44,7 +44,8 @@ class Feeder:
         self._pinned = [device.pinned(shape, X.dtype) for _ in range(2)]
         self.order, self.step = device.asarray(np.arange(batch)), device.asarray(np.zeros(1, np.int64))
         self._copied: list[Mark | None] = [None, None]
-        self._used: list[Mark | None] = [None, None]
+        # the memory may be another's until the caller's stream has come here, in whose order the pool hands it out
+        self._used: list[Mark | None] = [device.mark(), device.mark()]
 
     def fetch(self, buffer: int, chosen: np.ndarray[Any, Any]) -> None:
         """Begin to bring these rows (m,) into a buffer; returns when they have been gathered on the host."""

@@ -34,7 +34,8 @@ class Tuner:
     device : Device
     file : Path, optional
         Choices of earlier processes; used and written where the device has an identity. A file that cannot be
-        read counts as empty, one that cannot be written is said once and done without.
+        read counts as empty, one that cannot be written is said once and done without. What was timed at the host's
+        pace (`Device.paced_by_host`) holds for this process alone.
     """
 
     def __init__(self, device: Device, file: Path | None = None) -> None:
@@ -42,6 +43,7 @@ class Tuner:
         self._known: dict[str, tuple[str, float]] = self._read().get(device.identity or "", {})
         self._news = False
         self._runs: dict[tuple[str, str], bool] = {}  # what was not timed, but tried
+        self._passing: set[str] = set()  # what was timed at the host's pace
 
     def best(
         self, work: str, candidates: Sequence[Candidate], *, measure: bool = True, recorded: bool = True
@@ -65,13 +67,17 @@ class Tuner:
             raise NotOffered(f"cuBLASLt proposes no algorithm for {work}")
         if not measure:
             return self._first_that_runs(work, candidates), 0.0
+        self._device.paced_by_host = False
         times = [self._time(candidate, recorded) for candidate in candidates]
         seconds = min(times)
         if seconds == math.inf:
             raise NotOffered(f"none of the {len(candidates)} algorithms that cuBLASLt proposes for {work} runs")
         winner = candidates[times.index(seconds)]
         self._known[work] = winner.name, seconds
-        self._news = True
+        if self._device.paced_by_host:
+            self._passing.add(work)
+        else:
+            self._news = True
         return winner, seconds
 
     def _first_that_runs(self, work: str, candidates: Sequence[Candidate]) -> Candidate:
@@ -99,7 +105,8 @@ class Tuner:
         if not self._news or self._file is None:
             return
         self._news = False
-        everything = {**self._read(), self._device.identity or "": self._known}
+        lasting = {work: found for work, found in self._known.items() if work not in self._passing}
+        everything = {**self._read(), self._device.identity or "": lasting}
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             files.replace(self._file, json.dumps({"format": FORMAT, "devices": everything}).encode())

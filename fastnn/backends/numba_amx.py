@@ -21,7 +21,7 @@ from .cpu_beside import wait_for_products
 from .cpu_crew import run_team
 from .cpu_machine import AMX_ROWS_TO_COPY
 from .cpu_plan import Plan
-from .cpu_program import TeamProgram, dropout_of, slopes_of, two_states
+from .cpu_program import TeamProgram, any_of_z, dropout_of, slopes_of, two_states
 from .host import aligned
 from .numba_panels import cumulative, cuts_for_team, needed_parts, without_last
 
@@ -77,6 +77,7 @@ class AmxProgram(TeamProgram):
             x=_rows(team, C * sizes[0]),
             a=_rows(team, rows * int(starts[-1])),
             d=_rows(team, rows * int(starts[-1])),
+            beside=_rows(team, rows * int(starts[-1]) if any_of_z(net) else 1),
             side=_rows(team, amx.left_pieces(C, deepest) * piece),
             right=_rows(team, amx.right_pieces(C) * piece),
             rooms=_rows(team, amx.ROOM // 4),

@@ -36,7 +36,7 @@ except ImportError as error:
 
 from ..kernels.cpu import JIT, gemm, layerwise, operations, undisturbed_by
 from ..kernels.cpu.compiling import announced
-from ..kernels.cpu.gather import READABLE, convert_rows
+from ..kernels.cpu.gather import READABLE
 from ..kernels.cpu.on_demand import DROP, parts
 from ..kernels.cpu.one_row import one_row
 from ..kernels.cpu.prediction import prediction
@@ -48,10 +48,11 @@ from .cpu_crew import run_parts, run_team
 from .cpu_explain import explain_plan
 from .cpu_machine import AMX_FEW
 from .cpu_plan import Plan, Problem, Wishes, choose_plan
-from .cpu_program import TeamProgram, dropout_of, slopes_of, targets_of, two_states, weights_of
+from .cpu_program import TeamProgram, any_of_z, dropout_of, slopes_of, targets_of, two_states, weights_of
 from .cpu_row import SharedRow
+from .cpu_rows import PREDICTION_ROWS, by_part, converted, factor_of
 from .cpu_threads import blas_on_one_thread, sharing, usable_threads
-from .cpu_unit import why_no_unit
+from .cpu_unit import unit_may_be_shared, why_no_unit
 from .numba_amx import OCTETS, AmxPredictor, AmxProgram, any_few
 from .numba_panels import PanelPredictor, PanelProgram, likely_parts, without_last
 
@@ -71,7 +72,6 @@ PACKING_ROWS, PACKED_PER_ROW = 512, 128
 # have to be converted elsewhere, at any width.
 UNIT_ROWS, UNIT_WIDTH, UNIT_OUTPUTS = 1024, 64, 1 << 18
 SHARED_ROW_BYTES = 3 << 19  # of parameters, above which one row is shared with helpers
-PREDICTION_ROWS = 512  # a tile: its activations stay in the cache
 undisturbed_by(loading)
 _c = np.ascontiguousarray
 
@@ -113,10 +113,12 @@ class NumbaBackend(HostBackend):
             raise ValueError(f"threads={threads} needs compiled code, and NUMBA_DISABLE_JIT is set")
         # Why AMX is not used, None where it is; and the same in words, for plans and `fastnn doctor`.
         self.no_matrix_unit = why_no_unit(amx)
+        self._unit_shared = unit_may_be_shared(amx)
         self.matrix_unit = (
             f"not used: {self.no_matrix_unit}"
             if self.no_matrix_unit
             else "float32 in three parts of bfloat16, as exact as products of float32"
+            + (", for uint8 data alone, because others may use it too" if self._unit_shared else "")
         )
         self.blas = blas_of_process()
         self.products = str(self.blas) if JIT else "NumPy, because NUMBA_DISABLE_JIT is set"
@@ -166,6 +168,9 @@ class NumbaBackend(HostBackend):
     def _propagate_delta(self, delta: Array, W: Array, activation: Activation, z: Array, a: Array, out: Array) -> Array:
         _check_dimensions(*delta.shape, *W.shape)
         delta, W, a = _c(delta), _c(W), _c(a)
+        if activation.of_z:  # what the kernel wants in place of a then
+            a, zeros = np.empty(z.shape, z.dtype), np.zeros(z.shape[1], z.dtype)
+            operations.activate_and_differentiate(activation.code, np.array(z, order="C"), zeros, a)
 
         def part(first: int, last: int) -> None:
             gemm.gemm_nn(delta[first:last], W, out[first:last], 1.0, 0.0)
@@ -227,7 +232,7 @@ class NumbaBackend(HostBackend):
         m = len(x)
         if m == 1 and activated:  # every step in Python between the caller and the compiled code would be noticed here
             if x.dtype != known.dtype:
-                x = _converted(x, known.dtype, _factor(net, x))
+                x = converted(x, known.dtype, factor_of(net, x))
             h = np.empty(known.shape, known.dtype)
             return h if (known.one_row or known.make_one_row())(x, known.layers, h) else None
         h = np.empty((m, known.shape[1]), known.dtype)
@@ -240,7 +245,7 @@ class NumbaBackend(HostBackend):
         return known
 
     def _many_rows(self, known: _Predictor, net: Network, x: Array, h: Array, activated: bool) -> bool:
-        flops, scale, dtype = 2 * net.layout.size * x.shape[0], _factor(net, x), known.dtype
+        flops, scale, dtype = 2 * net.layout.size * x.shape[0], factor_of(net, x), known.dtype
         if (predictor := self._packing(known, net, x)) is not None:
             packed, octets = predictor.packed(net), predictor is known.unit and self._takes_bytes(net, x)
             cuts = predictor.cuts(x.shape[0], team := self._team_for(x.shape[0], flops))
@@ -250,7 +255,7 @@ class NumbaBackend(HostBackend):
 
             return all(
                 run_parts(
-                    lambda i: _by_part(
+                    lambda i: by_part(
                         predict, x[cuts[i] : cuts[i + 1]], h[cuts[i] : cuts[i + 1]], x.dtype if octets else dtype, scale
                     ),
                     len(cuts) - 1,
@@ -260,7 +265,7 @@ class NumbaBackend(HostBackend):
 
         def work(first: int, last: int) -> bool:
             scratch = np.empty(min(last - first, PREDICTION_ROWS) * known.width, dtype)
-            return _by_part(
+            return by_part(
                 lambda x, h: bool(known.predict(x, *known.shapes[activated], net.theta, scratch, h)),
                 x[first:last],
                 h[first:last],
@@ -274,7 +279,9 @@ class NumbaBackend(HostBackend):
         """Whether the matrix unit takes these as they are; where scaled bytes may overflow, they are converted,
         which shows.
         """
-        return x.dtype in OCTETS and net.sizes[0] > AMX_FEW and 255 * _factor(net, x) <= float(np.finfo(net.dtype).max)
+        return (
+            x.dtype in OCTETS and net.sizes[0] > AMX_FEW and 255 * factor_of(net, x) <= float(np.finfo(net.dtype).max)
+        )
 
     def _fits_unit(self, net: Network, rows: int) -> bool:
         return (
@@ -288,7 +295,8 @@ class NumbaBackend(HostBackend):
         """What predicts these rows on parameters that are packed or laid out first, if that pays."""
         rows = x.shape[0]
         if self._fits_unit(net, rows) and (
-            (known.widest >= UNIT_WIDTH and rows * known.widest >= UNIT_OUTPUTS) or self._takes_bytes(net, x)
+            (known.widest >= UNIT_WIDTH and rows * known.widest >= UNIT_OUTPUTS and not self._unit_shared)
+            or self._takes_bytes(net, x)
         ):
             known.unit = known.unit or AmxPredictor(net)
             return known.unit
@@ -341,6 +349,7 @@ class NumbaBackend(HostBackend):
             vectors,
             steps,
             amx=self.no_matrix_unit is None,
+            amx_shared=self._unit_shared,
             octets=_octets(job),
         )
 
@@ -433,6 +442,7 @@ class NumbaProgram(TeamProgram):
             x=scratch(C * net.sizes[0]),
             a=scratch(C * width),
             d=scratch(C * width),
+            beside=scratch(C * width if any_of_z(net) else 0),
             h=scratch(C * K),
             classes=np.empty(C, np.int64),
             values=scratch(C * K),
@@ -462,25 +472,6 @@ class NumbaProgram(TeamProgram):
         with blas_on_one_thread():
             run_team(work, team)
         return self._finish(y, order, start, stop)
-
-
-def _factor(net: Network, x: Array) -> float:
-    """Of rows as they come: the network's scale of integers."""
-    return net.scale if net.scale is not None and x.dtype.kind in "iu" else 1.0
-
-
-def _converted(x: Array, dtype: Any, scale: float) -> Array:
-    rows = aligned(x.shape, dtype)
-    convert_rows(x, scale, rows)
-    return rows
-
-
-def _by_part(predict: Callable[[Array, Array], bool], x: Array, h: Array, dtype: Any, scale: float) -> bool:
-    """predict(x, h), or of rows that are converted to this dtype and scaled first, a tile at a time."""
-    if x.dtype == dtype:
-        return predict(x, h)
-    tiles = [slice(first, first + PREDICTION_ROWS) for first in range(0, len(x), PREDICTION_ROWS)]
-    return all(predict(_converted(x[rows], dtype, scale), h[rows]) for rows in tiles)
 
 
 def _shapes(net: Network) -> tuple[Array, Array, Array, Array, Array]:

@@ -25,7 +25,7 @@ from .base import Array, Job
 from .cpu_beside import wait_for_products
 from .cpu_crew import run_parts, run_team
 from .cpu_plan import Plan
-from .cpu_program import TeamProgram, dropout_of, slopes_of, two_states
+from .cpu_program import TeamProgram, any_of_z, dropout_of, slopes_of, two_states
 from .host import aligned
 
 if TYPE_CHECKING:
@@ -82,13 +82,14 @@ class PanelProgram(TeamProgram):
             x=_rows(2 if self._by_row else team, C * net.sizes[0], dtype),
             a=_rows(team, rows * upper, dtype),
             d=_rows(team, rows * upper, dtype),
+            beside=_rows(team, rows * upper if any_of_z(net) else 1, dtype),
             side=_rows(team, min(C, TALL) * widest, dtype),
             h=_rows(team, C * K, dtype),
             e=_rows(team, C * K, dtype),
             wanted=_rows(team, C * K, dtype),
             shares=_rows(team, C, dtype),
             labels=aligned((team, C), np.int64, np.zeros),
-            low=_rows(2, rows * lower, dtype),
+            low=_rows(3 if any_of_z(net) else 2, rows * lower, dtype),
             parts=_rows(team, (2 * rows + 1) * sums, dtype),
             places=layout.places(rows),
             firsts=np.zeros((team, rows + C), np.int64),

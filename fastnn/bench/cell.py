@@ -47,6 +47,8 @@ class Settings:
         Sweep the threads of torch.compile as well; else it takes PyTorch's better number, for each costs a compilation.
     oracle : str
         The array library of the float64 run.
+    oracle_timeout : float
+        Seconds that it may take.
     compared : int, optional
         Rounds whose result is compared with it, the first ones; all if not given.
     """
@@ -57,17 +59,21 @@ class Settings:
     timeout: float = 240.0
     both_compiled: bool = True
     oracle: str = "numpy"
+    oracle_timeout: float = 600.0
     compared: int | None = None
 
 
 @dataclass
 class Field:
-    """The entrants: a process per library and number of threads, kept from cell to cell."""
+    """The entrants: a process per library and number of threads, kept from cell to cell. Who is `resting` takes no part
+    for the time being.
+    """
 
     specs: dict[str, Spec]
     timeout: float = 240.0
     absent: dict[str, str] = field(default_factory=dict)
     versions: dict[str, dict[str, str]] = field(default_factory=dict)
+    resting: frozenset[str] = frozenset()
     _clients: dict[tuple[str, int], Client] = field(default_factory=dict)
 
     def client(self, name: str, threads: int) -> Client:
@@ -91,7 +97,8 @@ class Field:
 
     def present(self, kind: str) -> list[str]:
         """Names of the libraries that are here and do this kind."""
-        return [name for name, spec in self.specs.items() if kind in spec.does and name not in self.absent]
+        here = [name for name in self.specs if name not in self.absent and name not in self.resting]
+        return [name for name in here if kind in self.specs[name].does]
 
     def own(self) -> list[str]:
         """fastnn's engines, in the order in which they stand for it."""
@@ -194,7 +201,9 @@ def training_cell(
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "oracle.npz")
         with Client("none:none", 1) as judge_process:
-            truth = judge_process.ask("oracle", 600, path=path, library=settings.oracle, beginning=beginning, **problem)
+            truth = judge_process.ask(
+                "oracle", settings.oracle_timeout, path=path, library=settings.oracle, beginning=beginning, **problem
+            )
         cell["tolerance"] = dict(zip(("theta", "cost"), oracle.tolerance(case.optimizer, case.precision), strict=True))
         cell["oracle"] = {"mean_cost": truth["mean_cost"], "final_cost": truth["final_cost"]}
         clients: dict[str, Client] = {}

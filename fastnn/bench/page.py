@@ -14,7 +14,7 @@ from .markup import table as _table
 from .report import median_time
 from .statistics import Result
 from .style import CSS
-from .summary import Row, duration, problems, rows, score, size, vectors, worst_first
+from .summary import Row, duration, problems, rows, score, size, variants, worst_first
 
 __all__ = ["page"]
 
@@ -71,7 +71,7 @@ def _head(results: Result) -> str:
         tiles += [(f"{worst.ratio:.2f}×", f"worst: {worst.title}"), (f"{best.ratio:.2f}×", f"best: {best.title}")]
     if ceiling.get("best"):
         tiles.append((f"{ceiling['best']:.0f}", "GFLOP/s, sgemm ceiling of this machine"))
-    sentence = f"<p>{escape(text)}.</p>" if (text := vectors(results)) else ""
+    sentence = f"<p>{escape(text)}.</p>" if (text := variants(results)) else ""
     shown = "".join(
         f'<div class="tile"><b>{escape(value)}</b><span>{escape(text)}</span></div>' for value, text in tiles
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .statistics import Result
-from .summary import Row, duration, problems, rows, score, size, vectors, worst_first
+from .summary import Row, duration, problems, rows, score, size, variants, worst_first
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,7 +43,7 @@ def show(results: Result, console: Console) -> None:
             _verdicts(found, title, results, console)
             _times(found, title, results, console)
     _targets(results, console)
-    if sentence := vectors(results):
+    if sentence := variants(results):
         console.print(sentence, highlight=False)
     _extras(results, console)
     _accuracy(results, console)

@@ -11,7 +11,7 @@ from .cases import Target
 __all__ = ["Result", "best", "judge", "paired_ratio", "spread"]
 
 Result = dict[str, Any]
-VECTORS = "vectors"  # fastnn without the matrix unit, which is timed and never stands for it
+VARIANTS = ("vectors", "unit")  # fastnn without the matrix unit, or with it, which never stand for what is planned
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -45,24 +45,25 @@ def judge(
     verdict.
 
     `own` lists fastnn's engines in the order in which they stand for fastnn: the first that has a result does.
-    VECTORS never does; its own ratio to the best peer is written beside.
+    VARIANTS never do; the ratio of each to the best peer is written beside.
     Times of entrants whose status is not "ok" are never used. The verdict is "PASS", "MISS", or
     None where there is no target, no result of ours or no peer to compare with. A share of the ceiling
     that is demanded and cannot be computed is a miss.
     """
     entrants = cell["entrants"]
-    ours = next((name for name in own if name != VECTORS and entrants.get(name, {}).get("status") == "ok"), None)
+    ours = next((name for name in own if name not in VARIANTS and entrants.get(name, {}).get("status") == "ok"), None)
     peers = {name: entry for name, entry in entrants.items() if name not in own and (rivals is None or name in rivals)}
     rival = best(peers)
     cell |= {"ours": ours, "best_peer": rival, "ratio": None, "share": None, "target": None, "verdict": None}
-    cell[VECTORS] = None
+    cell |= dict.fromkeys(VARIANTS)
     for entry in entrants.values():
         if entry["status"] == "ok":
             entry["gflops"] = cell["flops"] / entry["median"] / 1e9
     if ours is not None and rival is not None:
         cell["ratio"] = paired_ratio(entrants[ours]["rounds"], entrants[rival]["rounds"])
-    if entrants.get(VECTORS, {}).get("status") == "ok" and rival is not None:
-        cell[VECTORS] = paired_ratio(entrants[VECTORS]["rounds"], entrants[rival]["rounds"])
+    for variant in VARIANTS:
+        if entrants.get(variant, {}).get("status") == "ok" and rival is not None:
+            cell[variant] = paired_ratio(entrants[variant]["rounds"], entrants[rival]["rounds"])
     if ours is not None and ceiling:
         cell["share"] = entrants[ours]["gflops"] / ceiling
     if target is not None:

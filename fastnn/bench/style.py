@@ -4,9 +4,9 @@ __all__ = ["CSS"]
 
 CSS = """
 :root{color-scheme:light dark;--bg:#fbfaf8;--card:#fff;--ink:#1d1f24;--soft:#646974;--rule:#e4e2dd;--good:#1d7a4f;--bad:#c0392b;--warn:#c98a12;
---numba:#0b66d6;--vectors:#3f8fe0;--numpy:#7fb2ee;--sklearn:#e08a1e;--torch:#d9482b;--compile:#9c3f8f;--jax:#2f9d76;--onnx:#6b7280}
+--numba:#0b66d6;--vectors:#3f8fe0;--unit:#2b4ea8;--numpy:#7fb2ee;--sklearn:#e08a1e;--torch:#d9482b;--compile:#9c3f8f;--jax:#2f9d76;--onnx:#6b7280}
 @media (prefers-color-scheme:dark){:root{--bg:#14161a;--card:#1c1f25;--ink:#eceef2;--soft:#9aa1ad;--rule:#2e323a;--good:#4cc38a;--bad:#ff6b5e;--warn:#e5b04a;
---numba:#58a6ff;--vectors:#4a86d8;--numpy:#5f7fb8;--sklearn:#f0a94a;--torch:#ff7a5c;--compile:#d38ac9;--jax:#57c9a0;--onnx:#a3a9b5}}
+--numba:#58a6ff;--vectors:#4a86d8;--unit:#8fb2f5;--numpy:#5f7fb8;--sklearn:#f0a94a;--torch:#ff7a5c;--compile:#d38ac9;--jax:#57c9a0;--onnx:#a3a9b5}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 main{max-width:1000px;margin:0 auto;padding:48px 24px 80px}
@@ -45,7 +45,7 @@ ul.notes{padding-left:1.2em;font-size:.9rem;color:var(--soft);overflow-wrap:anyw
 dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 18px;font-size:.9rem;margin:0}dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 @media (max-width:640px){main{padding:28px 12px}section{padding:16px}.multiples{grid-template-columns:minmax(0,1fr)}.multiples svg{min-width:0}dl{grid-template-columns:1fr}}
 """
-LIBRARIES = ("numba", "vectors", "numpy", "sklearn", "torch", "compile", "jax", "onnx")
+LIBRARIES = ("numba", "vectors", "unit", "numpy", "sklearn", "torch", "compile", "jax", "onnx")
 CSS = CSS.replace(
     "KEYS",
     "\n".join(

@@ -8,7 +8,7 @@ from typing import Any
 
 from .statistics import Result
 
-__all__ = ["Row", "duration", "problems", "rows", "score", "size", "vectors", "worst_first"]
+__all__ = ["Row", "duration", "problems", "rows", "score", "size", "variants", "worst_first"]
 
 
 def duration(seconds: float) -> str:
@@ -129,18 +129,27 @@ def score(results: Result) -> dict[str, Any]:
     }
 
 
-def vectors(results: Result) -> str:
-    """A sentence on fastnn without the matrix unit against the best peer; empty where it was not timed."""
-    timed = [row for row in [*rows(results, "train"), *rows(results, "predict")] if row.cell.get("vectors")]
+OF_VARIANTS = {
+    "vectors": "Without the matrix unit (AMX), as on most processors, fastnn",
+    "unit": "On the matrix unit (AMX) throughout, which others may use here, fastnn",
+}
+
+
+def variants(results: Result) -> str:
+    """A sentence on fastnn without the matrix unit, or with it where the plan has it seldom, against the best peer;
+    empty where neither was timed.
+    """
+    return "; ".join(filter(None, (_variant(results, name, begin) for name, begin in OF_VARIANTS.items())))
+
+
+def _variant(results: Result, name: str, begin: str) -> str:
+    timed = [row for row in [*rows(results, "train"), *rows(results, "predict")] if row.cell.get(name)]
     if not timed:
         return ""
-    ratios = sorted((row.cell["vectors"]["median"], row.title) for row in timed)
+    ratios = sorted((row.cell[name]["median"], row.title) for row in timed)
     lost = sum(ratio < 1 for ratio, _ in ratios)
     least = ", ".join(f"{title} ({ratio:.2f}×)" for ratio, title in ratios[:3])
-    return (
-        f"Without the matrix unit (AMX), as on most processors, fastnn is slower than the best peer in {lost} of "
-        f"{len(timed)} cells; the least ratios are {least}"
-    )
+    return f"{begin} is slower than the best peer in {lost} of {len(timed)} cells; the least ratios are {least}"
 
 
 def problems(results: Result) -> list[str]:

@@ -88,7 +88,10 @@ def train(
         str | None, typer.Option(metavar="SIZES", help="Units of the hidden layers, as 128,64; or none.")
     ] = None,
     activation: Annotated[
-        str, typer.Option(metavar="NAME", help="Of the hidden layers: relu, leaky_relu, tanh, sigmoid, identity.")
+        str,
+        typer.Option(
+            metavar="NAME", help="Of the hidden layers: relu, leaky_relu, silu, gelu, tanh, sigmoid, identity."
+        ),
     ] = "relu",
     epochs: Annotated[str | None, typer.Option(metavar="INTEGER", help="Passes over the training rows.")] = None,
     batch_size: Annotated[str | None, typer.Option(metavar="INTEGER", help="Rows per step.")] = None,

@@ -217,7 +217,7 @@ def through(
                 step * 4, factors.rows,
             )  # fmt: skip
         if layer < last and not rectified:
-            activate_at(table, zero, codes[layer], slopes[layer], z, 1, m * step, own.nothing)
+            activate_at(table, zero, codes[layer], slopes[layer], z, 1, m * step, own.nothing, own.beside)
         if layer < last:
             drop_layer(table, zero, layer, z, m, step, widths[layer], nothing, drawn, shape)
     step = step_at(shape, last)
@@ -257,7 +257,7 @@ def through(
             if not rectified:
                 derivative_at(
                     table, zero, codes[layer - 1], slopes[layer - 1], shape.kept[layer - 1], lower, inputs,
-                    m * lower_step,
+                    m * lower_step, own.beside,
                 )  # fmt: skip
         gradient(
             table, zero, layer, few, inputs, where, layer == 0 and octets, scale, m, delta, deltas, shape, factors,

@@ -55,7 +55,7 @@ def _predict(
     """Overwrites out (total, s_L) with a^(L). Returns False, with out unfinished, if X holds NaN or infinity."""
     sizes, widths, codes = shape.sizes, shape.widths, shape.codes
     layers, n_in, K, block = codes.size, sizes[0], sizes[codes.size], ROWS + SIDE
-    zero, one = packed.dtype.type(0), packed.dtype.type(1)
+    zero, one, nothing = packed.dtype.type(0), packed.dtype.type(1), address(zeros)
     fine = True
     configure(address(registers))
     for start in range(0, total, ROWS):
@@ -98,7 +98,7 @@ def _predict(
                 fine = False
                 break
             if layer < layers - 1 and not rectified:
-                activate_at(table, zero, codes[layer], shape.slopes[layer], z, 1, m * (step // 4), address(zeros))
+                activate_at(table, zero, codes[layer], shape.slopes[layer], z, 1, m * (step // 4), nothing, np.int64(0))
         if not fine:
             break
         last = rows_at(address(a) + block * shape.starts[layers - 1] * 4, zero, m, step_at(shape, layers - 1))
@@ -106,8 +106,9 @@ def _predict(
             for j in range(K):
                 out[start + i, j] = last[i, j]
         activate_at(
-            table, zero, codes[layers - 1], shape.slopes[layers - 1], address(out) + start * K * 4, m, K, address(zeros)
-        )
+            table, zero, codes[layers - 1], shape.slopes[layers - 1], address(out) + start * K * 4, m, K, nothing,
+            np.int64(0),
+        )  # fmt: skip
     release()
     return fine
 

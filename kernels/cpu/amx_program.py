@@ -45,6 +45,7 @@ class AmxMemory(NamedTuple):
     layers (L,) int64 : where each layer begins there, in pieces, then the end
     x (team, C * s_1) : rows that had to be converted
     a, d (team, B * (P_2 + ... + P_L)) : activations and deltas of layers 2..L; d begins as zeros
+    beside (as a, or smaller where no layer wants it) : g'(z) where it is not known from a = g(z) (OF_Z)
     side, right (team, any) : rows as left factor, columns as right factor
     rooms (team, any) : sums of a block
     turned (team, any) : deltas, transposed
@@ -68,6 +69,7 @@ class AmxMemory(NamedTuple):
     x: Any
     a: Any
     d: Any
+    beside: Any
     side: Any
     right: Any
     rooms: Any
@@ -195,9 +197,9 @@ def _signature(name):
     vector, table = types.Array(real, 1, "C"), types.Array(real, 2, "C")
     memory = record(
         AmxMemory, packed=vector, grads=table, state1=vector, state2=vector, weights=table, layers=indices, x=table,
-        a=table, d=table, side=table, right=table, rooms=table, turned=table, rows=table, h=table, e=table,
-        wanted=table, shares=table, labels=numbers, errands=numbers, places=numbers, firsts=numbers, ones=vector,
-        zeros=vector, registers=types.Array(types.uint8, 1, "C"), costs=types.Array(types.float64, 1, "C"),
+        a=table, d=table, beside=table, side=table, right=table, rooms=table, turned=table, rows=table, h=table,
+        e=table, wanted=table, shares=table, labels=numbers, errands=numbers, places=numbers, firsts=numbers,
+        ones=vector, zeros=vector, registers=types.Array(types.uint8, 1, "C"), costs=types.Array(types.float64, 1, "C"),
         hits=indices,
     )  # fmt: skip
     return types.void(integer, integer, integer, indices, indices, of[Data], of[Run], of[Shape], of[Rule], memory)

@@ -2,7 +2,8 @@
 against fastnn's tables.
 """
 
-IDENTITY, SIGMOID, TANH, RELU, LEAKY_RELU, SOFTMAX = range(6)  # activations
+IDENTITY, SIGMOID, TANH, RELU, LEAKY_RELU, SOFTMAX, SILU, GELU = range(8)  # activations
+OF_Z = SILU  # from this one on g'(z) is not known from a = g(z), and programs keep it beside a
 # pairs of an output with a cost; the last three are of identity outputs, and take the cost's parameter for the slope
 SOFTMAX_CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY, SQUARED_ERROR, SOFTMAX_SQUARED_ERROR = range(4)
 HUBER, QUANTILE, ABSOLUTE_ERROR = range(4, 7)

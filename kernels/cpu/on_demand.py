@@ -15,9 +15,10 @@ from numba.extending import intrinsic
 from . import JIT, amx, exported, once
 from .amx_bytes import bytes_addresses
 from .amx_thin import few_addresses
+from .codes import OF_Z
 from .dropout import drop
 from .elementary import wide_vectors
-from .operations import activate, cost_of_rows, hits_of_rows, output_delta, times_derivative
+from .operations import activate, activate_and_differentiate, cost_of_rows, hits_of_rows, output_delta, times_derivative
 from .panels import called, itemsize, kernels, rows_at, vector_at
 
 __all__ = [
@@ -37,13 +38,17 @@ __all__ = [
 ACTIVATE, DERIVATIVE, OUTPUTS, DROP = ALL = 4, 5, 6, 7  # places in the table, behind those of the products
 
 
-def _activate(zero, code, slope, a, m, n, b):
+def _activate(zero, code, slope, a, m, n, b, beside):
     wide_vectors()
-    activate(code, slope, rows_at(a, zero, m, n), vector_at(b, zero, n))
+    if code >= OF_Z and beside != 0:
+        activate_and_differentiate(code, rows_at(a, zero, m, n), vector_at(b, zero, n), rows_at(a + beside, zero, m, n))
+    else:
+        activate(code, slope, rows_at(a, zero, m, n), vector_at(b, zero, n))
 
 
-def _derivative(zero, code, slope, share, delta, a, n):
-    times_derivative(code, slope, share, rows_at(delta, zero, 1, n), rows_at(a, zero, 1, n))
+def _derivative(zero, code, slope, share, delta, a, n, beside):
+    known = a + beside if code >= OF_Z else a
+    times_derivative(code, slope, share, rows_at(delta, zero, 1, n), rows_at(known, zero, 1, n))
 
 
 def _drop(zero, x, m, apart, n, unit, row, step, layer, key, limit, scale):
@@ -65,8 +70,9 @@ def _outputs(zero, pair, code, slope, m, K, labels, wanted, by_class, shares, h,
 
 # Arrays by address. `panels`: from `table`; zero: a number of the dtype.
 #
-# activate_at:   overwrites a (m, n), C-contiguous, with g(a + b); b (n,), which may be zeros
-# derivative_at: delta (n,) *= g'(z) from a = g(z) / share (n,)
+# activate_at:   overwrites a (m, n), C-contiguous, with g(a + b); b (n,), which may be zeros. Where g' is not known
+#                from a (OF_Z), what lies `beside` bytes behind a becomes g'(a + b), unless that is 0: who only predicts
+# derivative_at: delta (n,) *= g'(z) from a = g(z) / share (n,), or from what lies beside it
 # drop_at:       x (m, n), rows `apart` numbers apart, times the factors of dropout (kernels/cpu/dropout.py)
 # outputs_at:    overwrites h (m, K), which holds z of the output layer, with its activations, and e (m, K), which holds
 #                z too, with its deltas; targets labels (m,) int64 if by_class, else wanted (m, K); shares: weights (m,)
@@ -74,14 +80,14 @@ def _outputs(zero, pair, code, slope, m, K, labels, wanted, by_class, shares, h,
 if JIT:
 
     @intrinsic
-    def activate_at(typingctx, panels, zero, code, slope, a, m, n, b):
+    def activate_at(typingctx, panels, zero, code, slope, a, m, n, b, beside):
         """See above."""
-        return types.void(panels, zero, types.int64, zero, *[types.int64] * 4), called(ACTIVATE)
+        return types.void(panels, zero, types.int64, zero, *[types.int64] * 5), called(ACTIVATE)
 
     @intrinsic
-    def derivative_at(typingctx, panels, zero, code, slope, share, delta, a, n):
+    def derivative_at(typingctx, panels, zero, code, slope, share, delta, a, n, beside):
         """See above."""
-        return types.void(panels, zero, types.int64, zero, zero, *[types.int64] * 3), called(DERIVATIVE)
+        return types.void(panels, zero, types.int64, zero, zero, *[types.int64] * 4), called(DERIVATIVE)
 
     @intrinsic
     def drop_at(typingctx, panels, zero, x, m, apart, n, unit, row, step, layer, key, limit, scale):
@@ -122,9 +128,9 @@ def _compiled(name, which):
     """One of them, once per process: its code must not be freed."""
     real, integer = getattr(types, name), types.int64
     if which == ACTIVATE:
-        return exported(_activate, types.void(real, integer, real, *[integer] * 4))
+        return exported(_activate, types.void(real, integer, real, *[integer] * 5))
     if which == DERIVATIVE:
-        return exported(_derivative, types.void(real, integer, real, real, *[integer] * 3))
+        return exported(_derivative, types.void(real, integer, real, real, *[integer] * 4))
     if which == DROP:
         return exported(_drop, types.void(real, *[integer] * 10, real))
     return exported(_outputs, types.void(real, integer, integer, real, *[integer] * 4, types.boolean, *[integer] * 5))

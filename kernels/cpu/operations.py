@@ -2,7 +2,7 @@
 
 Symbols as in the lecture. Functions are selected by the codes of fastnn.activations, fastnn.costs
 and fastnn.optimizers, outside the inner loops, so that one compilation serves every network.
-`code` 0 identity, 1 sigmoid, 2 tanh, 3 relu, 4 leaky_relu, 5 softmax; `pair` 0 softmax with
+`code` 0 identity, 1 sigmoid, 2 tanh, 3 relu, 4 leaky_relu, 5 softmax, 6 silu, 7 gelu; `pair` 0 softmax with
 cross-entropy, 1 sigmoid with cross-entropy, 2 elementwise with squared error, 3 softmax with it; of identity outputs
 4 huber, 5 quantile, 6 absolute_error.
 Scalars are made with `type` so that a float32 array never meets a float64 number.
@@ -14,14 +14,17 @@ import numpy as np
 
 from . import compiled, inner
 from .codes import (
+    GELU,
     HUBER,
     LEAKY_RELU,
     MOMENTUM,
+    OF_Z,
     QUANTILE,
     RELU,
     SGD,
     SIGMOID,
     SIGMOID_CROSS_ENTROPY,
+    SILU,
     SOFTMAX,
     SOFTMAX_CROSS_ENTROPY,
     SOFTMAX_SQUARED_ERROR,
@@ -29,9 +32,11 @@ from .codes import (
     TANH,
 )
 from .elementary import exp, largest, sigmoid, tanh, wide_vectors
+from .smooth import gelu, silu
 
 __all__ = [
     "activate",
+    "activate_and_differentiate",
     "add",
     "add_bias",
     "copy",
@@ -114,9 +119,31 @@ def _activate(code, slope, a, b):
         add_bias(a, b)
         if code == SOFTMAX:
             _softmax(a)
+        elif code == SILU:
+            for i in range(flat.size):
+                flat[i] = silu(flat[i])[0]
+        elif code == GELU:
+            for i in range(flat.size):
+                flat[i] = gelu(flat[i])[0]
 
 
 activate = compiled(_activate)
+
+
+def _activate_and_differentiate(code, a, b, slopes):
+    """The same for silu and gelu, and overwrites slopes (m, n) with g'(a + b): z, which tells it, is overwritten."""
+    wide_vectors()
+    add_bias(a, b)
+    flat, of_each = a.ravel(), slopes.ravel()
+    if code == SILU:
+        for i in range(flat.size):
+            flat[i], of_each[i] = silu(flat[i])
+    else:
+        for i in range(flat.size):
+            flat[i], of_each[i] = gelu(flat[i])
+
+
+activate_and_differentiate = compiled(_activate_and_differentiate)
 
 
 def _copy(z, a):
@@ -130,8 +157,8 @@ copy = inner(_copy)
 
 
 def _times_derivative(code, slope, share, delta, a):
-    """delta (m, n) *= g'(z), in place, from a = g(z) / share, which is 1 - p of units with dropout, else 1. A NaN in a
-    makes delta NaN.
+    """delta (m, n) *= g'(z), in place, from a = g(z) / share, which is 1 - p of units with dropout, else 1; of silu and
+    gelu a is g'(z) itself. A NaN in a makes delta NaN.
     """
     zero, one = a.dtype.type(0), a.dtype.type(1)
     for i in range(delta.shape[0]):
@@ -150,6 +177,9 @@ def _times_derivative(code, slope, share, delta, a):
         elif code == LEAKY_RELU:
             for j in range(d.size):
                 d[j] *= one if h[j] > zero else (slope if h[j] <= zero else h[j])
+        elif code >= OF_Z:
+            for j in range(d.size):
+                d[j] *= h[j]
 
 
 times_derivative = compiled(_times_derivative)

@@ -98,7 +98,7 @@ def through(mine, bottom, thin, panels, zero, x, ahead, block, shape, by_class, 
                 0, n_in, 0, z, step, gate,
             )  # fmt: skip
         if layer < last and not rectified:
-            activate_at(panels, zero, codes[layer], slopes[layer], z, 1, m * step, own.nothing)
+            activate_at(panels, zero, codes[layer], slopes[layer], z, 1, m * step, own.nothing, own.beside)
         if layer < last:
             drop_layer(panels, zero, layer, z, m, step, P, np.int64(0), drawn, shape)
     P = step_of(widths[last], size)
@@ -126,7 +126,7 @@ def through(mine, bottom, thin, panels, zero, x, ahead, block, shape, by_class, 
         if not rectified:
             derivative_at(
                 panels, zero, codes[layer - 1], slopes[layer - 1], shape.kept[layer - 1], lower, below,
-                m * step_of(Q, size),
+                m * step_of(Q, size), own.beside,
             )  # fmt: skip
     return cost, right
 

@@ -8,6 +8,7 @@ scratch; places (L + 1, ROWS + AHEAD) int64 and zeros as there.
 
 from __future__ import annotations
 
+import numpy as np
 from numba.core import types
 
 from . import per_dtype
@@ -46,12 +47,13 @@ def _predict(X, panels, sizes, widths, blocks, starts, codes, slopes, packed, a,
             if layer == 0 and not first_finite(rows_at(z, zero, m, step)) and not finite(X[begin : begin + m]):
                 return False
             if layer < layers - 1 and not rectified:
-                activate_at(panels, zero, codes[layer], slopes[layer], z, 1, m * step, nothing)
+                activate_at(panels, zero, codes[layer], slopes[layer], z, 1, m * step, nothing, np.int64(0))
         last = rows_at(rows + block * starts[layers - 1] * size, zero, m, step_of(widths[layers - 1], size))
         for i in range(m):
             for j in range(K):
                 out[begin + i, j] = last[i, j]
-        activate_at(panels, zero, codes[layers - 1], slopes[layers - 1], address(out) + begin * K * size, m, K, nothing)
+        outputs = address(out) + begin * K * size
+        activate_at(panels, zero, codes[layers - 1], slopes[layers - 1], outputs, m, K, nothing, np.int64(0))
     return True
 
 

@@ -25,6 +25,7 @@ the inputs, each a little more where `spaced` says so; H = AHEAD rows more than 
   x (team, C * s_1)  rows that had to be converted
   a, d (team, (C + H) * S)  activations and deltas of layers 2..L; d begins as zeros, and the padding of the last
                             layer's stays so
+  beside (as a, or one number where no layer wants it)  g'(z) where it is not known from a = g(z) (OF_Z)
   side (team, min(C, TALL) * the widest P)  deltas of some rows in panels, if any layer has several
   h, e, wanted (team, C * K), labels (team, C) int64  outputs, their deltas and the targets without padding
   shares (team, C)  weights of the rows

@@ -28,12 +28,13 @@ import numpy as np
 from numba.core import types
 
 from . import inner, part, per_dtype
-from .codes import SGD
+from .codes import OF_Z, SGD
 from .gather import gather, gather_rows
 from .gemm import gemm_nn, gemm_nt, gemm_tn_columns
 from .layerwise import LAYERWISE, move, prepare
 from .operations import (
     activate,
+    activate_and_differentiate,
     add,
     add_bias,
     copy,
@@ -75,6 +76,7 @@ class FlatMemory(NamedTuple):
 
     theta, state1, state2 (P,), grads (team if sliced else 1, P) : layer by layer, weights (s_{l+1}, s_l), then biases
     x (C * s_1,), a, d (C * (s_2 + ... + s_L),) : the gathered rows; activations and deltas of layers 2..L
+    beside (as a, or none where no layer wants it) : g'(z) where it is not known from a = g(z) (OF_Z)
     h (C * s_L,) : the outputs; classes (C,) int64, values (C * s_L,), weights (C,) : the gathered targets and weights
     partials (team * widest,); costs (team * 16,) float64, hits (team * 16,) int64
     squares (L - 1, 2, team, 2) float64 : zeros at first, the sums of kernels/cpu/layerwise.py, of weights and of biases
@@ -87,6 +89,7 @@ class FlatMemory(NamedTuple):
     x: Any
     a: Any
     d: Any
+    beside: Any
     h: Any
     classes: Any
     values: Any
@@ -145,7 +148,7 @@ def _drop(parts, layer, x, drawn, shape):
 _drop = inner(_drop)
 
 
-def _forward(xs, lo, hi, capacity, shape, theta, a, parts, drawn):
+def _forward(xs, lo, hi, capacity, shape, theta, a, beside, parts, drawn):
     """Overwrites rows lo..hi of a with the hidden layers' activations and the output layer's z."""
     sizes, offsets, starts = shape.sizes, shape.offsets, shape.starts
     layers = sizes.size - 1
@@ -158,7 +161,11 @@ def _forward(xs, lo, hi, capacity, shape, theta, a, parts, drawn):
             gemm_nt(_rows_of(a, starts[layer - 1], capacity, sizes[layer], lo, hi), W, z, 1.0, 0.0)
         b = _biases(theta, offsets, sizes, layer)
         if layer < layers - 1:
-            activate(shape.codes[layer], shape.slopes[layer], z, b)
+            if shape.codes[layer] >= OF_Z:
+                slopes = _rows_of(beside, starts[layer], capacity, sizes[layer + 1], lo, hi)
+                activate_and_differentiate(shape.codes[layer], z, b, slopes)
+            else:
+                activate(shape.codes[layer], shape.slopes[layer], z, b)
             _drop(parts, layer, z, drawn, shape)
         else:
             add_bias(z, b)
@@ -167,7 +174,7 @@ def _forward(xs, lo, hi, capacity, shape, theta, a, parts, drawn):
 _forward = part(_forward)
 
 
-def _deltas(lo, hi, capacity, shape, theta, a, d, parts, drawn):
+def _deltas(lo, hi, capacity, shape, theta, a, d, beside, parts, drawn):
     """Overwrites rows lo..hi of the hidden layers' deltas from the output layer's."""
     sizes, starts = shape.sizes, shape.starts
     for layer in range(sizes.size - 2, 0, -1):
@@ -180,7 +187,9 @@ def _deltas(lo, hi, capacity, shape, theta, a, d, parts, drawn):
             shape.slopes[layer - 1],
             shape.kept[layer - 1],
             lower,
-            _rows_of(a, starts[layer - 1], capacity, sizes[layer], lo, hi),
+            _rows_of(
+                beside if shape.codes[layer - 1] >= OF_Z else a, starts[layer - 1], capacity, sizes[layer], lo, hi
+            ),
         )
 
 
@@ -207,7 +216,7 @@ def _through(mine, lo, hi, capacity, data, shape, memory, partial, parts, drawn)
     weights = memory.weights[lo : hi if data.weights.size > 0 else lo]
     for i in range(weights.size):
         weights[i] = data.weights[mine[i]]
-    _forward(xs, lo, hi, capacity, shape, memory.theta, memory.a, parts, drawn)
+    _forward(xs, lo, hi, capacity, shape, memory.theta, memory.a, memory.beside, parts, drawn)
     z = _rows_of(memory.a, shape.starts[last], capacity, K, lo, hi)
     outputs = _rows_of(memory.h, 0, capacity, K, lo, hi)
     partial[:K] = 0
@@ -217,7 +226,7 @@ def _through(mine, lo, hi, capacity, data, shape, memory, partial, parts, drawn)
     right = hits_of_rows(shape.pair, outputs, labels, wanted, by_class)
     top = _rows_of(memory.d, shape.starts[last], capacity, K, lo, hi)
     output_delta(shape.pair, code, slope, outputs, labels, wanted, by_class, weights, top)
-    _deltas(lo, hi, capacity, shape, memory.theta, memory.a, memory.d, parts, drawn)
+    _deltas(lo, hi, capacity, shape, memory.theta, memory.a, memory.d, memory.beside, parts, drawn)
     return cost, right
 
 
@@ -381,7 +390,7 @@ def _signature(name):
     )  # fmt: skip
     memory = record(
         FlatMemory, theta=vector, grads=types.Array(real, 2, "C"), state1=vector, state2=vector, x=vector, a=vector,
-        d=vector, h=vector, classes=indices, values=vector, weights=vector, partials=vector,
+        d=vector, beside=vector, h=vector, classes=indices, values=vector, weights=vector, partials=vector,
         costs=types.Array(types.float64, 1, "C"), hits=indices, squares=types.Array(types.float64, 4, "C"),
     )  # fmt: skip
     return types.void(integer, integer, types.boolean, indices, indices, of[Data], of[Run], shape, of[Rule], memory)

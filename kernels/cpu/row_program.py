@@ -126,7 +126,7 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
                         sizes[layer], 0, z, P, 1 if rectified else 0,
                     )  # fmt: skip
                 if layer < last and not rectified:
-                    activate_at(panels, zero, codes[layer], slopes[layer], z, 1, P, mine.nothing)
+                    activate_at(panels, zero, codes[layer], slopes[layer], z, 1, P, mine.nothing, mine.beside)
             P = widths[last]
             z = rows_at(a_all + starts[last] * size, zero, 1, P)
             delta = rows_at(d_all + starts[last] * size, zero, 1, P)
@@ -144,7 +144,7 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
                     1 if rectified else 0,
                 )  # fmt: skip
                 if not rectified:
-                    derivative_at(panels, zero, codes[layer - 1], slopes[layer - 1], one, lower, below, Q)
+                    derivative_at(panels, zero, codes[layer - 1], slopes[layer - 1], one, lower, below, Q, mine.beside)
         row = next_row
         if data.native:
             next_row = data.source[0] + order[following] * data.source[1]

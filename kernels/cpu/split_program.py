@@ -26,8 +26,9 @@ Memory besides that of panel_program, with C the rows of a tile for all threads 
 and numbers in `firsts` those of all threads:
   x (team, C * s_1 at least)  own inputs of rows that had to be converted
   low (2, (C + H) * (P_1 + ... + P_split-1))  activations and deltas of all but the last lower layer, of which each
-                                              thread writes its columns
-  a, d (team, (C + H) * (P_split + ... + P_L))  activations and deltas of the others, rows of this thread
+                                              thread writes its columns; a third row, of what `beside` is to a,
+                                              where a layer wants it
+  a, d, beside (team, (C + H) * (P_split + ... + P_L))  of the others, rows of this thread
   grads (1, N_low + team * N_up)  gradients of the lower layers, then of the upper ones of each thread
   parts (team, (2 (C + H) + 1) * the widest lower P)  a thread's sums of one layer and of the next, by turns; a row of
   biases
@@ -132,26 +133,27 @@ def _biases(zero, M, depth, width, out):
 _biases = inner(_biases)
 
 
-def _each_row(panels, zero, code, slope, kept, m, step, n, delta, a, nothing):
+def _each_row(panels, zero, code, slope, kept, m, step, n, delta, a, nothing, beside):
     """a (m, n), rows `step` numbers apart, becomes g(a); or, if delta is not 0, delta g'(z), from a = g(z) / kept.
-    Addresses: delta, a.
+    Addresses: delta, a; beside: as in kernels/cpu/on_demand.py.
     """
     size = itemsize(zero)
     for i in range(m if n > 0 else 0):
         if delta == 0:
-            activate_at(panels, zero, code, slope, a + i * step * size, 1, n, nothing)
+            activate_at(panels, zero, code, slope, a + i * step * size, 1, n, nothing, beside)
         else:
-            derivative_at(panels, zero, code, slope, kept, delta + i * step * size, a + i * step * size, n)
+            derivative_at(panels, zero, code, slope, kept, delta + i * step * size, a + i * step * size, n, beside)
 
 
 _each_row = inner(_each_row)
 
 
 def _forward(
-    me, team, split, meeting, panels, zero, x, native, m, block, shape, own, low_a, parts, part_step, half, drawn
-):
+    me, team, split, meeting, panels, zero, x, native, m, block, shape, own, low_a, low_beside, parts, part_step, half,
+    drawn,
+):  # fmt: skip
     """Takes the inputs of m rows through the lower layers: own columns of low_a, and own rows of own.a. Addresses:
-    x, low_a, parts.
+    x, low_a, parts. low_beside: of low_a, as own.beside.
     """
     sizes, widths, starts, codes, slopes = shape.sizes, shape.widths, shape.starts, shape.codes, shape.slopes
     size = itemsize(zero)
@@ -184,7 +186,7 @@ def _forward(
             if not rectified:
                 _each_row(
                     panels, zero, codes[layer], slopes[layer], shape.kept[layer], m, step, c_end - c, nought,
-                    z + c * size, own.nothing,
+                    z + c * size, own.nothing, low_beside,
                 )  # fmt: skip
             drop_layer(panels, zero, layer, z + c * size, m, step, c_end - c, c, drawn, shape)
         else:
@@ -194,7 +196,9 @@ def _forward(
                 zero, team, sums, part_step, step, row, row_end, nought, P, biases, rectified, z - row * step * size
             )
             if not rectified and row_end > row:
-                activate_at(panels, zero, codes[layer], slopes[layer], z, 1, (row_end - row) * step, own.nothing)
+                activate_at(
+                    panels, zero, codes[layer], slopes[layer], z, 1, (row_end - row) * step, own.nothing, own.beside
+                )
             own_rows = Drawn(drawn.key, drawn.step, drawn.row + row)
             drop_layer(panels, zero, layer, z, row_end - row, step, P, nought, own_rows, shape)
 
@@ -203,8 +207,8 @@ _forward = part(_forward)
 
 
 def _backward(
-    me, team, split, meeting, panels, zero, x, asked, m, block, shape, own, low_a, low_d, all_d, d_step, grads, share,
-    keep, biases_keep, drawn,
+    me, team, split, meeting, panels, zero, x, asked, m, block, shape, own, low_a, low_beside, low_d, all_d, d_step,
+    grads, share, keep, biases_keep, drawn,
 ):  # fmt: skip
     """Takes the deltas of all rows, of which each thread has its own behind all_d, back through the lower layers, and
     adds up the gradients of own weights.
@@ -242,7 +246,7 @@ def _backward(
             if not rectified:
                 _each_row(
                     panels, zero, codes[layer - 1], slopes[layer - 1], shape.kept[layer - 1], m, Q_step, Q,
-                    low_d + below, low_a + below, own.nothing,
+                    low_d + below, low_a + below, own.nothing, low_beside,
                 )  # fmt: skip
         before, biases_before, one = keep, biases_keep, type(zero)(1)
         for group in range(groups):
@@ -286,6 +290,7 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
     grad_step = (memory.grads.shape[1] - shape.blocks[split]) // memory.parts.shape[0] * size
     low_a = address(memory.low[0])
     low_d = address(memory.low[1])
+    low_beside = address(memory.low[memory.low.shape[0] - 1]) - low_a
     all_parts = address(memory.parts)
     part_step = memory.parts.shape[1] * size
     all_d, d_step = address(memory.d) - upper, memory.d.shape[1] * size
@@ -321,8 +326,8 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
                     first[i] = min(i, count - 1) * row_step
             x, drawn = source[0] if data.native else mine.x, Drawn(run.key, step, begin)
             _forward(
-                me, team, split, meeting, panels, zero, x, data.native, count, block, shape, mine, low_a, all_parts,
-                part_step, half, drawn,
+                me, team, split, meeting, panels, zero, x, data.native, count, block, shape, mine, low_a, low_beside,
+                all_parts, part_step, half, drawn,
             )  # fmt: skip
             if begin == 0:  # the upper parameters were moved before the barrier of the first sums
                 turn(panels, zero, split, thin, shape, mine)
@@ -345,8 +350,8 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
                     k, k_end = _own_inputs(shape.sizes, shape.widths, layer, FETCH // size, me, team)
                     cost += decay(zero, m, rule.l2, layer, k, k_end, shape, mine)
             _backward(
-                me, team, split, meeting, panels, zero, x, asked, count, block, shape, mine, low_a, low_d, all_d,
-                d_step, into, share, keep, biases_keep, drawn,
+                me, team, split, meeting, panels, zero, x, asked, count, block, shape, mine, low_a, low_beside, low_d,
+                all_d, d_step, into, share, keep, biases_keep, drawn,
             )  # fmt: skip
             fresh = one
             if not direct:

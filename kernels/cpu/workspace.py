@@ -122,6 +122,7 @@ class Memory(NamedTuple):
     x: Any
     a: Any
     d: Any
+    beside: Any
     side: Any
     h: Any
     e: Any
@@ -146,6 +147,7 @@ class Own(NamedTuple):
         has none
     order, classes, values, weights : of the run and the data, which have so many `rows`; weights 0 where there are none
     turned, x, firsts, a, d, side, labels, wanted, shares, h, e : this thread's
+    beside : bytes from an activation in a to g'(z) of it, where that is not known from a (kernels/cpu/on_demand.py)
     sums : two float64 beside its cost, on nobody else's cache line
     """
 
@@ -165,6 +167,7 @@ class Own(NamedTuple):
     firsts: Any
     a: Any
     d: Any
+    beside: Any
     side: Any
     labels: Any
     wanted: Any
@@ -229,6 +232,7 @@ def own(me, turned, upper, data, run, memory):
         firsts=address(memory.firsts[me]),
         a=address(memory.a[me]) - upper,
         d=address(memory.d[me]) - upper,
+        beside=address(memory.beside[me]) - address(memory.a[me]),
         side=address(memory.side[me]),
         labels=address(memory.labels[me]),
         wanted=address(memory.wanted[me]),
@@ -311,7 +315,7 @@ def kinds(name):
         ),
         Memory: record(
             Memory, packed=vector, grads=table, state1=vector, state2=vector, turned=table, x=table, a=table, d=table,
-            side=table, h=table, e=table, wanted=table, shares=table, labels=numbers, low=table, parts=table,
-            places=numbers, firsts=numbers, ones=vector, zeros=vector, costs=sums, hits=indices,
+            beside=table, side=table, h=table, e=table, wanted=table, shares=table, labels=numbers, low=table,
+            parts=table, places=numbers, firsts=numbers, ones=vector, zeros=vector, costs=sums, hits=indices,
         ),
     }  # fmt: skip

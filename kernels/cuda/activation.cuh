@@ -1,12 +1,13 @@
 // a = g(z) and g'(z) of the elementwise activations, selected by the code of fastnn/activations.py.
 //
 // g'(z) comes from a = g(z) alone, so a hidden layer may overwrite z with a. For leaky_relu that works
-// because the slope is >= 0: a > 0 exactly where z > 0. NaN in is NaN out; at 0 and at infinities the
+// because the slope is >= 0: a > 0 exactly where z > 0. For silu and gelu (of_z.cu) no such way exists: there g'(z)
+// itself is passed as a. NaN in is NaN out; at 0 and at infinities the
 // table in fastnn/activations.py holds.
 #pragma once
 #include "common.cuh"
 
-enum { IDENTITY = 0, SIGMOID = 1, TANH = 2, RELU = 3, LEAKY_RELU = 4 };
+enum { IDENTITY = 0, SIGMOID = 1, TANH = 2, RELU = 3, LEAKY_RELU = 4, SILU = 6, GELU = 7 };
 
 __device__ __forceinline__ REAL value_of(int g, REAL slope, REAL z) {
     switch (g) {
@@ -36,6 +37,9 @@ __device__ __forceinline__ REAL derivative_from(int g, REAL slope, REAL a) {
             return 1 - a * a;
         case RELU:
             return a > 0 ? 1 : 0;
+        case SILU:
+        case GELU:
+            return a;
         default:
             return a > 0 ? (REAL)1 : slope;
     }

@@ -1,8 +1,8 @@
 """The kernels of the operations: one method for every kernel, or pair of kernels, that belong together.
 
 Each checks shapes, chooses the grid, launches. The kernels of a training step are in step.py. Shapes: m rows, n
-columns. `g` is anything with a `.code` and a `.parameter` (fastnn.activations). Targets y are (m, n) of the arrays'
-dtype, or int64 classes (m,). dtype and contiguity are checked when the
+columns. `g` is anything with a `.code`, a `.parameter` and `of_z` (fastnn.activations). Targets y are (m, n) of
+the arrays' dtype, or int64 classes (m,). dtype and contiguity are checked when the
 arguments are bound (`sources.bind`). Nothing here allocates memory or waits for the device.
 """
 
@@ -123,8 +123,15 @@ class Kernels:
         same_shape(z=z, a=a)
         if is_softmax(g):
             self._launch("softmax", z, _by_warps(z.shape[0]), z, a, *z.shape)
+        elif g.of_z:
+            self._launch("activate_of_z", z, striding(z.size), z, a, z.size, g.code)
         else:
             self._launch("activate", z, striding(z.size), z, a, z.size, g.code, g.parameter)
+
+    def derivative_of_z(self, g: Any, z: Array, slopes: Array) -> None:
+        """slopes := g'(z) of an activation with `of_z`; it may be z."""
+        same_shape(z=z, slopes=slopes)
+        self._launch("derivative_of_z", z, striding(z.size), z, slopes, z.size, g.code)
 
     # ---- backward -----------------------------------------------------------------------------------
 
@@ -158,7 +165,7 @@ class Kernels:
             self._launch("delta_classes", a, by_rows(m, n), a, y, delta, m, n, code, slope)
 
     def times_derivative(self, g: Any, delta: Array, a: Array) -> None:
-        """delta := delta * g'(z) in place, from a = g(z)."""
+        """delta := delta * g'(z) in place, from a = g(z); of an activation with `of_z` a is g'(z) itself."""
         same_shape(delta=delta, a=a)
         self._launch("times_derivative", a, striding(a.size), delta, a, a.size, g.code, g.parameter)
 

@@ -95,6 +95,14 @@ class StepKernels:
         grid, block = by_rows(m, ceil(n, self._width))
         self._launch("bias_activate", grid, block, a, leading(a), b, m, n, g.code, g.parameter)
 
+    def bias_activate_of_z(self, g: Any, a: Array, beside: Array, b: Array) -> None:
+        """The same of an activation with `of_z`, and beside := g'(a + b); a, beside (m, n) STORE, b (n,)."""
+        m, n = a.shape
+        same_shape(a=a, beside=beside)
+        check_shape("b", b, (n,))
+        grid, block = by_rows(m, ceil(n, self._width))
+        self._launch("bias_activate_of_z", grid, block, a, leading(a), beside, leading(beside), b, m, n, g.code)
+
     def output(
         self,
         g: Any,
@@ -162,7 +170,7 @@ class StepKernels:
         self, g: Any, delta: Array, a: Array, chunks: Array, per_chunk: int, *, accumulate: bool, kept: float = 1.0
     ) -> None:
         """delta := delta * g'(z) in place, from a = g(z) / kept, both (m, n) STORE; then as `column_sums` of it, in one
-        pass. kept: 1 - p of units with dropout.
+        pass. kept: 1 - p of units with dropout. Of an activation with `of_z` a is g'(z) itself, and kept 1.
         """
         (m, n), parts = delta.shape, ceil(delta.shape[0], per_chunk)
         same_shape(delta=delta, a=a)

@@ -4,6 +4,7 @@ captured and fused. Timed by the engine as it chooses.
 
 from __future__ import annotations
 
+import traceback
 import warnings
 from typing import Any
 
@@ -58,10 +59,17 @@ def run(request: Request, write: Write) -> Result:
     backend = labs.open_lab().backend
     found: list[Result] = []
     left_out: list[str] = []
+    failed: list[str] = []
     for name, batch, precision in problems(request.mode):
         if request.left < 3:
             left_out.append(f"{name}, batch {batch}, {precision}")
             continue
-        found.append(measure(backend, name, batch, precision))
-        write({"problems": found})
-    return {"problems": found, "left_out": left_out}
+        try:
+            found.append(measure(backend, name, batch, precision))
+        except Absent:
+            raise
+        except Exception as error:  # of one problem; the others can be measured
+            traceback.print_exc()
+            failed.append(f"{name}, batch {batch}, {precision}: {type(error).__name__}: {error}".splitlines()[0])
+        write({"problems": found, "failures": failed})
+    return {"problems": found, "failures": failed, "failed": len(failed), "left_out": left_out}

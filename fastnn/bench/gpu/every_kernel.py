@@ -40,6 +40,8 @@ PAIRS = (
 )
 RULES = tuple(sorted(optimizers.OPTIMIZERS))
 FUSED_RULES = ("adam", "momentum", "sgd")
+HIDDEN = ("relu", "silu", "tanh", "gelu", "leaky_relu")  # of each pair
+FUSED_HIDDEN = ("relu", "leaky_relu", "tanh", "sigmoid")  # which the fused kernel does not decline
 
 
 def exercise(backend: Any, dtypes: tuple[str, ...] = ("float32", "float64"), sizes_: Any = SIZES) -> set[str]:
@@ -68,7 +70,7 @@ def exercise(backend: Any, dtypes: tuple[str, ...] = ("float32", "float64"), siz
                         for number, (output, cost) in enumerate(PAIRS):
                             _train(
                                 backend, dtype, rows, sizes, output, cost, number,
-                                RULES if (place, number) == (0, 0) else ("adam",), precision,
+                                RULES if (place, number) == (0, 0) else ("adam",), precision, HIDDEN[number],
                                 dropout=0.3 if number == 1 else 0.0,
                             )  # fmt: skip
                 for rows, sizes in sizes_:
@@ -78,7 +80,9 @@ def exercise(backend: Any, dtypes: tuple[str, ...] = ("float32", "float64"), siz
             for dtype in dtypes:
                 for number, (output, cost) in enumerate(PAIRS):
                     if ":" not in cost:  # which the fused kernel declines
-                        _train(backend, dtype, rows, sizes, output, cost, number, FUSED_RULES, "fp32")
+                        _train(
+                            backend, dtype, rows, sizes, output, cost, number, FUSED_RULES, "fp32", FUSED_HIDDEN[number]
+                        )
         backend.synchronize()
     finally:
         del device._launch, device.seconds
@@ -103,13 +107,13 @@ def _train(
     number: int,
     rules: tuple[str, ...],
     precision: str,
+    hidden: str,
     dropout: float = 0.0,
 ) -> None:
     """A few steps, the last batch short; targets as classes and, where they may be, as values; reduced precision
     reads bytes.
     """
     rng = np.random.default_rng(number)
-    hidden = ("relu", "leaky_relu", "tanh", "sigmoid")[number % 4]
     values_alone = ":" in cost or (cost == "cross_entropy" and output != "softmax")
     kinds = (False,) if values_alone else (True, False)
     for classes in kinds:
@@ -144,6 +148,7 @@ def _operations(backend: Any, dtype: str, rows: int, sizes: tuple[int, ...]) -> 
         backend.activate(name, z)
     a = backend.activate("tanh", x)
     backend.propagate_delta(delta, W, "tanh", x, a)
+    backend.propagate_delta(delta, W, "silu", x, a)
     Delta_W, Delta_b = backend.zeros((sizes[1], sizes[0]), np.dtype(dtype)), backend.zeros((sizes[1],), np.dtype(dtype))
     backend.accumulate(Delta_W, Delta_b, delta, x)
     h = backend.activate("softmax", z)

@@ -126,6 +126,10 @@ def finding(name: str, results: Result) -> str:
             if not str(value).startswith("not usable")
         ]
         return ", ".join([*([f"{device['name']}, compute {device['compute']}"] if device else []), *libraries])
+    if name == "kernels":
+        slowest = max(found["seconds"], key=lambda key: float(found["seconds"][key]), default="")
+        longest = f", at most {found['seconds'][slowest]:.0f} s ({slowest})" if slowest else ""
+        return f"{len(found['seconds'])} modules{longest}, {found.get('processes', 1)} processes"
     if name == "suite":
         return f"{found.get('passed', 0)} passed, {found.get('failed', 0)} failed"
     if name == "sanitizer":
@@ -184,6 +188,8 @@ def problems(results: Result) -> list[str]:
     lines += [
         f"{name}: {why}{REMEDIES.get(name, '')}" for name, why in libraries.items() if str(why).startswith("not usable")
     ]
+    for name in ("kernels", "epilogues", "steps"):
+        lines += [f"{name}: {failure}" for failure in _result(results, name).get("failures") or []]
     for group, entry in (_result(results, "suite").get("groups") or {}).items():
         if entry.get("note"):
             lines.append(f"suite, {group}: {entry['status']}: {entry['note']}")

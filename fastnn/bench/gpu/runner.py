@@ -54,9 +54,10 @@ def _at(module: str) -> str:
 # In order; seconds are limits, not what a stage needs. The first one loads the libraries from a cold disk, and without
 # it there is nothing. Whole steps come last and get all that is left.
 STAGES = (
-    Stage("environment", "the card, the driver, the libraries", _at("environment"), 60, 70, 120, needed=True),
-    Stage("suite", "the tests on the device", _at("suite"), 35, 90, 3600),
-    Stage("sanitizer", "compute-sanitizer over every kernel", _at("sanitizer"), 0, 70, 900),
+    Stage("environment", "the card, the driver, the libraries", _at("environment"), 60, 60, 120, needed=True),
+    Stage("kernels", "every kernel compiled", _at("compiling"), 40, 40, 300),
+    Stage("suite", "the tests on the device", _at("suite"), 40, 75, 3600),
+    Stage("sanitizer", "compute-sanitizer over every kernel", _at("sanitizer"), 0, 55, 900),
     Stage("determinism", "replayed steps equal eager ones, bit for bit", _at("determinism"), 15, 30, 300),
     Stage("ceilings", "matrix products and copies at their fastest", _at("ceilings"), 15, 30, 120),
     Stage("epilogues", "epilogues against separate kernels", _at("epilogues"), 0, 25, 300),
@@ -179,8 +180,9 @@ class Run:
 
     def _stage(self, stage: Stage, seconds: float) -> Result:
         """The outcome of one stage's process."""
+        deadline = time.monotonic() + seconds
         request: dict[str, Any] = {
-            "mode": self.mode, "seconds": seconds, "checkout": self.checkout, "data": self.data,
+            "mode": self.mode, "seconds": seconds, "deadline": deadline, "checkout": self.checkout, "data": self.data,
             "results": {name: entry.get("result") or {} for name, entry in self.results["stages"].items()},
         }  # fmt: skip
         with (
@@ -201,7 +203,7 @@ class Run:
                 start_new_session=True,
             )
             try:
-                hung = self._wait(stage, process, answer, time.monotonic() + seconds)
+                hung = self._wait(stage, process, answer, deadline)
             finally:
                 _end(process)
             outcome: Result = (

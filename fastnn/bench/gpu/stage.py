@@ -40,6 +40,8 @@ class Request:
         Folder with tests/, where there is one.
     data : str, optional
         Folder with MNIST.
+    deadline : float, optional
+        When that is, by the clock of `time.monotonic`, which processes share; counted from now if not given.
     results : dict
         Of the stages before, by name; of this stage itself where an earlier run left a part.
     """
@@ -49,12 +51,13 @@ class Request:
     checkout: str | None = None
     data: str | None = None
     results: dict[str, Result] = field(default_factory=dict)
+    deadline: float | None = None
     began: float = field(default_factory=time.monotonic)
 
     @property
     def left(self) -> float:
         """Seconds that are left."""
-        return self.seconds - (time.monotonic() - self.began)
+        return (self.began + self.seconds if self.deadline is None else self.deadline) - time.monotonic()
 
 
 def main(target: str, request: str, result: str) -> None:

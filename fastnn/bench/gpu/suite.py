@@ -31,6 +31,9 @@ WHOLE = ("everything that needs no device", (), "not gpu and not slow and not br
 # failure of the device.
 LENIENT = tuple(f"-Wdefault::{kind}" for kind in ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning"))
 MOST_FAILURES, MOST_TEXT = 40, 400
+# Seconds from a Ctrl-C to pytest to the end of the stage, in which it ends a test and writes its report; and of what is
+# left beside them, at most so much for one of several groups.
+WIND_DOWN, SHARE = 15.0, 0.6
 
 
 def _short(text: str) -> str:
@@ -150,7 +153,7 @@ def run(request: Request, write: Write) -> Result:
     for name, _, marker in every:
         if name in groups:  # of an earlier run that is gone on with
             continue
-        if request.left < 3:
+        if request.left < WIND_DOWN + 5:
             left_out.append(name)
             continue
         if name == WHOLE[0] and shutil.which("g++") is None:
@@ -159,7 +162,8 @@ def run(request: Request, write: Write) -> Result:
                 "note": "some of these tests compile the kernels for the CPU with g++, which is not here",
             }
             continue
-        groups[name] = group(tests, files_of(tests, name), marker, request.left - 1)
+        seconds = (request.left - WIND_DOWN) * (1 if name == every[-1][0] else SHARE)
+        groups[name] = group(tests, files_of(tests, name), marker, seconds)
         write({"groups": groups})
     failed = sum(int(entry.get("failed") or entry["status"] in ("failed", "hung")) for entry in groups.values())
     return {

@@ -70,6 +70,16 @@ PEERS = {
             sweep=False,
         ),
         Spec(
+            "unit",
+            "fastnn (matrix unit)",
+            f"{_module('fastnn_peer')}:Unit",
+            ("fastnn-backends", "numba", "scipy", "mkl"),
+            "import fastnn",
+            own=True,
+            variant=True,
+            sweep=False,
+        ),
+        Spec(
             "numpy",
             "fastnn (NumPy)",
             f"{_module('fastnn_peer')}:Numpy",

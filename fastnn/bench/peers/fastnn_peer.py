@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 
 from ... import __version__, optimizers
@@ -11,7 +13,7 @@ from ..cases import Net
 from ..problem import PIXEL, Problem
 from .base import Array, Peer, blas_threads
 
-__all__ = ["Numba", "Numpy", "Vectors"]
+__all__ = ["Numba", "Numpy", "Unit", "Vectors"]
 
 
 class Numpy(Peer):
@@ -96,14 +98,33 @@ class Numba(Numpy):
 
 
 class Vectors(Numba):
-    """The same without the matrix unit, as on most processors. Absent where there is none to do without."""
+    """The same without the matrix unit, as on most processors. Absent where there is none to do without, and where the
+    plan does without it but for uint8 data.
+    """
 
     def __init__(self, threads: int) -> None:
+        from ...backends.cpu_unit import unit_may_be_shared
         from ...kernels.cpu import amx
 
         super().__init__(threads)
         if (reason := amx.missing()) is not None:
             raise ImportError(f"the same as fastnn (Numba) here: {reason}")
+        if unit_may_be_shared(None):
+            raise ImportError("the same as fastnn (Numba) here, but for uint8 data")
 
     def _backend(self) -> Backend:
         return get_backend(self.engine, amx=False)
+
+
+class Unit(Numba):
+    """The same with the matrix unit wherever it would be the fastest if nobody else used it. Absent where the plan has
+    it so in any case.
+    """
+
+    def __init__(self, threads: int) -> None:
+        from ...backends.cpu_unit import VARIABLE, unit_may_be_shared, why_no_unit
+
+        super().__init__(threads)
+        if (reason := why_no_unit(None)) is not None or not unit_may_be_shared(None):
+            raise ImportError(f"the same as fastnn (Numba) here{f': {reason}' if reason else ''}")
+        os.environ[VARIABLE] = "on"  # of this peer's own process
