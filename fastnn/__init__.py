@@ -37,10 +37,39 @@ _PUBLIC = {
     "prediction": (".prediction", None),
     "resume": (".model_file", "resume"),
     "schedules": (".schedules", None),
+    "warm_up": (".warming", "warm_up"),
 }
 
-# Whoever asks for all names, or looks at all of them, need not have scikit-learn.
-__all__ = ["__version__", *(name for name in _PUBLIC if name != "estimators")]
+# Written out for type checkers. Whoever asks for all names, or looks at all of them, need not have scikit-learn, hence
+# no estimators.
+__all__ = [
+    "Activation",
+    "BackendUnavailable",
+    "DataFileError",
+    "DeviceLost",
+    "Diverged",
+    "History",
+    "ModelFileError",
+    "Network",
+    "SymmetricStart",
+    "TrainingInterrupted",
+    "UnscaledInput",
+    "__version__",
+    "activations",
+    "available_backends",
+    "costs",
+    "evaluation",
+    "get_backend",
+    "gradcheck",
+    "initializers",
+    "load",
+    "optimizers",
+    "plots",
+    "prediction",
+    "resume",
+    "schedules",
+    "warm_up",
+]
 
 if TYPE_CHECKING:
     from . import activations, costs, estimators, evaluation, initializers, optimizers, plots, prediction, schedules
@@ -60,6 +89,7 @@ if TYPE_CHECKING:
     from .model_file import load, resume
     from .network import Network
     from .training import History
+    from .warming import warm_up
 
 
 def __getattr__(name: str) -> Any:

@@ -33,6 +33,8 @@ def numeric(argument: str, x: Any, backend: Backend | None = None) -> Any:
     ------
     TypeError
         Strings, objects, complex numbers, ragged lists, sparse matrices, masked arrays.
+    ValueError
+        Bytes seen as bool that are neither 0 nor 1, which engines would read each in its own way.
     """
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{argument} must be a plain array, got a masked one; fill or drop the masked entries first")
@@ -68,6 +70,11 @@ def numeric(argument: str, x: Any, backend: Backend | None = None) -> Any:
         ):
             hint += f"; names of classes become numbers by numpy.unique({argument.split()[-1]}, return_inverse=True)"
         raise TypeError(f"{argument} must hold real numbers, got dtype {x.dtype}{hint}")
+    if x.dtype == bool and isinstance(x, np.ndarray) and x.size and x.view(np.uint8).max() > 1:
+        raise ValueError(
+            f"{argument} holds bool that are neither 0 nor 1, such as bytes seen as bool by .view(bool); {argument} != "
+            "0 makes true ones"
+        )
     return x
 
 

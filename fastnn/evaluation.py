@@ -37,6 +37,8 @@ class Evaluation:
         Fraction of rows that are right, and None of quantities.
     r2, rmse : float or None
         Of quantities: R^2, and the root of the mean squared error in the unit of the file.
+    majority : (class, float) or None
+        The most frequent class of these rows, and the accuracy of who always answers that.
     confusion : (K, K) int64 or None
         Rows of class t that were answered p.
     classes : list or None
@@ -53,6 +55,14 @@ class Evaluation:
     confusion: NDArray[np.int64] | None = None
     classes: list[Any] | None = None
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def majority(self) -> tuple[Any, float] | None:
+        if self.confusion is None or self.classes is None:
+            return None
+        of_class = self.confusion.sum(axis=1)
+        most = int(of_class.argmax())
+        return self.classes[most], float(of_class[most] / of_class.sum())
 
 
 def evaluated(net: Network, known: Mapping[str, Any], X: Any, y: Any) -> Evaluation:

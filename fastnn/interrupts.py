@@ -30,11 +30,14 @@ def interrupt_after() -> Iterator[None]:
         yield
         return
     remember = _Remember()
-    signal.signal(signal.SIGINT, remember)
     try:
+        signal.signal(signal.SIGINT, remember)
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            _act_again(remember)
+        finally:
+            _act_again(remember)  # where the handler of another signal has raised amid the first
     if remember.pending:
         raise KeyboardInterrupt
 
@@ -44,6 +47,11 @@ def loading() -> Iterator[None]:
     """Engines and kernels are loaded by one thread at a time, and not torn by a Ctrl-C."""
     with LOADING, interrupt_after():
         yield
+
+
+def _act_again(remember: _Remember) -> None:
+    if signal.getsignal(signal.SIGINT) is remember:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class _Remember:

@@ -20,7 +20,7 @@ import numpy as np
 
 from . import activations, costs, files, saved_optimizer
 from .backends import Backend, get_backend
-from .errors import ModelFileError, positive_integer
+from .errors import ModelFileError, finite_number, natural_number, positive_integer
 from .layout import Layout
 from .network import Network
 from .optimizers import Optimizer
@@ -30,6 +30,8 @@ __all__ = ["FORMAT_VERSION", "check_name", "load", "resume", "save"]
 
 FORMAT_VERSION = 1
 SUFFIX = ".safetensors"
+# what a description that is not right may raise, where it is taken for what it should be
+_UNUSABLE = (ValueError, TypeError, KeyError, OverflowError, AttributeError, RecursionError)
 _FIELDS = {"sizes", "hidden", "output", "cost", "l2", "dtype", "precision", "scale", "epochs_trained"}
 
 
@@ -182,7 +184,7 @@ def resume(path: str | os.PathLike[str], *, backend: str | Backend = "auto") -> 
     try:
         state = {name: vector for name, vector in tensors.items() if name != "theta"}
         return net, saved_optimizer.restored(net, metadata["optimizer"], state)
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
+    except _UNUSABLE as error:
         raise ModelFileError(f"path={str(path)!r} is not a usable fastnn model: {error}") from error
 
 
@@ -229,10 +231,12 @@ def _network(path: Path, tensors: dict[str, Any], metadata: dict[str, str], back
             dtype=config["dtype"],
             precision=precision,
         )
-        net.scale = None if config["scale"] is None else float(config["scale"])
-        net.epochs_trained = int(config["epochs_trained"])
+        net.scale = None if config["scale"] is None else finite_number("scale", config["scale"], above=0)
+        net.epochs_trained = natural_number("epochs_trained", config["epochs_trained"])
         net.preprocessing = json.loads(metadata["preprocessing"])
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        if not isinstance(net.preprocessing, (dict, type(None))):
+            raise ValueError(f"the preprocessing must be an object or null, got {type(net.preprocessing).__name__}")
+    except _UNUSABLE as error:
         raise ModelFileError(f"path={str(path)!r} is not a usable fastnn model: {error}") from error
     return net
 
@@ -256,7 +260,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]:
                     f"it an optimizer's alone, got {names[:5]}"
                 )
             return {name: np.array(file.get_tensor(name)) for name in names}, metadata
-    except SafetensorError as error:
+    except (SafetensorError, TypeError, AttributeError) as error:  # of a dtype that NumPy has not
         raise ModelFileError(
             f"path={str(path)!r} is not a model file, or is damaged: {error}; a model file is safetensors, written by "
             "net.save or fastnn train"

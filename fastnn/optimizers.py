@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import finite_number, unknown_name
+from .fit_lock import FitLock
 from .schedules import Schedule
 
 __all__ = ["LAMB", "LARS", "OPTIMIZERS", "SGD", "Adam", "Decaying", "LayerWise", "Momentum", "Optimizer", "get"]
@@ -42,6 +43,8 @@ class Optimizer:
         One vector like theta per slot, on the network's device; empty until bound.
     t : int
         Steps taken.
+    in_use : FitLock
+        Held by the fit that trains by this instance, if it has a state.
     first_epoch : int
         Epochs its network had been trained when it began: from there a schedule counts.
     """
@@ -55,6 +58,7 @@ class Optimizer:
         self.state: list[Any] = []
         self.t = self.first_epoch = 0
         self._owner: weakref.ref[Any] | None = None
+        self.in_use = FitLock()
 
     @property
     def learning_rate(self) -> float | Schedule:
@@ -158,7 +162,7 @@ class Optimizer:
                 UserWarning,
                 stacklevel=2,
             )
-        return {**self.__dict__, "_owner": None, "state": [], "t": 0, "first_epoch": 0}
+        return {**self.__dict__, "_owner": None, "state": [], "t": 0, "first_epoch": 0, "in_use": FitLock()}
 
     def __repr__(self) -> str:
         rate = self.learning_rate

@@ -109,10 +109,12 @@ def fit(
         raise RuntimeError(
             "this network is being trained in another thread; wait for that fit, or train a copy (copy.deepcopy(net))"
         )
+    by_rule: threading.Lock | None = None
     try:
         net._training.holder = threading.get_ident()
         whole = isinstance(optimizer, str) and optimizer == LBFGS
         rule = optimizers.SGD() if whole else optimizers.get(optimizer, learning_rate)
+        by_rule = _taken(rule)
         data = prepare(net, X, y, validation, seed, scale, sample_weight)
         rows = data.train_rows.shape[0]
         _check_kinds(shuffle, order, callbacks)
@@ -157,8 +159,23 @@ def fit(
                 keep(net, program, snapshot)
             return history
     finally:
+        if by_rule is not None:
+            by_rule.release()
         net._training.holder = None
         under_way.release()
+
+
+def _taken(rule: Optimizer) -> threading.Lock | None:
+    """The lock of a rule that has a state, which no other fit may move meanwhile."""
+    if not rule.slots:
+        return None
+    lock = rule.in_use.of_this_process()
+    if not lock.acquire(blocking=False):
+        raise RuntimeError(
+            f"optimizer={rule!r} trains another network at this moment, in another thread or in the fit that called "
+            "this one from a callback; give each network an instance of its own"
+        )
+    return lock
 
 
 def _batch_size(given: Any, rows: int) -> int:
@@ -230,6 +247,11 @@ class _Fit:
                 with interrupt_after():  # a copy that is torn would be gone back to
                     over = self.best is not None and self.best.is_over(self.history)
                 wishes = [is_true(callback(epoch, self.history, self.net)) for callback in self.callbacks]
+                if wishes and not self._all_finite():
+                    raise ValueError(
+                        f"a callback has left NaN or infinity in the parameters, or in the optimizer's state, after "
+                        f"epoch {epoch}; they are as it left them"
+                    )
                 if any(wishes) or over:  # of a list, so that every callback sees every epoch
                     break
                 if self.interrupted:

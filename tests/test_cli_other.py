@@ -33,7 +33,7 @@ def test_gradcheck_covers_every_activation_and_pair():
     assert "every gradient agrees" in result.stdout
     found = json.loads(cli("gradcheck", "--backend", "numpy", "--seed", 2, "--json").stdout)
     assert found["ok"]
-    assert len(found["checks"]) == 5 * 11
+    assert len(found["checks"]) == 7 * 11
     assert max(check["max_relative_error"] for check in found["checks"]) < 1e-6
 
 

@@ -406,3 +406,43 @@ def test_what_was_learnt_is_saved_where_a_test_row_overflows(cli, tmp_path):
 def test_optimizers_that_are_something_else_here(cli, name, words):
     code, _, err = cli("train", "digits", "--optimizer", name)
     assert (code, words in err) == (2, True)
+
+
+def test_who_is_no_better_than_a_constant_answer_is_told(cli, tmp_path):
+    """Five rows in a hundred of a class that nothing tells apart; and a validation cost that has risen."""
+    rng = np.random.default_rng(0)
+    lines = ["a,b,left", *(f"{a:.3f},{b:.3f},{'yes' if i % 20 == 0 else 'no'}" for i, (a, b) in enumerate(rng.random((600, 2))))]  # fmt: skip
+    (tmp_path / "churn.csv").write_text("\n".join(lines) + "\n")
+    words = ("train", "churn.csv", "--target", "left", "--no-plot", "--hidden", "64,64", "--l2", "0")
+    code, out, err = cli(*words, "--epochs", "150", "--learning-rate", "0.01")
+    assert code == 0, err
+    assert "who always answers no has an accuracy of 95.00 %" in out
+    assert "overfitted" in out
+    assert "--patience 10 ends in time" in out
+    code, out, _ = cli(*words, "--epochs", "3", "--json")
+    assert json.loads(out)["majority_accuracy"] == pytest.approx(0.95)
+    code, out, _ = cli(*words, "--epochs", "150", "--patience", "5")
+    assert "overfitted" not in out
+
+
+@pytest.mark.parametrize(
+    ("date", "told"),
+    [("2026-{m:02}-{d:02}", True), ("2026/{m}/{d} 10:00", True), ("{d}.{m}.26", True), ("2026-{m:02}-{d:02}x", False)],
+)
+def test_dates_are_told_to_be_categories(cli, tmp_path, date, told):
+    lines = [f"{date.format(d=1 + i % 28, m=1 + i % 12)},{i % 7},{i % 2}" for i in range(400)]
+    (tmp_path / "t.csv").write_text("\n".join(["signup,b,y", *lines]) + "\n")
+    code, out, err = cli("train", "t.csv", "--target", "y", "--epochs", "1", "--no-plot")
+    assert code == 0, err
+    assert ("column 'signup' looks like dates" in out) is told
+    assert ("--drop signup" in out) is told
+
+
+def test_masked_columns_are_refused(cli, tmp_path):
+    (tmp_path / "t.csv").write_text("a,b,y\n" + "".join(f"{i},{i % 3},{i % 2}\n" for i in range(100)))
+    code, out, err = cli("train", "t.csv", "--target", "y", "--epochs", "1", "--no-plot", "--json")
+    assert code == 0, err
+    net = fastnn.load(json.loads(out)["model"])
+    masked = np.ma.masked_array([1e6, 2], [True, False])
+    with pytest.raises(fastnn.DataFileError, match=r"column 'a' is a masked array; fill it first"):
+        fastnn.prediction.predict_table(net, {"a": masked, "b": [1, 2]})

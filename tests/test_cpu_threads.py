@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import os
+import random
+import signal
 import subprocess
 import sys
 import textwrap
@@ -14,6 +16,7 @@ from threadpoolctl import ThreadpoolController
 import fastnn
 from fastnn.backends import cpu_crew, cpu_threads
 from fastnn.backends.cpu_plan import Plan, Problem, choose_plan
+from fastnn.interrupts import interrupt_after
 from fastnn.kernels.cpu import JIT
 
 
@@ -62,6 +65,56 @@ def test_the_quota_of_a_container_counts(monkeypatch, tmp_path, content, cores):
     monkeypatch.setattr(cpu_threads, "QUOTA_FILE", file)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4)))
     assert cpu_threads._cores() == (cores or 4)
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("-1", 4), ("200000", 2), ("50000", 1), ("x", 4)])
+def test_the_quota_of_an_older_container_counts(monkeypatch, tmp_path, quota, cores):
+    """cgroup v1."""
+    files = tmp_path / "quota", tmp_path / "period"
+    for file, content in zip(files, (quota, "100000"), strict=True):
+        file.write_text(content)
+    monkeypatch.setattr(cpu_threads, "QUOTA_FILE", tmp_path / "there is none")
+    monkeypatch.setattr(cpu_threads, "OLD_QUOTA_FILES", files)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4)))
+    assert cpu_threads._cores() == cores
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+def test_a_handler_that_raises_anywhere_leaves_the_process_as_it_was():
+    """As of a time limit by SIGALRM: BLAS has its threads again, Ctrl-C acts, and nobody counts as busy."""
+
+    class LateError(Exception):
+        pass
+
+    def late(*_):
+        raise LateError
+
+    rng, before, earlier = random.Random(0), _blas_threads(), signal.getsignal(signal.SIGALRM)
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGALRM, late)
+    caught = 0
+    try:
+        for _ in range(1500):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-6, 2e-4))
+                with cpu_threads.sharing(), interrupt_after(), cpu_threads.blas_on_one_thread():
+                    pass
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except LateError:
+                caught += 1
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            assert _blas_threads() == before
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            assert not cpu_threads._busy
+            assert not cpu_threads._holders
+    except LateError:  # between two statements of the test itself
+        caught += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, earlier)
+        signal.signal(signal.SIGINT, interrupt)
+    assert caught
 
 
 def test_runs_under_way_in_other_threads_share_the_cores():

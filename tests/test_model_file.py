@@ -108,6 +108,27 @@ def whole(header, tensor):
     return struct.pack("<Q", len(text)) + text + tensor
 
 
+def dtype_of(name):
+    """theta's bytes said to be numbers of another kind."""
+
+    def edit(content):
+        header, tensor = parts(content)
+        size = {"BF16": 2, "F8_E4M3": 1}[name]
+        header["theta"] |= {"dtype": name, "shape": [len(tensor) // size]}
+        return whole(header, tensor)
+
+    return edit
+
+
+def metadata_of(**entries):
+    def edit(content):
+        header, tensor = parts(content)
+        header["__metadata__"] |= entries
+        return whole(header, tensor)
+
+    return edit
+
+
 def described(change):
     """A change of the network's description, everything else left consistent."""
 
@@ -205,6 +226,13 @@ DAMAGED = {
     "precision unknown": (described(lambda n: n.update(precision="fp16")), "precision"),
     "scale negative": (described(lambda n: n.update(scale=-1.0)), "scale must be a finite number > 0, got -1.0"),
     "scale a list": (described(lambda n: n.update(scale=[1])), "not a usable fastnn model"),
+    "theta of a dtype that NumPy has not": (dtype_of("BF16"), "not a model file|not a usable"),
+    "theta of eight bits": (dtype_of("F8_E4M3"), "not a model file|not a usable"),
+    "preprocessing a number": (metadata_of(preprocessing="7"), "preprocessing must be an object or null"),
+    "nested without end": (metadata_of(preprocessing="[" * 100_000), "not a usable fastnn model"),
+    "scale true": (described(lambda n: n.update(scale=True)), "not a usable fastnn model"),
+    "epochs true": (described(lambda n: n.update(epochs_trained=True)), "epochs_trained"),
+    "epochs a half": (described(lambda n: n.update(epochs_trained=1.5)), "epochs_trained"),
     "epochs negative": (described(lambda n: n.update(epochs_trained=-1)), "must be an integer >= 0"),
 }
 

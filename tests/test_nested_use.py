@@ -110,7 +110,7 @@ def test_a_fit_alone_takes_all_cores_again_afterwards(monkeypatch):
 
 
 def test_an_override_of_the_threads_holds_beside_others(monkeypatch):
-    monkeypatch.setattr(cpu_threads, "_busy", cpu_threads.Counter({-1: 1}))  # as if another thread fitted
+    monkeypatch.setattr(cpu_threads, "_busy", {object(): -1})  # as if another thread fitted
     count = Count(monkeypatch)
     count.counting = True
     for options, team in (({"threads": 2}, 2), ({"chunk": 64}, cpu_threads.usable_threads())):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -171,3 +173,18 @@ def test_integers_of_other_ranges(tmp_path):
         net.export_onnx(tmp_path / "m.onnx", data_dtype="int8")
     with pytest.raises(ValueError, match="is for networks that scale integers"):
         fastnn.Network([2, 2], backend="numpy").export_onnx(tmp_path / "m.onnx", data_dtype="uint8")
+
+
+def test_the_encoder_of_the_documents(tmp_path):
+    """docs/deploy.md: rows as dicts for a model of a table, beside `predict_table`; a city and a number it cannot know."""
+    page = (Path(__file__).parents[1] / "docs" / "deploy.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    found = {}
+    exec(code, found)
+    net, new = trained(tmp_path), people(30, seed=5)
+    rows = [{name: values[i].item() for name, values in new.items()} for i in range(30)]
+    rows += [{"age": 40.0, "city": "Bonn", "zip": 1000}, {"age": np.nan, "city": "Oslo", "zip": 2000}]
+    model, run = exported(net, tmp_path)
+    np.testing.assert_allclose(
+        run(found["encoded"](rows, model.metadata_props))["values"].ravel(), predict_table(net, rows).answers, rtol=1e-9
+    )

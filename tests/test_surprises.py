@@ -54,6 +54,17 @@ def test_a_callback_stops_with_true_as_python_or_numpy_give_it(answer, epochs):
     assert len(history.cost) == epochs
 
 
+def test_parameters_that_a_callback_spoils_are_told_by_its_name(backend):
+    net = net_of(backend)
+
+    def spoil(epoch, history, net):
+        net.backend.copyto(net.theta, net.backend.asarray(np.full(net.theta.shape, np.nan, net.dtype)))
+
+    with pytest.raises(ValueError, match=r"a callback has left NaN or infinity in the parameters.*after epoch 0"):
+        net.fit(*data(), epochs=3, callbacks=[spoil])
+    assert net.epochs_trained == 1
+
+
 def test_a_fit_within_a_callback_of_the_same_network_says_so_and_one_of_another_works(backend):
     net, seen = net_of(backend), []
 

@@ -201,6 +201,10 @@ class Backend(ABC):
             a = self.activate(g, z, out=z) if activated or layer < len(net.activations) else z
         return a
 
+    def warming_rows(self, net: Network) -> list[int]:
+        """So many rows at a time that every way in which `outputs` predicts them is taken."""
+        return [1, 2]
+
     @classmethod
     def predicts_kind(cls, x: Any) -> bool:
         """Whether `outputs` takes the numbers of this array of NumPy as they are."""

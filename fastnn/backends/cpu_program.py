@@ -29,6 +29,7 @@ __all__ = [
     "dropout_of",
     "hyper_rows",
     "slopes_of",
+    "states_of",
     "targets_of",
     "two_states",
     "weights_of",
@@ -95,6 +96,30 @@ def two_states(states: list[Array], dtype: Any) -> tuple[Array, Array]:
     empty = np.empty(0, dtype)
     first, second = [*states, empty, empty][:2]
     return first, second
+
+
+def states_of(rule: Optimizer, theta: Array) -> list[Array]:
+    """The rule's state vectors, read once: kernels find them by address, and another thread might reset the rule.
+
+    Raises
+    ------
+    ValueError
+        They are not what the rule has for such a theta.
+    """
+    states = list(rule.state)
+    if len(states) != len(rule.slots) or not all(
+        isinstance(state, np.ndarray)
+        and (state.shape, state.dtype) == (theta.shape, theta.dtype)
+        and state.flags.c_contiguous
+        and state.flags.writeable
+        for state in states
+    ):
+        raise ValueError(
+            f"optimizer={rule!r} holds no state for a theta of shape {theta.shape} and {theta.dtype}: its `state` must "
+            f"be {len(rule.slots)} such vectors, which can be written; a rule is for one network at a time, and "
+            "rule.reset() between two fits begins anew"
+        )
+    return states
 
 
 class TeamProgram(Program):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +16,14 @@ from typing import Any
 __all__ = ["blas_on_one_thread", "blas_on_one_thread_here", "sharing", "usable_threads"]
 
 QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
+OLD_QUOTA_FILES = tuple(Path(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us") for name in ("quota", "period"))
 _lock = threading.Lock()
 _libraries: list[Any] = []
 _before: list[int] = []  # threads of each library before the first of overlapping runs; empty while there are none
-_holders = 0  # runs that hold BLAS at one thread now
-_busy: Counter[int] = Counter()  # threads in `sharing`, by their number, and how often each has entered
+# Runs that hold BLAS at one thread now, and uses of `sharing` with the number of the thread. Each is entered, and taken
+# out, by a key of its own: a handler of a signal may raise anywhere, and what is done twice must do no harm.
+_holders: dict[object, None] = {}
+_busy: dict[object, int] = {}
 
 
 def _blas() -> list[Any]:
@@ -53,19 +55,32 @@ _OPENBLAS_SETTERS = [
 
 
 def _cores() -> int:
-    """Cores this process may use: its affinity, and the quota of its container where there is one (cgroup v2)."""
+    """Cores this process may use: its affinity, and the quota of its container where there is one (cgroup)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = QUOTA_FILE.read_text().split()
-        cores = min(cores, int(quota) // int(period))
-    except (OSError, ValueError):
-        pass  # no such file, or "max": no quota
+    for read in (_quota, _quota_of_old):
+        try:
+            quota, period = read()
+            if quota > 0:
+                cores = min(cores, quota // period)
+        except (OSError, ValueError):
+            pass  # no such file, or "max": no quota
     return max(1, cores)
+
+
+def _quota() -> tuple[int, int]:
+    quota, period = QUOTA_FILE.read_text().split()
+    return int(quota), int(period)
+
+
+def _quota_of_old() -> tuple[int, int]:
+    """Of cgroup v1, where -1 is none."""
+    quota, period = (int(path.read_text()) for path in OLD_QUOTA_FILES)
+    return quota, period
 
 
 def _told() -> list[int]:
     """Threads that each BLAS was told to use by others than this module. Only under the lock."""
-    counts = _before if _holders else [library.get_num_threads() for library in _blas()]
+    counts = _before or [library.get_num_threads() for library in _blas()]
     return [count for count in counts if count]
 
 
@@ -75,42 +90,47 @@ def usable_threads() -> int:
     fit or run beside this one."""
     cores = _cores()
     with _lock:
-        others = len(_busy.keys() - {threading.get_ident()})
+        others = len(set(_busy.values()) - {threading.get_ident()})
         return max(1, min([cores, *_told()]) // (others + 1))
 
 
 @contextmanager
 def sharing() -> Iterator[None]:
     """Inside, this thread counts as one that wants its share of the cores, also between two runs of a fit."""
-    me = threading.get_ident()
-    with _lock:
-        _busy[me] += 1
+    key = object()
     try:
+        with _lock:
+            _busy[key] = threading.get_ident()
         yield
     finally:
-        with _lock:
-            _busy[me] -= 1
-            if _busy[me] <= 0:  # below 0 in a child that was forked inside
-                del _busy[me]
+        _busy.pop(key, None)  # one step, and not there in a child that was forked inside
 
 
 @contextmanager
 def blas_on_one_thread() -> Iterator[None]:
     """BLAS products inside use one thread each; restored when the last of overlapping uses ends."""
-    global _holders
-    with _lock:
-        if _holders == 0:
-            _before[:] = [library.get_num_threads() for library in _blas()]
-            for library in _blas():
-                _set_threads(library, 1)
-        _holders += 1
+    key = object()
     try:
+        with _lock:
+            _holders[key] = None
+            if not _before:
+                _before[:] = [library.get_num_threads() for library in _blas()]
+                for library in _blas():
+                    _set_threads(library, 1)
         yield
     finally:
-        with _lock:
-            _holders -= 1
-            if _holders == 0:
-                _restore()
+        try:
+            _let_go(key)
+        finally:
+            _let_go(key)  # where a handler has raised amid the first
+
+
+def _let_go(key: object) -> None:
+    """BLAS as it was before, if nobody else holds it."""
+    with _lock:
+        _holders.pop(key, None)
+        if not _holders and _before:
+            _restore()
 
 
 def _restore() -> None:
@@ -130,10 +150,10 @@ def blas_on_one_thread_here() -> None:
 
 def _after_fork() -> None:
     """A child starts with no run under way and a lock of its own."""
-    global _lock, _holders
+    global _lock
     _lock = threading.Lock()
     _busy.clear()
-    _holders = 0
+    _holders.clear()
     if _before:
         _restore()
 

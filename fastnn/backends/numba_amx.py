@@ -21,7 +21,7 @@ from .cpu_beside import wait_for_products
 from .cpu_crew import run_team
 from .cpu_machine import AMX_ROWS_TO_COPY
 from .cpu_plan import Plan
-from .cpu_program import TeamProgram, any_of_z, dropout_of, slopes_of, two_states
+from .cpu_program import TeamProgram, any_of_z, dropout_of, slopes_of, states_of, two_states
 from .host import aligned
 from .numba_panels import cumulative, cuts_for_team, needed_parts, without_last
 
@@ -116,7 +116,7 @@ class AmxProgram(TeamProgram):
         wait_for_products()
         needed = needed_parts(self.net, data.by_class, self.batch_size, self.weights is not None)
         table = amx_table(needed, any_few(self.net), octets)
-        state1, state2 = two_states(self.optimizer.state, np.float32)
+        state1, state2 = two_states(states_of(self.optimizer, self.net.theta), np.float32)
         memory = self._memory._replace(packed=self.net.theta, state1=state1, state2=state2)
 
         def work(me: int) -> None:

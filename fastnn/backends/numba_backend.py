@@ -48,7 +48,7 @@ from .cpu_crew import run_parts, run_team
 from .cpu_explain import explain_plan
 from .cpu_machine import AMX_FEW
 from .cpu_plan import Plan, Problem, Wishes, choose_plan
-from .cpu_program import TeamProgram, any_of_z, dropout_of, slopes_of, targets_of, two_states, weights_of
+from .cpu_program import TeamProgram, any_of_z, dropout_of, slopes_of, states_of, targets_of, two_states, weights_of
 from .cpu_row import SharedRow
 from .cpu_rows import PREDICTION_ROWS, by_part, converted, factor_of
 from .cpu_threads import blas_on_one_thread, sharing, usable_threads
@@ -191,7 +191,7 @@ class NumbaBackend(HostBackend):
         operations.sum_columns(delta, 0, Delta_b.shape[0], Delta_b, np.empty_like(Delta_b))
 
     def _update(self, optimizer: Optimizer, theta: Array, grad: Array, t: int) -> None:
-        state1, state2 = two_states(optimizer.state, theta.dtype)
+        state1, state2 = two_states(states_of(optimizer, theta), theta.dtype)
         hyper = np.array(optimizer.hyper())
         if not isinstance(optimizer, LayerWise):
             for part, decay in optimizer.parts():
@@ -275,6 +275,10 @@ class NumbaBackend(HostBackend):
 
         return all(self._in_parts(work, x.shape[0], flops))
 
+    def warming_rows(self, net: Network) -> list[int]:
+        wide = max(UNIT_WIDTH, *net.sizes[1:])
+        return [1, 2, _packing_rows(net), max(UNIT_ROWS, -(-UNIT_OUTPUTS // wide))]
+
     def _takes_bytes(self, net: Network, x: Array) -> bool:
         """Whether the matrix unit takes these as they are; where scaled bytes may overflow, they are converted,
         which shows.
@@ -300,11 +304,7 @@ class NumbaBackend(HostBackend):
         ):
             known.unit = known.unit or AmxPredictor(net)
             return known.unit
-        if (
-            rows >= max(PACKING_ROWS, net.layout.size // PACKED_PER_ROW)
-            and known.fits_panels
-            and self._wishes.panels is not False
-        ):
+        if rows >= _packing_rows(net) and known.fits_panels and self._wishes.panels is not False:
             known.panels = known.panels or PanelPredictor(net)
             return known.panels
         return None
@@ -462,7 +462,7 @@ class NumbaProgram(TeamProgram):
         self._memory.squares[...] = 0  # members of the plan who stay away add nothing
         data, run = self._arguments(X, y, order, start, stop)
         rule, meeting = self._rule(X, rates), new_barrier(team)
-        state1, state2 = two_states(self.optimizer.state, self.net.dtype)
+        state1, state2 = two_states(states_of(self.optimizer, self.net.theta), self.net.dtype)
         memory = self._memory._replace(theta=self.net.theta, state1=state1, state2=state2)
 
         def work(me: int) -> None:
@@ -472,6 +472,11 @@ class NumbaProgram(TeamProgram):
         with blas_on_one_thread():
             run_team(work, team)
         return self._finish(y, order, start, stop)
+
+
+def _packing_rows(net: Network) -> int:
+    """From so many rows on a prediction pays for packing the parameters."""
+    return max(PACKING_ROWS, net.layout.size // PACKED_PER_ROW)
 
 
 def _shapes(net: Network) -> tuple[Array, Array, Array, Array, Array]:

@@ -25,7 +25,7 @@ from .base import Array, Job
 from .cpu_beside import wait_for_products
 from .cpu_crew import run_parts, run_team
 from .cpu_plan import Plan
-from .cpu_program import TeamProgram, any_of_z, dropout_of, slopes_of, two_states
+from .cpu_program import TeamProgram, any_of_z, dropout_of, slopes_of, states_of, two_states
 from .host import aligned
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class PanelProgram(TeamProgram):
         # numbers of a row that a thread has to itself
         upper = int(layout.starts[-1] - (layout.starts[split - 1] if split else 0))
         lower, sums = (int(layout.starts[split - 1]), max(layout.steps[:split])) if split else (0, 0)
-        state1, state2 = two_states([aligned((N,), dtype, np.zeros) for _ in self.optimizer.state], dtype)
+        state1, state2 = two_states([aligned((N,), dtype, np.zeros) for _ in self.optimizer.slots], dtype)
         self._memory = Memory(
             packed=aligned((N,), dtype, np.zeros),
             state1=state1,
@@ -121,7 +121,8 @@ class PanelProgram(TeamProgram):
         rule = self._rule(X, rates)
         meeting = new_barrier(team)
         panels = table(net.dtype, needed_parts(net, data.by_class, self.batch_size, self.weights is not None))
-        vectors = [(net.theta, memory.packed), *zip(optimizer.state, (memory.state1, memory.state2), strict=False)]
+        states = zip(states_of(optimizer, net.theta), (memory.state1, memory.state2), strict=False)
+        vectors = [(net.theta, memory.packed), *states]
 
         def work(me: int) -> None:
             self._worker(me, team, self.plan.split, meeting, panels, data, run, self._shape, rule, memory)

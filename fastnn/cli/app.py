@@ -280,6 +280,18 @@ def export(
 
 
 @app.command()
+def warm_up(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `fastnn train` or net.save wrote.")],
+    backend: Engine = "auto",
+    json: Json = False,
+) -> None:
+    """Compile what predictions by a model need, for example where an image is built: later processes only read it."""
+    from .prediction import warm_up as run
+
+    run(model, backend=backend, as_json=json)
+
+
+@app.command()
 def gradcheck(
     backend: Engine = "auto",
     seed: Annotated[str, typer.Option(metavar="INTEGER", help="Of weights and data.")] = "0",

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from .. import __version__, files
+from .. import __version__, files, warming
 from ..evaluation import evaluate_file
 from ..model_file import load
 from ..prediction import Predictions, predict_file
@@ -17,7 +17,20 @@ from .errors import known, remark, warnings_as_remarks
 from .settings import BACKENDS
 from .training import plain
 
-__all__ = ["evaluate", "export", "predict"]
+__all__ = ["evaluate", "export", "predict", "warm_up"]
+
+
+def warm_up(model: Path, *, backend: str, as_json: bool) -> None:
+    """Run the command."""
+    with warnings_as_remarks():
+        net = load(model, backend=known("--backend", backend, BACKENDS))
+    with net.backend.announcing(remark):
+        seconds = warming.warm_up(net)
+    if as_json:
+        found = {"fastnn": __version__, "command": "warm-up", "engine": net.backend.name, "seconds": round(seconds, 3)}
+        print(json.dumps(found))
+    else:
+        print(f"{net.backend.name}: predictions by models of {net.dtype} are ready ({seconds:.1f} s)")
 
 
 def predict(
@@ -81,6 +94,7 @@ def evaluate(model: Path, file: Path, *, backend: str, as_json: bool) -> None:
     }
     if found.confusion is not None:
         content |= {"accuracy": found.accuracy, "classes": found.classes, "confusion": found.confusion.tolist()}
+        content["majority_accuracy"] = found.majority and found.majority[1]
     else:
         content |= {"r2": found.r2, "rmse": found.rmse}
     print(json.dumps(plain(content), allow_nan=False))

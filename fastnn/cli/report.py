@@ -20,6 +20,8 @@ __all__ = ["after", "before", "evaluation"]
 
 WIDEST = 16  # classes; a wider confusion matrix is shown as its most frequent mistakes
 PAIRS = 12
+HALF = 0.5  # of the rows: a class that is so frequent is told beside the accuracy
+RISEN = 1.1  # times its least: a validation cost that has risen
 
 
 def line(label: str, text: str) -> None:
@@ -91,6 +93,13 @@ def after(data: DataSet, parts: Parts, net: Network, outcome: Outcome) -> None:
             f"{outcome.history.best + 1} of {done}, validation cost "
             f"{outcome.history.val_cost[outcome.history.best]:.4g}; the model is that epoch's",
         )
+    elif (costs := outcome.history.val_cost) and costs[-1] > RISEN * min(costs) and min(costs) > 0:
+        least = costs.index(min(costs))
+        line(
+            "overfitted",
+            f"the validation cost was lowest in epoch {least + 1} ({costs[least]:.4g}) and is {costs[-1]:.4g} now: "
+            "--patience 10 ends in time and keeps the best epoch",
+        )
     line(
         "time",
         f"{outcome.seconds:.2f} s"
@@ -116,6 +125,8 @@ def evaluation(label: str, found: Evaluation, which: str = "") -> None:
         return
     wrong = found.rows - int(found.confusion.trace())
     line(label, f"accuracy {100 * (found.accuracy or 0):.2f} % ({wrong:,} wrong of {rows}), cost {found.cost:.4g}")
+    if found.majority is not None and found.majority[1] >= HALF:
+        line("", f"who always answers {found.majority[0]} has an accuracy of {100 * found.majority[1]:.2f} %")
     _confusion(found.confusion, found.classes or [])
 
 

@@ -241,6 +241,8 @@ def _object(
         ).splitlines()
     if outcome.test.confusion is not None:
         result |= {"test_accuracy": outcome.test.accuracy, "confusion": outcome.test.confusion.tolist()}
+        if outcome.test.majority is not None:
+            result["majority_accuracy"] = outcome.test.majority[1]
     else:
         result |= {"test_r2": outcome.test.r2, "test_rmse": outcome.test.rmse}
     return result | {"model": outcome.model, "plot": outcome.plot, "seconds": outcome.seconds}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ MISSING_WAYS = ("refuse", "mean")
 DECIMALS = ("point", "comma")
 FEW_CLASSES = 20  # more distinct integers than this, or fewer than ROWS_PER_CLASS rows each, are taken for quantities
 ROWS_PER_CLASS = 5
+# so many different dates, and how they are written: 2026-11-30, perhaps with a time behind, or 30.11.26, 11/30/2026
+FEW_DATES, DATE = 10, re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([ T].*)?|\d{1,2}[-/.]\d{1,2}[-/.](\d{2}|\d{4})")
 MOST_EXACT = 2**53  # integers beyond it share a float64
 
 
@@ -129,6 +132,12 @@ def load(
         preprocessing["categories"] = categories
         shown = ", ".join(f"{column!r} ({len(names)})" for column, names in list(categories.items())[:5])
         notes.append(f"columns of categories: {shown}{' and more' if len(categories) > 5 else ''}")
+        notes.extend(
+            f"column {column!r} looks like dates, each of which is a category here, so that one that did not occur in "
+            f"training says nothing: --drop {shlex.quote(column)}, or make a number of it first, such as days or months"
+            for column, names in categories.items()
+            if len(names) >= FEW_DATES and all(map(DATE.fullmatch, names))
+        )
     if choice.decimal == "comma":
         preprocessing["decimal"] = "comma"
     if choice.missing == "mean":

@@ -22,6 +22,11 @@ from pathlib import Path
 
 import numba
 import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 from numba.core import sigutils, typeinfer
 from numba.core.caching import FunctionCache, NullCache
 from numba.core.ccallback import CFunc
@@ -46,6 +51,7 @@ JIT = not numba.config.DISABLE_JIT
 # What a compiler may do with floating point here. Never blanket fastmath: `nnan` and `ninf` would
 # delete the NaN checks and the documented edge values.
 UNUSED_DAYS = 60
+PATIENCE = 60.0  # seconds: the longest compilation of one function takes a few
 _RELAXED = {"reassoc", "contract", "nsz", "arcp"}
 
 
@@ -174,7 +180,7 @@ def _decorated(function, signature, **options):
         return np.errstate(all="ignore")(function)  # compiled code does not warn either
     # Nothing written in C calls these (`exported` is for that), so no entry for C is compiled.
     dispatcher = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, **options)(function)
-    with _undisturbed(), _uncollected():
+    with _undisturbed(), _one_process(function), _uncollected():
         dispatcher._cache = _kept(function)
         if signature is None:
             return _careful(dispatcher)
@@ -189,11 +195,49 @@ def _careful(dispatcher):
     compile_ = dispatcher.compile
 
     def compile_whole(signature):
-        with _undisturbed(), _uncollected():
+        with _undisturbed(), _one_process(dispatcher.py_func), _uncollected():
             return compile_(signature)
 
     dispatcher.compile = compile_whole
     return dispatcher
+
+
+_compiling = set()  # names of functions, in this process
+
+
+@contextlib.contextmanager
+def _one_process(function):
+    """Processes that need the same function compile it by turns: who waits finds on disk what the other has made.
+    Inside of `_undisturbed()`.
+
+    Nobody waits for one that does not go on: after PATIENCE each compiles for itself, as where files cannot be locked.
+    """
+    name = f"{function.__module__}.{function.__qualname__}"
+    if name in _compiling or CACHE_FOLDER is None or fcntl is None:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            (CACHE_FOLDER / "locks").mkdir(exist_ok=True)
+            file = stack.enter_context(open(CACHE_FOLDER / "locks" / name, "a"))  # closed, and so unlocked, at the end
+            until = time.monotonic() + PATIENCE
+            while not _locked(file) and time.monotonic() < until:
+                time.sleep(0.02)
+        except OSError:
+            pass
+        _compiling.add(name)
+        try:
+            yield
+        finally:
+            _compiling.discard(name)
+
+
+def _locked(file):
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -261,7 +305,7 @@ def exported(function, signature):
         locals={},
         options={"nopython": True, "error_model": "numpy", "fastmath": _RELAXED},
     )
-    with _undisturbed(), _uncollected():
+    with _undisturbed(), _one_process(function.__wrapped__), _uncollected():
         function._cache = _kept(function.__wrapped__)
         function.compile()
     return function

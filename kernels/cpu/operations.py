@@ -47,7 +47,18 @@ __all__ = [
     "sum_of_squares",
     "times_derivative",
     "update",
+    "within",
 ]
+
+
+def _within(label, K):
+    """A class as an index below K. It was checked, but in the caller's memory, where another thread may have written
+    since.
+    """
+    return label if label >= 0 and label < K else np.int64(0)
+
+
+within = inner(_within)
 
 
 def _add_bias(z, b):

@@ -10,6 +10,7 @@ from . import inner, part
 from .codes import IDENTITY, SOFTMAX_CROSS_ENTROPY, SQUARED_ERROR
 from .elementary import exp
 from .on_demand import outputs_at
+from .operations import within
 from .panels import rows_at, vector_at
 
 __all__ = ["cost_and_delta"]
@@ -79,7 +80,7 @@ def cost_and_delta(panels, mine, by_class, shape, own, z, delta):
     weighted, cost, right = own.weights != 0, 0.0, 0
     if by_class:
         for i in range(m):
-            labels[i] = classes[mine[i]]
+            labels[i] = within(classes[mine[i]], K)
     if pair == SOFTMAX_CROSS_ENTROPY and by_class and not weighted:
         cost, right = _softmax_cross_entropy(z, K, labels, delta)
     elif pair == SQUARED_ERROR and code == IDENTITY and not by_class and not weighted:  # squared error of z itself

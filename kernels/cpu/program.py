@@ -45,6 +45,7 @@ from .operations import (
     sum_of_squares,
     times_derivative,
     update,
+    within,
 )
 from .panel_parts import drop_layer
 from .panels import address
@@ -210,7 +211,7 @@ def _through(mine, lo, hi, capacity, data, shape, memory, partial, parts, drawn)
     gather_rows(data.source, data.read, data.scale, mine, xs)
     if by_class:
         for i in range(hi - lo):
-            labels[i] = data.classes[mine[i]]
+            labels[i] = within(data.classes[mine[i]], K)
     else:
         gather(data.values, mine, wanted)
     weights = memory.weights[lo : hi if data.weights.size > 0 else lo]

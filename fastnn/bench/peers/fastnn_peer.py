@@ -124,7 +124,7 @@ class Unit(Numba):
     def __init__(self, threads: int) -> None:
         from ...backends.cpu_unit import VARIABLE, unit_may_be_shared, why_no_unit
 
-        super().__init__(threads)
         if (reason := why_no_unit(None)) is not None or not unit_may_be_shared(None):
             raise ImportError(f"the same as fastnn (Numba) here{f': {reason}' if reason else ''}")
-        os.environ[VARIABLE] = "on"  # of this peer's own process
+        os.environ[VARIABLE] = "on"  # of this peer's own process, before there is an engine
+        super().__init__(threads)

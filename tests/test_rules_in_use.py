@@ -1,0 +1,137 @@
+"""One instance of an optimizer, and targets, that others change while a fit goes on: compiled code finds them by address,
+so what does not fit must be refused before, and by every thread that comes too late.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+import fastnn
+from fastnn.optimizers import Adam
+
+rng = np.random.default_rng(0)
+X, y = rng.random((500, 8)), np.arange(500) % 3
+
+
+def network(backend="numba", units=32, **options):
+    return fastnn.Network([8, units, 3], backend=backend, seed=1, **options)
+
+
+@pytest.mark.parametrize("plan", [{}, {"panels": False, "amx": False}], ids=str)
+def test_a_rule_of_two_fits_at_once_serves_one(plan):
+    """In threads that begin together, with networks of different sizes, again and again."""
+    alone = {}
+    for units in (200, 2):
+        net = network(fastnn.get_backend("numba", **plan), units)
+        net.fit(X, y, optimizer=Adam(), epochs=2)
+        alone[units] = net.theta.copy()
+    for _ in range(40):
+        rule, results, errors = Adam(), {}, []
+        start = threading.Barrier(2)
+
+        def fit(units, rule=rule, results=results, errors=errors, start=start):
+            net = network(fastnn.get_backend("numba", **plan), units)
+            start.wait()
+            try:
+                net.fit(X, y, optimizer=rule, epochs=2)
+            except (RuntimeError, ValueError) as error:
+                errors.append(str(error))
+            else:
+                results[units] = net.theta
+
+        threads = [threading.Thread(target=fit, args=(units,)) for units in alone]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(results) + len(errors) == 2
+        assert results
+        for units, theta in results.items():
+            np.testing.assert_allclose(theta, alone[units], rtol=0, atol=1e-4)  # teams differ, and with them rounding
+        assert all("trains another" in text or "state of another" in text for text in errors)
+
+
+def test_a_fit_in_a_callback_may_not_take_the_rule():
+    rule, inner = Adam(), network()
+
+    def callback(epoch, history, net):
+        inner.fit(X, y, optimizer=rule, epochs=1)
+
+    with pytest.raises(RuntimeError, match="trains another network at this moment"):
+        network().fit(X, y, optimizer=rule, epochs=2, callbacks=[callback])
+    assert inner.epochs_trained == 0
+    network().fit(X, y, optimizer=Adam(), epochs=1)
+
+
+def test_a_reset_from_another_thread_is_refused_and_hurts_nothing():
+    X, y = rng.random((5000, 8)), np.arange(5000) % 3
+    rule, stop = Adam(), threading.Event()
+
+    def reset():
+        while not stop.is_set():
+            rule.reset()
+
+    thread = threading.Thread(target=reset)
+    thread.start()
+    try:
+        refused = 0
+        for _ in range(30):
+            try:
+                network().fit(X, y, optimizer=rule, epochs=3)
+            except (RuntimeError, ValueError):
+                refused += 1
+    finally:
+        stop.set()
+        thread.join()
+    assert refused
+
+
+@pytest.mark.parametrize("options", [{}, {"panels": False, "amx": False}, {"panels": True}], ids=str)
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda state: state.clear(),
+        lambda state: state.pop(),
+        lambda state: state.__setitem__(0, np.zeros(3, np.float32)),
+        lambda state: state.__setitem__(0, state[0].astype(np.float64)),
+        lambda state: state.__setitem__(0, np.zeros(2 * len(state[0]), np.float32)[::2]),
+        lambda state: state[0].setflags(write=False),
+        lambda state: state.append(state[0]),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(spoil, options):
+    """Between two fits, and amid one."""
+    net, rule = network(fastnn.get_backend("numba", **options)), Adam()
+    net.fit(X, y, optimizer=rule, epochs=1)
+    spoil(rule.state)
+    theta = net.theta.copy()
+    with pytest.raises(ValueError, match=r"holds no state for a theta of shape|destination is read-only"):
+        net.fit(X, y, optimizer=rule, epochs=1)
+    np.testing.assert_array_equal(net.theta, theta)
+    rule.reset()
+    net.fit(X, y, optimizer=rule, epochs=1)
+    with pytest.raises(ValueError, match=r"holds no state for a theta of shape|destination is read-only"):
+        net.fit(X, y, optimizer=rule, epochs=3, callbacks=[lambda *_: spoil(rule.state)])
+
+
+@pytest.mark.parametrize("options", [{}, {"panels": False, "amx": False}, {"panels": True}], ids=str)
+def test_classes_that_are_written_meanwhile_stay_within_memory(options):
+    """A program checks them once for a slice; what becomes of the fit is not said, but the process lives."""
+    net, many = network(fastnn.get_backend("numba", **options)), np.arange(500) % 3
+    program = net.backend.compile(net, Adam(), 100)
+    program.run(X.astype(np.float32), many, np.arange(500), 0, 5)
+    check, program._check = program._check, lambda *a: (check(*a), many.fill(10**12))
+    program._arguments = (lambda made: lambda *a, **k: _after(made, many, *a, **k))(program._arguments)
+    program.run(X.astype(np.float32), many, np.arange(500), 0, 5)
+    assert np.isfinite(net.theta).all()
+
+
+def _after(made, classes, *arguments, **options):
+    """The arguments of kernels, made while the classes were fine."""
+    classes[...] = np.arange(500) % 3
+    result = made(*arguments, **options)
+    classes.fill(10**12)
+    return result
