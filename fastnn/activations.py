@@ -54,7 +54,8 @@ Array = NDArray[Any]
 
 
 class Activation:
-    """One row of the table. Classes derived from it are refused: compiled engines know the table's alone.
+    """One row of the table. Classes derived from it are refused: compiled engines know the table's alone. An instance
+    cannot be changed.
 
     Attributes
     ----------
@@ -90,6 +91,10 @@ class Activation:
     def config(self) -> dict[str, Any]:
         """What a model file stores: the name and the parameters by name."""
         return {"name": self.name}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # networks that were made with it, and their compiled programs, have it as it was
+        raise AttributeError(f"an activation cannot be changed; make another {type(self).__name__} for another {name}")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Activation) and type(other) is type(self) and other.parameter == self.parameter
@@ -157,7 +162,7 @@ class LeakyReLU(Activation):
     name, code, kinked = "leaky_relu", 4, True
 
     def __init__(self, slope: float = 0.01) -> None:
-        self.parameter = finite_number("slope", slope, least=0)
+        self.__dict__["parameter"] = finite_number("slope", slope, least=0)
 
     @property
     def slope(self) -> float:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import cases
 import numpy as np
 import pytest
@@ -207,6 +210,17 @@ def test_configs_that_are_refused(config, match):
 def test_slopes_that_are_refused(slope, error):
     with pytest.raises(error, match="slope must be a finite number >= 0"):
         activations.LeakyReLU(slope)
+
+
+def test_an_activation_cannot_be_changed():
+    """A network that has it, compiled, would not notice."""
+    g = activations.LeakyReLU(0.3)
+    for name in ("parameter", "slope", "code"):
+        with pytest.raises(AttributeError, match="cannot be changed; make another LeakyReLU"):
+            setattr(g, name, 0.5)
+    for copied in (copy.deepcopy(g), pickle.loads(pickle.dumps(g))):
+        assert copied == g
+        assert copied.slope == 0.3
 
 
 def test_softmax_has_no_elementwise_derivative():

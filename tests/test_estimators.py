@@ -415,3 +415,9 @@ def test_few_rows_are_passed_over_more_often(rows, batch, epochs):
     model = DenseClassifier((2,), batch_size=batch, random_state=0).fit(X, y)
     assert len(model.history_.cost) == epochs
     assert len(DenseClassifier((2,), batch_size=batch, epochs=3).fit(X, y).history_.cost) == 3
+
+
+def test_labels_that_cannot_be_sorted_are_refused():
+    y = np.array(["a", None, "b", "a"], dtype=object)
+    with pytest.raises(TypeError, match=r"y must hold labels of one kind, which can be sorted, got NoneType, str"):
+        DenseClassifier().fit(np.eye(4), y)

@@ -42,7 +42,7 @@ PAIRS = [
 
 @floats
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("name", ["sigmoid", "tanh", "relu", "leaky_relu", "identity"])
+@pytest.mark.parametrize("name", ["sigmoid", "tanh", "relu", "leaky_relu", "identity", "silu", "gelu"])
 def test_operations(shape, name, dtype):
     gpu, cpu, (m, n_in, n_out) = engine(), fastnn.get_backend("numpy"), shape
     a, W, b, delta = (
@@ -67,7 +67,7 @@ def test_operations(shape, name, dtype):
         (n_in + 2) * (np.abs(a) @ np.abs(W).T + np.abs(b)),
     )
     activated, expected = gpu.activate(name, on_gpu["a"]), cpu.activate(name, a)
-    compare(activated, expected, 8 * np.abs(expected))
+    compare(activated, expected, (8 + a * a) * np.abs(expected))  # gelu rounds the exponent z^2 / 2
     back = cpu.propagate_delta(delta, W, name, a, expected)
     compare(
         gpu.propagate_delta(on_gpu["delta"], on_gpu["W"], name, on_gpu["a"], activated),
@@ -114,7 +114,7 @@ def test_edges(dtype):
     """NaN in is NaN out, infinities as in the table, also with CuPy's -ftz=true."""
     gpu = engine()
     z = np.array([[0, 1e4, -1e4, np.inf, -np.inf, np.nan]], dtype)
-    for name in ("sigmoid", "tanh", "relu", "leaky_relu", "identity"):
+    for name in ("sigmoid", "tanh", "relu", "leaky_relu", "identity", "silu", "gelu"):
         expected = fastnn.activations.get(name).value(z.copy())
         np.testing.assert_allclose(
             gpu.to_numpy(gpu.activate(name, gpu.asarray(z))), expected, rtol=8 * np.finfo(dtype).eps

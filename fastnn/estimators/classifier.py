@@ -132,7 +132,14 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
         if (marks := self._marks(y)) is not None:
             self.classes_, codes = np.arange(marks.shape[1]), marks
         else:
-            self.classes_, codes = np.unique(column_or_1d(y, warn=True), return_inverse=True)
+            labels = column_or_1d(y, warn=True)
+            try:
+                self.classes_, codes = np.unique(labels, return_inverse=True)
+            except TypeError as error:
+                kinds = sorted({type(label).__name__ for label in labels})
+                raise TypeError(
+                    f"y must hold labels of one kind, which can be sorted, got {', '.join(kinds)}"
+                ) from error
             if len(self.classes_) < 2:
                 raise ValueError(
                     f"y must have at least two classes to tell apart, got one class: {self.classes_.tolist()[0]!r}"
