@@ -1,4 +1,6 @@
-"""One fit of a network at a time, in each process. Imports the standard library only."""
+"""One fit of a network, and one by an optimizer that has a state, at a time, in each process. Imports the standard
+library only.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ __all__ = ["FitLock"]
 
 
 class FitLock:
-    """The lock that a fit of one network holds, for each process its own.
+    """The lock that a fit holds of its network, and of its optimizer, for each process its own.
 
     A child that is forked while the parent trains inherits the parent's memory but none of its other threads, so a
     lock that one of them held would stay locked in the child for good.

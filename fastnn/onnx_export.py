@@ -1,7 +1,8 @@
 """A trained network as an ONNX model, for whatever runs those: ONNX Runtime, browsers, phones. Needs the package onnx
 (extra `onnx`), which is imported when first used.
 
-Plain operators alone (Gemm, Relu, Tanh, ..., Softmax; opset 17), so that small runtimes read it too. What was done to
+Plain operators alone (Gemm, Relu, Tanh, ..., Softmax; opset 17), so that small runtimes read it too; GELU of float64
+goes through an Erf of float32, which alone they have (1e-7). What was done to
 the data in training is part of the graph: the factor of integers such as pixels, and for a network that `fastnn train`
 trained on a table the scaling of its columns and of the target.
 """
@@ -172,7 +173,12 @@ class _Graph:
                     for name, number in (("root", 0.5**0.5), ("one", 1), ("half", 0.5))
                 )
                 self.add("Mul", root)
+                double = self.net.dtype == np.float64
+                if double:  # for which ONNX Runtime has no Erf
+                    self.add("Cast", to=self.onnx.TensorProto.FLOAT)
                 self.add("Erf")
+                if double:
+                    self.add("Cast", to=self.onnx.TensorProto.DOUBLE)
                 self.add("Add", one)
                 self.add("Mul", half)
             self.add("Mul", z)

@@ -21,10 +21,10 @@ DTYPES = ("float32", "float64", "int64", "uint8")
 
 
 def warm_up(net: Network, *, rows: Iterable[int] | None = None, dtypes: Iterable[Any] = DTYPES) -> float:
-    """Predict zeros, so that no later prediction compiles; the seconds that it took.
+    """Predict zeros, so that no later prediction of rows of these dtypes compiles; the seconds that it took.
 
-    Compiled code is kept on disk, for all networks of a dtype: done once where an image is built, a process there only
-    reads it. (Training compiles programs of its own: `fit` once for those.)
+    Compiled code is kept on disk, and most of it is for all networks of a dtype: done once where an image is built, a
+    process there only reads it. (Training compiles programs of its own: `fit` once for those.)
 
     Parameters
     ----------

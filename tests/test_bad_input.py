@@ -440,3 +440,7 @@ def test_bytes_seen_as_bool_are_refused(backend):
     with pytest.raises(ValueError, match=r"X holds bool that are neither 0 nor 1.*X != 0 makes true ones"):
         net.fit(odd, np.arange(6) % 2)
     net.fit(odd != 0, np.arange(6) % 2, epochs=1)
+    for rows in (odd, odd[:1]):
+        with pytest.raises(ValueError, match=r"X holds bool that are neither 0 nor 1"):
+            net.predict_proba(rows)
+    np.testing.assert_array_equal(net.predict(odd != 0), net.predict((odd != 0).astype(net.dtype)))

@@ -393,11 +393,21 @@ def test_where_others_may_use_the_unit_it_is_for_bytes(monkeypatch, value, amx, 
     plan = net.plan(2048, training_rows=60_000, explain=True, data_dtype=kind)
     assert ("on the matrix unit" in plan.splitlines()[0]) is used
     careful = not value and amx is None
-    assert ("135 GFLOP/s  products on the matrix unit" in plan) is careful
+    assert ("135 GFLOP/s  products on the matrix unit" in plan) is (careful and octets)
     assert ("FASTNN_AMX=on if nobody does" in plan) is careful
     assert ("for uint8 data alone" in engine.matrix_unit) is careful
     net.predict(np.ones((2048, 784), kind))
     assert bool(asked) is used
+
+
+@pytest.mark.parametrize(
+    "sizes", [(1, 32, 1), (16, 32, 10), (3000, 1024, 1024, 1000), (3000, 3000, 3000, 10), (784, 300, 10)]
+)
+@pytest.mark.parametrize("batch", [32, 512, 8192])
+def test_no_plan_of_floats_takes_a_unit_that_others_may_use(sizes, batch):
+    """However small, or large beyond panels, where the unit at half its speed would seem the better way."""
+    for threads in (1, 2):
+        assert not choose_plan(Problem(sizes, batch, 4, amx=True, amx_shared=True), threads).amx
 
 
 INFO = "processor\t: 0\nflags\t\t: fpu vme {}amx_tile\n\nprocessor\t: 1\n"

@@ -49,7 +49,7 @@ def test_the_same_answers(output, cost, K, hidden, dtype, tmp_path):
     net = fastnn.Network(sizes, hidden=hidden, output=output, cost=cost, dtype=dtype, backend="numpy", seed=3)
     X = np.random.default_rng(0).standard_normal((20, 5)).astype(dtype)
     model, run = exported(net, tmp_path)
-    # the evaluator's own Erf is of float32
+    # whose Erf is of float32
     found, bound = run(X), 1e-6 if hidden == "gelu" else 20 * np.finfo(dtype).eps
     answers = net.predict(X)
     if "values" in found:
@@ -183,7 +183,11 @@ def test_the_encoder_of_the_documents(tmp_path):
     exec(code, found)
     net, new = trained(tmp_path), people(30, seed=5)
     rows = [{name: values[i].item() for name, values in new.items()} for i in range(30)]
-    rows += [{"age": 40.0, "city": "Bonn", "zip": 1000}, {"age": np.nan, "city": "Oslo", "zip": 2000}]
+    rows += [
+        {"age": 40.0, "city": "Bonn", "zip": 1000},
+        {"age": 30, "city": "Oslo", "zip": 3000.0},
+        {"age": np.nan, "city": "Oslo", "zip": 2000},
+    ]
     model, run = exported(net, tmp_path)
     np.testing.assert_allclose(
         run(found["encoded"](rows, model.metadata_props))["values"].ravel(), predict_table(net, rows).answers, rtol=1e-9

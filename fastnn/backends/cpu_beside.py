@@ -16,7 +16,7 @@ import sys
 import threading
 from pathlib import Path
 
-from ..kernels.cpu import CACHE_FOLDER, JIT
+from ..kernels.cpu import CACHE_FOLDER, JIT, KEEPS
 from .cpu_threads import usable_threads
 
 __all__ = ["compile_beside", "wait_for_products"]
@@ -40,6 +40,7 @@ def compile_beside(first: str, call: str) -> None:
     if (
         not JIT
         or CACHE_FOLDER is None
+        or not KEEPS
         or not _is_python()
         or any(CACHE_FOLDER.rglob(f"{first}-*.nbi"))
         or usable_threads() < 2

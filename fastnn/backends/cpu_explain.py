@@ -7,10 +7,7 @@ from .cpu_plan import Plan, Problem, Wishes, choose_plan, possible_plans
 
 __all__ = ["explain_plan"]
 
-SHARED = (
-    "; half of what it is alone, because this virtual machine is shown one thread of each core and whoever has the "
-    "other may use the unit too (FASTNN_AMX=on if nobody does)"
-)
+SHARED = "; half of what it is alone, because others may use it too"
 
 
 def explain_plan(problem: Problem, threads: int, wishes: Wishes | None = None) -> str:

@@ -132,7 +132,7 @@ class Problem:
     vectors : Theta and those of the rule's state
     steps : of an epoch; None for as many as fit in a slice
     amx : whether there is a matrix unit
-    amx_shared : whether others may use it too
+    amx_shared : whether others may use it too, so that it is for data of uint8 alone
     octets : whether the data are uint8, of which the unit reads fewer bytes and lays out fewer parts
     """
 
@@ -154,8 +154,8 @@ class Problem:
 
     @property
     def fits_amx(self) -> bool:
-        """Whether the matrix unit can do this at all."""
-        return self.amx and self.no_amx is None
+        """Whether the matrix unit may do this at all."""
+        return self.amx and self.no_amx is None and (self.octets or not self.amx_shared)
 
     @property
     def no_amx(self) -> str | None:

@@ -16,10 +16,14 @@ from ..errors import unknown_name
 from ..kernels.cpu import JIT
 from ..kernels.cpu.amx import missing
 
-__all__ = ["VARIABLE", "unit_may_be_shared", "why_no_unit"]
+__all__ = ["FOR_BYTES", "VARIABLE", "unit_may_be_shared", "why_no_unit"]
 
 VARIABLE = "FASTNN_AMX"
 VALUES = ("on", "off")
+FOR_BYTES = (
+    ", for uint8 data alone: this virtual machine is shown one thread of each core, and whoever has the other may use "
+    "the unit too; FASTNN_AMX=on if nobody does"
+)
 CPUINFO, SIBLINGS = Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list")
 
 

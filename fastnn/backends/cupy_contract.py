@@ -75,7 +75,8 @@ class Device(ABC):
     library : str
         What products are computed by, for people.
     paced_by_host : bool
-        Whether some work that was to be timed as a graph was launched piece by piece: such times are not remembered.
+        Whether some work that was to be timed as a graph was launched piece by piece since this was last set to False:
+        such times are not remembered.
     refusals : mapping
         Product -> what the library answered if that was anything but that it does not offer it; {} unless the engine is
         at fault.
@@ -274,7 +275,7 @@ class Device(ABC):
         """How long the device takes for `work`, done several times in a row; inside `work()`, waits.
 
         recorded: as one graph, as in training, for a kernel may end before the host has asked for the next one; where a
-        graph is refused, which `paced_by_host` tells from then on, and where `work` launches graphs itself and is long,
+        graph is refused, which `paced_by_host` tells, and where `work` launches graphs itself and is long,
         it is asked for each time.
         """
 

@@ -58,6 +58,7 @@ class CupyDevice(Device):
 
     workspace_bytes = 32 << 20  # what cuBLAS itself takes on Hopper
     reserve_bytes = 256 << 20
+    refused = False  # whether a capture was
 
     def __init__(self, cupy: Any) -> None:
         super().__init__()
@@ -222,6 +223,7 @@ class CupyDevice(Device):
         except ForbiddenInCapture:
             raise
         except Exception as error:
+            self.refused = True
             raise CaptureRefused(f"{type(error).__name__}: {_first_line(error)}") from error
         finally:
             if collects:
@@ -257,6 +259,8 @@ class CupyDevice(Device):
                 work()
 
         launch = repeated
+        if not recorded and (self.no_products is not None or self.refused):
+            self.paced_by_host = True  # graphs that it was to launch are launched kernel by kernel
         if recorded:
             try:
                 launch = self.capture(repeated).launch

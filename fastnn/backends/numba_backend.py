@@ -52,7 +52,7 @@ from .cpu_program import TeamProgram, any_of_z, dropout_of, slopes_of, states_of
 from .cpu_row import SharedRow
 from .cpu_rows import PREDICTION_ROWS, by_part, converted, factor_of
 from .cpu_threads import blas_on_one_thread, sharing, usable_threads
-from .cpu_unit import unit_may_be_shared, why_no_unit
+from .cpu_unit import FOR_BYTES, unit_may_be_shared, why_no_unit
 from .numba_amx import OCTETS, AmxPredictor, AmxProgram, any_few
 from .numba_panels import PanelPredictor, PanelProgram, likely_parts, without_last
 
@@ -95,7 +95,8 @@ class NumbaBackend(HostBackend):
 
     name = "numba"
     checks_outputs = True
-    reads = predicts = frozenset(READABLE)
+    reads = frozenset(READABLE)
+    predicts = reads - {"bool"}  # which is looked at first: it may be bytes that are seen as bool
     reads_strides = True
     options = ("threads", "chunk", "sliced", "panels", "amx")
     under_way = staticmethod(sharing)
@@ -118,7 +119,7 @@ class NumbaBackend(HostBackend):
             f"not used: {self.no_matrix_unit}"
             if self.no_matrix_unit
             else "float32 in three parts of bfloat16, as exact as products of float32"
-            + (", for uint8 data alone, because others may use it too" if self._unit_shared else "")
+            + (FOR_BYTES if self._unit_shared else "")
         )
         self.blas = blas_of_process()
         self.products = str(self.blas) if JIT else "NumPy, because NUMBA_DISABLE_JIT is set"
@@ -276,8 +277,13 @@ class NumbaBackend(HostBackend):
         return all(self._in_parts(work, x.shape[0], flops))
 
     def warming_rows(self, net: Network) -> list[int]:
-        wide = max(UNIT_WIDTH, *net.sizes[1:])
-        return [1, 2, _packing_rows(net), max(UNIT_ROWS, -(-UNIT_OUTPUTS // wide))]
+        known, rows = self._known(net), {1, 2}
+        if known.fits_panels and self._wishes.panels is not False:
+            rows.add(_packing_rows(net))
+        if self._fits_unit(net, UNIT_ROWS):
+            wide = known.widest >= UNIT_WIDTH and not self._unit_shared
+            rows.add(max(UNIT_ROWS, -(-UNIT_OUTPUTS // known.widest)) if wide else UNIT_ROWS)
+        return sorted(rows)
 
     def _takes_bytes(self, net: Network, x: Array) -> bool:
         """Whether the matrix unit takes these as they are; where scaled bytes may overflow, they are converted,

@@ -30,7 +30,7 @@ def warm_up(model: Path, *, backend: str, as_json: bool) -> None:
         found = {"fastnn": __version__, "command": "warm-up", "engine": net.backend.name, "seconds": round(seconds, 3)}
         print(json.dumps(found))
     else:
-        print(f"{net.backend.name}: predictions by models of {net.dtype} are ready ({seconds:.1f} s)")
+        print(f"{net.backend.name}: predictions by this model are ready ({seconds:.1f} s)")
 
 
 def predict(
@@ -94,7 +94,8 @@ def evaluate(model: Path, file: Path, *, backend: str, as_json: bool) -> None:
     }
     if found.confusion is not None:
         content |= {"accuracy": found.accuracy, "classes": found.classes, "confusion": found.confusion.tolist()}
-        content["majority_accuracy"] = found.majority and found.majority[1]
+        if found.majority is not None:
+            content["majority_accuracy"] = found.majority[1]
     else:
         content |= {"r2": found.r2, "rmse": found.rmse}
     print(json.dumps(plain(content), allow_nan=False))

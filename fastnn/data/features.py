@@ -112,7 +112,9 @@ def from_arrays(table: Any, columns: Sequence[str], reading: Reading) -> dict[st
         except (KeyError, IndexError, TypeError, ValueError):
             raise DataFileError(f"column {column!r}, which the model needs, is missing") from None
         if isinstance(cells, np.ma.MaskedArray):
-            raise DataFileError(f"column {column!r} is a masked array; fill it first, with .filled(numpy.nan)")
+            raise DataFileError(
+                f"column {column!r} is a masked array; fill it first, with .astype(float).filled(numpy.nan)"
+            )
         if values.ndim != 1 or (found and len(values) != len(next(iter(found.values())))):
             raise DataFileError(f"column {column!r} must be one value per row, got shape {values.shape}")
         if column not in reading.text:

@@ -132,14 +132,7 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
         if (marks := self._marks(y)) is not None:
             self.classes_, codes = np.arange(marks.shape[1]), marks
         else:
-            labels = column_or_1d(y, warn=True)
-            try:
-                self.classes_, codes = np.unique(labels, return_inverse=True)
-            except TypeError as error:
-                kinds = sorted({type(label).__name__ for label in labels})
-                raise TypeError(
-                    f"y must hold labels of one kind, which can be sorted, got {', '.join(kinds)}"
-                ) from error
+            self.classes_, codes = np.unique(column_or_1d(y, warn=True), return_inverse=True)
             if len(self.classes_) < 2:
                 raise ValueError(
                     f"y must have at least two classes to tell apart, got one class: {self.classes_.tolist()[0]!r}"
@@ -191,7 +184,11 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
 
     def _marks(self, y: Any) -> Array | None:
         """Several labels a row, (m, K) of 0 and 1; None of one label a row."""
-        check_classification_targets(y)
+        try:
+            check_classification_targets(y)
+        except TypeError as error:
+            kinds = sorted({type(label).__name__ for label in np.asarray(y, dtype=object).ravel()})
+            raise TypeError(f"y must hold labels of one kind, which can be sorted, got {', '.join(kinds)}") from error
         kind = type_of_target(y)
         if kind == "multiclass-multioutput":
             raise ValueError(

@@ -28,12 +28,13 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 from numba.core import sigutils, typeinfer
-from numba.core.caching import FunctionCache, NullCache
+from numba.core.caching import FunctionCache, NullCache, UserProvidedCacheLocator
 from numba.core.ccallback import CFunc
 
 __all__ = [
     "CACHE_FOLDER",
     "JIT",
+    "KEEPS",
     "compiled",
     "exact",
     "exported",
@@ -62,8 +63,10 @@ def _source_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-def _cache_folder() -> Path | None:
-    """The folder for this state of the sources, made and tried; None if it cannot be written."""
+def _cache_folder() -> tuple[Path | None, bool]:
+    """The folder for this state of the sources, made and tried, and whether it can be written; no folder if it cannot,
+    and holds nothing either.
+    """
     # expanduser, unlike Path.home(), does not raise where there is no home
     root = Path(numba.config.CACHE_DIR or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     folder = root / "fastnn" / f"numba-{_source_hash()}"
@@ -76,9 +79,11 @@ def _cache_folder() -> Path | None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
+        if folder.is_dir() and os.access(folder, os.R_OK | os.X_OK) and any(folder.rglob("*.nbi")):
+            return folder, False  # what somebody has put there is read; that nothing is added is said when it is tried
         _warn_that_nothing_is_kept(folder, error)
-        return None
-    return folder
+        return None, False
+    return folder, True
 
 
 @functools.cache
@@ -103,7 +108,7 @@ def _forget_unused(root: Path) -> None:
                 shutil.rmtree(old, ignore_errors=True)
 
 
-CACHE_FOLDER = _cache_folder()
+CACHE_FOLDER, KEEPS = _cache_folder()
 _lock = threading.RLock()
 
 
@@ -141,6 +146,13 @@ class _Kept(FunctionCache):
     """Numba's cache of a function, to which a damaged file is none; on a full disk nothing is kept, which is said."""
 
     def load_overload(self, sig, target_context):
+        found = self._load(sig, target_context)
+        if found is None and _turns:
+            _turns[-1].wait()
+            found = self._load(sig, target_context)
+        return found
+
+    def _load(self, sig, target_context):
         try:
             return super().load_overload(sig, target_context)
         except Exception:  # broken bytes may raise anything
@@ -165,6 +177,8 @@ def _kept(function):
         return NullCache()
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(CACHE_FOLDER)  # read by Numba when a cache is made, not later
+    if not KEEPS:  # Numba would try to write there, and have no cache
+        UserProvidedCacheLocator.ensure_cache_path = lambda self: None
     try:
         return _Kept(function)
     except RuntimeError as error:  # no source file is found, as in a zip: Numba cannot tell one state from the next
@@ -172,6 +186,8 @@ def _kept(function):
         return NullCache()
     finally:
         numba.config.CACHE_DIR = before
+        if not KEEPS:
+            del UserProvidedCacheLocator.ensure_cache_path
 
 
 def _decorated(function, signature, **options):
@@ -180,7 +196,7 @@ def _decorated(function, signature, **options):
         return np.errstate(all="ignore")(function)  # compiled code does not warn either
     # Nothing written in C calls these (`exported` is for that), so no entry for C is compiled.
     dispatcher = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, **options)(function)
-    with _undisturbed(), _one_process(function), _uncollected():
+    with _undisturbed(), _in_turn(function), _uncollected():
         dispatcher._cache = _kept(function)
         if signature is None:
             return _careful(dispatcher)
@@ -195,41 +211,40 @@ def _careful(dispatcher):
     compile_ = dispatcher.compile
 
     def compile_whole(signature):
-        with _undisturbed(), _one_process(dispatcher.py_func), _uncollected():
+        with _undisturbed(), _in_turn(dispatcher.py_func), _uncollected():
             return compile_(signature)
 
     dispatcher.compile = compile_whole
     return dispatcher
 
 
-_compiling = set()  # names of functions, in this process
+_turns = []  # of the functions that this process compiles now, the innermost last
 
 
-@contextlib.contextmanager
-def _one_process(function):
-    """Processes that need the same function compile it by turns: who waits finds on disk what the other has made.
-    Inside of `_undisturbed()`.
+class _Turn:
+    """Processes that need the same function compile it by turns: who has waited finds on disk what another has made."""
 
-    Nobody waits for one that does not go on: after PATIENCE each compiles for itself, as where files cannot be locked.
-    """
-    name = f"{function.__module__}.{function.__qualname__}"
-    if name in _compiling or CACHE_FOLDER is None or fcntl is None:
-        yield
-        return
-    with contextlib.ExitStack() as stack:
+    def __init__(self, function):
+        self.name, self._file = f"{function.__module__}.{function.__qualname__}", None
+
+    def wait(self):
+        """Until no other process compiles this function. Nobody waits for one that does not go on: after PATIENCE each
+        compiles for itself, as where files cannot be locked.
+        """
+        if fcntl is None or not KEEPS or any(turn.name == self.name and turn._file for turn in _turns):
+            return
         try:
             (CACHE_FOLDER / "locks").mkdir(exist_ok=True)
-            file = stack.enter_context(open(CACHE_FOLDER / "locks" / name, "a"))  # closed, and so unlocked, at the end
+            self._file = open(CACHE_FOLDER / "locks" / self.name, "a")  # noqa: SIM115 - until `end`, which unlocks it
             until = time.monotonic() + PATIENCE
-            while not _locked(file) and time.monotonic() < until:
+            while not _locked(self._file) and time.monotonic() < until:
                 time.sleep(0.02)
         except OSError:
             pass
-        _compiling.add(name)
-        try:
-            yield
-        finally:
-            _compiling.discard(name)
+
+    def end(self):
+        if self._file is not None:
+            self._file.close()
 
 
 def _locked(file):
@@ -238,6 +253,18 @@ def _locked(file):
     except BlockingIOError:
         return False
     return True
+
+
+@contextlib.contextmanager
+def _in_turn(function):
+    """Inside, the function is compiled, or loaded; inside of `_undisturbed()`."""
+    turn = _Turn(function)
+    _turns.append(turn)
+    try:
+        yield
+    finally:
+        _turns.remove(turn)
+        turn.end()
 
 
 @contextlib.contextmanager
@@ -305,7 +332,7 @@ def exported(function, signature):
         locals={},
         options={"nopython": True, "error_model": "numpy", "fastmath": _RELAXED},
     )
-    with _undisturbed(), _one_process(function.__wrapped__), _uncollected():
+    with _undisturbed(), _in_turn(function.__wrapped__), _uncollected():
         function._cache = _kept(function.__wrapped__)
         function.compile()
     return function

@@ -7,7 +7,7 @@ import time
 
 from numba.core import event
 
-from . import CACHE_FOLDER
+from . import KEEPS
 
 __all__ = ["announced"]
 
@@ -22,7 +22,7 @@ class _Listener(event.Listener):
         if self._depth == 0:
             self._began = time.perf_counter()
             if self._waiting.seconds == 0:
-                later = "for this process alone" if CACHE_FOLDER is None else "once; later runs read them from disk"
+                later = "for this process alone" if not KEEPS else "once; later runs read them from disk"
                 self._say(f"the CPU kernels for this are compiled now, about ten seconds, {later}")
         self._depth += 1
 

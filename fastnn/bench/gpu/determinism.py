@@ -109,7 +109,7 @@ def compare(backend: Any, problem: Problem, steps: int = STEPS) -> Result:
         eager, captured, again = (train(backend, problem, mode, steps) for mode in modes)
     except Exception as error:
         # a mode that is not the one asked for is no comparison, and a fault where the device could have had it
-        missing = isinstance(error, (Absent, BackendUnavailable)) and backend.device.no_products is not None
+        missing = isinstance(error, (Absent, BackendUnavailable, ValueError)) and backend.device.no_products is not None
         kind = "absent" if missing else "failed"
         return {**entry, "status": kind, "note": f"{type(error).__name__}: {error}".splitlines()[0]}
     for name, (theta, cost), (other, other_cost) in (
