@@ -52,21 +52,6 @@ def engine(name):
     return _made[name]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _matrix_units_of_our_own():
-    """Whatever machine this is: plans are to be the same everywhere. What becomes of them where others may use the unit
-    has its own tests.
-    """
-    try:
-        from fastnn.backends import cpu_unit
-    except ImportError:
-        yield
-        return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu_unit, "_one_thread_of_a_core", lambda: False)
-        yield
-
-
 def pytest_addoption(parser):
     parser.addoption(
         "--require-backend", action="append", default=[], metavar="NAME", choices=ENGINES,
@@ -74,7 +59,19 @@ def pytest_addoption(parser):
     )  # fmt: skip
 
 
+def _matrix_units_of_our_own():
+    """Whatever machine this is: plans are to be the same everywhere. What becomes of them where others may use the unit
+    has its own tests. Before there is an engine, which asks when it is made.
+    """
+    try:
+        from fastnn.backends import cpu_unit
+    except ImportError:
+        return
+    cpu_unit.really_shared, cpu_unit._one_thread_of_a_core = cpu_unit._one_thread_of_a_core, lambda: False
+
+
 def pytest_configure(config):
+    _matrix_units_of_our_own()
     config.stash[REQUIRED] = frozenset(config.getoption("--require-backend"))
     for name in sorted(config.stash[REQUIRED]):
         if isinstance(engine(name), str):

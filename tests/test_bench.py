@@ -12,7 +12,7 @@ import pytest
 import threadpoolctl
 from amx_tools import needs_unit
 
-from fastnn.backends.cpu_unit import _one_thread_of_a_core as _shared
+from fastnn.backends import cpu_unit
 from fastnn.bench import cases, load, oracle, problem, statistics
 from fastnn.bench.cases import NETS, Case, Net, PredictCase, Target
 from fastnn.bench.client import Absent, Client
@@ -224,9 +224,9 @@ def test_drivers_agree_with_the_oracle(driver, name, optimizer):
 @pytest.mark.usefixtures("_blas_as_it_was")
 def test_the_engine_without_the_matrix_unit_or_with_it_agrees_too(monkeypatch):
     """Of the two the one that the plan does not take by itself; the other is absent."""
-    monkeypatch.setattr("fastnn.backends.cpu_unit._one_thread_of_a_core", _shared)
+    monkeypatch.setattr("fastnn.backends.cpu_unit._one_thread_of_a_core", cpu_unit.really_shared)
     monkeypatch.setenv("FASTNN_AMX", "")
-    used, absent = ("Unit", "Vectors") if _shared() else ("Vectors", "Unit")
+    used, absent = ("Unit", "Vectors") if cpu_unit.really_shared() else ("Vectors", "Unit")
     check_driver(f"fastnn_peer:{used}", "1-64-64-1", "adam")
     monkeypatch.setenv("FASTNN_AMX", "")  # which a peer sets, in its own process otherwise
     with Client(f"fastnn.bench.peers.fastnn_peer:{used}", 2) as client:

@@ -11,7 +11,6 @@ from fastnn.backends import cpu_unit, numba_backend
 from fastnn.backends.cpu_explain import explain_plan
 from fastnn.backends.cpu_machine import AMX_FEW, AMX_LAST_UNITS
 from fastnn.backends.cpu_plan import Plan, Problem, Wishes, choose_plan
-from fastnn.backends.cpu_unit import _one_thread_of_a_core as _really_shared
 from fastnn.kernels.cpu import JIT, amx, amx_parts, amx_thin, compiled
 from fastnn.kernels.cpu.on_demand import amx_table
 
@@ -273,6 +272,7 @@ def test_the_unit_leaves_no_other_choice(options):
 
 
 def test_a_unit_that_is_not_there_is_an_error(monkeypatch):
+    fastnn.get_backend("numba")  # which all tests share, is made before
     monkeypatch.setattr("fastnn.backends.cpu_unit.missing", lambda: "no amx-tile here")
     with pytest.raises(ValueError, match="amx=True asks for a matrix unit that cannot be used: no amx-tile here"):
         fastnn.get_backend("numba", amx=True)
@@ -429,7 +429,7 @@ def test_who_may_share_the_unit(monkeypatch, tmp_path, shared, info, siblings):
         monkeypatch.setattr(cpu_unit, name, tmp_path / name)
         if content is not None:
             (tmp_path / name).write_text(content)
-    assert _really_shared.__wrapped__() is shared
+    assert cpu_unit.really_shared.__wrapped__() is shared
 
 
 def test_another_word_is_refused(monkeypatch):
