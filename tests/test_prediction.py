@@ -77,7 +77,7 @@ def test_rows_of_other_dtypes(monkeypatch, backend, dtype, kind, rows):
     if X.dtype.kind in "iu":
         copy *= np.dtype(dtype).type(1 / 64)
     expected = net.predict(copy)
-    if backend.name == "numba":
+    if backend.name == "numba" and kind != "bool":  # whose bytes are looked at first
         monkeypatch.setattr(checks, "inputs", None)
     if kind in ("uint8", "bool") and rows == 1100 and amx.missing() is None:
         np.testing.assert_allclose(net.predict(X), expected, rtol=0, atol=1e-5)

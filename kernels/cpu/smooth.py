@@ -24,7 +24,7 @@ _ONE32, _HALF32, _TWO32, _THREE32 = (np.float32(number) for number in (1, 0.5, 2
 _ROOT32, _DENSITY32, _ROOT64 = np.float32(0.5**0.5), np.float32(0.3989422804014327), 0.5**0.5
 _DENSITY64 = 0.3989422804014327  # of the normal distribution at 0
 # where e^-|z| is 0, and where e^(-z^2 / 2) is
-_END32, _END64, _FAR32, _FAR64 = np.float32(88), 709.0, np.float32(13.3), 37.8
+_END32, _END64, _FAR32, _FAR64 = np.float32(88), np.float64(709), np.float32(13.3), np.float64(37.8)
 # of fastnn/normal.py up to T_11, off by less than 2e-8
 _Q32 = tuple(
     np.float32(c)
