@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -16,7 +15,6 @@ from threadpoolctl import ThreadpoolController
 import fastnn
 from fastnn.backends import cpu_crew, cpu_threads
 from fastnn.backends.cpu_plan import Plan, Problem, choose_plan
-from fastnn.interrupts import interrupt_after
 from fastnn.kernels.cpu import JIT
 
 
@@ -79,9 +77,12 @@ def test_the_quota_of_an_older_container_counts(monkeypatch, tmp_path, quota, co
     assert cpu_threads._cores() == cores
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
-def test_a_handler_that_raises_anywhere_leaves_the_process_as_it_was():
-    """As of a time limit by SIGALRM: BLAS has its threads again, Ctrl-C acts, and nobody counts as busy."""
+LATE = """
+    import random, signal
+    from threadpoolctl import ThreadpoolController
+    import scipy.linalg.blas
+    from fastnn.backends import cpu_threads
+    from fastnn.interrupts import interrupt_after
 
     class LateError(Exception):
         pass
@@ -89,32 +90,37 @@ def test_a_handler_that_raises_anywhere_leaves_the_process_as_it_was():
     def late(*_):
         raise LateError
 
-    rng, before, earlier = random.Random(0), _blas_threads(), signal.getsignal(signal.SIGALRM)
-    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    def threads():
+        return [library.get_num_threads() for library in cpu_threads._blas()]
+
+    rng, before, caught = random.Random(0), threads(), 0
     signal.signal(signal.SIGALRM, late)
-    caught = 0
-    try:
-        for _ in range(1500):
-            try:
-                signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-6, 2e-4))
-                with cpu_threads.sharing(), interrupt_after(), cpu_threads.blas_on_one_thread():
-                    pass
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            except LateError:
-                caught += 1
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            assert _blas_threads() == before
-            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-            assert not cpu_threads._busy
-            assert not cpu_threads._holders
-    except LateError:  # between two statements of the test itself
-        caught += 1
-    finally:
+    for _ in range(1500):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-6, 2e-4))
+            with cpu_threads.sharing(), interrupt_after(), cpu_threads.blas_on_one_thread():
+                pass
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except LateError:
+            caught += 1
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, earlier)
-        signal.signal(signal.SIGINT, interrupt)
-    assert caught
+        assert threads() == before
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert not cpu_threads._busy and not cpu_threads._holders
+    print(caught)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+def test_a_handler_that_raises_anywhere_leaves_the_process_as_it_was():
+    """As of a time limit by SIGALRM: BLAS has its threads again, Ctrl-C acts, and nobody counts as busy. In a process of
+    its own, for it may raise in whatever runs.
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(LATE)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) > 0
 
 
 def test_runs_under_way_in_other_threads_share_the_cores():

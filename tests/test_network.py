@@ -421,7 +421,7 @@ def test_a_wait_that_happens_once_is_announced(monkeypatch, tmp_path):
         "the CPU kernels for this are compiled now, about ten seconds, once; later runs read them from disk"
     ]
     assert 0 < waiting.seconds < 60
-    monkeypatch.setattr("fastnn.kernels.cpu.compiling.CACHE_FOLDER", None)
+    monkeypatch.setattr("fastnn.kernels.cpu.compiling.KEEPS", False)
     with engine.announcing(said.append) as waiting:
         compiled(lambda x: x + 2, "float32(float32)")
     assert said[1:] == ["the CPU kernels for this are compiled now, about ten seconds, for this process alone"]
