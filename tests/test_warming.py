@@ -101,15 +101,15 @@ def test_numba_functions_are_compiled_by_one_process_at_a_time(monkeypatch, tmp_
         assert not cpu._turns
         return time.monotonic() - began
 
-    assert wait(_something) < 0.2
-    for holds, patience in ((0.7, 30.0), (30.0, 0.5)):
+    assert wait(_something) < 1.5
+    for holds, patience in ((2.5, 30.0), (30.0, 0.5)):
         monkeypatch.setattr(cpu, "PATIENCE", patience)
         other = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(code), str(holds)], stdout=subprocess.PIPE, text=True
         )
         assert other.stdout is not None
         assert other.stdout.readline() == "locked\n"
-        assert wait(test_on_every_engine) < 0.2  # another function
+        assert wait(test_on_every_engine) < 1.5  # another function
         with cpu._in_turn(_something):  # who finds it on disk does not wait
             pass
         assert 0.3 < wait(_something) < 20
