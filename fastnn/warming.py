@@ -41,7 +41,12 @@ def warm_up(net: Network, *, rows: Iterable[int] | None = None, dtypes: Iterable
     """
     began = time.perf_counter()
     counts = [positive_integer("rows", m) for m in (net.backend.warming_rows(net) if rows is None else rows)]
-    kinds = [np.dtype(kind) for kind in dtypes]
+    kinds = []
+    for kind in dtypes:
+        try:
+            kinds.append(np.dtype(kind))
+        except TypeError as error:
+            raise TypeError(f"dtypes must be NumPy dtypes, got {kind!r}") from error
     if wrong := [str(kind) for kind in kinds if kind.kind not in "fiub"]:
         raise ValueError(f"dtypes must be of numbers, got {wrong[0]}")
     for m in counts:

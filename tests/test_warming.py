@@ -63,6 +63,7 @@ def test_on_every_engine(backend, dtype):
     [
         ({"rows": [0]}, ValueError, "rows"),
         ({"rows": [1.5]}, TypeError, "rows"),
+        ({"dtypes": ["abc"]}, TypeError, "dtypes must be NumPy dtypes, got 'abc'"),
         ({"dtypes": ["complex64"]}, ValueError, "dtypes must be of numbers, got complex64"),
     ],
 )
