@@ -120,18 +120,16 @@ def test_a_state_that_does_not_fit_is_refused(spoil, options):
 @pytest.mark.parametrize("options", [{}, {"panels": False, "amx": False}, {"panels": True}], ids=str)
 def test_classes_that_are_written_meanwhile_stay_within_memory(options):
     """A program checks them once for a slice; what becomes of the fit is not said, but the process lives."""
-    net, many = network(fastnn.get_backend("numba", **options)), np.arange(500) % 3
+    net, classes = network(fastnn.get_backend("numba", **options)), np.arange(500) % 3
     program = net.backend.compile(net, Adam(), 100)
-    program.run(X.astype(np.float32), many, np.arange(500), 0, 5)
-    check, program._check = program._check, lambda *a: (check(*a), many.fill(10**12))
-    program._arguments = (lambda made: lambda *a, **k: _after(made, many, *a, **k))(program._arguments)
-    program.run(X.astype(np.float32), many, np.arange(500), 0, 5)
+    arguments = program._arguments
+
+    def written_after(*given, **more):
+        """The kernels' arguments, for which the classes are checked last."""
+        made = arguments(*given, **more)
+        classes.fill(10**12)
+        return made
+
+    program._arguments = written_after
+    program.run(X.astype(np.float32), classes, np.arange(500), 0, 5)
     assert np.isfinite(net.theta).all()
-
-
-def _after(made, classes, *arguments, **options):
-    """The arguments of kernels, made while the classes were fine."""
-    classes[...] = np.arange(500) % 3
-    result = made(*arguments, **options)
-    classes.fill(10**12)
-    return result
