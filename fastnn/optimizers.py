@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from .constant import Constant
 from .errors import finite_number, unknown_name
 from .fit_lock import FitLock
 from .schedules import Schedule
@@ -52,6 +53,9 @@ class Optimizer:
     name: ClassVar[str]
     code: ClassVar[int]
     slots: ClassVar[tuple[str, ...]] = ()
+    _own: ClassVar[frozenset[str]] = frozenset(
+        {"_learning_rate", "_owner", "_rate", "first_epoch", "in_use", "state", "t"}
+    )
 
     def __init__(self, learning_rate: float | Schedule) -> None:
         self.learning_rate = learning_rate
@@ -59,6 +63,19 @@ class Optimizer:
         self.t = self.first_epoch = 0
         self._owner: weakref.ref[Any] | None = None
         self.in_use = FitLock()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in self._own and not hasattr(type(self), name):
+            known = sorted({"learning_rate", "rate", *self.constants()})
+            raise AttributeError(
+                f"{type(self).__name__} has no {name!r} to be set; it has {', '.join(known)}", name=name, obj=self
+            )
+        super().__setattr__(name, value)
+
+    @classmethod
+    def constants(cls) -> tuple[str, ...]:
+        """Names of the rule's constants besides the rate."""
+        return tuple(name for base in cls.__mro__ for name, value in vars(base).items() if isinstance(value, Constant))
 
     @property
     def learning_rate(self) -> float | Schedule:
@@ -208,10 +225,11 @@ class Momentum(Optimizer):
     """
 
     name, code, slots = "momentum", 1, ("velocity",)
+    momentum = Constant(least=0, below=1)
 
     def __init__(self, learning_rate: float | Schedule = 0.05, momentum: float = 0.9) -> None:
         super().__init__(learning_rate)
-        self.momentum = finite_number("momentum", momentum, least=0, below=1)
+        self.momentum = momentum
 
     def hyper(self) -> tuple[float, ...]:
         return (self.rate, self.momentum)
@@ -233,7 +251,7 @@ class Decaying(Optimizer):
         Where each layer's weights begin, where its biases begin, where it ends; from the network it is bound to.
     """
 
-    weight_decay: float
+    weight_decay = Constant(least=0)
     spans: NDArray[np.int64] | None = None
 
     def bind(self, owner: Any, zeros: Callable[[], Any]) -> None:
@@ -254,15 +272,15 @@ class Moments(Decaying):
     """A rule of running means of the gradient, m, and of its square, v: the constants of Adam and LAMB."""
 
     slots = ("m", "v")
-    beta1: float
-    beta2: float
-    eps: float
+    beta1 = Constant(least=0, below=1)
+    beta2 = Constant(least=0, below=1)
+    eps = Constant(above=0)
 
-    def _check(self, beta1: float, beta2: float, eps: float, weight_decay: float) -> None:
-        self.beta1 = finite_number("beta1", beta1, least=0, below=1)
-        self.beta2 = finite_number("beta2", beta2, least=0, below=1)
-        self.eps = finite_number("eps", eps, above=0)
-        self.weight_decay = finite_number("weight_decay", weight_decay, least=0)
+    def __init__(
+        self, learning_rate: float | Schedule, beta1: float, beta2: float, eps: float, weight_decay: float
+    ) -> None:
+        super().__init__(learning_rate)
+        self.beta1, self.beta2, self.eps, self.weight_decay = beta1, beta2, eps, weight_decay
 
     def hyper(self) -> tuple[float, ...]:
         return (self.rate, self.beta1, self.beta2, self.eps, self.weight_decay)
@@ -298,8 +316,7 @@ class Adam(Moments):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(learning_rate)
-        self._check(beta1, beta2, eps, weight_decay)
+        super().__init__(learning_rate, beta1, beta2, eps, weight_decay)
 
     def parts(self) -> Iterator[tuple[slice, float]]:
         return super().parts() if self.weight_decay else Optimizer.parts(self)
@@ -354,6 +371,8 @@ class LARS(LayerWise):
     """
 
     name, code, slots = "lars", 3, ("velocity",)
+    momentum = Constant(least=0, below=1)
+    trust = Constant(above=0)
 
     def __init__(
         self,
@@ -363,9 +382,9 @@ class LARS(LayerWise):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(learning_rate)
-        self.momentum = finite_number("momentum", momentum, least=0, below=1)
-        self.trust = finite_number("trust", trust, above=0)
-        self.weight_decay = finite_number("weight_decay", weight_decay, least=0)
+        self.momentum = momentum
+        self.trust = trust
+        self.weight_decay = weight_decay
 
     def hyper(self) -> tuple[float, ...]:
         return (self.rate, self.momentum, self.trust, self.weight_decay)
@@ -409,8 +428,7 @@ class LAMB(Moments, LayerWise):
         eps: float = 1e-6,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(learning_rate)
-        self._check(beta1, beta2, eps, weight_decay)
+        super().__init__(learning_rate, beta1, beta2, eps, weight_decay)
 
     def step(self, theta: Array, grad: Array, state: Sequence[Array], t: int) -> None:
         m, v = state

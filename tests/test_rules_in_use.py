@@ -4,13 +4,15 @@ so what does not fit must be refused before, and by every thread that comes too 
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 
 import numpy as np
 import pytest
 
 import fastnn
-from fastnn.optimizers import Adam
+from fastnn.optimizers import OPTIMIZERS, Adam
 
 rng = np.random.default_rng(0)
 X, y = rng.random((500, 8)), np.arange(500) % 3
@@ -133,3 +135,42 @@ def test_classes_that_are_written_meanwhile_stay_within_memory(options):
     program._arguments = written_after
     program.run(X.astype(np.float32), classes, np.arange(500), 0, 5)
     assert np.isfinite(net.theta).all()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_constants_are_checked_whenever_they_are_set(name):
+    rule = OPTIMIZERS[name]()
+    before = rule.hyper()
+    for constant in rule.constants():
+        for wrong in (-1.0, np.nan, "x", None, True):
+            with pytest.raises((TypeError, ValueError), match=constant):
+                setattr(rule, constant, wrong)
+    assert rule.hyper() == before
+    for constant in rule.constants():
+        setattr(rule, constant, 0.25)
+    assert set(rule.hyper()[1:]) <= {0.25}
+    assert copy.deepcopy(rule).hyper() == pickle.loads(pickle.dumps(rule)).hyper() == rule.hyper()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_name_that_a_rule_has_not_is_refused(name):
+    rule = OPTIMIZERS[name]()
+    with pytest.raises(AttributeError, match="'lr' to be set; it has"):
+        rule.lr = 0.1
+    assert not hasattr(rule, "lr")
+
+
+def test_constants_set_between_fits_are_those_of_the_next(backend):
+    """The same as with a fresh rule of these constants."""
+
+    def trained(rule):
+        net = network(backend, dtype="float64")
+        net.fit(X[:40], y[:40], optimizer=rule, epochs=2, batch_size=8, seed=2)
+        return net.theta.copy()
+
+    changed = Adam(0.01)
+    trained(changed)
+    changed.reset()
+    changed.beta1, changed.weight_decay, changed.eps = 0.5, 0.1, 1e-4
+    assert np.array_equal(trained(changed), trained(Adam(0.01, 0.5, 0.999, 1e-4, 0.1)))
+    assert not np.array_equal(trained(Adam(0.01)), trained(Adam(0.01, 0.5, 0.999, 1e-4, 0.1)))

@@ -1,0 +1,31 @@
+"""A constant of an object, checked whenever it is set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .errors import finite_number
+
+__all__ = ["Constant"]
+
+
+class Constant:
+    """An attribute that is a finite number inside bounds, which are those of `finite_number`.
+
+    Setting another raises its TypeError or ValueError and leaves the attribute as it was. The value lies in the
+    object's own dict, so that copies and pickles have it.
+    """
+
+    def __init__(self, *, above: float | None = None, least: float | None = None, below: float | None = None) -> None:
+        self.above, self.least, self.below = above, least, below
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else instance.__dict__[self.name]
+
+    def __set__(self, instance: Any, value: float) -> None:
+        instance.__dict__[self.name] = finite_number(
+            self.name, value, above=self.above, least=self.least, below=self.below
+        )
