@@ -46,6 +46,41 @@ def test_the_other_tasks_run_and_stop_and_answer(tmp_path):
     assert re.search(r"\['setosa' 'setosa' 'versicolor' 'virginica' 'virginica'\]", output), output
 
 
+def test_the_pipeline_scores(tmp_path):
+    assert float(output_of(2, tmp_path)) > 0.93
+
+
+def test_the_picture_is_that_of_the_results_it_names(tmp_path):
+    """Drawn anew it names every cell, and no number has changed."""
+    found = re.search(
+        r"`(cpu-[\d-]+)\.\{txt,json,html\}`", (ROOT / "bench/results/README.md").read_text(encoding="utf-8")
+    )
+    results = ROOT / "bench" / "results" / f"{found.group(1)}.json"
+    drawn = tmp_path / "speed.svg"
+    done = subprocess.run(
+        [sys.executable, ROOT / "bench" / "picture.py", results, drawn],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    units = json.loads(results.read_text())["units"]
+    assert len(done.stdout.splitlines()) == 18
+    for line, cell in (
+        ("784-1024-1024-10, 2048", "train/784-1024-1024-10@2048@sgd"),
+        ("784-300-100-10, 10,000", "predict/784-300-100-10@10000"),
+    ):
+        entrants = units[cell]["entrants"]
+        best = min(
+            e["median"]
+            for name, e in entrants.items()
+            if name in ("jax", "compile", "torch", "onnx", "sklearn") and e["status"] == "ok"
+        )
+        shown = re.search(rf"{line} +([\d.]+)", done.stdout).group(1)
+        assert shown == f"{best / entrants['numba']['median']:.2f}"
+    # one path for each mark, in the committed picture as in this one
+    committed = (ROOT / "docs" / "speed.svg").read_text(encoding="utf-8")
+    assert committed.count("<use ") == drawn.read_text(encoding="utf-8").count("<use ")
+
+
 def test_the_page_on_the_interface_tells_what_there_is(tmp_path):
     """Every argument with its default, every field of a history, every public name."""
     for function, name in ((fastnn.Network, "fastnn.Network("), (fastnn.Network.fit, "net.fit(")):
