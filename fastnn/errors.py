@@ -11,6 +11,7 @@ ELSEWHERE = {
     **dict.fromkeys(("kaiming", "kaiming_uniform", "kaiming_normal", "he_uniform", "he_normal"), "he"),
     **dict.fromkeys(("linear", "none"), "identity"),
     **dict.fromkeys(("logistic", "expit"), "sigmoid"),
+    "swish": "silu",
     **dict.fromkeys(("mse", "mean_squared_error", "l2_loss", "mseloss"), "squared_error"),
     **dict.fromkeys(("mae", "mean_absolute_error", "l1_loss", "l1loss"), "absolute_error"),
     **dict.fromkeys(("huberloss", "huber_loss", "smooth_l1"), "huber"),

@@ -491,4 +491,6 @@ def get(optimizer: str | Optimizer, learning_rate: float | Schedule | None = Non
             raise unknown_name("optimizer", optimizer, [*OPTIMIZERS, "lbfgs"])
         options = {} if learning_rate is None else {"learning_rate": learning_rate}
         return OPTIMIZERS[optimizer](**options)
-    raise TypeError(f"optimizer must be a name or an Optimizer, got {optimizer!r} ({type(optimizer).__name__})")
+    a_class = isinstance(optimizer, type) and issubclass(optimizer, Optimizer)
+    hint = f"; an instance is {optimizer.__name__}()" if a_class else ""
+    raise TypeError(f"optimizer must be a name or an Optimizer, got {optimizer!r} ({type(optimizer).__name__}){hint}")

@@ -87,7 +87,7 @@ def predict_file(net: Network, path: str | os.PathLike[str], *, keep: Sequence[s
             kept = tables.cells_of(path, keep)
         if others := [repr(name) for name in extra if name != known["target"] and name not in kept]:
             shown = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
-            notes.append(f"ignored, because the model does not know {'them' if len(others) > 1 else 'it'}: {shown}")
+            notes.append(f"ignored, not used by the model: {shown}")
         X = scaled(f"{path}: ", known, raw, net.dtype)
     found = _answers(net, known, X, notes)
     found.kept = kept

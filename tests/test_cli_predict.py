@@ -90,7 +90,7 @@ def test_columns_in_any_order_with_more_beside_them(cli, classifier, tmp_path):
     assert [row["prediction"] for row in rows] == ["hot", "cold", "cold"]
     assert float(rows[0]["probability"]) == pytest.approx(1 / (1 + np.exp(-16)), abs=1e-6)
     assert "column 'kind' is what the model predicts; it is ignored" in result.stderr
-    assert "does not know it: 'station'" in result.stderr
+    assert "not used by the model: 'station'" in result.stderr
 
 
 def test_regression_in_the_units_of_the_file(cli, regressor, tmp_path):

@@ -416,7 +416,7 @@ def test_who_is_no_better_than_a_constant_answer_is_told(cli, tmp_path):
     words = ("train", "churn.csv", "--target", "left", "--no-plot", "--hidden", "64,64", "--l2", "0")
     code, out, err = cli(*words, "--epochs", "150", "--learning-rate", "0.01")
     assert code == 0, err
-    assert "who always answers no has an accuracy of 95.00 %" in out
+    assert "baseline: always no, accuracy 95.00 %" in out
     assert "overfitted" in out
     assert "--patience 10 ends in time" in out
     code, out, _ = cli(*words, "--epochs", "3", "--json")

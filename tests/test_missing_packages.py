@@ -63,7 +63,7 @@ def test_the_numpy_engine_is_taken_and_says_why(tmp_path, expected, package, rea
     )
     result = _run(code, tmp_path, "-W", "error")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("numpy: the first that can be used here;")
+    assert result.stdout.startswith("numpy: the best engine that can be used here;")
     assert result.stdout.count(reason) == 1
     np.testing.assert_array_equal(np.load(tmp_path / "theta.npy"), expected)
 
@@ -168,7 +168,7 @@ def test_a_network_that_chose_its_engine_travels_to_where_that_is_missing(tmp_pa
     """
     result = _run(textwrap.dedent(code), tmp_path, "-W", "error")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("numpy: the first that can be used here;")
+    assert result.stdout.startswith("numpy: the best engine that can be used here;")
     assert "backend='numba' cannot be used" in result.stdout
 
 

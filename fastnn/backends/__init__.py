@@ -134,11 +134,12 @@ def _automatic(parameters: int | None) -> tuple[Backend, str]:
     for name in _ENGINES:
         # Before CuPy is even imported: that opens the device, which takes a second and some of its memory.
         if name == "cupy" and (parameters or 0) < AUTO_GPU_PARAMETERS:
-            why_not.append(f"cupy not taken: for {AUTO_GPU_PARAMETERS:,} parameters and more, got {parameters or 0:,}")
+            found = "" if parameters is None else f", this network has {parameters:,}"
+            why_not.append(f"cupy is considered from {AUTO_GPU_PARAMETERS:,} parameters on{found}")
             continue
         reason = _load(name)
         if reason is None:
-            return _instances[name], "; ".join([f"{name}: the first that can be used here", *why_not])
+            return _instances[name], "; ".join([f"{name}: the best engine that can be used here", *why_not])
         why_not.append(f"{name} not taken: {reason}")
     raise BackendUnavailable("no engine can be used: " + "; ".join(why_not))  # pragma: no cover - NumPy always loads
 

@@ -103,11 +103,7 @@ def after(data: DataSet, parts: Parts, net: Network, outcome: Outcome) -> None:
     line(
         "time",
         f"{outcome.seconds:.2f} s"
-        + (
-            f", {outcome.compiling:.2f} s of them to compile kernels, which later runs are spared"
-            if outcome.compiling
-            else ""
-        ),
+        + (f", {outcome.compiling:.2f} s of them to compile kernels, once" if outcome.compiling else ""),
     )
     evaluation("test", outcome.test, " not seen in training")
     for label, path in (("curve", outcome.plot), ("model", outcome.model)):
@@ -126,7 +122,7 @@ def evaluation(label: str, found: Evaluation, which: str = "") -> None:
     wrong = found.rows - int(found.confusion.trace())
     line(label, f"accuracy {100 * (found.accuracy or 0):.2f} % ({wrong:,} wrong of {rows}), cost {found.cost:.4g}")
     if found.majority is not None and found.majority[1] >= HALF:
-        line("", f"who always answers {found.majority[0]} has an accuracy of {100 * found.majority[1]:.2f} %")
+        line("", f"baseline: always {found.majority[0]}, accuracy {100 * found.majority[1]:.2f} %")
     _confusion(found.confusion, found.classes or [])
 
 
