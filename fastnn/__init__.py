@@ -22,6 +22,7 @@ _PUBLIC = {
     "Network": (".network", "Network"),
     "SymmetricStart": (".errors", "SymmetricStart"),
     "TrainingInterrupted": (".errors", "TrainingInterrupted"),
+    "UnknownCategory": (".errors", "UnknownCategory"),
     "UnscaledInput": (".errors", "UnscaledInput"),
     "activations": (".activations", None),
     "available_backends": (".backends", "available_backends"),
@@ -53,6 +54,7 @@ __all__ = [
     "Network",
     "SymmetricStart",
     "TrainingInterrupted",
+    "UnknownCategory",
     "UnscaledInput",
     "__version__",
     "activations",
@@ -83,6 +85,7 @@ if TYPE_CHECKING:
         ModelFileError,
         SymmetricStart,
         TrainingInterrupted,
+        UnknownCategory,
         UnscaledInput,
     )
     from .gradient_check import gradcheck

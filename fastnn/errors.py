@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterable
+from typing import Any
 
 # What other libraries call a thing -> its name here.
 ELSEWHERE = {
@@ -69,6 +71,10 @@ class Diverged(ArithmeticError):
         self.layer = layer
         self.history = history
 
+    def __reduce__(self) -> tuple[Any, ...]:  # from a worker of a pool it comes as a pickle
+        made = functools.partial(type(self), epoch=self.epoch, layer=self.layer, history=self.history)
+        return made, self.args, self.__dict__
+
 
 class DeviceLost(RuntimeError):
     """The GPU stopped answering while a network trained. The network is on the NumPy engine when this is raised.
@@ -85,6 +91,10 @@ class DeviceLost(RuntimeError):
         super().__init__(message)
         self.epoch, self.step, self.history = epoch, step, history
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        made = functools.partial(type(self), epoch=self.epoch, step=self.step, history=self.history)
+        return made, self.args, self.__dict__
+
 
 class ModelFileError(ValueError):
     """A model file that is not one, is damaged, or describes something this version does not know."""
@@ -100,6 +110,10 @@ class TrainingInterrupted(UserWarning):
 
 class SymmetricStart(UserWarning):
     """Some hidden units start identical and will stay identical."""
+
+
+class UnknownCategory(UserWarning):
+    """Rows of a table with a text that did not occur in training: it counts as none of the column's categories."""
 
 
 class UnscaledInput(UserWarning):

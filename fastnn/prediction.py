@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .data import features, idx, npz_file, preprocessing, tables
-from .errors import DataFileError, ModelFileError
+from .errors import DataFileError, ModelFileError, UnknownCategory
 from .network import Network
 
 __all__ = ["Predictions", "predict_file", "predict_table", "scaled"]
@@ -71,6 +72,11 @@ def predict_file(net: Network, path: str | os.PathLike[str], *, keep: Sequence[s
         The network does not say how its data was prepared, or says it wrongly.
     DataFileError
         The file is not usable, or lacks a column.
+
+    Warns
+    -----
+    UnknownCategory
+        A text that did not occur in training, which counts as none of its column's categories.
     """
     known = preprocessing.check(net.preprocessing, inputs=net.sizes[0], outputs=net.sizes[-1])
     notes: list[str] = []
@@ -91,6 +97,7 @@ def predict_file(net: Network, path: str | os.PathLike[str], *, keep: Sequence[s
         X = scaled(f"{path}: ", known, raw, net.dtype)
     found = _answers(net, known, X, notes)
     found.kept = kept
+    _warn_of_unknown(notes)
     return found
 
 
@@ -111,6 +118,11 @@ def predict_table(net: Network, table: Any) -> Predictions:
         The network was not trained on a table.
     DataFileError
         A column is missing, of another length, or holds what it cannot.
+
+    Warns
+    -----
+    UnknownCategory
+        A text that did not occur in training, which counts as none of its column's categories.
     """
     known = preprocessing.check(net.preprocessing, inputs=net.sizes[0], outputs=net.sizes[-1])
     if known["kind"] != "table":
@@ -119,7 +131,16 @@ def predict_table(net: Network, table: Any) -> Predictions:
     reading, categories = tables.reading_of(known), known.get("categories", {})
     columns = features.from_arrays(table, known["columns"], reading)
     X = scaled("", known, features.encoded(columns, known["columns"], categories, notes), net.dtype)
-    return _answers(net, known, X, notes)
+    found = _answers(net, known, X, notes)
+    _warn_of_unknown(notes)
+    return found
+
+
+def _warn_of_unknown(notes: list[str]) -> None:
+    """Those notes that may mean that a table was read or written otherwise than that of the training."""
+    for note in notes:
+        if features.UNKNOWN in note:
+            warnings.warn(note, UnknownCategory, stacklevel=3)
 
 
 def _answers(net: Network, known: dict[str, Any], X: NDArray[Any], notes: list[str]) -> Predictions:

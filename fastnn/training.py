@@ -304,6 +304,7 @@ class _Fit:
             self.steps_per_slice = max(1, min(int(taken * SLICE_SECONDS / max(elapsed, 1e-9)), 1 << 30))
             rows, seconds = rows + slice_rows, seconds + elapsed
             self.progress.advance(stop)
+        self.net.backend.flush_subnormals(self.net.theta, *self.program.optimizer.state)
         self._record(cost_sum / rows, (self.program.hits or 0) / rows, seconds)
         self.done = 0
 

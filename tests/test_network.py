@@ -349,7 +349,9 @@ def test_backend_and_its_reason(backend):
     assert fastnn.Network([2, 2], backend="numpy").backend_reason == "numpy: asked for by name"
     auto = fastnn.Network([2, 2])
     assert auto.backend_reason.startswith(f"{auto.backend.name}: the best engine that can be used here")
-    assert "cupy is considered from 1,000,000 parameters on, this network has 6" in auto.backend_reason, "two parameters never pay for a GPU"
+    assert "cupy is considered from 1,000,000 parameters on, this network has 6" in auto.backend_reason, (
+        "two parameters never pay for a GPU"
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import fastnn
-from fastnn.backends import numba_backend
+from fastnn.backends import numba_backend, numba_panels
 from fastnn.cli.app import app
 from fastnn.kernels import cpu
 from fastnn.kernels.cpu import JIT
@@ -31,7 +31,7 @@ def test_every_way_to_predict_is_taken(monkeypatch):
     seconds = fastnn.warm_up(net)
     assert seconds > 0
     rows = net.backend.warming_rows(net)
-    assert {1, 2, numba_backend.PACKING_ROWS} <= set(rows)
+    assert {1, 2, numba_panels.PACKING_ROWS} <= set(rows)
     if net.backend.no_matrix_unit is None:
         assert max(rows) * 300 >= numba_backend.UNIT_OUTPUTS
     assert set(taken) == {(m, kind) for m in rows for kind in ("float32", "float64", "int64", "uint8")}

@@ -170,6 +170,11 @@ class Backend(ABC):
         optimizer.t += 1
         self._update(optimizer, theta, grad, optimizer.t)
 
+    def flush_subnormals(self, *vectors: Array) -> None:  # noqa: B027
+        """`fit` calls it after each epoch with what it has moved: numbers too small to be normal become 0 where
+        arithmetic on them is slow and steps leave them (kernels/cpu/subnormal.py).
+        """
+
     def compile(
         self,
         net: Network,

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..dropout import limit_of, scale_of
 from ..kernels.cpu.gather import reader, source_of
+from ..kernels.cpu.subnormal import as_zero
 from ..kernels.cpu.workspace import Data, Rule, Run, read_only
 from .base import Array, Job, Program
 from .cpu_plan import Plan
@@ -127,6 +128,8 @@ class TeamProgram(Program):
     and `_hits`.
     """
 
+    _worker: Any  # the compiled program
+
     def __init__(self, job: Job, plan: Plan) -> None:
         super().__init__(job)
         self.plan = plan.with_rows_at_most(self.micro_batch)
@@ -168,6 +171,11 @@ class TeamProgram(Program):
 
         count(tuple(vars(self).values()))
         return sum(buffers.values())
+
+    def _steps(self, *arguments: Any) -> None:
+        """One thread's call of the compiled program."""
+        with as_zero():
+            self._worker(*arguments)
 
     def _team(self) -> int:
         """As many threads as planned; fewer while fits of other networks are under way. Members of the plan who

@@ -120,7 +120,7 @@ class AmxProgram(TeamProgram):
         memory = self._memory._replace(packed=self.net.theta, state1=state1, state2=state2)
 
         def work(me: int) -> None:
-            self._worker(me, team, 0, meeting, table, data, run, self._shape, rule, memory)
+            self._steps(me, team, 0, meeting, table, data, run, self._shape, rule, memory)
 
         run_team(work, team)
         return self._finish(y, order, start, stop)

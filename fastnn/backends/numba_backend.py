@@ -41,6 +41,7 @@ from ..kernels.cpu.on_demand import DROP, parts
 from ..kernels.cpu.one_row import one_row
 from ..kernels.cpu.prediction import prediction
 from ..kernels.cpu.program import FlatMemory, FlatShape, training_program
+from ..kernels.cpu.subnormal import as_zero
 from ..kernels.cpu.team import new_barrier
 from .cpu_beside import compile_beside
 from .cpu_blas import Blas, blas_of_process
@@ -54,7 +55,7 @@ from .cpu_rows import PREDICTION_ROWS, by_part, converted, factor_of
 from .cpu_threads import blas_on_one_thread, sharing, usable_threads
 from .cpu_unit import FOR_BYTES, unit_may_be_shared, why_no_unit
 from .numba_amx import OCTETS, AmxPredictor, AmxProgram, any_few
-from .numba_panels import PanelPredictor, PanelProgram, likely_parts, without_last
+from .numba_panels import PanelPredictor, PanelProgram, likely_parts, packing_rows, without_last
 
 if TYPE_CHECKING:
     from ..network import Network
@@ -66,8 +67,6 @@ __all__ = ["NumbaBackend"]
 # a thread more pays for being started.
 ONE_THREAD_FLOPS, TEAM_FLOPS = 1_000_000, 20_000_000
 MOST = 2**31 - 1  # rows or columns of a matrix that BLAS of 32-bit integers can take
-# A prediction pays for packing the parameters from so many rows on, and a row for each so many parameters.
-PACKING_ROWS, PACKED_PER_ROW = 512, 128
 # Rows, and rows times units of the widest hidden layer, from which the matrix unit predicts faster; bytes, which would
 # have to be converted elsewhere, at any width.
 UNIT_ROWS, UNIT_WIDTH, UNIT_OUTPUTS = 1024, 64, 1 << 18
@@ -191,6 +190,7 @@ class NumbaBackend(HostBackend):
         )
         operations.sum_columns(delta, 0, Delta_b.shape[0], Delta_b, np.empty_like(Delta_b))
 
+    @as_zero()
     def _update(self, optimizer: Optimizer, theta: Array, grad: Array, t: int) -> None:
         state1, state2 = two_states(states_of(optimizer, theta), theta.dtype)
         hyper = np.array(optimizer.hyper())
@@ -279,7 +279,7 @@ class NumbaBackend(HostBackend):
     def warming_rows(self, net: Network) -> list[int]:
         known, rows = self._known(net), {1, 2}
         if known.fits_panels and self._wishes.panels is not False:
-            rows.add(_packing_rows(net))
+            rows.add(packing_rows(net))
         if self._fits_unit(net, UNIT_ROWS):
             wide = known.widest >= UNIT_WIDTH and not self._unit_shared
             rows.add(max(UNIT_ROWS, -(-UNIT_OUTPUTS // known.widest)) if wide else UNIT_ROWS)
@@ -310,7 +310,7 @@ class NumbaBackend(HostBackend):
         ):
             known.unit = known.unit or AmxPredictor(net)
             return known.unit
-        if rows >= _packing_rows(net) and known.fits_panels and self._wishes.panels is not False:
+        if rows >= packing_rows(net) and known.fits_panels and self._wishes.panels is not False:
             known.panels = known.panels or PanelPredictor(net)
             return known.panels
         return None
@@ -473,16 +473,11 @@ class NumbaProgram(TeamProgram):
 
         def work(me: int) -> None:
             with self._blas.one_thread_here():
-                self._worker(me, team, self.plan.sliced, meeting, self._parts, data, run, self._shape, rule, memory)
+                self._steps(me, team, self.plan.sliced, meeting, self._parts, data, run, self._shape, rule, memory)
 
         with blas_on_one_thread():
             run_team(work, team)
         return self._finish(y, order, start, stop)
-
-
-def _packing_rows(net: Network) -> int:
-    """From so many rows on a prediction pays for packing the parameters."""
-    return max(PACKING_ROWS, net.layout.size // PACKED_PER_ROW)
 
 
 def _shapes(net: Network) -> tuple[Array, Array, Array, Array, Array]:

@@ -32,14 +32,19 @@ if TYPE_CHECKING:
     from ..network import Network
 
 __all__ = [
+    "PACKING_ROWS",
     "PanelPredictor",
     "PanelProgram",
     "cumulative",
     "cuts_for_team",
     "likely_parts",
     "needed_parts",
+    "packing_rows",
     "without_last",
 ]
+
+# A prediction pays for packing the parameters from so many rows on, and a row for each so many parameters.
+PACKING_ROWS, PACKED_PER_ROW = 512, 128
 
 ALONE = 1 << 17  # numbers up to which one thread packs them before another would be awake
 
@@ -125,7 +130,7 @@ class PanelProgram(TeamProgram):
         vectors = [(net.theta, memory.packed), *states]
 
         def work(me: int) -> None:
-            self._worker(me, team, self.plan.split, meeting, panels, data, run, self._shape, rule, memory)
+            self._steps(me, team, self.plan.split, meeting, panels, data, run, self._shape, rule, memory)
 
         self._layout.pack(vectors, team)
         run_team(work, team)
@@ -266,6 +271,11 @@ class _Panels:
             run_parts(part, team, team)
         else:
             part(0)
+
+
+def packing_rows(net: Network) -> int:
+    """From so many rows on a prediction pays for packing the parameters."""
+    return max(PACKING_ROWS, net.layout.size // PACKED_PER_ROW)
 
 
 def cumulative(counts: Iterable[int]) -> Array:

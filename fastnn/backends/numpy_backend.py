@@ -61,6 +61,10 @@ class NumpyBackend(HostBackend):
         costs = pair.cost(z, a, y)
         return float(np.sum(costs if weights is None else costs * weights, dtype=np.float64))
 
+    def flush_subnormals(self, *vectors: Array) -> None:
+        for vector in vectors:
+            vector[np.abs(vector) < np.finfo(vector.dtype).tiny] = 0
+
     def _update(self, optimizer: Optimizer, theta: Array, grad: Array, t: int) -> None:
         optimizer.step(theta, grad, optimizer.state, t)
 

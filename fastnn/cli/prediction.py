@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__, files, warming
+from ..errors import UnknownCategory
 from ..evaluation import evaluate_file
 from ..model_file import load
 from ..prediction import Predictions, predict_file
@@ -51,7 +53,8 @@ def predict(
             raise ValueError(f"--keep {column}: the predictions have a column of that name themselves")
     with warnings_as_remarks():
         net = load(model, backend=known("--backend", backend, BACKENDS))
-    with net.backend.announcing(remark):
+    with net.backend.announcing(remark), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnknownCategory)  # it is among the notes
         result = predict_file(net, file, keep=keep)
     for note in result.notes:
         remark(note)

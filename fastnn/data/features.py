@@ -3,6 +3,7 @@ name that occurs."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 from ..errors import DataFileError
 from .columns import BadCell, Column, Reading, commas_in, names, numbers, too_many, with_point
 
-__all__ = ["as_text", "categories_of", "encoded", "feature_names", "from_arrays"]
+__all__ = ["UNKNOWN", "as_text", "categories_of", "encoded", "feature_names", "from_arrays"]
 
 Floats = NDArray[np.float64]
+UNKNOWN = "that did not occur in training"  # which every note about such names holds
 
 
 def categories_of(features: Mapping[str, Column], where: str = "") -> dict[str, list[str]]:
@@ -54,9 +56,10 @@ def feature_names(columns: Sequence[str], categories: Mapping[str, Sequence[str]
 def encoded(
     features: Mapping[str, Column], columns: Sequence[str], categories: Mapping[str, Sequence[str]], notes: list[str]
 ) -> Floats:
-    """(m, inputs) in the order of `feature_names`. A name that is none of the column's gives 0 for all of them.
+    """(m, inputs) in the order of `feature_names`. A name that is none of the column's, however it is spelled, gives 0
+    for all of them.
 
-    notes : appended to where that happened to one that is not missing.
+    notes : appended to where that happened to one that is not missing, with UNKNOWN in what is said.
     """
     rows = len(features[columns[0]])
     X = np.zeros((rows, len(feature_names(columns, categories))))
@@ -68,31 +71,56 @@ def encoded(
             at += 1
             continue
         place = {name: at + i for i, name in enumerate(categories[column])}
-        by_value = _without_zeros(place)
+        meant = _Spellings(place)
         strange = []
         for row, cell in enumerate(cells):
-            if (found := place.get(cell, by_value.get(cell))) is not None:
+            if (found := place.get(cell)) is not None or (found := meant.of(cell)) is not None:
                 X[row, found] = 1
             elif cell != "":
                 strange.append(cell)
         if strange:
             shown = ", ".join(map(repr, sorted(set(strange))[:3])) + (", ..." if len(set(strange)) > 3 else "")
             notes.append(
-                f"{len(strange)} row{'s' * (len(strange) > 1)} with a value of column {column!r} that did not occur in "
-                f"training ({shown}): taken for none of its categories"
+                f"{len(strange)} row{'s' * (len(strange) > 1)} with a value of column {column!r} {UNKNOWN} ({shown}): "
+                "taken for none of its categories"
             )
         at += len(place)
     return X
 
 
-def _without_zeros(place: Mapping[str, int]) -> dict[str, int]:
-    """The same of names such as 007 without their zeros, as they come where a table was read as numbers; none if two
-    would be the same.
+class _Spellings:
+    """Names of a column as others write them who have read the table in between: 7 for 007 and 1.1 for 1.10 where all
+    are numbers, True or TRUE for true. None that two names could be meant by.
     """
-    if not all(name.isdigit() for name in place):
-        return {}
-    shorter = {name.lstrip("0") or "0": at for name, at in place.items()}
-    return shorter if len(shorter) == len(place) else {}
+
+    def __init__(self, place: Mapping[str, int]) -> None:
+        self.found: dict[Any, int] = {}
+        for key in (_digits, _value, _truth):
+            keys = [key(name) for name in place]
+            if None not in keys and len(set(keys)) == len(keys):
+                self.key, self.found = key, dict(zip(keys, place.values(), strict=True))
+                return
+
+    def of(self, cell: str) -> int | None:
+        """The place of the name that is meant."""
+        return self.found.get(self.key(cell)) if self.found else None
+
+
+def _digits(name: str) -> str | None:
+    """Without the zeros in front, as digits of any number."""
+    return (name.lstrip("0") or "0") if name.isdigit() else None
+
+
+def _value(name: str) -> float | None:
+    try:
+        value = float(name)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _truth(name: str) -> str | None:
+    return name.casefold() if name.casefold() in ("true", "false") else None
 
 
 def from_arrays(table: Any, columns: Sequence[str], reading: Reading) -> dict[str, Column]:
@@ -160,6 +188,8 @@ def _cell(value: Any) -> str:
 
 def _numbers(column: str, values: NDArray[Any], reading: Reading) -> Floats:
     missing = reading.missing
+    if values.dtype.kind in "mM":
+        raise DataFileError(f"column {column!r} holds times ({values.dtype}), where the training had numbers")
     if values.dtype.kind not in "biuf":
         given = values.tolist()
         as_they_are = [with_point(v) if reading.comma and isinstance(v, str) else _cell(v) for v in given]
