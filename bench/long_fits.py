@@ -1,4 +1,4 @@
-"""Whether epochs stay as fast as they begin: 100,000 rows of 12 numbers, 12-64-32-2, batch 32, Adam, L2; the time of every epoch.
+"""Whether epochs stay as fast as they begin: 100,000 rows, 12-64-32-2, batch 32, Adam, L2; the time of every epoch.
 
 python bench/long_fits.py [--epochs 16] [--l2 3]
 
@@ -75,6 +75,5 @@ if __name__ == "__main__":
     print(f"fastnn {fastnn.__version__}, l2={given.l2:g}, milliseconds of each epoch")
     for name, run in entrants.items():
         seconds, tiny, accuracy = run()
-        print(
-            f"{name:20} {' '.join(f'{1000 * s:.0f}' for s in seconds)}; {tiny} subnormal parameters, accuracy {accuracy:.4f}"
-        )
+        shown = " ".join(f"{1000 * second:.0f}" for second in seconds)
+        print(f"{name:20} {shown}; {tiny} subnormal parameters, accuracy {accuracy:.4f}")
