@@ -12,7 +12,7 @@ import numpy as np
 from . import checks, row_weights
 from .dropout import Drawn
 from .dropout import factors as drawn_factors
-from .errors import finite_number, positive_integer
+from .errors import positive_integer
 from .optimizers import Optimizer, check_known
 
 if TYPE_CHECKING:
@@ -53,10 +53,20 @@ class Backpropagation:
         def _evaluate(self, x: Array, y: Array, weights: Array | None = None) -> tuple[float, int | None]: ...
 
     def forward(self, X: Any) -> list[Array]:
-        """[a^(1), ..., a^(L)], each (m, s_l); NumPy arrays for NumPy input, device arrays for device input."""
+        """[a^(1), ..., a^(L)], each (m, s_l), fresh arrays of the network's dtype; NumPy arrays for NumPy input, device
+        arrays for device input.
+
+        Raises
+        ------
+        TypeError, ValueError
+            X is not what the network takes.
+        """
         X = checks.numeric("X", X, self.backend)
-        _, _, a = self._forward(self._inputs(X))
-        return a if self._on_device(X) else [self.backend.to_numpy(layer) for layer in a]
+        x, device = self._inputs(X), self._on_device(X)
+        _, _, a = self._forward(x)
+        if x is X or (not device and np.may_share_memory(x, X)):
+            a[0] = x.copy()  # a^(1) is the caller's otherwise
+        return a if device else [self.backend.to_numpy(layer) for layer in a]
 
     def _forward(
         self, x: Array, factors: Sequence[Array | None] | None = None
@@ -167,7 +177,7 @@ class Backpropagation:
         step = m if micro_batch is None else positive_integer("micro_batch", micro_batch)
         weights, total = row_weights.for_rows(sample_weight, cast("Network", self), targets)
         if training_rows is not None:
-            total = finite_number("training_rows", training_rows, above=0)
+            total = positive_integer("training_rows", training_rows)
         cost_sum, Delta = 0.0, None
         for start in range(0, m, step):
             part = slice(start, start + step)
@@ -196,9 +206,9 @@ class Backpropagation:
         ------
         TypeError, ValueError
             gradient does not fit or is not finite, or the optimizer is none, or that of another network; nothing was
-            changed.
+            changed. (A finite step that overflows the dtype is not looked for, as `fit` does.)
         RuntimeError
-            The network is being trained by a fit.
+            The network is being trained by a fit, or the optimizer trains another at this moment.
         """
         if not isinstance(optimizer, Optimizer):
             raise TypeError(
@@ -215,12 +225,14 @@ class Backpropagation:
             )
         if not backend.all_finite(gradient):
             raise ValueError("gradient holds NaN or infinity")
-        if cast("Network", self)._training.busy():
-            raise RuntimeError(
-                "this network is being trained by a fit; step after it, or on a copy (copy.deepcopy(net))"
-            )
-        optimizer.bind(self, lambda: backend.zeros(self.theta.shape, self.dtype))
-        backend.update(optimizer, self.theta, gradient)
+        backend._check_target("theta", self.theta, gradient)
+        under_way = cast("Network", self)._training.held(
+            "this network is being trained by a fit, or moved by a step in another thread; step after it, or on a copy "
+            "(copy.deepcopy(net))"
+        )
+        with under_way, optimizer.held():
+            optimizer.bind(self, lambda: backend.zeros(self.theta.shape, self.dtype))
+            backend.update(optimizer, self.theta, gradient)
 
     def mean_cost(self, X: Any, y: Any, *, l2: bool = True, sample_weight: Any = None) -> float:
         """Mean cost over the m rows: J of `cost_and_gradient`, or without L2, as `history.val_cost` is."""

@@ -201,7 +201,10 @@ def finite_number(
     )
     if isinstance(given, (bool, np.bool_)) or not isinstance(given, (int, float, np.integer, np.floating)):
         raise TypeError(f"{argument} must be {wanted}, got {given!r} ({type(given).__name__})")
-    value = float(given)
+    try:
+        value = float(given)
+    except OverflowError:  # an integer of hundreds of digits
+        value = float("inf")
     inside = (
         np.isfinite(value)
         and (above is None or value > above)

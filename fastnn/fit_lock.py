@@ -4,8 +4,10 @@ library only.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+from collections.abc import Iterator
 
 __all__ = ["FitLock"]
 
@@ -29,6 +31,17 @@ class FitLock:
     def of_this_process(self) -> threading.Lock:
         """The lock to hold while training; release the object that was acquired, the process may be another by then."""
         return self._locks.setdefault(os.getpid(), threading.Lock())  # one step: two threads get the same lock
+
+    @contextlib.contextmanager
+    def held(self, message: str) -> Iterator[None]:
+        """Inside it is held; RuntimeError with this message where it is held already."""
+        lock = self.of_this_process()
+        if not lock.acquire(blocking=False):
+            raise RuntimeError(message)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def busy(self) -> bool:
         """Whether the network is being trained in this process."""

@@ -179,9 +179,9 @@ class _Search:
                 history.val_cost.append(val_cost)
                 if self._counts_hits and val_hits is not None:
                     history.val_accuracy.append(val_hits / val_rows)
-            net.epochs_trained += 1
+            net._learnt(epochs=net.epochs_trained + 1, scale=net.scale)
             if self.data.scale is not None:
-                net.scale = self.data.scale
+                net._learnt(epochs=net.epochs_trained, scale=self.data.scale)
             over = self.best is not None and self.best.is_over(history)
         epoch = net.epochs_trained - 1
         self.progress.epoch(epoch, history)

@@ -15,7 +15,7 @@ from .activations import Activation
 from .backends import Backend, choose_backend
 from .backends.base import Job
 from .backpropagation import Backpropagation
-from .errors import finite_number, natural_number
+from .errors import finite_number, natural_number, nearest
 from .fit_lock import FitLock
 from .fit_method import FitMethod
 from .layout import Layout, Views
@@ -28,6 +28,8 @@ __all__ = ["Network"]
 Array = Any
 # engines keep what they made of these
 FIXED = ("sizes", "hidden", "output", "cost", "pair", "dtype", "layout", "backend", "precision")
+BETWEEN_FITS = ("l2", "dropout", "scale", "epochs_trained")  # a fit has read them, and counts on them
+OTHERS = ("theta", "weights", "biases", "backend_reason", "preprocessing", "prepared", "kept")
 
 
 class Network(Backpropagation, FitMethod):
@@ -76,10 +78,11 @@ class Network(Backpropagation, FitMethod):
     scale : float or None
         Factor for integer inputs, from the `fit` that was given one. Floats are taken as they are.
     l2 : float
-        lambda, which may be set between fits.
+        lambda.
     dropout : tuple of float
-        p of each hidden layer, which may be set between fits, not by a callback. Sizes, activations, cost and dtype may
-        not be set.
+        p of each hidden layer.
+
+    The last four may be set between fits, not by a callback. Sizes, activations, cost and dtype may not be set.
 
     Raises
     ------
@@ -136,6 +139,7 @@ class Network(Backpropagation, FitMethod):
         self.backend.copyto(theta, self.backend.asarray(vector))
         self._use(theta)
         self._training = FitLock()
+        self._optimizer: optimizers.Optimizer | None = None
 
     def _use(self, theta: Array) -> None:
         """Make theta, an array of the engine, the parameters, and weights and biases views of it."""
@@ -173,11 +177,24 @@ class Network(Backpropagation, FitMethod):
                 f"net.{name} cannot be replaced, because all parameters lie in one vector; write into it, as in "
                 f"net.{place}[...] = values"
             )
+        if name in BETWEEN_FITS and (under_way := self.__dict__.get("_training")) is not None and under_way.busy():
+            raise RuntimeError(f"net.{name} cannot be set while the network is being trained; set it between fits")
         if name == "scale" and value is not None:
             value = finite_number("scale", value, above=0)
         if name == "epochs_trained":
             value = natural_number("epochs_trained", value)
+        settable = (*FIXED, *BETWEEN_FITS, *OTHERS)
+        if type(self) is Network and name not in settable and not name.startswith("_"):
+            raise AttributeError(
+                f"a network has no {name!r} to be set{nearest(name, BETWEEN_FITS) or '.'} Those are "
+                f"{', '.join(BETWEEN_FITS)}; a learning rate belongs to the optimizer"
+            )
         super().__setattr__(name, value)
+
+    def _learnt(self, *, epochs: int, scale: float | None) -> None:
+        """What a fit that is under way has come to."""
+        super().__setattr__("epochs_trained", epochs)
+        super().__setattr__("scale", scale)
 
     @property
     def l2(self) -> float:
@@ -195,9 +212,12 @@ class Network(Backpropagation, FitMethod):
 
     @dropout.setter
     def dropout(self, value: float | Sequence[float]) -> None:
-        if hasattr(self, "_training") and self._training.busy():
-            raise RuntimeError("net.dropout cannot be set while the network is being trained; set it between fits")
         self._dropout = dropout.check_dropout(value, len(self.hidden))
+
+    @property
+    def optimizer(self) -> optimizers.Optimizer | None:
+        """The optimizer of the fit under way, whose rate a callback may set; None between fits, and in L-BFGS's."""
+        return self._optimizer
 
     @property
     def activations(self) -> list[Activation]:
@@ -412,7 +432,7 @@ class Network(Backpropagation, FitMethod):
         state = {
             key: value
             for key, value in self.__dict__.items()
-            if key not in ("backend", "weights", "biases", "prepared", "kept", "_training")
+            if key not in ("backend", "weights", "biases", "prepared", "kept", "_training", "_optimizer")
         }
         return {
             **state,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import numbers
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ __all__ = [
 
 def check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
     """(s_1, ..., s_L) as ints: at least two, each >= 1."""
-    if isinstance(sizes, (str, bytes)) or not hasattr(sizes, "__len__"):
+    if isinstance(sizes, (str, bytes, Mapping, Set)) or not hasattr(sizes, "__len__") or np.ndim(sizes) != 1:
         raise TypeError(f"sizes must be a sequence of positive integers, got {sizes!r}")
     if len(sizes) < 2:
         raise ValueError(f"sizes must name at least the input and the output layer, got {list(sizes)}")
@@ -154,9 +154,12 @@ def initial_theta(
     if isinstance(init, (str, Initializer)):
         rng = np.random.default_rng(seed)
         for W, activation in zip(weights, g, strict=True):
-            W[...] = initializers.get(init, activation).draw(W.shape[1], W.shape[0], rng)
-        return vector.astype(dtype)
-    if isinstance(init, tuple | list) and len(init) == 2 and not _is_vector(init):
+            rule = initializers.get(init, activation)
+            drawn = checks.numeric(f"what {rule!r} draws", rule.draw(W.shape[1], W.shape[0], rng))
+            if drawn.shape != W.shape:
+                raise ValueError(f"init={rule!r} must draw weights of shape {W.shape}, got {drawn.shape}")
+            W[...] = drawn
+    elif isinstance(init, tuple | list) and len(init) == 2 and not _is_vector(init):
         for kind, given, views in (("weights", init[0], weights), ("biases", init[1], biases)):
             if isinstance(given, (str, bytes, Mapping)) or not hasattr(given, "__len__"):
                 raise TypeError(

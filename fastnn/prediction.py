@@ -78,6 +78,8 @@ def predict_file(net: Network, path: str | os.PathLike[str], *, keep: Sequence[s
     UnknownCategory
         A text that did not occur in training, which counts as none of its column's categories.
     """
+    if isinstance(keep, str):
+        raise TypeError(f"keep must be a sequence of columns, got {keep!r}; for one give [{keep!r}]")
     known = preprocessing.check(net.preprocessing, inputs=net.sizes[0], outputs=net.sizes[-1])
     notes: list[str] = []
     kept: dict[str, list[str]] = {}

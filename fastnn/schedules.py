@@ -33,6 +33,7 @@ __all__ = [
     "config",
     "from_config",
     "get",
+    "rates_at",
     "scaled",
 ]
 
@@ -312,6 +313,34 @@ def scaled(
     if k <= 1 or warmup_epochs == 0:
         return base.times(k)
     return WarmUp(base.times(k), warmup_epochs, start=float(base.at(0.0)))
+
+
+def rates_at(schedule: Schedule, epochs: Any) -> Array:
+    """What a schedule says at these positions, float64 of their shape.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It says something else than a finite number >= 0 for each.
+    """
+    positions = np.asarray(epochs, np.float64)
+    with np.errstate(all="ignore"):
+        answer = schedule.at(positions)
+    try:
+        rates = np.asarray(answer, np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"learning_rate={schedule!r} must give numbers, got {type(answer).__name__}") from None
+    if rates.shape != positions.shape:
+        raise ValueError(
+            f"learning_rate={schedule!r} must give a rate for each of the positions, an array of shape "
+            f"{positions.shape}, got shape {rates.shape}"
+        )
+    if not (wrong := np.isfinite(rates) & (rates >= 0)).all():
+        at = positions[~wrong].flat[0]
+        raise ValueError(
+            f"learning_rate={schedule!r} must give finite rates >= 0, got {rates[~wrong].flat[0]:g} at epoch {at:g}"
+        )
+    return rates
 
 
 def _check(schedule: Schedule, **bounds: tuple[float | None, float | None]) -> None:

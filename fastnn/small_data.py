@@ -5,15 +5,19 @@ from __future__ import annotations
 __all__ = ["BATCH", "EPOCHS", "HIDDEN", "ITERATIONS", "epochs_of", "l2_of"]
 
 HIDDEN, BATCH = (64, 32), 32
-EPOCHS, STEPS = 100, 1000  # at least
+EPOCHS, LEAST_STEPS = 100, 1000
+MOST_STEPS, LEAST_EPOCHS = 20_000, 20
 ITERATIONS = 200  # of L-BFGS, at most
 MOST_L2, L2_PER_ROW = 3.0, 0.01
 
 
 def epochs_of(rows: int, batch_size: int) -> int:
-    """Passes over so many rows: 100, and of few rows so many more that they are 1,000 steps."""
+    """Passes over so many rows: 100; of few rows so many more that they are 1,000 steps, of many so many fewer that
+    they are 20,000, but 20.
+    """
     steps = -(-rows // batch_size)
-    return max(EPOCHS, -(-STEPS // steps))
+    most = max(LEAST_EPOCHS, MOST_STEPS // steps)
+    return max(min(EPOCHS, most), -(-LEAST_STEPS // steps))
 
 
 def l2_of(rows: float) -> float:

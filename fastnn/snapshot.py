@@ -60,4 +60,5 @@ def keep(net: Network, program: Program, snapshot: Snapshot) -> None:
     """
     if program.nbytes is not None and program.nbytes + snapshot.nbytes <= KEPT_BYTES:
         program.net = cast("Network", None)  # or the two would keep each other alive until garbage is collected
+        program.weights = None  # of all rows
         net.kept = program, snapshot

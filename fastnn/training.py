@@ -6,6 +6,7 @@ slice either completes or is undone, so the network never holds half a step.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -25,7 +26,7 @@ from .interrupts import interrupt_after
 from .lost_device import HostCopy
 from .network import Network
 from .optimizers import Optimizer
-from .schedules import Schedule
+from .schedules import Schedule, rates_at
 from .snapshot import Snapshot, keep, kept_or_made
 from .training_data import Orders, TrainingData, prepare, refuse_spoilt, warn_if_symmetric
 
@@ -109,12 +110,13 @@ def fit(
         raise RuntimeError(
             "this network is being trained in another thread; wait for that fit, or train a copy (copy.deepcopy(net))"
         )
-    by_rule: threading.Lock | None = None
+    by_rule = contextlib.ExitStack()
     try:
         net._training.holder = threading.get_ident()
         whole = isinstance(optimizer, str) and optimizer == LBFGS
         rule = optimizers.SGD() if whole else optimizers.get(optimizer, learning_rate)
-        by_rule = _taken(rule)
+        by_rule.enter_context(rule.held())
+        net._optimizer = None if whole else rule
         data = prepare(net, X, y, validation, seed, scale, sample_weight)
         rows = data.train_rows.shape[0]
         _check_kinds(shuffle, order, callbacks)
@@ -159,23 +161,9 @@ def fit(
                 keep(net, program, snapshot)
             return history
     finally:
-        if by_rule is not None:
-            by_rule.release()
-        net._training.holder = None
+        by_rule.close()
+        net._optimizer = net._training.holder = None
         under_way.release()
-
-
-def _taken(rule: Optimizer) -> threading.Lock | None:
-    """The lock of a rule that has a state, which no other fit may move meanwhile."""
-    if not rule.slots:
-        return None
-    lock = rule.in_use.of_this_process()
-    if not lock.acquire(blocking=False):
-        raise RuntimeError(
-            f"optimizer={rule!r} trains another network at this moment, in another thread or in the fit that called "
-            "this one from a callback; give each network an instance of its own"
-        )
-    return lock
 
 
 def _batch_size(given: Any, rows: int) -> int:
@@ -242,7 +230,7 @@ class _Fit:
         try:
             for epoch in range(first, first + epochs):
                 self._epoch(epoch)
-                self.net.epochs_trained = epoch + 1
+                self.net._learnt(epochs=epoch + 1, scale=self.net.scale)
                 self.progress.epoch(epoch, self.history)
                 with interrupt_after():  # a copy that is torn would be gone back to
                     over = self.best is not None and self.best.is_over(self.history)
@@ -264,7 +252,8 @@ class _Fit:
         except KeyboardInterrupt:
             self.history.interrupted = True
             # it may have come when the epoch was recorded and not counted yet
-            self.net.epochs_trained = max(self.net.epochs_trained, first + len(self.history.cost))
+            trained = max(self.net.epochs_trained, first + len(self.history.cost))
+            self.net._learnt(epochs=trained, scale=self.net.scale)
             kept = (
                 "the last completed step is kept"
                 if self.history.best is None
@@ -323,7 +312,8 @@ class _Fit:
                 result = cost_sum, rows
                 self.done = stop
                 if self.data.scale is not None:
-                    self.net.scale = self.data.scale  # now that the network has learnt something of such rows
+                    # now that the network has learnt something of such rows
+                    self.net._learnt(epochs=self.net.epochs_trained, scale=self.data.scale)
         except KeyboardInterrupt:
             if result is None:
                 self.snapshot.restore()
@@ -448,7 +438,7 @@ def _rates(optimizer: Optimizer, epoch: int, start: int, stop: int, steps: int) 
     schedule = optimizer.learning_rate
     if not isinstance(schedule, Schedule):
         return None
-    return schedule.at(epoch - optimizer.first_epoch + np.arange(start, stop) / steps)
+    return rates_at(schedule, epoch - optimizer.first_epoch + np.arange(start, stop) / steps)
 
 
 def _refuse_spent(learning_rate: float | Schedule, first: int, epochs: int, steps: int) -> None:
@@ -457,7 +447,7 @@ def _refuse_spent(learning_rate: float | Schedule, first: int, epochs: int, step
         # a fit of 10^9 is one that something else will end
         looked_at = np.append(np.arange(first, first + min(epochs, MOST_EPOCHS)), first + epochs - 1)
         last_steps = looked_at + (steps - 1) / steps
-        spent = last_steps[~(learning_rate.at(last_steps) > 0)]
+        spent = last_steps[~(rates_at(learning_rate, last_steps) > 0)]
         if spent.size:
             raise ValueError(
                 f"learning_rate={learning_rate!r} is down to 0 in epoch {int(spent[0])}, but this fit runs from epoch "

@@ -20,7 +20,7 @@ __all__ = ["DTYPES", "warm_up"]
 DTYPES = ("float32", "float64", "int64", "uint8")
 
 
-def warm_up(net: Network, *, rows: Iterable[int] | None = None, dtypes: Iterable[Any] = DTYPES) -> float:
+def warm_up(net: Network, *, rows: int | Iterable[int] | None = None, dtypes: Any = DTYPES) -> float:
     """Predict zeros, so that no later prediction of rows of these dtypes compiles; the seconds that it took.
 
     Compiled code is kept on disk, and most of it is for all networks of a dtype: done once where an image is built, a
@@ -29,9 +29,9 @@ def warm_up(net: Network, *, rows: Iterable[int] | None = None, dtypes: Iterable
     Parameters
     ----------
     net : Network
-    rows : sequence of int, optional
+    rows : int or sequence of int, optional
         How many at a time; so many that each of the engine's ways to predict is taken if not given.
-    dtypes : sequence of NumPy dtypes
+    dtypes : NumPy dtype or sequence of them
         Of the rows to come.
 
     Raises
@@ -40,9 +40,9 @@ def warm_up(net: Network, *, rows: Iterable[int] | None = None, dtypes: Iterable
         A number of rows that is not a positive integer; a dtype that is no number's.
     """
     began = time.perf_counter()
-    counts = [positive_integer("rows", m) for m in (net.backend.warming_rows(net) if rows is None else rows)]
-    kinds = []
-    for kind in dtypes:
+    wanted = net.backend.warming_rows(net) if rows is None else [rows] if isinstance(rows, int) else rows
+    counts, kinds = [positive_integer("rows", m) for m in wanted], []
+    for kind in [dtypes] if isinstance(dtypes, (str, type, np.dtype)) else dtypes:
         try:
             kinds.append(np.dtype(kind))
         except TypeError as error:

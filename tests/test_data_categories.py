@@ -165,7 +165,8 @@ def test_predictions_repeat_categories_and_missing_cells(tmp_path):
     )
     new["city"] = new["city"].astype(object)
     new["city"][0], new["city"][1], new["age"][2] = "Bern", None, np.nan
-    found = predict_table(net, new)
+    with pytest.warns(fastnn.UnknownCategory, match="column 'city' that did not occur in training"):
+        found = predict_table(net, new)
     assert found.answers[3:] == answers[3:]
     assert len(found.notes) == 1
     assert "1 row with a value of column 'city' that did not occur in training ('Bern')" in found.notes[0]

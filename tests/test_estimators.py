@@ -291,10 +291,13 @@ def test_it_goes_on_where_fit_ended():
     np.testing.assert_array_equal(whole.network_.theta, parts.network_.theta)
     again = pickle.loads(pickle.dumps(parts)).partial_fit(X, y)
     assert again.network_.epochs_trained == 7
-    boston = DenseRegressor(epochs=5, **options).fit(X[:, :3], X[:, 3] * 7 + 100)
+    y7 = X[:, 3] * 7 + 100
+    boston = DenseRegressor(epochs=5, **options).fit(X[:, :3], y7)
     before = boston.mean_
-    boston.partial_fit(X[:50, :3], X[:50, 3] * 7 + 100)
-    assert boston.mean_ is before, "the unit is that of the first rows"
+    boston.partial_fit(X[:50, :3], y7[:50])
+    np.testing.assert_allclose(boston.mean_, np.r_[y7, y7[:50]].mean(), rtol=1e-12)
+    np.testing.assert_allclose(boston.spread_, np.r_[y7, y7[:50]].std(), rtol=1e-12)
+    assert boston.mean_ != before, "the unit is that of all rows there have been"
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_pixels_are_scaled_as_in_every_fit(backend):
         ({"batch_size": 8}, "batch_size=8 means nothing to optimizer='lbfgs'"),
         ({"order": lambda epoch: [0]}, "order=.* means nothing to optimizer='lbfgs'"),
         ({"patience": 3}, "patience=3 waits for a lower cost"),
-        ({"optimizer": "LBFGS"}, "optimizer='LBFGS' takes no steps of batches"),
+        ({"optimizer": "LBFGS"}, "optimizer='LBFGS' is not known; did you mean 'lbfgs'"),
         ({"optimizer": "lbgfs"}, "did you mean 'lbfgs'"),
     ],
 )

@@ -68,7 +68,7 @@ def test_what_is_refused_changes_nothing(gradient, optimizer, error, words):
 
 def test_not_amid_a_fit_nor_with_the_rule_of_another_network():
     net = network("numpy")
-    with pytest.raises(RuntimeError, match="is being trained by a fit; step after it"):
+    with pytest.raises(RuntimeError, match="is being trained by a fit, or moved by a step"):
         net.fit(X, Y, epochs=1, callbacks=[lambda *_: net.step(np.zeros(67), fastnn.optimizers.SGD())])
     rule = fastnn.optimizers.Adam()
     net.step(np.ones(67), rule)
@@ -87,7 +87,7 @@ def test_lambda_is_spread_over_all_rows(backend):
     for D, w in zip(of_weights[0], W, strict=True):
         np.testing.assert_allclose(backend.to_numpy(D), net.l2 / len(X) * w, rtol=1e-6, atol=1e-12)
     assert all(float(abs(D).max()) == 0 for D in of_weights[1])
-    with pytest.raises(ValueError, match="training_rows must be a finite number > 0, got 0"):
+    with pytest.raises(ValueError, match="training_rows must be a positive integer, got 0"):
         net.cost_and_gradient(X, Y, training_rows=0)
 
 

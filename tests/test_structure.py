@@ -99,10 +99,11 @@ RANK = {
     "activations": 1,
     "costs": 2,
     "schedules": 1,
-    "optimizers": 2,
+    "rule": 2,
+    "optimizers": 3,
     "initializers": 2,
-    "backends.program": 3,
-    "backends.base": 4,
+    "backends.program": 4,
+    "backends.base": 5,
     "backends": 7,  # the registry names the engines in strings and imports the contract alone
     "checks": 8,
     "options": 9,
@@ -116,7 +117,7 @@ RANK = {
     "early_stopping": 13,
     "training": 14,
     "lbfgs": 15,
-    "saved_optimizer": 3,
+    "saved_optimizer": 4,
     "model_file": 12,
     "gradient_check": 12,
 }
@@ -270,7 +271,7 @@ def standard(root):
 def test_optional_packages_are_imported_late_or_in_their_own_corner():
     corners = {
         "numba": ("kernels.cpu", "backends.numba_backend"),
-        "scipy": ("kernels.cpu", "backends.numba_backend"),
+        "scipy": ("kernels.cpu", "backends.numba_backend", "estimators"),
         "llvmlite": ("kernels.cpu",),
         "typer": ("cli",),
         "rich": ("cli", "progress"),

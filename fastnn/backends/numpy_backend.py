@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["NumpyBackend"]
 
 
-# Around products: OpenBLAS now and then raises the flag of an invalid operation where all numbers are finite and right
-# (numpy issues 13173 and 24067), on what it reads beside them and throws away. A NaN that is real is in the result.
-without_false_alarm = np.errstate(invalid="ignore")
+# Arithmetic of networks overflows, and underflows, as a matter of course, and what it comes to is looked at where it
+# matters, so the caller's np.errstate plays no part. (OpenBLAS also raises the flag of an invalid operation now and
+# then where all numbers are right, on what it reads beside them and throws away: numpy issues 13173 and 24067.)
+quietly = np.errstate(all="ignore")
 
 
 class NumpyBackend(HostBackend):
@@ -33,30 +34,33 @@ class NumpyBackend(HostBackend):
 
     # ---- the four operations, and the delta they start from ---------------------------------------
 
-    @without_false_alarm
+    @quietly
     def _dense_forward(self, a: Array, W: Array, b: Array, out: Array) -> Array:
         np.matmul(a, W.T, out=out)  # z = a Theta^T
         out += b  # + b
         return out
 
+    @quietly
     def _activate(self, activation: Activation, z: Array, out: Array) -> Array:
         return activation.value(z, out=out)  # a = g(z)
 
+    @quietly
     def _output_delta(self, activation: Activation, pair: Pair, z: Array, a: Array, y: Array, out: Array) -> Array:
         out[...] = pair.delta(activation, z, a, y)
         return out
 
-    @without_false_alarm
+    @quietly
     def _propagate_delta(self, delta: Array, W: Array, activation: Activation, z: Array, a: Array, out: Array) -> Array:
         np.matmul(delta, W, out=out)  # delta^(l+1) Theta^(l)
         out *= activation.derivative(z, a)  # * g'(z^(l))
         return out
 
-    @without_false_alarm
+    @quietly
     def _accumulate(self, Delta_W: Array, Delta_b: Array, delta: Array, a: Array) -> None:
         Delta_W += delta.T @ a  # Delta := Delta + delta^T a
         Delta_b += delta.sum(axis=0, dtype=np.float64)  # a float32 sum over millions of rows drifts by percents
 
+    @quietly
     def _cost_sum(self, pair: Pair, z: Array, a: Array, y: Array, weights: Array | None) -> float:
         costs = pair.cost(z, a, y)
         return float(np.sum(costs if weights is None else costs * weights, dtype=np.float64))
@@ -65,6 +69,7 @@ class NumpyBackend(HostBackend):
         for vector in vectors:
             vector[np.abs(vector) < np.finfo(vector.dtype).tiny] = 0
 
+    @quietly
     def _update(self, optimizer: Optimizer, theta: Array, grad: Array, t: int) -> None:
         optimizer.step(theta, grad, optimizer.state, t)
 

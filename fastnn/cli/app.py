@@ -153,7 +153,7 @@ def train(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Of quantities: squared_error, absolute_error, huber:1 (in standard deviations) or quantile:0.9.",
+            help="Of quantities: squared_error, absolute_error, huber:1 (times 1.4826 MAD) or quantile:0.9.",
         ),
     ] = None,
     balanced: Annotated[bool, _flag("--balanced", help="Let every class count the same, however rare it is.")] = False,

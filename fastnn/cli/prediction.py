@@ -51,6 +51,9 @@ def predict(
     for column in keep:
         if column in ("prediction", "probability"):
             raise ValueError(f"--keep {column}: the predictions have a column of that name themselves")
+    for what, path in (("the model", model), ("the file to predict", file)):
+        if output is not None and output.exists() and path.exists() and output.samefile(path):
+            raise ValueError(f"--output {output}: is {what} itself")
     with warnings_as_remarks():
         net = load(model, backend=known("--backend", backend, BACKENDS))
     with net.backend.announcing(remark), warnings.catch_warnings():

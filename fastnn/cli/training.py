@@ -65,7 +65,9 @@ def train(
     if save is not None and not save.is_dir():
         check_name("--save ", save)
     data = read()
-    parts = deal(data, validation=float(options.validation or 0), seed=options.seed)
+    parts = deal(
+        data, validation=float(options.validation or 0), seed=options.seed, cost=options.cost or "squared_error"
+    )
     settle(options, len(parts.train[1]))
     with warnings_as_remarks():
         net = _network(options, data, parts)

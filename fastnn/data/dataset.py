@@ -67,7 +67,7 @@ class Parts:
     preprocessing: dict[str, Any]
 
 
-def deal(data: DataSet, *, validation: float, seed: int) -> Parts:
+def deal(data: DataSet, *, validation: float, seed: int, cost: str = "squared_error") -> Parts:
     """Split the rows and scale a table by its training rows alone.
 
     Parameters
@@ -78,6 +78,8 @@ def deal(data: DataSet, *, validation: float, seed: int) -> Parts:
         Fraction of the rows left after the test rows, in [0, 1).
     seed : int
         Of the split.
+    cost : str
+        With which quantities are learnt; their unit goes with it (fastnn/robust.py).
 
     Raises
     ------
@@ -97,7 +99,7 @@ def deal(data: DataSet, *, validation: float, seed: int) -> Parts:
     if preprocessing["kind"] == "table":
         targets = data.y[rows.train] if data.task == "regression" else None
         names = feature_names(preprocessing["columns"], preprocessing.get("categories", {}))
-        preprocessing |= fit_scaling(names, data.X[rows.train], targets, data.notes)
+        preprocessing |= fit_scaling(names, data.X[rows.train], targets, data.notes, cost=cost)
 
     def part(X: Array, y: Array) -> tuple[Array, Array]:
         if preprocessing["kind"] != "table":

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataFileError, ModelFileError
+from ..robust import centre_and_spread, is_robust
 from .features import feature_names
 
 __all__ = ["check", "fit_scaling", "scale_features", "scale_target", "unscale_target"]
@@ -32,7 +33,9 @@ VERSION = 1
 TINY = 1e-150  # of smaller numbers the squares vanish
 
 
-def fit_scaling(columns: list[str], X: Floats, y: Floats | None, notes: list[str]) -> dict[str, Any]:
+def fit_scaling(
+    columns: list[str], X: Floats, y: Floats | None, notes: list[str], *, cost: str = "squared_error"
+) -> dict[str, Any]:
     """Means and factors of the training rows.
 
     Parameters
@@ -45,6 +48,9 @@ def fit_scaling(columns: list[str], X: Floats, y: Floats | None, notes: list[str
         Regression targets.
     notes : list of str
         Appended to: constant columns.
+    cost : str
+        With which targets are learnt: those that do not mind a few wild ones have a unit that does not either
+        (fastnn/robust.py).
 
     Raises
     ------
@@ -78,6 +84,8 @@ def fit_scaling(columns: list[str], X: Floats, y: Floats | None, notes: list[str
                 if flat_target
                 else "the target's values are too large to standardise"
             )
+        if is_robust(cost):
+            target_mean, target_std = (float(v[0]) for v in centre_and_spread(cost, y[:, None]))
         scaling |= {"target_mean": target_mean, "target_std": target_std}
     return scaling
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
@@ -21,7 +22,7 @@ from .. import optimizers, row_weights, saved_optimizer, small_data
 from ..errors import finite_number, positive_integer
 from ..network import Network
 from ..optimizers import Optimizer
-from ..options import check_hidden
+from ..options import check_dtype, check_hidden
 from ..row_weights import AsGiven
 from ..training import LBFGS
 
@@ -103,7 +104,9 @@ class Dense(BaseEstimator):  # type: ignore[misc]
         init: Any = "glorot",
         validation: float | None = None,
         patience: int | None = None,
+        weight_decay: float | None = None,
         callbacks: Sequence[Any] = (),
+        verbose: bool = False,
         backend: Any = "auto",
         dtype: Any = "float32",
         random_state: Any = None,
@@ -119,7 +122,9 @@ class Dense(BaseEstimator):  # type: ignore[misc]
         self.init = init
         self.validation = validation
         self.patience = patience
+        self.weight_decay = weight_decay
         self.callbacks = callbacks
+        self.verbose = verbose
         self.backend = backend
         self.dtype = dtype
         self.random_state = random_state
@@ -137,11 +142,20 @@ class Dense(BaseEstimator):  # type: ignore[misc]
             dropout=self.dropout, init=self.init, backend=self.backend, dtype=self.dtype, seed=seed,
         )  # fmt: skip
         if self._whole():
+            if self.weight_decay is not None:
+                raise ValueError(f"weight_decay={self.weight_decay!r} is not for 'lbfgs'; give l2")
             return net, None, seed
         with warnings.catch_warnings():  # an instance may have a state, and fit begins anew: that is no news here
             warnings.simplefilter("ignore", UserWarning)
             rule = copy.deepcopy(self.optimizer)
-        return net, optimizers.get(rule, self.learning_rate), seed
+        rule = optimizers.get(rule, self.learning_rate)
+        if self.weight_decay is not None:
+            if not isinstance(rule, optimizers.Decaying):
+                raise ValueError(
+                    f"weight_decay={self.weight_decay!r} is for adam, lars and lamb, not for {rule.name!r}; give l2"
+                )
+            rule.weight_decay = self.weight_decay
+        return net, rule, seed
 
     def _whole(self) -> bool:
         return isinstance(self.optimizer, str) and self.optimizer == LBFGS
@@ -160,26 +174,32 @@ class Dense(BaseEstimator):  # type: ignore[misc]
         outputs: int,
         output: str,
         cost: str,
-        watched: tuple[Any, ...] | None,
+        watch: tuple[Any, Any, Any],
     ) -> None:
-        """A fresh network, of codes of classes or of standardised values; watched: rows as the network takes them."""
+        """A fresh network, of codes of classes or of values; watch: X_val, y_val and sample_weight_val of `fit`."""
         net, rule, seed = self._made(X.shape[1], outputs, output, cost)
         none = isinstance(self.validation, numbers.Real) and self.validation == 0
         share = self.validation is not None and not none
-        if self.patience is not None and not share and watched is None:
+        given = any(part is not None for part in watch)
+        if self.patience is not None and not share and not given:
             raise ValueError(
                 f"patience={self.patience} waits for a lower cost of rows that are set apart, and there are none; give "
                 "validation=0.1, or fit(X, y, X_val=..., y_val=...)"
             )
-        if share and watched is None:
-            X, y, weights, watched = self._set_apart(X, y, weights, seed, stratify=output == "softmax")
+        if share and not given:
+            X, y, weights, apart = self._set_apart(X, y, weights, seed, stratify=output == "softmax")
+            y = self._learn_unit(y, weights)
+            watched: tuple[Any, ...] | None = (apart[0], self._in_unit(apart[1]), *apart[2:])
+        else:
+            y = self._learn_unit(y, weights)
+            watched = self._watched(*watch)
         self._seen = _sum(X, weights)
         net.l2 = self._l2(self._seen)
         self.history_ = net.fit(
             X, y, optimizer=LBFGS if rule is None else rule,
             learning_rate=self.learning_rate if rule is None else None,
             batch_size=None if rule is None else self._rows_a_step(X), epochs=self._epochs(X), validation=watched,
-            patience=self.patience, seed=seed, sample_weight=weights,
+            patience=self.patience, seed=seed, sample_weight=weights, progress=bool(self.verbose),
             callbacks=() if self.callbacks is None else self.callbacks,
         )  # fmt: skip
         self.network_, self.optimizer_, self._seed = net, rule, seed
@@ -211,7 +231,7 @@ class Dense(BaseEstimator):  # type: ignore[misc]
         if X_val is None or y_val is None:
             raise ValueError("X_val and y_val are the rows to be watched and their targets: give both, or neither")
         with _naming("X_val"):
-            X = validate_data(self, X_val, reset=False)
+            X = self._dense(validate_data(self, X_val, accept_sparse="csr", reset=False))
         with _naming("y_val"):
             y = self._targets(y_val.toarray() if hasattr(y_val, "toarray") else np.asarray(y_val))
         if len(y) != len(X):
@@ -223,6 +243,27 @@ class Dense(BaseEstimator):  # type: ignore[misc]
     def _targets(self, y: Array) -> Array:
         """Targets as the network takes them."""
         raise NotImplementedError
+
+    def _learn_unit(self, y: Array, weights: Array | None) -> Array:
+        """Targets of the training rows in a unit that is found of them."""
+        return y
+
+    def _in_unit(self, y: Array) -> Array:
+        """Targets in that unit."""
+        return y
+
+    def _rows_and_targets(self, X: Any, y: Any, *, reset: bool = True, **checks: Any) -> tuple[Array, Array]:
+        """As scikit-learn checks them; what its checks would change in silence is refused, or kept as it is."""
+        _refuse_masked(X=X, y=y)
+        plain = getattr(getattr(y, "dtype", None), "numpy_dtype", None)  # of pandas' nullable ones, which become floats
+        if plain is not None and not y.isna().any():
+            y = y.to_numpy(dtype=plain)
+        X, y = validate_data(self, X, y, accept_sparse="csr", reset=reset, multi_output=True, **checks)
+        return self._dense(X), y
+
+    def _dense(self, X: Any) -> Array:
+        """Sparse rows as a dense copy in the network's dtype."""
+        return np.asarray(X.astype(check_dtype(self.dtype)).toarray() if issparse(X) else X)
 
     def _weighed(self, targets: Array, weights: Array | None) -> Array | None:
         """What each row counts, beside its own weight."""
@@ -244,7 +285,7 @@ class Dense(BaseEstimator):  # type: ignore[misc]
         self.network_.l2 = self._l2(self._seen) * (rows / self._seen)
         self.history_ = self.network_.fit(
             X, y, optimizer=self.optimizer_, batch_size=self._rows_a_step(X), epochs=1, seed=self._seed,
-            sample_weight=None if weights is None else AsGiven(weights),
+            sample_weight=None if weights is None else AsGiven(weights), progress=bool(self.verbose),
             callbacks=() if self.callbacks is None else self.callbacks,
         )  # fmt: skip
 
@@ -256,6 +297,15 @@ class Dense(BaseEstimator):  # type: ignore[misc]
         size = self._rows_a_step(X)
         valid = isinstance(size, numbers.Integral) and int(size) > 0  # `fit` refuses the others
         return small_data.epochs_of(len(X), int(size)) if valid else small_data.EPOCHS
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    def __copy__(self) -> Any:
+        """Two estimators with one network would train it in turn."""
+        return copy.deepcopy(self)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = dict(super().__getstate__())
@@ -291,7 +341,15 @@ class Dense(BaseEstimator):  # type: ignore[misc]
 
     def _rows(self, X: Any) -> Array:
         check_is_fitted(self)
-        return np.asarray(validate_data(self, X, reset=False))
+        _refuse_masked(X=X)
+        return self._dense(validate_data(self, X, accept_sparse="csr", reset=False))
+
+
+def _refuse_masked(**given: Any) -> None:
+    """TypeError for masked arrays, of which scikit-learn takes what is masked too."""
+    for name, x in given.items():
+        if isinstance(x, np.ma.MaskedArray):
+            raise TypeError(f"{name} must be a plain array, got a masked one; fill or drop the masked entries first")
 
 
 def _sum(X: Array, weights: Array | None) -> float:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
-from sklearn.utils.validation import column_or_1d, validate_data
+from sklearn.utils.validation import column_or_1d
 
 from .. import small_data
 from ..optimizers import Optimizer
@@ -98,7 +98,9 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
         init: Any = "glorot",
         validation: float | None = None,
         patience: int | None = None,
+        weight_decay: float | None = None,
         callbacks: Sequence[Any] = (),
+        verbose: bool = False,
         class_weight: Any = None,
         backend: Any = "auto",
         dtype: Any = "float32",
@@ -107,7 +109,8 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
         super().__init__(
             hidden, activation=activation, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size,
             epochs=epochs, l2=l2, dropout=dropout, init=init, validation=validation, patience=patience,
-            callbacks=callbacks, backend=backend, dtype=dtype, random_state=random_state,
+            weight_decay=weight_decay, callbacks=callbacks, verbose=verbose, backend=backend, dtype=dtype,
+            random_state=random_state,
         )  # fmt: skip
         self.class_weight = class_weight
 
@@ -128,7 +131,7 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
         X_val, y_val, sample_weight_val: rows to watch instead of a share of X, which count by `class_weight` too. A
         pipeline hands X_val on as it is, unless it is made with transform_input=["X_val"].
         """
-        X, y = validate_data(self, X, y, multi_output=True)
+        X, y = self._rows_and_targets(X, y)
         if (marks := self._marks(y)) is not None:
             self.classes_, codes = np.arange(marks.shape[1]), marks
         else:
@@ -139,8 +142,10 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
                 )
         self._output, weights = "softmax" if marks is None else "sigmoid", weights_of(sample_weight, X)
         self._shares = self._shares_of_classes(codes, weights)
-        watched = self._watched(X_val, y_val, sample_weight_val)
-        self._train(X, codes, self._weighed(codes, weights), len(self.classes_), self._output, "cross_entropy", watched)
+        self._train(
+            X, codes, self._weighed(codes, weights), len(self.classes_), self._output, "cross_entropy",
+            (X_val, y_val, sample_weight_val),
+        )  # fmt: skip
         return self
 
     @whole
@@ -154,7 +159,7 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
         part.
         """
         first = not hasattr(self, "network_")
-        X, y = validate_data(self, X, y, reset=first, multi_output=True)
+        X, y = self._rows_and_targets(X, y, reset=first)
         marks = self._marks(y)
         if isinstance(self.class_weight, str):
             raise ValueError(

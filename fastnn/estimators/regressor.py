@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
-from sklearn.utils.validation import validate_data
 
 from .. import small_data
 from ..network import Network
 from ..optimizers import Optimizer
-from .base import AUTO, Dense, weights_of, whole
+from ..robust import centre_and_spread, is_robust
+from .base import AUTO, Dense, _sum, weights_of, whole
 
 __all__ = ["DenseRegressor"]
 
@@ -44,9 +44,13 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
     and `spread_` (K,), their standard deviation, 1 where they are constant. One more parameter:
 
     cost : str, default "squared_error"
-        Or "absolute_error", whose answers are medians, "huber:1.35" with the threshold in standard deviations of y, or
-        "quantile:0.9" (`fastnn.costs`).
+        Or "absolute_error", whose answers are medians, "huber:1.35" or "quantile:0.9" (`fastnn.costs`). With these
+        `mean_` is the median of y, or that quantile, and `spread_` 1.4826 times its median absolute deviation, which a
+        few wild targets do not move; that is the unit of huber's threshold.
     """
+
+    mean_: Array
+    spread_: Array
 
     def __init__(
         self,
@@ -63,7 +67,9 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
         init: Any = "glorot",
         validation: float | None = None,
         patience: int | None = None,
+        weight_decay: float | None = None,
         callbacks: Sequence[Any] = (),
+        verbose: bool = False,
         backend: Any = "auto",
         dtype: Any = "float32",
         random_state: Any = None,
@@ -71,7 +77,8 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
         super().__init__(
             hidden, activation=activation, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size,
             epochs=epochs, l2=l2, dropout=dropout, init=init, validation=validation, patience=patience,
-            callbacks=callbacks, backend=backend, dtype=dtype, random_state=random_state,
+            weight_decay=weight_decay, callbacks=callbacks, verbose=verbose, backend=backend, dtype=dtype,
+            random_state=random_state,
         )  # fmt: skip
         self.cost = cost
 
@@ -92,42 +99,94 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
         X_val, y_val, sample_weight_val: rows to watch instead of a share of X. A pipeline hands X_val on as it is,
         unless it is made with transform_input=["X_val"].
         """
-        X, y = validate_data(self, X, y, multi_output=True, y_numeric=True)
-        values = np.asarray(y, np.float64).reshape(len(y), -1)
-        weights = weights_of(sample_weight, X)
-        self._standardise(values, y.ndim == 1, weights)
-        watched = self._watched(X_val, y_val, sample_weight_val)
-        self._train(X, self._targets(values), weights, values.shape[1], "identity", self.cost, watched)
+        X, y = self._rows_and_targets(X, y, y_numeric=True)
+        values, self._flat = np.asarray(y, np.float64).reshape(len(y), -1), y.ndim == 1
+        watch = X_val, y_val, sample_weight_val
+        self._train(X, values, weights_of(sample_weight, X), values.shape[1], "identity", self.cost, watch)
         return self
 
     @whole
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> DenseRegressor:
         """Train for one epoch more on these rows, after `fit` or from the start. Returns self.
 
-        Targets are standardised by the rows of the first call, or of `fit`: let them be many enough to tell their unit.
-        lambda of `l2` is spread over all rows there have been, in `fit` too, so it is for rows that are seen once.
+        The unit in which targets are standardised follows all rows there have been, `fit`'s too, and the last layer
+        with it; with costs that do not mind a few wild targets it is that of the first call, so let its rows be many.
+        lambda of `l2` is spread over all rows there have been, so it is for rows that are seen once.
         """
         first = not hasattr(self, "network_")
-        X, y = validate_data(self, X, y, reset=first, multi_output=True, y_numeric=True)
+        X, y = self._rows_and_targets(X, y, reset=first, y_numeric=True)
         values, weights = np.asarray(y, np.float64).reshape(len(y), -1), weights_of(sample_weight, X, part=True)
+        counted = None if weights is not None and not weights.any() else weights
         if first:
-            counted = weights if weights is not None and weights.any() else None
-            self._standardise(values, y.ndim == 1, counted)
+            self._flat = y.ndim == 1
+            self._learn_unit(values, counted)
             self._begin(X.shape[1], values.shape[1], "identity", self.cost)
-        self._go_on(X, self._targets(values), weights)
+            self._go_on(X, self._targets(values), weights)
+            return self
+        self._check_columns(values)
+        before = self.mean_, self.spread_
+        if not is_robust(self.cost) and (weights is None or counted is not None):
+            self._follow(values, counted)
+        try:
+            self._go_on(X, self._in_unit(values), weights)
+        except BaseException:
+            now = self.mean_, self.spread_
+            self.mean_, self.spread_ = before
+            self._rescale(now)
+            raise
         return self
 
-    def _standardise(self, values: Array, flat: bool, weights: Array | None) -> None:
-        """By these targets."""
-        self.mean_, self.spread_ = _moments(values, _shares(weights))
-        self._flat, self._vary = flat, values.max(axis=0) > values.min(axis=0)
+    def _learn_unit(self, y: Array, weights: Array | None) -> Array:
+        shares = _shares(weights)
+        self.mean_, self.spread_ = _moments(y, shares)
+        if is_robust(self.cost):
+            self.mean_, spread = centre_and_spread(self.cost, y, shares)
+            self.spread_ = np.where(spread > 0, spread, 1.0)
+        self._vary, self._rows_of_unit = y.max(axis=0) > y.min(axis=0), _sum(y, weights)
+        return self._in_unit(y)
+
+    def _follow(self, values: Array, weights: Array | None) -> None:
+        """Mean and spread of all rows there have been, these among them (T. Chan, G. Golub, R. LeVeque, "Updating
+        formulae and a pairwise algorithm for computing sample variances", 1979, eq. 2.1), and the network with them.
+        """
+        mean, spread = _moments(values, _shares(weights))
+        vary = values.max(axis=0) > values.min(axis=0)
+        rows, before = _sum(values, weights), (self.mean_, np.where(self._vary, self.spread_, 0.0))
+        share = rows / (self._rows_of_unit + rows)
+        with np.errstate(over="ignore", under="ignore"):
+            moved = mean - before[0]
+            joint = np.hypot(
+                np.hypot(np.sqrt(share) * np.where(vary, spread, 0.0), np.sqrt(1 - share) * before[1]),
+                np.sqrt(share * (1 - share)) * moved,
+            )
+        known, mean_before, spread_before = self._vary, self.mean_, self.spread_
+        self._vary = joint > 0
+        self.mean_, self.spread_ = before[0] + share * moved, np.where(joint > 0, joint, 1.0)
+        self._rows_of_unit += rows
+        # of a column that was constant so far the network knows no differences yet
+        self._rescale((mean_before, np.where(known, spread_before, self.spread_)))
+
+    def _rescale(self, before: tuple[Array, Array]) -> None:
+        """Give the last layer the unit of now, so that answers in the unit of y stay as they were."""
+        net = self.network_
+        W, b = (np.asarray(net.backend.to_numpy(part[-1]), np.float64) for part in (net.weights, net.biases))
+        W = W * (before[1] / self.spread_)[:, None]
+        b = (b * before[1] + (before[0] - self.mean_)) / self.spread_
+        for part, values in zip((net.weights[-1], net.biases[-1]), (W, b), strict=True):
+            part[...] = net.backend.asarray(values.astype(net.dtype))
+
+    def _check_columns(self, values: Array) -> None:
+        if values.shape[1] != len(self.mean_):
+            raise ValueError(f"y has {values.shape[1]} columns, the rows before had {len(self.mean_)}")
+
+    def _in_unit(self, y: Array) -> Array:
+        return np.asarray((y - self.mean_) / self.spread_)
 
     def _targets(self, y: Array) -> Array:
         """(m, K), standardised."""
         values = np.asarray(y, np.float64).reshape(len(y), -1)
-        if values.shape[1] != len(self.mean_):
-            raise ValueError(f"y has {values.shape[1]} columns, the rows before had {len(self.mean_)}")
-        return np.asarray((values - self.mean_) / self.spread_)
+        self._check_columns(values)
+        return self._in_unit(values)
 
     def predict(self, X: Any) -> Array:
         """The value of each row (m,), or values (m, K), as `y` was."""

@@ -1,0 +1,60 @@
+"""Callbacks of `fit`: functions of (epoch, history, net), called after each epoch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .errors import finite_number, positive_integer
+from .schedules import Schedule
+
+if TYPE_CHECKING:
+    from .network import Network
+    from .training import History
+
+__all__ = ["Plateau"]
+
+
+class Plateau:
+    """Lowers the learning rate of the fit under way where its cost no longer falls: that of the validation rows, or
+    without any that of training.
+
+    The same instance serves one fit after another, and pickles and copies of estimators hold it.
+
+    Parameters
+    ----------
+    factor : float
+        0 < factor < 1, by which the rate is multiplied.
+    patience : int
+        After so many epochs without a cost lower than the lowest by `threshold` of it, and so many after each cut.
+    threshold : float
+        >= 0, relative.
+    least : float
+        > 0, below which the rate is not taken.
+    """
+
+    def __init__(self, factor: float = 0.5, patience: int = 5, *, threshold: float = 1e-4, least: float = 1e-6) -> None:
+        self.factor = finite_number("factor", factor, above=0, below=1)
+        self.patience = positive_integer("patience", patience)
+        self.threshold = finite_number("threshold", threshold, least=0)
+        self.least = finite_number("least", least, above=0)
+
+    def __call__(self, epoch: int, history: History, net: Network) -> None:
+        rule = net.optimizer
+        if rule is None:
+            raise ValueError("Plateau lowers the rate of a fit by steps, and optimizer='lbfgs' has none")
+        if isinstance(rule.learning_rate, Schedule):
+            raise ValueError(
+                f"Plateau lowers a learning rate that is a number, and that of {rule!r} is a schedule; give one of both"
+            )
+        costs, rates = history.val_cost or history.cost, history.learning_rate
+        best, improved = costs[0], 0
+        for i, cost in enumerate(costs):
+            if cost < best - self.threshold * abs(best):
+                best, improved = cost, i
+        cut = max((i for i in range(1, len(rates)) if rates[i] != rates[i - 1]), default=0)  # this epoch had a new rate
+        waited = len(costs) - 1 - max(improved, cut - 1)
+        if waited >= self.patience and rule.rate > self.least:
+            rule.learning_rate = max(rule.rate * self.factor, self.least)
+
+    def __repr__(self) -> str:
+        return f"Plateau({self.factor:g}, {self.patience}, threshold={self.threshold:g}, least={self.least:g})"

@@ -1,0 +1,200 @@
+"""What all update rules have in common: a learning rate, constants, a state bound to one network, and a lock."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
+
+from numpy.typing import NDArray
+
+from .constant import Constant
+from .errors import finite_number
+from .fit_lock import FitLock
+from .schedules import Schedule, rates_at
+
+__all__ = ["Optimizer"]
+
+Array = NDArray[Any]
+
+
+class Optimizer:
+    """An update rule with its hyper-parameters and, once bound to a network, its state.
+
+    An instance keeps its state over several fits of the same network; `reset()` forgets it. A copy, also by
+    pickle, has the constants and no state, and belongs to no network. `net.save(path, optimizer=rule)` keeps both.
+
+    Attributes
+    ----------
+    learning_rate : float or Schedule
+        alpha > 0, or its course (fastnn.schedules).
+    rate : float
+        alpha of the next step: `learning_rate` itself, or what the schedule says where training is; programs keep it.
+    slots : tuple of str
+        Names of the state vectors.
+    state : list of arrays
+        One vector like theta per slot, on the network's device; empty until bound.
+    t : int
+        Steps taken.
+    in_use : FitLock
+        Held by the fit that trains by this instance, if it has a state.
+    first_epoch : int
+        Epochs its network had been trained when it began: from there a schedule counts.
+    """
+
+    name: ClassVar[str]
+    code: ClassVar[int]
+    slots: ClassVar[tuple[str, ...]] = ()
+    _own: ClassVar[frozenset[str]] = frozenset(
+        {"_learning_rate", "_owner", "_rate", "first_epoch", "in_use", "state", "t"}
+    )
+
+    def __init__(self, learning_rate: float | Schedule) -> None:
+        self.learning_rate = learning_rate
+        self.state: list[Any] = []
+        self.t = self.first_epoch = 0
+        self._owner: weakref.ref[Any] | None = None
+        self.in_use = FitLock()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in self._own and not hasattr(type(self), name):
+            known = sorted({"learning_rate", "rate", *self.constants()})
+            raise AttributeError(
+                f"{type(self).__name__} has no {name!r} to be set; it has {', '.join(known)}", name=name, obj=self
+            )
+        super().__setattr__(name, value)
+
+    @classmethod
+    def constants(cls) -> tuple[str, ...]:
+        """Names of the rule's constants besides the rate."""
+        return tuple(name for base in cls.__mro__ for name, value in vars(base).items() if isinstance(value, Constant))
+
+    @property
+    def learning_rate(self) -> float | Schedule:
+        """alpha > 0 or a schedule; may be set between epochs, for example by a callback."""
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float | Schedule) -> None:
+        if isinstance(value, Schedule):
+            self._rate = float(rates_at(value, 0.0))
+            self._learning_rate: float | Schedule = value
+        else:
+            self._learning_rate = self._rate = finite_number(
+                "learning_rate", value, above=0, also="a schedule (fastnn.schedules)"
+            )
+
+    @property
+    def rate(self) -> float:
+        """alpha of the next step: `learning_rate` where that is a number; of a schedule what it gave the last step, or
+        gives the first. Setting it sets the number; beside a schedule, for `Network.step` alone, which takes it as it
+        is (>= 0).
+        """
+        return self._rate
+
+    @rate.setter
+    def rate(self, value: float) -> None:
+        if isinstance(self.learning_rate, Schedule):
+            self._rate = finite_number("rate", value, least=0)
+        else:
+            self.learning_rate = value
+
+    def took(self, rate: float) -> None:
+        """Programs tell the rate of their last step, which a schedule gave them."""
+        self._rate = rate
+
+    def hyper(self) -> tuple[float, ...]:
+        """The constants of the rule in the order its kernels read them; the rate of the next step first."""
+        return (self.rate,)
+
+    def step(self, theta: Array, grad: Array, state: Sequence[Array], t: int) -> None:
+        """Move theta (in place) by step number t from the gradient; updates the state vectors in place.
+
+        theta, grad, state[k]: (P,), one dtype. `grad` is left as it was.
+        """
+        raise NotImplementedError
+
+    def held(self) -> AbstractContextManager[Any]:
+        """Inside, no other fit or step moves its state, if it has one; RuntimeError where one does at this moment."""
+        return (
+            nullcontext()
+            if not self.slots
+            else self.in_use.held(
+                f"optimizer={self!r} trains another network at this moment, in another thread or in the fit that "
+                "called this one from a callback; give each network an instance of its own"
+            )
+        )
+
+    def bind(self, owner: Any, zeros: Callable[[], Any]) -> None:
+        """Attach to `owner` (a network, or what else has parameters), making zero state vectors unless it is attached
+        to it already.
+
+        Raises
+        ------
+        ValueError
+            The instance carries the state of another network.
+        """
+        if self.belongs_to(owner):
+            if not self.t:
+                self.first_epoch = _epochs(owner)
+            return
+        if self.t and self.slots:
+            # a rule without state, gradient descent, may serve one network after another
+            raise ValueError(
+                f"optimizer={self!r} carries the state of another network; give a fresh instance, or call reset() first"
+            )
+        if self._owner is not None:
+            self.t = 0
+        self.state, self.first_epoch = [zeros() for _ in self.slots], _epochs(owner)
+        self._owner = weakref.ref(owner)
+
+    def parts(self) -> Iterator[tuple[slice, float]]:
+        """Parts of theta, each with the rule's own weight decay: all of it, with none."""
+        yield slice(None), 0.0
+
+    def began(self, owner: Any) -> int:
+        """The epoch of this network's life from which the schedule of a fit that begins now counts: where the rule
+        made its first step, or the next, if it has made none.
+        """
+        now = _epochs(owner)
+        return min(self.first_epoch, now) if self.belongs_to(owner) and self.t else now
+
+    def lost(self, owner: Any) -> bool:
+        """Whether it has been reset, or has gone to another network, since it was attached to this one; a rule without
+        a state loses nothing.
+        """
+        return bool(self.slots) and not self.belongs_to(owner)
+
+    def belongs_to(self, owner: Any) -> bool:
+        """Whether it is attached to this network."""
+        return self._owner is not None and self._owner() is owner
+
+    def reset(self) -> None:
+        """Forget the state and the network."""
+        self.state, self.t, self.first_epoch, self._owner = [], 0, 0, None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A weak reference cannot be pickled, and the copy belongs to no network yet.
+        if self.t and self.slots:
+            warnings.warn(
+                f"the copy of {self!r} begins anew: its state after {self.t} steps stays with the network it trains. "
+                "net.save(path, optimizer=rule) and fastnn.resume(path) keep both",
+                UserWarning,
+                stacklevel=2,
+            )
+        return {**self.__dict__, "_owner": None, "state": [], "t": 0, "first_epoch": 0, "in_use": FitLock()}
+
+    def __repr__(self) -> str:
+        rate = self.learning_rate
+        constants = [
+            f"{rate!r}" if isinstance(rate, Schedule) else f"{rate:g}",
+            *(f"{value:g}" for value in self.hyper()[1:]),
+        ]
+        return f"{type(self).__name__}({', '.join(constants)})"
+
+
+def _epochs(owner: Any) -> int:
+    """That it has been trained; 0 of what counts none."""
+    return int(getattr(owner, "epochs_trained", 0))
