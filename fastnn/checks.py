@@ -229,7 +229,8 @@ def warn_if_coarse(y: Any, dtype: np.dtype[Any], stacklevel: int) -> None:
     values = values[: max(1, BLOCK // (values.size // len(values)))].reshape(-1, values.size // len(values))
     values = values.astype(np.float64)
     rounding, spread = np.abs(values).max(axis=0) * np.finfo(dtype).eps / 2, values.std(axis=0)
-    if (coarse := (spread > 0) & (rounding > COARSE * spread)).any():
+    vary = values.max(axis=0) > values.min(axis=0)  # the mean of equal numbers is rounded, and leaves a spread
+    if (coarse := vary & (spread > 0) & (rounding > COARSE * spread)).any():
         column = int(np.argmax(coarse))
         which = f"column {column} of y" if values.shape[1] > 1 else "y"
         warnings.warn(

@@ -114,5 +114,7 @@ def test_a_page_of_next_to_nothing():
     results = sample()
     results["units"] = {}
     results["sessions"][0]["ceiling"] = {}
-    ET.fromstring(page(results).partition("\n")[2])
-    report.show(results, Console(file=io.StringIO()))
+    tree = ET.fromstring(page(results).partition("\n")[2])
+    assert tree.find(".//h1").text
+    report.show(results, Console(file=(shown := io.StringIO())))
+    assert "fastnn" in shown.getvalue()

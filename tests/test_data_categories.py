@@ -338,3 +338,79 @@ def test_test_rows_of_a_regression_that_are_text_are_named(tmp_path):
     path = written(tmp_path / "test.csv", columns, income=["abc"] * 60)
     with pytest.raises(DataFileError, match=r"row 1 .*'income': text 'abc', but regression needs numbers"):
         tables.load_test(path, data.preprocessing, [])
+
+
+def spelled(tmp_path, rows=120):
+    """A model of a truth value, a version and a number with leading zeros, none of which comes through pandas as it is
+    written."""
+    rng = np.random.default_rng(0)
+    flags, versions, codes = (
+        np.array(names)[rng.integers(0, len(names), rows)]
+        for names in (["true", "false"], ["1.10", "1.2", "2.0"], ["007", "010", "100"])
+    )
+    answers = np.where((flags == "true") ^ (versions == "1.10"), "yes", "no")
+    path = written(tmp_path / "s.csv", {"flag": flags, "version": versions, "code": codes, "y": answers})
+    data = tables.load(path, "y", choice=tables.Choice(categorical=("version", "code")))
+    parts = deal(data, validation=0.0, seed=0)
+    net = fastnn.Network([data.X.shape[1], 8, 2], seed=0, backend="numpy")
+    net.fit(*parts.train, epochs=200, batch_size=16, learning_rate=0.01)
+    net.preprocessing = parts.preprocessing
+    return net, path, {"flag": flags, "version": versions, "code": codes}
+
+
+def test_names_are_known_however_a_reader_of_tables_spells_them(tmp_path):
+    net, path, columns = spelled(tmp_path)
+    answers = predict_file(net, path).answers
+    assert len(set(answers)) == 2
+    read = {
+        "flag": columns["flag"] == "true",
+        "version": columns["version"].astype(float),
+        "code": columns["code"].astype(int),
+    }
+    shouted = {**columns, "flag": np.char.upper(columns["flag"])}
+    for table in (
+        columns,
+        read,
+        shouted,
+        [dict(zip(read, row, strict=True)) for row in zip(*read.values(), strict=True)],
+    ):
+        found = predict_table(net, table)
+        assert (found.answers, found.notes) == (answers, [])
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_table_that_was_read_by_a_library_is_that_of_the_file(tmp_path, library):
+    read = pytest.importorskip(library).read_csv
+    net, path, _ = spelled(tmp_path)
+    found = predict_table(net, read(path))
+    assert found.answers == predict_file(net, path).answers
+
+
+def test_names_that_could_mean_two_are_taken_as_they_are_written(tmp_path):
+    places = {"1.0": 0, "1": 1, "2": 2}  # 1.0 and 1 would be one number
+    X = encoded({"c": ["1.0", "1", "1.00", "2.0"]}, ["c"], {"c": list(places)}, notes := [])
+    np.testing.assert_array_equal(X, [[1, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 0]])
+    assert "2 rows with a value of column 'c' that did not occur in training ('1.00', '2.0')" in notes[0]
+
+
+def test_unknown_names_are_warned_of_where_nobody_reads_notes(tmp_path):
+    net, _, columns = spelled(tmp_path)
+    strange = written(tmp_path / "n.csv", {**columns, "flag": ["maybe"] * 120})
+    with pytest.warns(fastnn.UnknownCategory, match=r"120 rows with a value of column 'flag' .*\('maybe'\)"):
+        predict_file(net, strange)
+    with pytest.warns(fastnn.UnknownCategory, match="1 row with"):
+        predict_table(net, {"flag": "maybe", "version": 1.1, "code": 7})
+
+
+@pytest.mark.parametrize("kind", ["datetime64[ns]", "timedelta64[s]"])
+def test_times_are_no_numbers(tmp_path, kind):
+    net = trained(tmp_path)
+    table = {**people(30), "age": np.arange(30).astype(kind)}
+    with pytest.raises(DataFileError, match=r"column 'age' holds times \(.*\), where the training had numbers"):
+        predict_table(net, table)
+
+
+def test_one_column_to_keep_is_a_sequence_of_one(tmp_path):
+    net, path, _ = spelled(tmp_path)
+    with pytest.raises(TypeError, match=r"keep must be a sequence of columns, got 'flag'; for one give \['flag'\]"):
+        predict_file(net, path, keep="flag")

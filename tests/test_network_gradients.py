@@ -58,13 +58,14 @@ def relative(D, N):
     return float(np.sqrt(((D - N) ** 2).sum()) / (np.sqrt((D**2).sum()) + np.sqrt((N**2).sum())))
 
 
-@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize(
+    ("hidden", "depth"),
+    # without a hidden layer there is nothing hidden to vary
+    [(hidden, depth) for depth in DEPTHS for hidden in (cases.HIDDEN if len(DEPTHS[depth]) > 2 else ["relu"])],
+)
 @pytest.mark.parametrize(("output", "cost"), PAIRS)
-@pytest.mark.parametrize("hidden", cases.HIDDEN)
 def test_gradient(backend, dtype, hidden, output, cost, depth):
     sizes = DEPTHS[depth]
-    if depth == "no hidden layer" and hidden != "relu":
-        return  # there is nothing hidden to vary
     names = (*[hidden] * (len(sizes) - 2), output)
     theta, X, y, J, D, N = problem(sizes, names, cost)
     net = network(backend, sizes, names, cost, theta, dtype)

@@ -147,5 +147,8 @@ def test_sums_that_are_1_to_rounding_are_taken():
     X, _, _ = rows(40)
     y = np.random.default_rng(0).random((40, 3)).astype(np.float32)
     y /= y.sum(axis=1, keepdims=True)
-    net_of("numpy", "float32").fit(X, y, epochs=1)
+    net = net_of("numpy", "float32")
+    h = net.predict_proba(X).astype(np.float64)
+    assert net.mean_cost(X, y) == pytest.approx(-(y * np.log(h)).sum() / 40, rel=1e-5)
+    assert net.fit(X, y, epochs=1).cost[0] > 0
     net_of("numpy").fit(X, np.full((40, 3), 1 / 3), epochs=1)

@@ -1,0 +1,180 @@
+"""What estimators are handed: sparse, masked and nullable data, weight decay, validation rows, streams of targets."""
+
+import copy
+
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn.compose import ColumnTransformer
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+import fastnn
+from fastnn.estimators import DenseClassifier, DenseRegressor
+from fastnn.optimizers import Adam
+
+rng = np.random.default_rng(0)
+X = rng.standard_normal((120, 5))
+CODES = (X[:, 0] + X[:, 1] * X[:, 2] > 0).astype(int)
+FAST = {"hidden": (6,), "epochs": 3, "random_state": 0, "backend": "numpy"}
+
+
+@pytest.mark.parametrize("kind", [sparse.csr_array, sparse.csc_matrix, sparse.coo_array])
+@pytest.mark.parametrize("of", [DenseClassifier, DenseRegressor])
+def test_sparse_rows_are_those_of_the_dense_array(of, kind):
+    rows = np.where(rng.random((80, 30)) < 0.1, rng.random((80, 30)), 0).astype(np.float32)
+    y = np.arange(80) % 3
+    dense, thin = (of(**FAST).fit(data, y) for data in (rows, kind(rows)))
+    assert dense.network_.theta.tobytes() == thin.network_.theta.tobytes()
+    np.testing.assert_array_equal(dense.predict(rows), thin.predict(kind(rows)))
+    thin.partial_fit(kind(rows), y)
+    watched = of(**FAST).fit(kind(rows), y, X_val=kind(rows[:9]), y_val=y[:9])
+    assert len(watched.history_.val_cost) == 3
+
+
+def test_pipelines_of_text_and_of_many_categories():
+    words = np.array(["red", "green", "blue", "cyan", "teal", "pink"])
+    texts = [" ".join(rng.choice(words, 5)) for _ in range(150)]
+    y = ["has" if "red" in text else "not" for text in texts]
+    assert (
+        make_pipeline(TfidfVectorizer(), DenseClassifier(random_state=0, backend="numpy")).fit(texts, y).score(texts, y)
+        > 0.95
+    )
+    table = np.column_stack([rng.integers(0, 99, 300), rng.random(300)])
+    columns = ColumnTransformer([("c", OneHotEncoder(handle_unknown="ignore"), [0]), ("n", StandardScaler(), [1])])
+    assert sparse.issparse(columns.fit_transform(table))
+    model = make_pipeline(columns, DenseRegressor((8,), epochs=60, random_state=0, backend="numpy"))
+    assert model.fit(table, table[:, 1] * 9).score(table, table[:, 1] * 9) > 0.8
+
+
+@pytest.mark.parametrize("of", [DenseClassifier, DenseRegressor])
+def test_masked_arrays_are_refused(of):
+    masked = np.ma.masked_array(X, mask=X > 2)
+    for given in ((masked, CODES), (X, np.ma.masked_array(CODES, mask=CODES > 0))):
+        with pytest.raises(TypeError, match=r"[Xy] must be a plain array, got a masked one"):
+            of(**FAST).fit(*given)
+        with pytest.raises(TypeError, match="a masked one"):
+            of(**FAST).partial_fit(*given, **({"classes": [0, 1]} if of is DenseClassifier else {}))
+    model = of(**FAST).fit(X, CODES)
+    with pytest.raises(TypeError, match="a masked one"):
+        model.predict(masked)
+
+
+def test_labels_of_nullable_dtypes_keep_their_kind():
+    pandas = pytest.importorskip("pandas")
+    for dtype, kind in (("Int64", "i"), ("boolean", "b")):
+        model = DenseClassifier(**FAST).fit(X, pandas.Series(CODES).astype(dtype))
+        assert model.classes_.dtype.kind == kind
+        assert model.predict(X).dtype.kind == kind
+    apart = pandas.Series([2**53, 2**53 + 1] * 60, dtype="Int64")
+    assert DenseClassifier(**FAST).fit(X, apart).classes_.tolist() == [2**53, 2**53 + 1]
+
+
+def test_weight_decay_is_that_of_the_rule_and_can_be_searched():
+    given = DenseClassifier(optimizer="adam", weight_decay=0.3, **FAST).fit(X, CODES)
+    instance = DenseClassifier(optimizer=Adam(weight_decay=0.3), **FAST).fit(X, CODES)
+    assert given.network_.theta.tobytes() == instance.network_.theta.tobytes()
+    assert given.optimizer_.weight_decay == 0.3
+    rule = Adam(weight_decay=0.1)
+    assert DenseClassifier(optimizer=rule, weight_decay=0.3, **FAST).fit(X, CODES).optimizer_.weight_decay == 0.3
+    assert rule.weight_decay == 0.1
+    search = GridSearchCV(DenseClassifier(**FAST), {"weight_decay": [None, 0.1]}, cv=2).fit(X, CODES)
+    assert set(search.best_params_) == {"weight_decay"}
+    for options, words in (
+        ({"optimizer": "sgd"}, "is for adam, lars and lamb, not for 'sgd'"),
+        ({"optimizer": "lbfgs"}, "is not for 'lbfgs'; give l2"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            DenseClassifier(weight_decay=0.3, **options, **FAST).fit(X, CODES)
+    with pytest.raises(ValueError, match="weight_decay must be a finite number >= 0"):
+        DenseClassifier(weight_decay=-1, **FAST).fit(X, CODES)
+
+
+@pytest.mark.parametrize("of", [DenseClassifier, DenseRegressor])
+def test_a_copy_has_a_network_of_its_own(of):
+    model = of(**FAST).fit(X, CODES)
+    before, twin = model.network_.theta.copy(), copy.copy(model)
+    twin.partial_fit(X, CODES)
+    np.testing.assert_array_equal(model.network_.theta, before)
+
+
+def test_the_unit_is_that_of_the_training_rows_without_those_that_are_watched():
+    y = np.exp(3 * X[:, 0])
+    model = DenseRegressor(validation=0.5, **FAST).fit(X, y)
+    kept, _ = train_test_split(y, test_size=0.5, random_state=model._seed)
+    np.testing.assert_allclose([model.mean_[0], model.spread_[0]], [kept.mean(), kept.std()], rtol=1e-12)
+    given = DenseRegressor(**FAST).fit(X[:60], y[:60], X_val=X[60:], y_val=y[60:])
+    np.testing.assert_allclose([given.mean_[0], given.spread_[0]], [y[:60].mean(), y[:60].std()], rtol=1e-12)
+    net, h = given.network_, given.network_.predict(X[60:])
+    scaled = (y[60:] - y[:60].mean()) / y[:60].std()
+    assert given.history_.val_cost[-1] == pytest.approx(((h - scaled) ** 2).mean() / 2, rel=1e-4)
+    assert net.l2 > 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_stream_may_begin_with_rows_that_tell_no_unit(dtype):
+    """As the power of the sun at night: the unit stayed 1 for ever, and R2 at -1.9."""
+    rng = np.random.default_rng(1)
+    A = rng.standard_normal((3000, 4))
+    y = 1e4 * A[:, 0] + 2e4
+    y[:40] = 0
+    model = DenseRegressor(random_state=0, dtype=dtype)
+    for _ in range(4):
+        for i in range(0, 3000, 40):
+            model.partial_fit(A[i : i + 40], y[i : i + 40])
+    assert model.score(A[40:], y[40:]) > 0.98
+    np.testing.assert_allclose([model.mean_[0], model.spread_[0]], [y.mean(), y.std()], rtol=1e-9)
+
+
+def test_answers_stay_where_the_unit_moves_and_nothing_is_learnt():
+    y = np.column_stack([X[:, 0], 1e3 * X[:, 1] + 50])
+    model = DenseRegressor(dtype="float64", l2=0, optimizer="sgd", learning_rate=1e-12, **FAST).fit(X, y)
+    before = model.predict(X)
+    model.partial_fit(X, y * 7 - 3)
+    assert model.spread_[0] > 2
+    np.testing.assert_allclose(model.predict(X), before, rtol=1e-9, atol=1e-9)
+
+
+def test_a_partial_fit_that_fails_leaves_the_unit_and_the_answers():
+    y = X[:, 0] * 5
+
+    angry = []
+
+    def stop(epoch, history, net):
+        if angry:
+            raise LookupError("enough")
+
+    model = DenseRegressor(dtype="float64", l2=0, optimizer="sgd", learning_rate=1e-12, callbacks=[stop], **FAST).fit(
+        X, y
+    )
+    before, unit = model.predict(X), (model.mean_[0], model.spread_[0])
+    angry.append(1)
+    with pytest.raises(LookupError, match="enough"):
+        model.partial_fit(X, y * 100 + 9)
+    assert (model.mean_[0], model.spread_[0]) == unit
+    np.testing.assert_allclose(model.predict(X), before, rtol=1e-8, atol=1e-8)
+
+
+def test_what_counts_nothing_moves_no_unit():
+    model = DenseRegressor(**FAST).fit(X, X[:, 0])
+    unit = model.mean_.copy(), model.spread_.copy()
+    model.partial_fit(X, X[:, 0] * 100, sample_weight=np.zeros(120))
+    assert (model.mean_, model.spread_) == unit
+
+
+def test_progress_is_shown_where_it_is_asked_for(capfd):
+    DenseClassifier(**FAST).fit(X, CODES)
+    assert capfd.readouterr().err == ""
+    DenseClassifier(verbose=True, **FAST).fit(X, CODES)
+    assert "epoch" in capfd.readouterr().err
+
+
+def test_divergence_comes_back_from_a_worker():
+    """Errors with arguments that have names could not be unpickled, and a pool waited for ever."""
+    from sklearn.model_selection import cross_val_score
+
+    model = DenseClassifier((6,), optimizer="sgd", learning_rate=1e30, epochs=1, backend="numpy")
+    with pytest.raises(fastnn.Diverged, match="training diverged in epoch 0"):
+        cross_val_score(model, X * 1e30, CODES, cv=2, n_jobs=2, error_score="raise")
