@@ -1,9 +1,9 @@
 """Update rules, one class each. They work on the flat vector, elementwise or layer by layer.
 
-A rule reads the gradient D of the whole vector, the L2 term of the network included, and moves theta in
-place; every gradient is known before any parameter moves. `step` is the NumPy reference. Compiled engines select their
-own code by `code` and read `hyper()`; `slots` names the state vectors, each laid out as theta, zero at first.
-t counts the steps, 1 at the first.
+A rule reads the gradient D of the whole vector, the L2 term of the network included, scaled to the length `clip_norm`
+if that is given and D is longer, and moves theta in place; every gradient is known before any parameter moves. `step`
+is the NumPy reference. Compiled engines select their own code by `code` and read `hyper()`; `slots` names the state
+vectors, each laid out as theta, zero at first. t counts the steps, 1 at the first.
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ class SGD(Optimizer):
     ----------
     learning_rate : float or Schedule
         alpha > 0.
+    clip_norm : float, optional
+        Length to which a longer gradient is scaled (`Optimizer`).
     """
 
     name, code = "sgd", 0
 
-    def __init__(self, learning_rate: float | Schedule = 0.1) -> None:
-        super().__init__(learning_rate)
+    def __init__(self, learning_rate: float | Schedule = 0.1, *, clip_norm: float | None = None) -> None:
+        super().__init__(learning_rate, clip_norm)
 
     def step(self, theta: Array, grad: Array, state: Sequence[Array], t: int) -> None:
         theta -= theta.dtype.type(self.rate) * grad
@@ -51,13 +53,17 @@ class Momentum(Optimizer):
         alpha > 0.
     momentum : float
         mu in [0, 1).
+    clip_norm : float, optional
+        Length to which a longer gradient is scaled (`Optimizer`).
     """
 
     name, code, slots = "momentum", 1, ("velocity",)
     momentum = Constant(least=0, below=1)
 
-    def __init__(self, learning_rate: float | Schedule = 0.05, momentum: float = 0.9) -> None:
-        super().__init__(learning_rate)
+    def __init__(
+        self, learning_rate: float | Schedule = 0.05, momentum: float = 0.9, *, clip_norm: float | None = None
+    ) -> None:
+        super().__init__(learning_rate, clip_norm)
         self.momentum = momentum
 
     def hyper(self) -> tuple[float, ...]:
@@ -106,9 +112,15 @@ class Moments(Decaying):
     eps = Constant(above=0)
 
     def __init__(
-        self, learning_rate: float | Schedule, beta1: float, beta2: float, eps: float, weight_decay: float
+        self,
+        learning_rate: float | Schedule,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        clip_norm: float | None,
     ) -> None:
-        super().__init__(learning_rate)
+        super().__init__(learning_rate, clip_norm)
         self.beta1, self.beta2, self.eps, self.weight_decay = beta1, beta2, eps, weight_decay
 
     def hyper(self) -> tuple[float, ...]:
@@ -133,6 +145,8 @@ class Adam(Moments):
     weight_decay : float
         beta >= 0, on weights and not on biases (PyTorch's AdamW takes both), not part of m and v, beside the network's
         own L2, which is.
+    clip_norm : float, optional
+        Length to which a longer gradient is scaled (`Optimizer`).
     """
 
     name, code = "adam", 2
@@ -144,8 +158,10 @@ class Adam(Moments):
         beta2: float = 0.999,
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        *,
+        clip_norm: float | None = None,
     ) -> None:
-        super().__init__(learning_rate, beta1, beta2, eps, weight_decay)
+        super().__init__(learning_rate, beta1, beta2, eps, weight_decay, clip_norm)
 
     def parts(self) -> Iterator[tuple[slice, float]]:
         return super().parts() if self.weight_decay else Optimizer.parts(self)
@@ -197,6 +213,8 @@ class LARS(LayerWise):
         eta > 0, the LARS coefficient: how far a part moves, in terms of its own norm.
     weight_decay : float
         beta >= 0, on weights, beside the network's own L2, which is part of g.
+    clip_norm : float, optional
+        Length to which a longer gradient is scaled (`Optimizer`).
     """
 
     name, code, slots = "lars", 3, ("velocity",)
@@ -209,8 +227,10 @@ class LARS(LayerWise):
         momentum: float = 0.9,
         trust: float = 0.001,
         weight_decay: float = 0.0,
+        *,
+        clip_norm: float | None = None,
     ) -> None:
-        super().__init__(learning_rate)
+        super().__init__(learning_rate, clip_norm)
         self.momentum = momentum
         self.trust = trust
         self.weight_decay = weight_decay
@@ -245,6 +265,8 @@ class LAMB(Moments, LayerWise):
         > 0, outside the root.
     weight_decay : float
         beta >= 0 (the paper's lambda), on weights, not part of m and v, beside the network's own L2, which is.
+    clip_norm : float, optional
+        Length to which a longer gradient is scaled (`Optimizer`).
     """
 
     name, code = "lamb", 4
@@ -256,8 +278,10 @@ class LAMB(Moments, LayerWise):
         beta2: float = 0.999,
         eps: float = 1e-6,
         weight_decay: float = 0.0,
+        *,
+        clip_norm: float | None = None,
     ) -> None:
-        super().__init__(learning_rate, beta1, beta2, eps, weight_decay)
+        super().__init__(learning_rate, beta1, beta2, eps, weight_decay, clip_norm)
 
     def step(self, theta: Array, grad: Array, state: Sequence[Array], t: int) -> None:
         m, v = state
@@ -320,8 +344,8 @@ def get(optimizer: str | Optimizer, learning_rate: float | Schedule | None = Non
             )
         if optimizer not in OPTIMIZERS:
             raise unknown_name("optimizer", optimizer, [*OPTIMIZERS, "lbfgs"])
-        options = {} if learning_rate is None else {"learning_rate": learning_rate}
-        return OPTIMIZERS[optimizer](**options)
+        kind: Callable[..., Optimizer] = OPTIMIZERS[optimizer]
+        return kind() if learning_rate is None else kind(learning_rate)
     a_class = isinstance(optimizer, type) and issubclass(optimizer, Optimizer)
     hint = f"; an instance is {optimizer.__name__}()" if a_class else ""
     raise TypeError(f"optimizer must be a name or an Optimizer, got {optimizer!r} ({type(optimizer).__name__}){hint}")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from .constant import Constant
@@ -32,6 +33,10 @@ class Optimizer:
         alpha > 0, or its course (fastnn.schedules).
     rate : float
         alpha of the next step: `learning_rate` itself, or what the schedule says where training is; programs keep it.
+    clip_norm : float or None
+        A gradient that is longer (Euclidean norm of D, L2 term and biases included, summed in float64) is scaled to
+        that length before the step. R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training recurrent neural
+        networks", 2013, arXiv:1211.5063, algorithm 1.
     slots : tuple of str
         Names of the state vectors.
     state : list of arrays
@@ -51,8 +56,10 @@ class Optimizer:
         {"_learning_rate", "_owner", "_rate", "first_epoch", "in_use", "state", "t"}
     )
 
-    def __init__(self, learning_rate: float | Schedule) -> None:
-        self.learning_rate = learning_rate
+    clip_norm = Constant(above=0, optional=True)
+
+    def __init__(self, learning_rate: float | Schedule, clip_norm: float | None = None) -> None:
+        self.learning_rate, self.clip_norm = learning_rate, clip_norm
         self.state: list[Any] = []
         self.t = self.first_epoch = 0
         self._owner: weakref.ref[Any] | None = None
@@ -127,6 +134,13 @@ class Optimizer:
             )
         )
 
+    def clipped(self, grad: Array) -> Array:
+        """The gradient (P,) itself, or scaled to the length `clip_norm`, a fresh array."""
+        if self.clip_norm is None:
+            return grad
+        norm = float(np.sqrt(np.sum(np.square(grad, dtype=np.float64))))
+        return grad * grad.dtype.type(self.clip_norm / norm) if norm > self.clip_norm else grad
+
     def bind(self, owner: Any, zeros: Callable[[], Any]) -> None:
         """Attach to `owner` (a network, or what else has parameters), making zero state vectors unless it is attached
         to it already.
@@ -191,6 +205,7 @@ class Optimizer:
         constants = [
             f"{rate!r}" if isinstance(rate, Schedule) else f"{rate:g}",
             *(f"{value:g}" for value in self.hyper()[1:]),
+            *([] if self.clip_norm is None else [f"clip_norm={self.clip_norm:g}"]),
         ]
         return f"{type(self).__name__}({', '.join(constants)})"
 

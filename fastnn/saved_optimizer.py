@@ -26,6 +26,7 @@ __all__ = ["PREFIX", "description", "restored"]
 
 Array = np.ndarray[Any, Any]
 PREFIX = "optimizer."  # of the tensors' names
+OPTIONAL = "clip_norm"  # a constant that is written only where it is used
 _FIELDS = {"name", "learning_rate", "constants", "t", "sha256"}
 
 
@@ -56,7 +57,11 @@ def description(net: Network, rule: Any) -> tuple[str, dict[str, Array]]:
     content = {
         "name": rule.name,
         "learning_rate": schedules.config(rate) if isinstance(rate, schedules.Schedule) else rate,
-        "constants": {name: getattr(rule, name) for name in _constants(type(rule))},
+        "constants": {
+            name: value
+            for name in _constants(type(rule))
+            if (value := getattr(rule, name)) is not None or name != OPTIONAL
+        },
         "t": rule.t if own else 0,
         "sha256": _checksum(tensors),
     }
@@ -81,7 +86,7 @@ def restored(net: Network, content: str, tensors: Mapping[str, Array]) -> Optimi
     if not isinstance(config["name"], str) or config["name"] not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {config['name']!r}")
     kind = OPTIMIZERS[config["name"]]
-    if set(config["constants"]) != set(_constants(kind)):
+    if set(config["constants"]) | {OPTIONAL} != set(_constants(kind)):
         raise ValueError(f"the constants of {kind.name} must be {list(_constants(kind))}, got {config['constants']}")
     t, rate = config["t"], config["learning_rate"]
     if isinstance(t, bool) or not isinstance(t, int) or t < 0:

@@ -287,7 +287,7 @@ def test_a_unit_that_is_not_there_is_an_error(monkeypatch):
     ("dtype", "optimizer", "batch_size", "reason"),
     [
         ("float64", "sgd", 8, "float32 alone"),
-        ("float32", "lamb", 8, "rules with a rate for each layer"),
+        ("float32", "lamb", 8, "rules with norms of layers"),
         ("float32", "sgd", 1, "steps of one row"),
     ],
 )

@@ -163,7 +163,7 @@ class Problem:
         if self.itemsize != 4:
             return "the matrix unit multiplies float32 alone"
         if not self.fits_panels:
-            return "on the matrix unit there is no program for rules with a rate for each layer"
+            return "on the matrix unit there is no program for rules with norms of layers, or for clip_norm"
         return "on the matrix unit there is no program for steps of one row" if self.batch == 1 else None
 
     @property

@@ -212,7 +212,7 @@ class TeamProgram(Program):
     def _rule(self, X: Array, rates: Array | None) -> Rule:
         """What the kernels are told of the optimizer."""
         rule = self.optimizer
-        return Rule(rule.code, hyper_rows(rule, rates), rule.t, float(self.l2_per_row(X)))
+        return Rule(rule.code, hyper_rows(rule, rates), rule.t, float(self.l2_per_row(X)), float(rule.clip_norm or 0))
 
     def _finish(self, y: Array, order: Array, start: int, stop: int) -> tuple[float, int]:
         """Counts the steps; what `run` returns."""

@@ -193,7 +193,7 @@ class NumbaBackend(HostBackend):
     @as_zero()
     def _update(self, optimizer: Optimizer, theta: Array, grad: Array, t: int) -> None:
         state1, state2 = two_states(states_of(optimizer, theta), theta.dtype)
-        hyper = np.array(optimizer.hyper())
+        hyper, grad = np.array(optimizer.hyper()), optimizer.clipped(grad)
         if not isinstance(optimizer, LayerWise):
             for part, decay in optimizer.parts():
                 w, D, *states = (x[part] for x in (theta, _c(grad), state1, state2))
@@ -343,8 +343,8 @@ class NumbaBackend(HostBackend):
     def _problem(self, job: Job) -> Problem:
         net, optimizer, batch = job.net, job.optimizer, job.batch_size
         steps = None if job.training_rows is None else -(-job.training_rows // batch)
-        # LARS and LAMB want norms of whole layers, which panels are cut across
-        fits_panels = not isinstance(optimizer, LayerWise)
+        # which want norms of whole layers, or of all, across which panels are cut
+        fits_panels = not isinstance(optimizer, LayerWise) and optimizer.clip_norm is None
         mkl, vectors = self.blas.library is not None, 1 + len(optimizer.slots)
         return Problem(
             net.sizes,

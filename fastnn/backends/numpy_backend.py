@@ -71,7 +71,7 @@ class NumpyBackend(HostBackend):
 
     @quietly
     def _update(self, optimizer: Optimizer, theta: Array, grad: Array, t: int) -> None:
-        optimizer.step(theta, grad, optimizer.state, t)
+        optimizer.step(theta, optimizer.clipped(grad), optimizer.state, t)
 
     def program_for(self, job: Job) -> Program:
         return NumpyProgram(job)

@@ -13,9 +13,39 @@ import numpy as np
 from . import compiled
 from .codes import LARS
 
-__all__ = ["LAYERWISE", "move", "prepare"]
+__all__ = ["LAYERWISE", "factor_of", "finish", "move", "prepare"]
 
 LAYERWISE = 3
+
+
+def _finish(theta, grad, share, l2):
+    """Overwrites grad (n,) with D = share * grad + l2 * theta; the sum of its squares, in float64."""
+    kind = theta.dtype.type
+    share, l2, total = kind(share), kind(l2), 0.0
+    for i in range(theta.size):
+        D = share * grad[i] + l2 * theta[i]
+        grad[i] = D
+        total += np.float64(D) * np.float64(D)
+    return total
+
+
+finish = compiled(_finish)
+
+
+def _factor_of(clip, squares):
+    """What a gradient is multiplied by so that it is at most `clip` long; squares (layers, 2, team, 2), of which the
+    first of each pair are sums of D^2 of a part by a thread. The same for all who ask.
+    """
+    total = 0.0
+    for layer in range(squares.shape[0]):
+        for biases in range(2):
+            for member in range(squares.shape[2]):
+                total += squares[layer, biases, member, 0]
+    norm = np.sqrt(total)
+    return clip / norm if norm > clip else 1.0
+
+
+factor_of = compiled(_factor_of)
 
 
 def _prepare(rule, hyper, t, theta, grad, state1, state2, share, l2, decays, squares):

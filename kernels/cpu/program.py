@@ -31,7 +31,7 @@ from . import inner, part, per_dtype
 from .codes import OF_Z, SGD
 from .gather import gather, gather_rows
 from .gemm import gemm_nn, gemm_nt, gemm_tn_columns
-from .layerwise import LAYERWISE, move, prepare
+from .layerwise import LAYERWISE, factor_of, finish, move, prepare
 from .operations import (
     activate,
     activate_and_differentiate,
@@ -273,6 +273,24 @@ def _units(shape, layer, first, last, biases):
 _units = part(_units)
 
 
+def _move(rule, hyper, t, layer, biases, me, begin, end, share, decay, grad, memory):
+    """Moves theta[begin:end], weights or biases of a layer, by D = share * grad + decay * theta; of the rules with
+    norms of layers only what comes before they are known.
+    """
+    w, D = memory.theta[begin:end], grad[begin:end]
+    first_state, second_state = memory.state1[begin:end], memory.state2[begin:end]
+    if rule.code >= LAYERWISE:
+        prepare(
+            rule.code, hyper, t, w, D, first_state, second_state, share, decay, not biases,
+            memory.squares[layer, biases, me],
+        )  # fmt: skip
+    else:
+        update(rule.code, hyper, t, w, D, first_state, second_state, share, decay, not biases)
+
+
+_move = inner(_move)
+
+
 def _worker(me, team, sliced, meeting, parts, data, run, shape, rule, memory):
     """Thread `me` of `team` through the steps of the run. Theta, state, costs and hits move. parts: from
     kernels/cpu/on_demand.py.
@@ -294,7 +312,7 @@ def _worker(me, team, sliced, meeting, parts, data, run, shape, rule, memory):
         # Where one chunk holds the batch and nothing is summed over threads, plain gradient descent
         # needs no gradient vector: the product itself moves theta, in one pass,
         # (1 - alpha lambda/n) theta - (alpha/m) delta^T a.
-        direct = rule.code == SGD and m <= capacity and (team == 1 or not sliced)
+        direct = rule.code == SGD and m <= capacity and (team == 1 or not sliced) and rule.clip == 0
         from_row, to_row = part_of(m, me, team) if sliced else (0, m)
         if sliced and from_row == to_row:
             grad[:] = 0
@@ -340,27 +358,32 @@ def _worker(me, team, sliced, meeting, parts, data, run, shape, rule, memory):
                     continue
                 begin, end = _units(shape, layer, first, last, biases)
                 decay = 0.0 if biases else l2
-                at_once = end - begin if rule.code >= LAYERWISE else AT_ONCE  # norms are of all of them
+                whole = rule.code >= LAYERWISE or rule.clip > 0  # norms are of all of them
+                at_once = end - begin if whole else AT_ONCE
                 for i in range(begin, end, at_once):
                     k = min(i + at_once, end)
                     w = theta[i:k]
                     grad_of_w = grads[0][i:k]
-                    first_state = memory.state1[i:k]
-                    second_state = memory.state2[i:k]
                     if sliced:
-                        if rule.code < LAYERWISE:  # of those all are too many to be there still when they are used
+                        if not whole:  # of those all are too many to be there still when they are used
                             call_back(w.ctypes.data, w.nbytes)
                         for other in range(1, team):
                             add(grads[other][i:k], grad_of_w)
                     if decay != 0:
                         cost += m * decay / 2 * sum_of_squares(w)
-                    if rule.code >= LAYERWISE:
-                        prepare(
-                            rule.code, hyper, t, w, grad_of_w, first_state, second_state, 1 / m, decay, not biases,
-                            memory.squares[layer, biases, me],
-                        )  # fmt: skip
+                    if rule.clip > 0:
+                        memory.squares[layer, biases, me, 0] = finish(w, grad_of_w, 1 / m, decay)
                     else:
-                        update(rule.code, hyper, t, w, grad_of_w, first_state, second_state, 1 / m, decay, not biases)
+                        _move(rule, hyper, t, layer, biases, me, i, k, 1 / m, decay, grads[0], memory)
+        if rule.clip > 0:
+            barrier(meeting, me, team)  # the norm is a sum over all threads
+            factor = factor_of(rule.clip, memory.squares)
+            barrier(meeting, me, team)  # all have read the sums
+            for layer in range(layers):
+                first, last = part_of(sizes[layer + 1], me, team)
+                for biases in range(2 if last > first else 0):
+                    begin, end = _units(shape, layer, first, last, biases)
+                    _move(rule, hyper, t, layer, biases, me, begin, end, factor, 0.0, grads[0], memory)
         if rule.code >= LAYERWISE:
             barrier(meeting, me, team)  # the norms of a layer are sums over all threads
             for layer in range(layers):

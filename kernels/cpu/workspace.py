@@ -78,13 +78,15 @@ class Drawn(NamedTuple):
 
 class Rule(NamedTuple):
     """The optimizer: its code; hypers (1 or stop - start, any) float64, Optimizer.hyper() for all steps, or a row
-    for each; t, steps taken before; l2, lambda / n.
+    for each; t, steps taken before; l2, lambda / n; clip, the length to which a longer gradient is scaled, 0 for none
+    (kernels/cpu/program.py alone).
     """
 
     code: Any
     hypers: Any
     t: Any
     l2: Any
+    clip: Any
 
 
 class Shape(NamedTuple):
@@ -198,7 +200,7 @@ def uncounted(data, shape, rule):
     return (
         Data(source, data.read, data.native, data.scale, data.classes, data.values, data.by_class, data.weights),
         seen,
-        Rule(rule.code, hypers, rule.t, rule.l2),
+        Rule(rule.code, hypers, rule.t, rule.l2, rule.clip),
     )
 
 
@@ -308,7 +310,7 @@ def kinds(name):
             by_class=flag, weights=array(real, 1, True),
         ),
         Run: record(Run, order=given, start=integer, stop=integer, batch=integer, capacity=integer, key=integer),
-        Rule: record(Rule, code=integer, hypers=array(double, 2), t=integer, l2=double),
+        Rule: record(Rule, code=integer, hypers=array(double, 2), t=integer, l2=double, clip=double),
         Shape: record(
             Shape, sizes=indices, widths=indices, blocks=indices, starts=indices, turns=indices, codes=indices,
             slopes=vector, pair=integer, limits=indices, kept=vector, scales=vector,
