@@ -14,6 +14,7 @@ import cuda_faults
 import numpy as np
 import pytest
 import test_costs_of_errors as errors
+import test_cuda_clip as clip
 import test_cuda_costs as costs
 import test_cuda_kernels as kernels
 import test_cuda_layerwise as layerwise
@@ -104,6 +105,14 @@ def update(rule):
 def layers(rule):
     """(60, 90, 3): a part of more elements than the few blocks below hold threads, and parts of fewer."""
     return watching(layerwise.test_step, *((rule, sizes, 0.25, "float32") for sizes in ((5, 7, 1, 4), (60, 90, 3))))
+
+
+def clipping():
+    watching(
+        clip.test_step,
+        *((sizes, 0.25, share, "float32") for sizes in ((5, 7, 1, 4), (60, 90, 3)) for share in (0.3, 1.5)),
+    )()
+    clip.test_the_factor_is_of_all_sums()
 
 
 def ratios():
@@ -223,6 +232,9 @@ WATCH = {
     "update_sgd": update("sgd"),
     "update_momentum": update("momentum"),
     "update_adam": update("adam"),
+    "clip_norms": clipping,
+    "clip_factor": clipping,
+    "clip_delta": clipping,
     "lars_norms": layers("lars"),
     "lamb_norms": layers("lamb"),
     "layer_ratios": ratios,

@@ -37,11 +37,12 @@ def pieces_of_program(
     rule: str,
     hidden: Sequence[Activation],
     workspace: int,
+    clips: bool = False,
 ) -> Pieces:
     """What a program needs for batches of `batch` rows of which `rows` are computed at a time.
 
     sizes (s_1, ..., s_L); kind one of `sources.KINDS`; compute: arithmetic of products; rule: name of the optimizer;
-    hidden: activations of the hidden layers; workspace in bytes.
+    hidden: activations of the hidden layers; workspace in bytes; clips: the optimizer has a `clip_norm`.
     """
     real, store = sources.real(kind), sources.store(kind)
     layers, steps, lds = len(sizes) - 1, steps_per_upload(batch), [row_ld(size, kind) for size in sizes]
@@ -62,7 +63,7 @@ def pieces_of_program(
     pieces["totals"] = (2,), np.dtype(np.float64)
     pieces["order"] = (steps * batch,), np.dtype(np.int64)
     pieces["drawn"] = (2,), np.dtype(np.int64)
-    pieces |= update_pieces(rule, sizes, steps, real)
+    pieces |= update_pieces(rule, sizes, steps, real, clips)
     pieces["tables"] = (2, layers, 4), np.dtype(np.int64)
     pieces["workspace"] = (max(1, workspace),), np.dtype(np.uint8)
     pieces["workspace_beside"] = (max(1, workspace),), np.dtype(np.uint8)  # of products that may run beside others

@@ -129,10 +129,15 @@ class CupyBackend(Backend):
             if isinstance(optimizer, Decaying) and optimizer.spans is not None
             else np.array([[0, P, P]], np.int64)
         )
-        pieces = update_pieces(optimizer.name, (P,) + (1,) * len(layers), 1, dtype)
+        clips = optimizer.clip_norm is not None
+        pieces = update_pieces(optimizer.name, (P,) + (1,) * len(layers), 1, dtype, clips)
         memory = {name: self.zeros(shape, kind) for name, (shape, kind) in pieces.items()}
         self.device.upload(memory["spans"], spans_of_theta(layers))
         self.device.upload(memory["constants"], update_constants(optimizer, t, 1, 0.0, dtype))
+        if clips:
+            given, grad = grad, self.empty(grad.shape, dtype)  # the kernels change theirs
+            self.copyto(grad, given)
+            self.device.upload(memory["clip"], np.array([optimizer.clip_norm, 1.0]))
         Update(self.device, dtype.name, optimizer, theta, theta, grad, memory)(1)
 
     def program_for(self, job: Job) -> Program:
@@ -168,7 +173,7 @@ class CupyBackend(Backend):
         )
         for_rule = self.plans.get(plan_key(net, batch_size, rows, rule))
         chosen = for_rule or self.plans.get(plan_key(net, batch_size, rows))
-        may_fuse = not why_not(net, self.device, batch_size, rule)
+        may_fuse = not why_not(net, self.device, batch_size, job.optimizer)
         if for_rule is not None and for_rule.startswith("fused") and may_fuse:
             return f"{for_rule}; {memory}"
         how = "launched one by one" if self.device.no_products else "as one CUDA graph"

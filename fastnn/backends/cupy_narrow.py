@@ -37,8 +37,10 @@ TRIAL_STEPS = 16  # of each way that is timed
 TRIAL_ROWS = 512
 
 
-def why_not(net: Network, device: Device, batch: int, rule: str) -> str:
-    """Why the kernel cannot train this network with this batch and rule, or would for certain not pay; "" if it may."""
+def why_not(net: Network, device: Device, batch: int, optimizer: Optimizer | None) -> str:
+    """Why the kernel cannot train this network with this batch and optimizer (Adam if none is given), or would for
+    certain not pay; "" if it may.
+    """
     if net.precision != "fp32":
         return f"it computes in float32 or float64, not with precision={net.precision!r}"
     if any(net.dropout):
@@ -47,8 +49,10 @@ def why_not(net: Network, device: Device, batch: int, rule: str) -> str:
         return f"it keeps no g'(z) beside activations, which {next(g.name for g in net.hidden if g.of_z)} wants"
     if net.pair.parameter is not None:
         return f"it knows cross_entropy and squared_error, not {net.cost}"
-    if rule not in RULES:
-        return f"it knows {', '.join(RULES)}, not {rule}"
+    if optimizer is not None and optimizer.name not in RULES:
+        return f"it knows {', '.join(RULES)}, not {optimizer.name}"
+    if optimizer is not None and optimizer.clip_norm is not None:
+        return "it clips no gradients, and this optimizer has a clip_norm"
     if max(net.sizes[1:-1], default=0) > WIDEST:
         return f"a hidden layer has {max(net.sizes[1:-1])} units, more than {WIDEST}"
     products = _products(net, batch)
@@ -72,7 +76,7 @@ def _products(net: Network, batch: int) -> int:
 
 def pieces_of_narrow(net: Network, device: Device, batch: int, optimizer: Optimizer | None) -> Pieces:
     """What a program needs beside the rest where the kernel may be used; with Adam if no optimizer is given."""
-    if why_not(net, device, batch, "adam" if optimizer is None else optimizer.name):
+    if why_not(net, device, batch, optimizer):
         return {}
     layers, vectors = len(net.sizes) - 1, 1 + (2 if optimizer is None else len(optimizer.slots))
     classes = net.pair.targets == "classes"

@@ -62,7 +62,7 @@ class CupyProgram(Program):
         update_constants(optimizer, 1, 1, 0.0, net.dtype)  # refuses a rule without a kernel before any work
         kind, compute = arithmetic(net, device)
         self.why_not_fused = (
-            "fused=False was given" if backend.fused is False else why_not(net, device, job.batch_size, optimizer.name)
+            "fused=False was given" if backend.fused is False else why_not(net, device, job.batch_size, optimizer)
         )
         if backend.fused and self.why_not_fused:
             raise ValueError(f"fused=True, but the fused kernel cannot train this network: {self.why_not_fused}")
@@ -199,6 +199,8 @@ class CupyProgram(Program):
         device.copy(arena["order"][: taken.shape[0]], taken)
         device.upload(arena["constants"][: len(constants)], constants)
         device.upload(arena["drawn"], np.array([self.key, first], np.int64))
+        if self.optimizer.clip_norm is not None:
+            device.upload(arena["clip"], np.array([self.optimizer.clip_norm, 1.0]))
         device.clear(arena["step"])
 
     def _run_streamed(self, chosen: np.ndarray[Any, Any]) -> None:
@@ -338,8 +340,9 @@ def footprint(net: Network, device: Device, batch: int, rows: int, optimizer: Op
     """The memory of a program that computes `rows` rows of a batch at a time; with Adam if no optimizer is given."""
     kind, compute = arithmetic_of(net)
     rule = "adam" if optimizer is None else optimizer.name
+    clips = optimizer is not None and optimizer.clip_norm is not None
     return pieces_of_program(
-        net.sizes, rows, batch, kind, compute, rule, net.hidden, device.workspace_bytes
+        net.sizes, rows, batch, kind, compute, rule, net.hidden, device.workspace_bytes, clips
     ) | pieces_of_narrow(net, device, batch, optimizer)
 
 

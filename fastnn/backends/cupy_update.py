@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels.cuda import sources
+from ..kernels.cuda.clip import ClipKernels, clip_partials_shape
 from ..kernels.cuda.launchers import REDUCTION_BLOCKS
 from ..kernels.cuda.layerwise import LayerwiseKernels, layer_partials_shape, layer_ratios_shape
 from ..kernels.cuda.step import CONSTANTS, OF_A_SPAN, StepKernels, update_blocks
@@ -35,7 +36,7 @@ class Update:
     low : (any,) STORE
         The copy of theta, `padded`, that is kept in step; theta itself where there is none (`has_copy`).
     Delta : (any,)
-        As `memory["spans"]` says: `padded`, or laid out as theta.
+        As `memory["spans"]` says: `padded`, or laid out as theta. Changed where the optimizer has a `clip_norm`.
     """
 
     def __init__(
@@ -49,11 +50,16 @@ class Update:
         memory: Mapping[str, Array] | Any,
     ) -> None:
         self._kernels, self._layers = StepKernels(device, kind), LayerwiseKernels(device, sources.real(kind).name)
+        self._clip = ClipKernels(device, sources.real(kind).name)
         self._optimizer, self._theta, self._low, self._Delta, self._memory = optimizer, theta, low, Delta, memory
 
     def __call__(self, rows: int) -> None:
         """One step from D = Delta / rows, plus decay * Theta on the weights."""
         of, name, state, theta = self._memory, self._optimizer.name, self._optimizer.state, self._theta
+        if self._optimizer.clip_norm is not None:
+            self._clip(
+                theta, self._Delta, of["spans"], of["clip_partials"], of["clip"], of["constants"], of["step"], rows
+            )
         if name not in LAYERWISE:
             self._kernels.update(
                 name, theta, self._low, self._Delta, state, of["spans"], of["constants"], of["step"], of["squares"],
@@ -70,10 +76,10 @@ class Update:
 
 
 def update_pieces(
-    rule: str, sizes: Sequence[int], steps: int, real: np.dtype[Any]
+    rule: str, sizes: Sequence[int], steps: int, real: np.dtype[Any], clips: bool = False
 ) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     """Shapes and dtypes of what an update needs beside theta, Delta and the state, with the constants of so many
-    steps.
+    steps; clips: of a rule with a `clip_norm`.
     """
     layers, double, integer = len(sizes) - 1, np.dtype(np.float64), np.dtype(np.int64)
     pieces: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
@@ -82,6 +88,8 @@ def update_pieces(
         "step": ((1,), integer),
         "squares": ((layers * (REDUCTION_BLOCKS if rule in LAYERWISE else update_blocks(sizes)),), double),
     }
+    if clips:
+        pieces |= {"clip": ((2,), double), "clip_partials": (clip_partials_shape(layers), double)}
     if rule in LAYERWISE:
         pieces |= {
             "layer_partials": (layer_partials_shape(layers), double),

@@ -134,6 +134,10 @@ def train(
         str | None,
         typer.Option(metavar="NUMBER", help="Of adam (then AdamW), lars or lamb: weights shrink by alpha times this."),
     ] = None,
+    clip_norm: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBER", help="Scale gradients that are longer than this to this length."),
+    ] = None,
     dropout: Annotated[
         str | None,
         typer.Option(metavar="FRACTION", help="Of the hidden units, left out at random in training."),
@@ -219,6 +223,7 @@ def train(
         warmup_epochs=number("--warmup-epochs", warmup_epochs),
         l2=number("--l2", l2),
         weight_decay=number("--weight-decay", weight_decay),
+        clip_norm=number("--clip-norm", clip_norm),
         dropout=number("--dropout", dropout) or 0.0,
         validation=number("--validation", validation),
         patience=integer("--patience", patience),

@@ -88,6 +88,7 @@ class TrainOptions:
     balanced: bool = False
     cost: str | None = None
     weight_decay: float | None = None
+    clip_norm: float | None = None
     dropout: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
@@ -154,6 +155,8 @@ def check(options: TrainOptions) -> Callable[[], DataSet]:
             raise ValueError(
                 f"--weight-decay is for {', '.join(DECAYING)}, not for {options.optimizer}; --l2 is for all"
             )
+    if options.clip_norm is not None:
+        finite_number("--clip-norm", options.clip_norm, above=0)
     finite_number("--validation", options.validation, least=0, below=1)
     if options.patience is not None and positive_integer("--patience", options.patience) and not options.validation:
         raise ValueError(
@@ -214,7 +217,7 @@ def rule(options: TrainOptions) -> optimizers.Optimizer:
     """The optimizer of checked options whose batch size is known."""
     kind: Callable[..., optimizers.Optimizer] = optimizers.OPTIMIZERS[str(options.optimizer)]
     decay = {} if options.weight_decay is None else {"weight_decay": options.weight_decay}
-    return kind(course(options), **decay)
+    return kind(course(options), **decay, clip_norm=options.clip_norm)
 
 
 def settle(options: TrainOptions, rows: int) -> None:

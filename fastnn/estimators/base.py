@@ -105,6 +105,7 @@ class Dense(BaseEstimator):  # type: ignore[misc]
         validation: float | None = None,
         patience: int | None = None,
         weight_decay: float | None = None,
+        clip_norm: float | None = None,
         callbacks: Sequence[Any] = (),
         verbose: bool = False,
         backend: Any = "auto",
@@ -123,6 +124,7 @@ class Dense(BaseEstimator):  # type: ignore[misc]
         self.validation = validation
         self.patience = patience
         self.weight_decay = weight_decay
+        self.clip_norm = clip_norm
         self.callbacks = callbacks
         self.verbose = verbose
         self.backend = backend
@@ -142,6 +144,8 @@ class Dense(BaseEstimator):  # type: ignore[misc]
             dropout=self.dropout, init=self.init, backend=self.backend, dtype=self.dtype, seed=seed,
         )  # fmt: skip
         if self._whole():
+            if self.clip_norm is not None:
+                raise ValueError(f"clip_norm={self.clip_norm!r} is not for 'lbfgs', which searches along its gradient")
             if self.weight_decay is not None:
                 raise ValueError(f"weight_decay={self.weight_decay!r} is not for 'lbfgs'; give l2")
             return net, None, seed
@@ -155,6 +159,8 @@ class Dense(BaseEstimator):  # type: ignore[misc]
                     f"weight_decay={self.weight_decay!r} is for adam, lars and lamb, not for {rule.name!r}; give l2"
                 )
             rule.weight_decay = self.weight_decay
+        if self.clip_norm is not None:
+            rule.clip_norm = self.clip_norm
         return net, rule, seed
 
     def _whole(self) -> bool:

@@ -68,6 +68,7 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
         validation: float | None = None,
         patience: int | None = None,
         weight_decay: float | None = None,
+        clip_norm: float | None = None,
         callbacks: Sequence[Any] = (),
         verbose: bool = False,
         backend: Any = "auto",
@@ -77,8 +78,8 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
         super().__init__(
             hidden, activation=activation, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size,
             epochs=epochs, l2=l2, dropout=dropout, init=init, validation=validation, patience=patience,
-            weight_decay=weight_decay, callbacks=callbacks, verbose=verbose, backend=backend, dtype=dtype,
-            random_state=random_state,
+            weight_decay=weight_decay, clip_norm=clip_norm, callbacks=callbacks, verbose=verbose, backend=backend,
+            dtype=dtype, random_state=random_state,
         )  # fmt: skip
         self.cost = cost
 
