@@ -166,6 +166,16 @@ def train(
     seed: Annotated[
         str, typer.Option(metavar="INTEGER", help="Of the split, the weights and the order of rows.")
     ] = "0",
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="After an epoch, so often at most, keep beside the model what --resume goes on from; 60 if not given.",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, _flag("--resume", help="Go on with a training of the same options that did not end.")
+    ] = False,
     save: Annotated[
         Path | None,
         typer.Option(
@@ -228,7 +238,10 @@ def train(
         validation=number("--validation", validation),
         patience=integer("--patience", patience),
         seed=integer("--seed", seed) or 0,
+        resume=resume,
     )
+    if checkpoint is not None:
+        chosen.checkpoint = number("--checkpoint", checkpoint) or 0.0
     return run(chosen, save=save, plot=plot, no_plot=no_plot, explain=explain, as_json=json)
 
 

@@ -28,6 +28,7 @@ DECAYS: dict[str, Callable[[float, int], Schedule]] = {
     "quadratic": lambda rate, epochs: schedules.Polynomial(rate, epochs, power=2),
     "cosine": schedules.Cosine,
 }
+CHECKPOINT_SECONDS = 60.0
 SCALED_LINEARLY = ("sgd", "momentum")
 DECAYING = tuple(name for name, rule in optimizers.OPTIMIZERS.items() if issubclass(rule, optimizers.Decaying))
 
@@ -89,6 +90,8 @@ class TrainOptions:
     cost: str | None = None
     weight_decay: float | None = None
     clip_norm: float | None = None
+    checkpoint: float = CHECKPOINT_SECONDS
+    resume: bool = False
     dropout: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
@@ -155,6 +158,7 @@ def check(options: TrainOptions) -> Callable[[], DataSet]:
             raise ValueError(
                 f"--weight-decay is for {', '.join(DECAYING)}, not for {options.optimizer}; --l2 is for all"
             )
+    finite_number("--checkpoint", options.checkpoint, least=0)
     if options.clip_norm is not None:
         finite_number("--clip-norm", options.clip_norm, above=0)
     finite_number("--validation", options.validation, least=0, below=1)

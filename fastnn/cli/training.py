@@ -20,6 +20,7 @@ from ..model_file import check_name
 from ..network import Network
 from ..training import History
 from . import report
+from .checkpoint import Checkpoint
 from .errors import BAD_INPUT, INTERRUPTED, remark, warnings_as_remarks
 from .settings import TrainOptions, check, hidden_layers, rule, settle
 
@@ -69,9 +70,12 @@ def train(
         data, validation=float(options.validation or 0), seed=options.seed, cost=options.cost or "squared_error"
     )
     settle(options, len(parts.train[1]))
-    with warnings_as_remarks():
-        net = _network(options, data, parts)
     model, picture = _outputs(data, save, plot, no_plot)
+    checkpoint = Checkpoint(model, options, parts)
+    with warnings_as_remarks():
+        net, optimizer = (
+            checkpoint.read(options.backend) if options.resume else (_network(options, data, parts), rule(options))
+        )
     if not as_json:
         report.before(options, data, parts, net, explain)
     began = time.perf_counter()
@@ -79,15 +83,15 @@ def train(
         try:
             history = net.fit(
                 *parts.train,
-                optimizer=rule(options),
+                optimizer=optimizer,
                 batch_size=options.batch_size,
                 micro_batch=options.micro_batch,
-                epochs=int(options.epochs or 0),
+                epochs=int(options.epochs or 0) - len(checkpoint.earlier.cost),
                 validation=_watched(parts, options.balanced),
                 scale=data.scale,
                 seed=options.seed,
                 progress=True,
-                patience=options.patience,
+                callbacks=[checkpoint],
                 sample_weight="balanced" if options.balanced else None,
             )
         except DeviceLost:  # the network is on the host now, and is gone with this process
@@ -96,6 +100,7 @@ def train(
             remark(f"the network as it was before is saved to {model}")
             raise
     seconds = time.perf_counter() - began
+    history = checkpoint.ended(net, history)
     try:
         test = evaluated(net, parts.preprocessing, *parts.test)
     except ValueError:  # of a row that overflows: what was learnt is kept
@@ -106,6 +111,8 @@ def train(
     outcome = Outcome(history, seconds, waiting.seconds, test)
     net.preprocessing = parts.preprocessing  # of the file to come; the rows above were scaled already
     code = _write(net, data, outcome, model, picture)
+    if outcome.model is not None and not history.interrupted:
+        checkpoint.remove()
     if as_json:
         print(json.dumps(plain(_object(options, data, parts, net, outcome, explain)), allow_nan=False))
     else:

@@ -1,0 +1,137 @@
+"""Trainings of the command line that are killed, and go on."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+import fastnn
+
+KILLED = textwrap.dedent("""
+    import os, sys
+    from fastnn.cli import checkpoint
+    from fastnn.cli.app import app
+
+    written = checkpoint.Checkpoint._write
+
+    def and_killed(self, net):
+        if len(self.history.cost) < int(sys.argv[1]):  # that of this epoch is not written any more
+            return written(self, net)
+        os._exit(9)
+
+    checkpoint.Checkpoint._write = and_killed
+    app(sys.argv[2:])
+""")
+
+
+@pytest.fixture
+def table(tmp_path):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((300, 4))
+    y = np.where(X[:, 0] * X[:, 1] + 0.5 * rng.standard_normal(300) > 0, "yes", "no")
+    rows = "\n".join(",".join([*(f"{v:.5f}" for v in row), name]) for row, name in zip(X, y, strict=True))
+    (tmp_path / "t.csv").write_text("a,b,c,d,y\n" + rows + "\n")
+    return tmp_path
+
+
+def run(folder, *words, killed_after=None):
+    before = [sys.executable, "-c", KILLED, str(killed_after)] if killed_after else [sys.executable, "-m", "fastnn"]
+    return subprocess.run(
+        [*before, "train", "t.csv", "--target", "y", "--no-plot", *map(str, words)],
+        cwd=folder, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "COLUMNS": "200"},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--epochs", 9),
+        ("--epochs", 60, "--patience", 3, "--learning-rate", 0.01),
+        ("--epochs", 9, "--decay", "cosine", "--dropout", 0.3, "--optimizer", "momentum", "--balanced"),
+    ],
+    ids=["plain", "patience", "schedule"],
+)
+def test_a_training_that_was_killed_ends_as_if_it_had_not_been(table, options):
+    whole = run(table, *options, "--save", "whole", "--json")
+    assert whole.returncode == 0, whole.stderr
+    for epochs, more in ((4, []), (6, ["--resume"])):
+        done = run(table, *options, "--save", "parts", "--checkpoint", 0, *more, killed_after=epochs)
+        assert done.returncode == 9, done.stderr
+        assert "--resume goes on from parts.checkpoint.safetensors" in done.stderr
+    last = run(table, *options, "--save", "parts", "--checkpoint", 0, "--resume", "--json")
+    assert last.returncode == 0, last.stderr
+    assert (table / "whole").read_bytes() == (table / "parts").read_bytes()
+    found, expected = json.loads(last.stdout), json.loads(whole.stdout)
+    for name in ("cost", "accuracy", "val_cost", "val_accuracy", "learning_rate", "best"):
+        assert found["history"][name] == expected["history"][name], name
+    assert (found["epochs_completed"], found["test_accuracy"]) == (
+        expected["epochs_completed"],
+        expected["test_accuracy"],
+    )
+    assert {path.name for path in table.iterdir()} == {"t.csv", "whole", "parts"}, "nothing else is left"
+
+
+def test_after_the_last_epoch_more_may_be_asked_for(table):
+    assert run(table, "--epochs", 5, "--checkpoint", 0, "--save", "m", killed_after=5).returncode == 9
+    done = run(table, "--epochs", 4, "--resume", "--save", "m")
+    assert (done.returncode, "4 epochs are done; give --epochs a larger number, got 4" in done.stderr) == (2, True)
+    assert run(table, "--epochs", 7, "--resume", "--save", "m").returncode == 0
+    assert fastnn.load(table / "m").epochs_trained == 7
+    assert not (table / "m.checkpoint.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["--hidden", "8"], "--hidden is '8', the training that m.checkpoint.safetensors is of had '64,32'"),
+        (["--l2", "1"], "--l2 is 1.0"),
+        (["--clip-norm", "1"], "--clip-norm is 1.0, the training that m.checkpoint.safetensors is of had not given"),
+        (["--seed", "1"], "--seed is 1"),
+        (["--decay", "cosine"], "--decay is 'cosine'"),
+    ],
+    ids=str,
+)
+def test_other_options_are_refused(table, change, words):
+    assert run(table, "--epochs", 5, "--checkpoint", 0, "--save", "m", killed_after=3).returncode == 9
+    before = (table / "m.checkpoint.safetensors").read_bytes()
+    done = run(table, "--epochs", 5, "--resume", "--save", "m", *change)
+    assert (done.returncode, words in done.stderr) == (2, True), done.stderr
+    assert (table / "m.checkpoint.safetensors").read_bytes() == before
+    assert not (table / "m").exists()
+
+
+def test_other_data_and_no_checkpoint_are_refused(table):
+    done = run(table, "--resume", "--save", "m")
+    assert (done.returncode, "--resume: there is no m.checkpoint.safetensors" in done.stderr) == (2, True), done.stderr
+    assert run(table, "--epochs", 5, "--checkpoint", 0, "--save", "m", killed_after=3).returncode == 9
+    lines = (table / "t.csv").read_text().splitlines()
+    lines[5] = "9" + lines[5].lstrip("-")
+    (table / "t.csv").write_text("\n".join(lines) + "\n")
+    done = run(table, "--epochs", 5, "--resume", "--save", "m")
+    assert (done.returncode, "--resume: the data are not those" in done.stderr) == (2, True), done.stderr
+    fastnn.Network([4, 2]).save(table / "n.checkpoint.safetensors", optimizer=fastnn.optimizers.Adam())
+    done = run(table, "--resume", "--save", "n")
+    assert (done.returncode, "n.checkpoint.safetensors is no checkpoint of fastnn train" in done.stderr) == (2, True), (
+        done.stderr
+    )
+
+
+def test_short_trainings_leave_and_say_nothing(table):
+    done = run(table, "--epochs", 3, "--save", "m")
+    assert (done.returncode, "resume" in done.stderr + done.stdout) == (0, False)
+    assert {path.name for path in table.iterdir()} == {"t.csv", "m"}
+    for bad in ("-1", "x", "nan"):
+        done = run(table, "--checkpoint", bad)
+        assert (done.returncode, "--checkpoint must be" in done.stderr) == (2, True), done.stderr
+
+
+def test_a_checkpoint_that_cannot_be_written_costs_no_training(table):
+    (table / "m.checkpoint.safetensors").mkdir()
+    done = run(table, "--epochs", 3, "--checkpoint", 0, "--save", "m")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("cannot be written") == 1
+    assert (table / "m").is_file()
