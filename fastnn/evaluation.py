@@ -35,8 +35,17 @@ class Evaluation:
         Mean cost, without L2, of targets as the network has them (quantities of a table: standardised).
     accuracy : float or None
         Fraction of rows that are right, and None of quantities.
-    r2, rmse : float or None
-        Of quantities: R^2, and the root of the mean squared error in the unit of the file.
+    balanced_accuracy : float or None
+        Mean over the classes that occur of the fraction of their rows that are right.
+    f1 : float or None
+        Mean over the classes that occur, or were answered, of F1 = 2 TP / (2 TP + FP + FN).
+    roc_auc : float or None
+        Of two classes that both occur: the probability that of a row of each the second class's has the larger
+        probability of that class, ties counted half (J. A. Hanley and B. J. McNeil, Radiology 143, 1982, 29-36).
+    r2, rmse, mae : float or None
+        Of quantities: R^2, and in the unit of the file the root of the mean squared and the mean absolute error.
+    below : float or None
+        Of a network that was trained for a quantile: the fraction of targets below its answers.
     majority : (class, float) or None
         The most frequent class of these rows, and the accuracy of who always answers that.
     confusion : (K, K) int64 or None
@@ -52,6 +61,9 @@ class Evaluation:
     accuracy: float | None = None
     r2: float | None = None
     rmse: float | None = None
+    mae: float | None = None
+    below: float | None = None
+    roc_auc: float | None = None
     confusion: NDArray[np.int64] | None = None
     classes: list[Any] | None = None
     notes: list[str] = field(default_factory=list)
@@ -64,19 +76,47 @@ class Evaluation:
         most = int(of_class.argmax())
         return self.classes[most], float(of_class[most] / of_class.sum())
 
+    @property
+    def balanced_accuracy(self) -> float | None:
+        if self.confusion is None:
+            return None
+        rows = self.confusion.sum(axis=1)
+        return float((self.confusion.diagonal()[rows > 0] / rows[rows > 0]).mean())
+
+    @property
+    def f1(self) -> float | None:
+        if self.confusion is None:
+            return None
+        both = self.confusion.sum(axis=1) + self.confusion.sum(axis=0)  # 2 TP + FN + FP
+        return float((2 * self.confusion.diagonal()[both > 0] / both[both > 0]).mean())
+
+
+def _roc_auc(p: NDArray[Any], second: NDArray[np.bool_]) -> float | None:
+    """By the ranks of p, those of ties averaged; None where one of the two does not occur."""
+    m, n = int(second.sum()), int((~second).sum())
+    if not m or not n:
+        return None
+    _, place, counts = np.unique(p, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts - 1) / 2
+    return float((ranks[place][second].sum() - m * (m + 1) / 2) / (m * n))
+
 
 def evaluated(net: Network, known: Mapping[str, Any], X: Any, y: Any) -> Evaluation:
     """Of rows and targets as the network takes them, scaled already; known: its preprocessing."""
     cost, classes, h = net.mean_cost(X, y, l2=False), known["classes"], net._outputs(X)
     if classes is not None:
         matrix = confusion_matrix(np.asarray(y), np.asarray(net._answers(h)), len(classes))
-        return Evaluation(len(y), cost, float(matrix.trace() / matrix.sum()), confusion=matrix, classes=list(classes))
+        auc = _roc_auc(np.asarray(h, np.float64)[:, 1], np.asarray(y) == 1) if len(classes) == 2 else None
+        accuracy = float(matrix.trace() / matrix.sum())
+        return Evaluation(len(y), cost, accuracy, roc_auc=auc, confusion=matrix, classes=list(classes))
     error = preprocessing.unscale_target(dict(known), net._answers(h)) - preprocessing.unscale_target(dict(known), y)
-    return Evaluation(len(y), cost, r2=net._score(h, y), rmse=float(np.sqrt(np.mean(error**2))))
+    rmse, mae = float(np.sqrt(np.mean(error**2))), float(np.abs(error).mean())
+    below = float((error > 0).mean()) if net.cost.startswith("quantile") else None
+    return Evaluation(len(y), cost, r2=net._score(h, y), rmse=rmse, mae=mae, below=below)
 
 
 def evaluate_file(net: Network, path: str | os.PathLike[str]) -> Evaluation:
-    """Of a table with the model's columns, in any order, and its target.
+    """Score a network on a labelled table, with the model's columns in any order and its target.
 
     Raises
     ------

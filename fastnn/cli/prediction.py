@@ -100,10 +100,11 @@ def evaluate(model: Path, file: Path, *, backend: str, as_json: bool) -> None:
     }
     if found.confusion is not None:
         content |= {"accuracy": found.accuracy, "classes": found.classes, "confusion": found.confusion.tolist()}
+        content |= {"balanced_accuracy": found.balanced_accuracy, "f1": found.f1, "roc_auc": found.roc_auc}
         if found.majority is not None:
             content["majority_accuracy"] = found.majority[1]
     else:
-        content |= {"r2": found.r2, "rmse": found.rmse}
+        content |= {"r2": found.r2, "rmse": found.rmse, "mae": found.mae, "below": found.below}
     print(json.dumps(plain(content), allow_nan=False))
 
 

@@ -117,10 +117,15 @@ def evaluation(label: str, found: Evaluation, which: str = "") -> None:
     """Accuracy and confusion matrix, or R2 and error, of rows of which `which` says more."""
     rows = f"{found.rows:,} row{'s' * (found.rows != 1)}{which}"
     if found.confusion is None:
-        line(label, f"R2 {found.r2:.4f}, root mean square error {found.rmse:.4g}, cost {found.cost:.4g}, on {rows}")
+        errors = f"root mean square error {found.rmse:.4g}, mean absolute error {found.mae:.4g}"
+        line(label, f"R2 {found.r2:.4f}, {errors}, cost {found.cost:.4g}, on {rows}")
+        if found.below is not None:
+            line("", f"{100 * found.below:.1f} % of the targets are below their answers")
         return
     wrong = found.rows - int(found.confusion.trace())
     line(label, f"accuracy {100 * (found.accuracy or 0):.2f} % ({wrong:,} wrong of {rows}), cost {found.cost:.4g}")
+    auc = f", ROC AUC {found.roc_auc:.4f}" if found.roc_auc is not None else ""
+    line("", f"balanced accuracy {100 * (found.balanced_accuracy or 0):.2f} %, mean F1 {found.f1:.4f}{auc}")
     if found.majority is not None and found.majority[1] >= HALF:
         line("", f"baseline: always {found.majority[0]}, accuracy {100 * found.majority[1]:.2f} %")
     _confusion(found.confusion, found.classes or [])

@@ -248,12 +248,14 @@ def _object(
             training_rows=len(parts.train[1]),
             data_dtype=parts.train[0].dtype,
         ).splitlines()
-    if outcome.test.confusion is not None:
-        result |= {"test_accuracy": outcome.test.accuracy, "confusion": outcome.test.confusion.tolist()}
+    test = outcome.test
+    if test.confusion is not None:
+        result |= {"test_accuracy": test.accuracy, "confusion": test.confusion.tolist()}
+        result |= {f"test_{name}": getattr(test, name) for name in ("balanced_accuracy", "f1", "roc_auc")}
         if outcome.test.majority is not None:
             result["majority_accuracy"] = outcome.test.majority[1]
     else:
-        result |= {"test_r2": outcome.test.r2, "test_rmse": outcome.test.rmse}
+        result |= {f"test_{name}": getattr(test, name) for name in ("r2", "rmse", "mae", "below")}
     return result | {"model": outcome.model, "plot": outcome.plot, "seconds": outcome.seconds}
 
 
