@@ -43,6 +43,7 @@ def numeric(argument: str, x: Any, backend: Backend | None = None) -> Any:
     if backend is not None:
         x = backend.adopt(argument, x)
     if not hasattr(x, "__cuda_array_interface__"):
+        x = _plain_columns(argument, x)
         if hasattr(x, "toarray") and not isinstance(x, np.ndarray):
             raise TypeError(f"{argument} must be dense, got a sparse {type(x).__name__}; pass {argument}.toarray()")
         try:
@@ -76,6 +77,29 @@ def numeric(argument: str, x: Any, backend: Backend | None = None) -> Any:
             "0 makes true ones"
         )
     return x
+
+
+def _plain_columns(argument: str, x: Any) -> Any:
+    """A DataFrame or Series of pandas' nullable numbers as an array of NumPy, float64 or of the one dtype of all;
+    others as they are.
+
+    Raises
+    ------
+    ValueError
+        A value is missing.
+    """
+    dtypes = getattr(x, "dtypes", None) if hasattr(x, "to_numpy") else None
+    if dtypes is None:
+        return x
+    kinds = [getattr(dtype, "numpy_dtype", dtype) for dtype in (dtypes if hasattr(dtypes, "__iter__") else [dtypes])]
+    if not any(hasattr(dtype, "numpy_dtype") for dtype in (dtypes if hasattr(dtypes, "__iter__") else [dtypes])):
+        return x
+    if not all(isinstance(kind, np.dtype) and kind.kind in "biuf" for kind in kinds):
+        return x
+    missing = np.asarray(x.isna())
+    if missing.any():
+        raise ValueError(f"{argument} has a missing value at {_locate(missing, 0)}; fill it, or drop the row")
+    return x.to_numpy(dtype=kinds[0] if len(set(kinds)) == 1 else np.float64)
 
 
 def _locate(bad: Array, first_row: int) -> str:

@@ -474,3 +474,20 @@ def test_digits_with_leading_zeros_are_names_while_they_are_few(tmp_path):
     encoded = features.encoded(columns_, ["zip", "n"], found.preprocessing["categories"], notes)
     np.testing.assert_array_equal(encoded[:, :3], [[1, 0, 0], [0, 0, 1]])
     assert notes == []
+
+
+def test_a_column_that_counts_the_rows_is_remarked(tmp_path):
+    rng = np.random.default_rng(0)
+    columns = {
+        "id": np.arange(7, 57),
+        "back": np.arange(50, 0, -1),
+        "half": np.arange(50) / 2,
+        "n": rng.integers(0, 9, 50),
+    }
+    path = tmp_path / "t.csv"
+    body = "\n".join(",".join(map(str, row)) for row in zip(*columns.values(), rng.random(50), strict=True))
+    path.write_text(",".join([*columns, "y"]) + "\n" + body + "\n")
+    remarks = [note for note in tables.load(path, "y").notes if "counts the rows" in note]
+    assert [note.split("'")[1] for note in remarks] == ["id", "back"]
+    assert "--drop id" in remarks[0]
+    assert not [n for n in tables.load(path, "y", choice=tables.Choice(drop=("id", "back"))).notes if "counts" in n]

@@ -200,3 +200,22 @@ def test_from_which_sum_of_weights_on_l2_is_strong(recwarn):
     for total, l2 in ((5.0, 1.4), (10.1, 5.0), (100.0, 50.0)):
         row_weights.warn_of_small_sum(total, 100, l2)
     assert not recwarn.list
+
+
+def test_tables_of_nullable_numbers_are_arrays(backend):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(
+        {"a": [1, 2, 3, 4], "b": [0.5, 1.5, 2.5, 3.5], "c": [True, False, True, False], "d": [4, 3, 2, 1]}
+    )
+    net, plain = net_of(backend), frame.astype(float).to_numpy()
+    for nullable in (frame.convert_dtypes(), frame.astype({"a": "Int64"}), frame.astype("Float64"), frame):
+        if nullable is not frame:
+            np.testing.assert_array_equal(net.forward(nullable)[0], plain.astype("f4"))
+        np.testing.assert_array_equal(net.predict(nullable.astype(float)), net.predict(plain))
+    net.fit(frame.convert_dtypes(), pandas.Series([0, 1, 0, 1], dtype="Int64"), epochs=1)
+    lacking = frame.convert_dtypes()
+    lacking.loc[2, "b"] = pandas.NA
+    with pytest.raises(ValueError, match=r"X has a missing value at row 2, column 1; fill it, or drop the row"):
+        net.predict(lacking)
+    with pytest.raises(ValueError, match=r"y has a missing value at row 1"):
+        net.fit(plain, pandas.Series([0, pandas.NA, 0, 1], dtype="Int64"), epochs=1)

@@ -138,6 +138,12 @@ def load(
             for column, names in categories.items()
             if len(names) >= FEW_DATES and all(map(DATE.fullmatch, names))
         )
+    notes.extend(
+        f"column {column!r} counts the rows, so the network learns from their order; if that is not meant: --drop "
+        f"{shlex.quote(column)}"
+        for column, cells in table.features.items()
+        if _counts_rows(cells)
+    )
     if choice.decimal == "comma":
         preprocessing["decimal"] = "comma"
     if choice.missing == "mean":
@@ -196,6 +202,15 @@ def _refuse_otherwise_written(path: Path, table: RawTable, target: str, task: st
         raise DataFileError(
             f"{path}: column {name!r} holds numbers that are not written as {wanted} (such as {cell!r}); {ways}"
         )
+
+
+def _counts_rows(cells: Any) -> bool:
+    """Whether a column holds whole numbers that rise, or fall, by one from row to row, in a table of some length."""
+    if not isinstance(cells, np.ndarray) or len(cells) < FEW_DATES:
+        return False
+    with np.errstate(all="ignore"):
+        steps = np.diff(cells)
+    return bool(abs(steps[0]) == 1 and (steps == steps[0]).all() and cells[0] == round(float(cells[0])))
 
 
 def _filled(features: dict[str, Column]) -> list[str]:
