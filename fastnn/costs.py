@@ -168,7 +168,7 @@ def named(cost: str) -> tuple[str, float | None]:
     if name not in PARAMETERS:
         raise ValueError(f"cost={cost!r}: {name} takes no parameter; {' and '.join(PARAMETERS)} do")
     try:
-        value = float(text)
+        value = float(text.replace("_", "?"))  # which Python takes within numbers
     except ValueError:
         raise ValueError(
             f"cost={cost!r}: a number is expected behind the colon, as in {name}:{PARAMETERS[name]}"

@@ -148,7 +148,10 @@ def _central_differences(net: Network, x: Any, t: Any, chosen: Any, step: float)
         net.theta[index] = kept - step
         below = _cost_and_sides(net, x, t, l2)
         net.theta[index] = kept
-        N[i] = (above[0] - below[0]) / ((kept + step) - (kept - step))
+        taken = (kept + step) - (kept - step)
+        if not taken:
+            raise ValueError(f"step={step:g} is lost beside a parameter of {kept:g}; give a longer one, such as 1e-5")
+        N[i] = (above[0] - below[0]) / taken
         kinked[i] = any(bool((up != down).any()) for up, down in zip(above[1], below[1], strict=True))
     return N, kinked
 

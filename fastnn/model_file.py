@@ -274,6 +274,8 @@ def _config(metadata: dict[str, str]) -> dict[str, Any]:
             "fastnn"
         )
     config = json.loads(metadata["network"])
+    if isinstance(config, dict) and (newer := sorted(set(config) - {"dropout"} - _FIELDS)):
+        raise ValueError(f"it was written by a newer fastnn, which describes networks by {', '.join(newer)} too")
     if not isinstance(config, dict) or set(config) - {"dropout"} != _FIELDS:
         raise ValueError(f"the network description must have the fields {sorted(_FIELDS)}")
     return config

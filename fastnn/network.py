@@ -375,6 +375,10 @@ class Network(Backpropagation, FitMethod):
             wrong = first != first
             if bool(wrong.any()):
                 row = int(np.argwhere(self.backend.to_numpy(wrong))[0][0])
+                if not self.backend.all_finite(self.theta):
+                    raise ValueError(
+                        "the parameters hold NaN or infinity, and so do the outputs; write others into them"
+                    )
                 raise ValueError(
                     f"the outputs of row {row} are not numbers, because its products overflow {self.dtype}: X there, "
                     "or a parameter, is far too large; scale X as for training"

@@ -197,7 +197,10 @@ DAMAGED = {
     "network a list": (metadata(network="[1]"), "fields"),
     "preprocessing not JSON": (metadata(preprocessing="{"), "not a usable fastnn model"),
     "a field missing": (described(lambda n: n.pop("l2")), "fields"),
-    "a field more": (described(lambda n: n.update(code="import os")), "fields"),
+    "a field more": (
+        described(lambda n: n.update(code="import os")),
+        "written by a newer fastnn, which describes networks by code too",
+    ),
     "sizes too small": (described(lambda n: n.update(sizes=[4, 5, 3])), r"theta has shape .* need \(43,\)"),
     "sizes too large": (described(lambda n: n.update(sizes=[4, 5, 6, 4])), "theta has shape"),
     "sizes enormous": (described(lambda n: n.update(sizes=[10**9, 10**9, 3])), "theta has shape"),

@@ -219,3 +219,22 @@ def test_tables_of_nullable_numbers_are_arrays(backend):
         net.predict(lacking)
     with pytest.raises(ValueError, match=r"y has a missing value at row 1"):
         net.fit(plain, pandas.Series([0, pandas.NA, 0, 1], dtype="Int64"), epochs=1)
+
+
+def test_parameters_that_are_nan_are_told_from_data_that_are_too_large(backend):
+    net = net_of(backend)
+    net.theta[:] = float("nan")
+    with pytest.raises(ValueError, match="the parameters hold NaN or infinity"):
+        net.predict(X)
+
+
+def test_more_slips(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"step=1e-30 is lost beside a parameter"):
+        fastnn.gradcheck(net_of(dtype="float64"), X, y, step=1e-30)
+    with pytest.raises(ValueError, match="a number is expected behind the colon"):
+        net_of(output="identity", cost="huber:1_0")
+    monkeypatch.setenv("FASTNN_DEBUG", "1")
+    with pytest.raises(ValueError, match="SOURCE 'nothing' is not known"):
+        app(["train", "nothing"], standalone_mode=False)
+    monkeypatch.setenv("FASTNN_DEBUG", "")
+    assert app(["train", "nothing"], standalone_mode=False) == 2

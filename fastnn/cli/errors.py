@@ -31,6 +31,8 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 # typer carries a click of its own in newer versions and uses the installed one in older ones.
 ClickException: Any = typer.BadParameter.__mro__[2]
 
+DEBUG = "FASTNN_DEBUG"  # an environment variable: errors keep their tracebacks
+
 
 def remark(text: str) -> None:
     """One line on stderr; nothing, where that cannot be written: results and models matter more."""
@@ -153,6 +155,8 @@ def guarded(run: Callable[[], Any]) -> int:
         remark(f"error: not enough memory ({str(error) or 'for a network or a batch of this size'})")
         return BAD_INPUT
     except (ValueError, TypeError, BackendUnavailable) as error:
+        if os.environ.get(DEBUG):  # it may be a fault of fastnn's
+            raise
         remark(f"error: {error}")
         return BAD_INPUT
     return result if isinstance(result, int) else 0
