@@ -1,10 +1,10 @@
-"""Times what options of training add to a step on the CPU engine: dropout, and rows that count more than others.
+"""Times what options of training add to a step on the CPU engine: dropout, rows that count more than others, clipping.
 
     python bench/training_options.py
     python bench/training_options.py --rounds 5
 
-Rounds alternate between training without the option, with it, and - for dropout, where PyTorch is there - PyTorch
-without and with `nn.Dropout`, eager, on as many threads as are faster. Medians of an epoch's steps, float32, plain
+Rounds alternate between training without the option, with it, and - for dropout and clipping, where PyTorch is there -
+PyTorch without and with `nn.Dropout`, and with `clip_grad_norm_`, eager, on as many threads as are faster. Medians of an epoch's steps, float32, plain
 gradient descent, rows shuffled. That all compute the same is the tests' matter (tests/test_dropout.py,
 tests/test_row_weights.py); here the first cost of each pair is shown, so that a side that does nothing is seen.
 """
@@ -23,7 +23,7 @@ import numpy as np
 import fastnn
 from fastnn.bench.environment import describe
 
-RATE = 0.5
+RATE, LENGTH = 0.5, 0.01  # a length that every gradient here has more than
 CASES = [
     ((784, 30, 10), 512),
     ((784, 100, 100, 10), 128),
@@ -37,8 +37,11 @@ PAUSE = 0.3  # seconds, after which the threads of other libraries no longer spi
 Epoch = Callable[[], float]  # steps over all rows; the mean cost
 
 
-def ours(sizes: tuple[int, ...], batch: int, X: Any, y: Any, dropout: float, weights: Any) -> Epoch:
-    net, rule = fastnn.Network(sizes, backend="numba", seed=0, dropout=dropout), fastnn.optimizers.SGD(0.01)
+def ours(
+    sizes: tuple[int, ...], batch: int, X: Any, y: Any, dropout: float, weights: Any, clip: float | None = None
+) -> Epoch:
+    net = fastnn.Network(sizes, backend="numba", seed=0, dropout=dropout)
+    rule = fastnn.optimizers.SGD(0.01, clip_norm=clip)
 
     def epoch() -> float:
         return net.fit(X, y, optimizer=rule, epochs=1, batch_size=batch, sample_weight=weights).cost[0]
@@ -46,7 +49,7 @@ def ours(sizes: tuple[int, ...], batch: int, X: Any, y: Any, dropout: float, wei
     return epoch
 
 
-def pytorch(sizes: tuple[int, ...], batch: int, X: Any, y: Any, dropout: float) -> Epoch:
+def pytorch(sizes: tuple[int, ...], batch: int, X: Any, y: Any, dropout: float, clip: float | None = None) -> Epoch:
     import torch
 
     layers: list[Any] = []
@@ -62,6 +65,8 @@ def pytorch(sizes: tuple[int, ...], batch: int, X: Any, y: Any, dropout: float) 
             rule.zero_grad(set_to_none=True)
             loss = cost(model(rows[chosen]), classes[chosen])
             loss.backward()
+            if clip is not None:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
             rule.step()
             total += loss.detach() * len(chosen)
         return float(total) / len(rows)
@@ -109,32 +114,35 @@ def main() -> None:
     rng = np.random.default_rng(0)
     X, weights = rng.random((ROWS, 784), np.float32), rng.random(ROWS) + 0.5
     print(f"\nmicroseconds a step; rows of {X.shape[1]}, dropout {RATE:g}, weights between 0.5 and 1.5")
-    print(f"{'network, batch':28}{'plain':>9}{'dropout':>9}{'weights':>9}{'ratios':>14}   PyTorch the same")
+    columns = "".join(f"{name:>9}" for name in ("plain", "dropout", "weights", "clipped"))
+    print(f"{'network, batch':28}{columns}{'ratios':>21}   PyTorch plain, dropout, clipped, ratios")
     for sizes, batch in CASES:
         y = rng.integers(0, sizes[-1], ROWS)
         sides = {
             "plain": ours(sizes, batch, X, y, 0.0, None),
             "dropout": ours(sizes, batch, X, y, RATE, None),
             "weights": ours(sizes, batch, X, y, 0.0, weights),
+            "clipped": ours(sizes, batch, X, y, 0.0, None, LENGTH),
         }
         if torch is not None:
-            for rate in (0.0, RATE):
-                epoch = pytorch(sizes, batch, X, y, rate)
+            for name, rate, clip in (("", 0.0, None), (" dropout", RATE, None), (" clipped", 0.0, LENGTH)):
+                epoch = pytorch(sizes, batch, X, y, rate, clip)
                 tried = {n: timed(with_threads(n, epoch)) for n in (1, torch.get_num_threads()) for _ in range(2)}
-                sides[f"torch {rate}"] = with_threads(min(tried, key=lambda n: tried[n]), epoch)
+                sides[f"torch{name}"] = with_threads(min(tried, key=lambda n: tried[n]), epoch)
         times = compared(sides, rounds)
         step = {name: statistics.median(of) / (ROWS / batch) * 1e6 for name, of in times.items()}
 
         def ratio(name: str, to: str, times: dict[str, list[float]] = times) -> float:
             return statistics.median(a / b for a, b in zip(times[name], times[to], strict=True))
 
-        row = (
-            f"{'-'.join(map(str, sizes)):22}{batch:5} {step['plain']:9.1f}{step['dropout']:9.1f}{step['weights']:9.1f}"
+        options = ("dropout", "weights", "clipped")
+        row = f"{'-'.join(map(str, sizes)):22}{batch:5} " + "".join(
+            f"{step[name]:9.1f}" for name in ("plain", *options)
         )
-        row += f"{ratio('dropout', 'plain'):7.2f}{ratio('weights', 'plain'):7.2f}"
+        row += "".join(f"{ratio(name, 'plain'):7.2f}" for name in options)
         if torch is not None:
-            there = (step["torch 0.0"], step[f"torch {RATE}"], ratio(f"torch {RATE}", "torch 0.0"))
-            row += f"   {there[0]:9.1f}{there[1]:9.1f}{there[2]:7.2f}"
+            row += "   " + "".join(f"{step[name]:9.1f}" for name in ("torch", "torch dropout", "torch clipped"))
+            row += f"{ratio('torch dropout', 'torch'):7.2f}{ratio('torch clipped', 'torch'):7.2f}"
         print(row, flush=True)
 
 
