@@ -4,8 +4,8 @@
     python bench/training_options.py --rounds 5
 
 Rounds alternate between training without the option, with it, and - for dropout and clipping, where PyTorch is there -
-PyTorch without and with `nn.Dropout`, and with `clip_grad_norm_`, eager, on as many threads as are faster. Medians of an
-epoch's steps, float32, plain gradient descent, rows shuffled. That all compute the same is the tests' matter
+PyTorch without and with `nn.Dropout`, and with `clip_grad_norm_`, eager, on as many threads as are faster. Medians of
+an epoch's steps, float32, plain gradient descent, rows shuffled. That all compute the same is the tests' matter
 (tests/test_dropout.py, tests/test_row_weights.py, tests/test_clipping.py).
 """
 
