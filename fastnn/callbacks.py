@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from .errors import finite_number, positive_integer
@@ -47,9 +48,9 @@ class Plateau:
                 f"Plateau lowers a learning rate that is a number, and that of {rule!r} is a schedule; give one of both"
             )
         costs, rates = history.val_cost or history.cost, history.learning_rate
-        best, improved = costs[0], 0
+        best, improved = math.inf, 0
         for i, cost in enumerate(costs):
-            if cost < best - self.threshold * abs(best):
+            if cost < (best - self.threshold * abs(best) if math.isfinite(best) else best):  # not for NaN
                 best, improved = cost, i
         cut = max((i for i in range(1, len(rates)) if rates[i] != rates[i - 1]), default=0)  # this epoch had a new rate
         waited = len(costs) - 1 - max(improved, cut - 1)

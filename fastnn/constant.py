@@ -30,7 +30,11 @@ class Constant:
         self.name = name
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else instance.__dict__[self.name]
+        if instance is None:
+            return self
+        if self.name not in instance.__dict__ and not self.optional:
+            raise AttributeError(f"{type(instance).__name__} has no {self.name} yet")
+        return instance.__dict__.get(self.name)  # of a pickle of an older version an optional one is missing
 
     def __set__(self, instance: Any, value: float | None) -> None:
         if not (self.optional and value is None):

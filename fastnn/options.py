@@ -38,7 +38,7 @@ __all__ = [
 
 def check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
     """(s_1, ..., s_L) as ints: at least two, each >= 1."""
-    if isinstance(sizes, (str, bytes, Mapping, Set)) or not hasattr(sizes, "__len__") or np.ndim(sizes) != 1:
+    if isinstance(sizes, (str, bytes, Mapping, Set)) or not hasattr(sizes, "__len__") or getattr(sizes, "ndim", 1) != 1:
         raise TypeError(f"sizes must be a sequence of positive integers, got {sizes!r}")
     if len(sizes) < 2:
         raise ValueError(f"sizes must name at least the input and the output layer, got {list(sizes)}")

@@ -221,6 +221,7 @@ class _Fit:
         # soon over anywhere. A fit of few steps has no other slice.
         self.steps_per_slice = max(1, FIRST_SLICE_FLOPS // (6 * net.layout.size * program.batch_size + STEP_FLOPS))
         self.interrupted = False  # a Ctrl-C came in the slice that completed an epoch
+        self.clip_norm = program.optimizer.clip_norm
         self.counts_hits = net.counts_hits(data.y) and not data.has_fractions(net)
 
     def run(self, epochs: int) -> History:
@@ -239,6 +240,11 @@ class _Fit:
                     raise ValueError(
                         f"a callback has left NaN or infinity in the parameters, or in the optimizer's state, after "
                         f"epoch {epoch}; they are as it left them"
+                    )
+                if self.program.optimizer.clip_norm != self.clip_norm:
+                    raise RuntimeError(
+                        f"a callback has set clip_norm, by which this fit was planned, from {self.clip_norm} to "
+                        f"{self.program.optimizer.clip_norm} after epoch {epoch}; set it between fits"
                     )
                 if any(wishes) or over:  # of a list, so that every callback sees every epoch
                     break

@@ -40,7 +40,7 @@ def warm_up(net: Network, *, rows: int | Iterable[int] | None = None, dtypes: An
         A number of rows that is not a positive integer; a dtype that is no number's.
     """
     began = time.perf_counter()
-    wanted = net.backend.warming_rows(net) if rows is None else [rows] if isinstance(rows, int) else rows
+    wanted = net.backend.warming_rows(net) if rows is None else [rows] if isinstance(rows, (int, np.integer)) else rows
     counts, kinds = [positive_integer("rows", m) for m in wanted], []
     for kind in [dtypes] if isinstance(dtypes, (str, type, np.dtype)) else dtypes:
         try:

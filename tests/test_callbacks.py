@@ -66,6 +66,12 @@ def test_as_pytorch_has_it():
     assert len(set(expected)) > 3
 
 
+def test_a_cost_that_is_no_number_hides_nothing():
+    costs = [np.nan, np.inf, 3, 2, 1, 0.5, 0.4, 0.3]
+    assert rates_of(costs, Plateau(0.5, 2)) == [1] * 8
+    assert rates_of([1, np.nan, np.nan, 0.5], Plateau(0.5, 2)) == [1, 1, 1, 0.5]
+
+
 def test_in_a_fit_and_the_next_one():
     net, rule, plateau = fastnn.Network([6, 8, 3], seed=0, backend="numpy"), Adam(1e-9), Plateau(0.5, 1)
     history = net.fit(X, y, optimizer=rule, epochs=4, callbacks=[plateau])

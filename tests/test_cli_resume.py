@@ -10,6 +10,11 @@ import numpy as np
 import pytest
 
 import fastnn
+from fastnn.cli.checkpoint import Checkpoint
+from fastnn.cli.settings import TrainOptions
+from fastnn.data.dataset import Parts
+from fastnn.optimizers import Adam
+from fastnn.training import History
 
 KILLED = textwrap.dedent("""
     import os, sys
@@ -41,7 +46,7 @@ def table(tmp_path):
 def run(folder, *words, killed_after=None):
     before = [sys.executable, "-c", KILLED, str(killed_after)] if killed_after else [sys.executable, "-m", "fastnn"]
     return subprocess.run(
-        [*before, "train", "t.csv", "--target", "y", "--no-plot", *map(str, words)],
+        [*before, "train", "t.csv", "--target", "y", "--no-plot", "--backend", "numpy", *map(str, words)],
         cwd=folder, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "COLUMNS": "200"},
     )  # fmt: skip
 
@@ -50,7 +55,7 @@ def run(folder, *words, killed_after=None):
     "options",
     [
         ("--epochs", 9),
-        ("--epochs", 60, "--patience", 3, "--learning-rate", 0.01),
+        ("--epochs", 60, "--patience", 3, "--learning-rate", 0.01, "--backend", "numba"),
         ("--epochs", 9, "--decay", "cosine", "--dropout", 0.3, "--optimizer", "momentum", "--balanced"),
     ],
     ids=["plain", "patience", "schedule"],
@@ -77,8 +82,8 @@ def test_a_training_that_was_killed_ends_as_if_it_had_not_been(table, options):
 
 def test_after_the_last_epoch_more_may_be_asked_for(table):
     assert run(table, "--epochs", 5, "--checkpoint", 0, "--save", "m", killed_after=5).returncode == 9
-    done = run(table, "--epochs", 4, "--resume", "--save", "m")
-    assert (done.returncode, "4 epochs are done; give --epochs a larger number, got 4" in done.stderr) == (2, True)
+    done = run(table, "--epochs", 3, "--resume", "--save", "m")
+    assert (done.returncode, "4 epochs are done; --epochs must be no fewer, got 3" in done.stderr) == (2, True)
     assert run(table, "--epochs", 7, "--resume", "--save", "m").returncode == 0
     assert fastnn.load(table / "m").epochs_trained == 7
     assert not (table / "m.checkpoint.safetensors").exists()
@@ -106,7 +111,10 @@ def test_other_options_are_refused(table, change, words):
 
 def test_other_data_and_no_checkpoint_are_refused(table):
     done = run(table, "--resume", "--save", "m")
-    assert (done.returncode, "--resume: there is no m.checkpoint.safetensors" in done.stderr) == (2, True), done.stderr
+    assert (done.returncode, "--resume: no checkpoint m.checkpoint.safetensors was found" in done.stderr) == (
+        2,
+        True,
+    ), done.stderr
     assert run(table, "--epochs", 5, "--checkpoint", 0, "--save", "m", killed_after=3).returncode == 9
     lines = (table / "t.csv").read_text().splitlines()
     lines[5] = "9" + lines[5].lstrip("-")
@@ -135,3 +143,93 @@ def test_a_checkpoint_that_cannot_be_written_costs_no_training(table):
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("cannot be written") == 1
     assert (table / "m").is_file()
+
+
+def test_a_crash_after_the_last_epoch_costs_nothing(table):
+    words = ("--epochs", 4, "--decay", "cosine", "--save", "m")
+    assert run(table, *words, "--checkpoint", 0, killed_after=5).returncode == 0, "it is never reached"
+    whole = (table / "m").read_bytes()
+    ended = f"from fastnn.cli import training; training._write = lambda *a: __import__('os')._exit(9)\n{KILLED}"
+    done = subprocess.run(
+        [sys.executable, "-c", ended, "99", "train", "t.csv", "--target", "y", "--no-plot", "--backend", "numpy", *map(str, words), "--checkpoint", "0"],
+        cwd=table, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, (table / "m.checkpoint.safetensors").is_file()) == (9, True), done.stderr
+    (table / "m").unlink()
+    done = run(table, *words, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert (table / "m").read_bytes() == whole
+
+
+def test_another_training_of_that_name_leaves_it_alone_and_takes_nothing_from_it(table):
+    words = ("--epochs", 8, "--patience", 3, "--save", "m", "--checkpoint", 0)
+    expected = run(table, *words, "--save", "other", "--json")
+    assert run(table, *words, "--l2", 50, killed_after=2).returncode == 9
+    left = {path.name for path in table.iterdir()}
+    short = run(table, "--epochs", 1, "--save", "m")
+    assert (short.returncode, "which --resume would continue" in short.stderr) == (0, True)
+    assert {path.name for path in table.iterdir()} >= left
+    assert run(table, *words, killed_after=3).returncode == 9
+    last = run(table, *words, "--resume", "--json")
+    assert last.returncode == 0, last.stderr
+    assert json.loads(last.stdout)["test_cost"] == json.loads(expected.stdout)["test_cost"]
+
+
+def test_a_cost_that_is_no_number_costs_no_training(tmp_path):
+    """Of a validation row whose squares overflow; and the history has it after the pause."""
+    rng = np.random.default_rng(0)
+    parts = tuple((rng.standard_normal((20, 2)), np.arange(20) % 2) for _ in range(3))
+    options, about = TrainOptions("t.csv", checkpoint=0.0, epochs=5, patience=3), Parts(*parts, {})
+    first, history = Checkpoint(tmp_path / "m", options, about), History()
+    net = fastnn.Network([2, 3, 2], backend="numpy", seed=0)
+    rule = Adam()
+    net.fit(*parts[0], optimizer=rule, epochs=1)
+    net._optimizer = rule
+    for cost in (np.nan, 0.5, np.inf):
+        for name in ("cost", "val_cost", "seconds", "learning_rate"):
+            getattr(history, name).append(cost if "cost" in name else 0.1)
+        first(0, history, net)
+    second = Checkpoint(tmp_path / "m", options, about)
+    second.read("numpy")
+    np.testing.assert_array_equal(second.earlier.val_cost, [np.nan, 0.5, np.nan])
+    assert (second.earlier.best, second._cost) == (1, 0.5)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"options": None}, {"history": {}}, {"history": []}, {"data": 3}, {"version": 2}, {"kind": "table"}, {"run": None},
+        {"history": {"cost": [1.0]}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_damaged_checkpoints_are_named(tmp_path, damage):
+    parts = tuple((np.zeros((20, 2)), np.arange(20) % 2) for _ in range(3))
+    options, about = TrainOptions("t.csv", checkpoint=0.0, epochs=5), Parts(*parts, {})
+    checkpoint, net = Checkpoint(tmp_path / "m", options, about), fastnn.Network([2, 3, 2], backend="numpy", seed=0)
+    net._optimizer = Adam()
+    checkpoint(0, History([1.0], [], [], [], [0.1], [0.1]), net)
+    net, rule = fastnn.resume(checkpoint.path, backend="numpy")
+    net.preprocessing |= damage
+    if damage.get("run", 1) is None:
+        del net.preprocessing["run"]
+    net.save(checkpoint.path, optimizer=rule)
+    with pytest.raises((fastnn.ModelFileError, ValueError), match="--resume: "):
+        Checkpoint(tmp_path / "m", options, about).read("numpy")
+
+
+def test_the_same_table_under_another_name_is_the_same(table):
+    assert run(table, "--epochs", 5, "--checkpoint", 0, "--save", "m", killed_after=3).returncode == 9
+    (table / "t.csv").rename(table / "u.csv")
+    done = subprocess.run(
+        [sys.executable, "-m", "fastnn", "train", str(table / "u.csv"), "--target", "y", "--no-plot", "--epochs", "5", "--save", "m", "--resume"],
+        cwd=table, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert fastnn.load(table / "m").epochs_trained == 5
+
+
+def test_patience_cannot_begin_amid_a_training(table):
+    assert run(table, "--epochs", 5, "--checkpoint", 0, "--save", "m", killed_after=3).returncode == 9
+    done = run(table, "--epochs", 5, "--resume", "--save", "m", "--patience", 2)
+    assert (done.returncode, "--resume: --patience is 'given'" in done.stderr) == (2, True), done.stderr

@@ -121,9 +121,37 @@ def test_bad_lengths(length):
 
 
 @pytest.mark.parametrize("engine", ["numpy", "numba"])
-def test_what_overflows_is_found_all_the_same(engine):
+def test_a_gradient_that_overflows_is_found_all_the_same(engine):
+    """Rows that no weight multiplies: outputs and costs are finite, and sums over rows are not."""
+    net = fastnn.Network([2, 3], backend=engine, dtype="float32", init="zeros")
+    rows = np.full((60, 2), 3e38, np.float32) * np.where(y == 0, 1, -1)[:, None]
+    assert np.isfinite(net.mean_cost(rows, y))
     with pytest.raises(fastnn.Diverged):
-        network(engine, "float32").fit(X * 3e37, y, optimizer=SGD(0.1, clip_norm=1.0), epochs=2, batch_size=BATCH)
+        net.fit(rows, y, optimizer=SGD(1e-30, clip_norm=1.0), epochs=1)
+
+
+@pytest.mark.parametrize("length", [1e30, 1e160, 1e300])
+def test_a_step_from_a_very_long_gradient_is_as_long_as_it_may_be(backend, length):
+    if backend.name == "cupy" and length > 1e150:
+        pytest.skip("its square overflows on a device, and the step is lost")
+    net = network(backend)
+    before = backend.to_numpy(net.theta).copy()
+    net.step(backend.asarray(np.full(before.size, length)), SGD(1.0, clip_norm=1.0))
+    assert np.linalg.norm(backend.to_numpy(net.theta) - before) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("plan", [{}, {"panels": True, "amx": False}], ids=str)
+@pytest.mark.parametrize("first", [None, 1e-6])
+def test_it_cannot_be_set_amid_a_fit(plan, first):
+    net, rule = network(fastnn.get_backend("numba", **plan), "float32"), SGD(0.1, clip_norm=first)
+
+    def change(epoch, history, net):
+        net.optimizer.clip_norm = 0.5
+
+    with pytest.raises(
+        RuntimeError, match=f"a callback has set clip_norm, by which this fit was planned, from {first} to 0.5"
+    ):
+        net.fit(X, y, optimizer=rule, epochs=3, callbacks=[change])
 
 
 def test_in_estimators_and_on_the_command_line(tmp_path):

@@ -12,6 +12,7 @@ from cuda_on_cpu import CompilerMissing, KernelFault, ShimDevice, builder, libra
 
 from fastnn.activations import Identity, ReLU, Sigmoid, Softmax, Tanh
 from fastnn.kernels.cuda import sources
+from fastnn.kernels.cuda.clip import ClipKernels, clip_partials_shape
 from fastnn.kernels.cuda.launchers import Kernels, partials_shape, scratch_size
 from fastnn.kernels.cuda.layerwise import LayerwiseKernels, layer_partials_shape, layer_ratios_shape
 from fastnn.kernels.cuda.step import CONSTANTS, Rows, StepKernels
@@ -109,7 +110,7 @@ def of_a_step(device, z, y, values):
 
 
 def of_layers(device, z, values):
-    """The same for the kernels of LARS and LAMB."""
+    """The same for the kernels of LARS and LAMB, and for those that clip."""
     spans, layers, out = (
         np.array([[0, 9000, 9090, 0, 9000, 300, 300], [9090, 9100, 12000, 9090, 9100, 10, 10]]),
         LayerwiseKernels(device, "float32"),
@@ -130,6 +131,11 @@ def of_layers(device, z, values):
             z.ravel().copy(), values.ravel(), *state, spans, sums, ratios, squares, table, np.zeros(1, np.int64), 7
         )
         out[f"{rule}_norms"] = sums
+    out["clip_norms"], out["clip_factor"] = np.zeros(clip_partials_shape(2)), np.array([1e-3, 0])
+    ClipKernels(device, "float32")(
+        z.ravel().copy(), values.ravel().copy(), spans, out["clip_norms"], out["clip_factor"],
+        np.array([[0.1, 0.5]], np.float32), np.zeros(1, np.int64), 7,
+    )  # fmt: skip
     out["layer_ratios"] = np.zeros(4)
     table = np.ones((1, 5), np.float32)
     device.launch(

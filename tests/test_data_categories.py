@@ -367,11 +367,13 @@ def test_names_are_known_however_a_reader_of_tables_spells_them(tmp_path):
         "version": columns["version"].astype(float),
         "code": columns["code"].astype(int),
     }
+    halves = {**columns, "code": [f"{int(code)}.0" for code in columns["code"]]}  # beside a missing one they are floats
     shouted = {**columns, "flag": np.char.upper(columns["flag"])}
     for table in (
         columns,
         read,
         shouted,
+        halves,
         [dict(zip(read, row, strict=True)) for row in zip(*read.values(), strict=True)],
     ):
         found = predict_table(net, table)
@@ -388,6 +390,7 @@ def test_a_table_that_was_read_by_a_library_is_that_of_the_file(tmp_path, librar
 
 def test_names_that_could_mean_two_are_taken_as_they_are_written(tmp_path):
     places = {"1.0": 0, "1": 1, "2": 2}  # 1.0 and 1 would be one number
+    assert encoded({"c": ["2_0"]}, ["c"], {"c": ["20", "3"]}, []).tolist() == [[0, 0]]
     X = encoded({"c": ["1.0", "1", "1.00", "2.0"]}, ["c"], {"c": list(places)}, notes := [])
     np.testing.assert_array_equal(X, [[1, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 0]])
     assert "2 rows with a value of column 'c' that did not occur in training ('1.00', '2.0')" in notes[0]

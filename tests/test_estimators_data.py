@@ -57,9 +57,27 @@ def test_masked_arrays_are_refused(of):
             of(**FAST).fit(*given)
         with pytest.raises(TypeError, match="a masked one"):
             of(**FAST).partial_fit(*given, **({"classes": [0, 1]} if of is DenseClassifier else {}))
+        with pytest.raises(TypeError, match=r"[Xy]_val must be a plain array, got a masked one"):
+            of(**FAST).fit(X, CODES, X_val=given[0], y_val=given[1])
     model = of(**FAST).fit(X, CODES)
     with pytest.raises(TypeError, match="a masked one"):
         model.predict(masked)
+
+
+@pytest.mark.parametrize("of", [DenseClassifier, DenseRegressor])
+def test_pickles_without_what_has_come_since_are_taken(of):
+    model = of(**FAST).fit(X, CODES)
+    state = model.__getstate__()
+    for name in ("clip_norm", "weight_decay", "verbose", "_rows_of_unit"):
+        state.pop(name, None)
+    old = of.__new__(of)
+    old.__setstate__(state)
+    assert (old.clip_norm, old.weight_decay, old.verbose) == (None, None, False)
+    repr(old)
+    old.partial_fit(X, CODES)
+    rule = Adam()
+    del rule.__dict__["clip_norm"]
+    assert (rule.clip_norm, repr(rule)) == (None, repr(Adam()))
 
 
 def test_labels_of_nullable_dtypes_keep_their_kind():
@@ -137,24 +155,33 @@ def test_answers_stay_where_the_unit_moves_and_nothing_is_learnt():
     np.testing.assert_allclose(model.predict(X), before, rtol=1e-9, atol=1e-9)
 
 
-def test_a_partial_fit_that_fails_leaves_the_unit_and_the_answers():
-    y = X[:, 0] * 5
-
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("scale", [100, 1e12, 1e60])
+@pytest.mark.parametrize("how", ["a row that is refused", "a callback", "a divergence"])
+def test_a_partial_fit_that_fails_leaves_the_unit_and_the_answers(dtype, scale, how):
+    """Bit for bit, whatever the unit would have become."""
     angry = []
 
     def stop(epoch, history, net):
         if angry:
             raise LookupError("enough")
 
-    model = DenseRegressor(dtype="float64", l2=0, optimizer="sgd", learning_rate=1e-12, callbacks=[stop], **FAST).fit(
-        X, y
-    )
-    before, unit = model.predict(X), (model.mean_[0], model.spread_[0])
-    angry.append(1)
-    with pytest.raises(LookupError, match="enough"):
-        model.partial_fit(X, y * 100 + 9)
+    rows, y = X.astype(np.float64), X[:, 0] * 5
+    model = DenseRegressor(dtype=dtype, optimizer="sgd", learning_rate=0.01, callbacks=[stop], **FAST).fit(rows, y)
+    model.partial_fit(rows, y)
+    before, unit, theta = model.predict(rows), (model.mean_[0], model.spread_[0]), model.network_.theta.tobytes()
+    wild, error = y * scale + 9, LookupError
+    if how == "a callback":
+        angry.append(1)
+    elif how == "a divergence":
+        rows, error = rows * (1e30 if dtype == "float32" else 1e250), fastnn.Diverged
+    else:
+        rows, error = np.where(np.arange(120)[:, None] == 3, 1e39 if dtype == "float32" else np.inf, rows), ValueError
+    with pytest.raises(error):
+        model.partial_fit(rows, wild)
     assert (model.mean_[0], model.spread_[0]) == unit
-    np.testing.assert_allclose(model.predict(X), before, rtol=1e-8, atol=1e-8)
+    assert model.network_.theta.tobytes() == theta
+    np.testing.assert_array_equal(model.predict(X), before)
 
 
 def test_what_counts_nothing_moves_no_unit():

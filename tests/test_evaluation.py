@@ -69,7 +69,7 @@ def test_on_the_command_line_of_quantities(tmp_path, capsys):
     )
     shown = capsys.readouterr().out
     assert "mean absolute error " in shown
-    assert "% of the targets are below their answers" in shown
+    assert "% of the targets are below the predicted quantile" in shown
     net = fastnn.load(model)
     found = evaluate_file(net, table)
     answers = np.array(fastnn.prediction.predict_file(net, table).answers)

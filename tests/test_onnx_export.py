@@ -189,6 +189,6 @@ def test_the_encoder_of_the_documents(tmp_path):
         {"age": np.nan, "city": "Oslo", "zip": 2000},
     ]
     model, run = exported(net, tmp_path)
-    np.testing.assert_allclose(
-        run(found["encoded"](rows, model.metadata_props))["values"].ravel(), predict_table(net, rows).answers, rtol=1e-9
-    )
+    with pytest.warns(fastnn.UnknownCategory, match="Bonn"):
+        answers = predict_table(net, rows).answers
+    np.testing.assert_allclose(run(found["encoded"](rows, model.metadata_props))["values"].ravel(), answers, rtol=1e-9)

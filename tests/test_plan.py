@@ -302,7 +302,7 @@ def test_the_explanation_shows_the_choice_among_its_alternatives_with_their_time
         Problem((784, 1024, 1024, 10), 512, 4), 2
     )
     assert "0.75 x 512 rows" in explain_plan(problem, 2, Wishes(panels=False))
-    assert "panels do not do this rule" in explain_plan(Problem(SIZES, 32, 4, fits_panels=False), 2)
+    assert "panels do not do rules with norms of layers" in explain_plan(Problem(SIZES, 32, 4, fits_panels=False), 2)
 
 
 @needs_threads

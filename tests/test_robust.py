@@ -44,6 +44,22 @@ def test_a_row_that_counts_twice_is_two_rows(rows, cost):
     np.testing.assert_allclose(np.array(found), np.array(again), atol=1e-9)
 
 
+@pytest.mark.parametrize("cost", [*COSTS, "quantile:0.8"])
+@pytest.mark.parametrize("rows", [1, 2, 7, 200])
+def test_no_weights_are_weights_of_one(cost, rows):
+    values = np.random.default_rng(rows).standard_normal((rows, 2))
+    assert np.array_equal(centre_and_spread(cost, values), centre_and_spread(cost, values, np.ones(rows)))
+    if cost == "absolute_error":
+        np.testing.assert_allclose(centre_and_spread(cost, values)[0], np.median(values, axis=0))
+
+
+def test_numbers_that_differ_by_rounding_are_one_number():
+    """0.3 and 0.1 + 0.2 are 5e-17 apart, and that is no unit."""
+    values = np.r_[np.tile([0.3, 0.1 + 0.2], 30), np.linspace(-2, 5, 40)][:, None]
+    _, spread = centre_and_spread("huber:1", values)
+    assert 0.5 < spread[0] < 3
+
+
 @pytest.mark.parametrize(("values", "spread"), [([5.0] * 9 + [6.0], 0.31622776601683794), ([5.0] * 4, 0.0)])
 def test_where_most_are_one_number_it_is_the_standard_deviation_from_it(values, spread):
     centre, found = centre_and_spread("absolute_error", np.array(values)[:, None])

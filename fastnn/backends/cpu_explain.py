@@ -99,7 +99,7 @@ def _products(problem: Problem, chosen: Plan, weighed: list[tuple[float, Plan]],
     if wishes.panels and problem.fits_panels:
         return "by BLAS, because a layer's panels are not divided here, and there are fewer rows at a time than threads"
     if not problem.fits_panels:
-        return "by BLAS, because panels do not do this rule, or clip_norm"
+        return "by BLAS, because panels do not do rules with norms of layers, or clip_norm"
     if any(plan.panels or plan.amx for _, plan in weighed):
         return f"{' or '.join(dict.fromkeys(plan.products for _, plan in weighed))}, whichever the model finds faster"
     far = f"{machine.PANELS_BYTES_FAR >> 20} MiB"

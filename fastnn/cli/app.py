@@ -170,11 +170,11 @@ def train(
         str | None,
         typer.Option(
             metavar="SECONDS",
-            help="After an epoch, so often at most, keep beside the model what --resume goes on from; 60 if not given.",
+            help="Write a checkpoint beside the model after an epoch, at most once every SECONDS; default 60.",
         ),
     ] = None,
     resume: Annotated[
-        bool, _flag("--resume", help="Go on with a training of the same options that did not end.")
+        bool, _flag("--resume", help="Continue an unfinished training from its checkpoint; give the same options.")
     ] = False,
     save: Annotated[
         Path | None,

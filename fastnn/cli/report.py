@@ -120,7 +120,7 @@ def evaluation(label: str, found: Evaluation, which: str = "") -> None:
         errors = f"root mean square error {found.rmse:.4g}, mean absolute error {found.mae:.4g}"
         line(label, f"R2 {found.r2:.4f}, {errors}, cost {found.cost:.4g}, on {rows}")
         if found.below is not None:
-            line("", f"{100 * found.below:.1f} % of the targets are below their answers")
+            line("", f"{100 * found.below:.1f} % of the targets are below the predicted quantile")
         return
     wrong = found.rows - int(found.confusion.trace())
     line(label, f"accuracy {100 * (found.accuracy or 0):.2f} % ({wrong:,} wrong of {rows}), cost {found.cost:.4g}")

@@ -72,6 +72,8 @@ def train(
     settle(options, len(parts.train[1]))
     model, picture = _outputs(data, save, plot, no_plot)
     checkpoint = Checkpoint(model, options, parts)
+    if not options.resume:
+        checkpoint.remark_on_another()
     with warnings_as_remarks():
         net, optimizer = (
             checkpoint.read(options.backend) if options.resume else (_network(options, data, parts), rule(options))
@@ -81,12 +83,13 @@ def train(
     began = time.perf_counter()
     with warnings_as_remarks(), net.backend.announcing(remark) as waiting:
         try:
-            history = net.fit(
+            history = _fitted(
+                net,
+                int(options.epochs or 0) - len(checkpoint.earlier.cost),
                 *parts.train,
                 optimizer=optimizer,
                 batch_size=options.batch_size,
                 micro_batch=options.micro_batch,
-                epochs=int(options.epochs or 0) - len(checkpoint.earlier.cost),
                 validation=_watched(parts, options.balanced),
                 scale=data.scale,
                 seed=options.seed,
@@ -95,6 +98,7 @@ def train(
                 sample_weight="balanced" if options.balanced else None,
             )
         except DeviceLost:  # the network is on the host now, and is gone with this process
+            checkpoint.back_to_best(net)
             net.preprocessing = parts.preprocessing
             net.save(model)
             remark(f"the network as it was before is saved to {model}")
@@ -118,6 +122,11 @@ def train(
     else:
         report.after(data, parts, net, outcome)
     return INTERRUPTED if history.interrupted else code
+
+
+def _fitted(net: Network, epochs: int, *data: Any, **options: Any) -> History:
+    """`net.fit`; where a checkpoint was written after the last epoch there is nothing to do."""
+    return net.fit(*data, epochs=epochs, **options) if epochs else History()
 
 
 def _watched(parts: Parts, balanced: bool) -> tuple[Any, ...] | None:

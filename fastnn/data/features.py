@@ -4,7 +4,7 @@ name that occurs."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,16 +94,15 @@ class _Spellings:
     """
 
     def __init__(self, place: Mapping[str, int]) -> None:
-        self.found: dict[Any, int] = {}
+        self.ways: list[tuple[Callable[[str], Any], dict[Any, int]]] = []
         for key in (_digits, _value, _truth):
             keys = [key(name) for name in place]
             if None not in keys and len(set(keys)) == len(keys):
-                self.key, self.found = key, dict(zip(keys, place.values(), strict=True))
-                return
+                self.ways.append((key, dict(zip(keys, place.values(), strict=True))))
 
     def of(self, cell: str) -> int | None:
         """The place of the name that is meant."""
-        return self.found.get(self.key(cell)) if self.found else None
+        return next((place for key, found in self.ways if (place := found.get(key(cell))) is not None), None)
 
 
 def _digits(name: str) -> str | None:
@@ -113,7 +112,7 @@ def _digits(name: str) -> str | None:
 
 def _value(name: str) -> float | None:
     try:
-        value = float(name)
+        value = float(name.replace("_", "?"))  # which Python takes within numbers
     except ValueError:
         return None
     return value if math.isfinite(value) else None

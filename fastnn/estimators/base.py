@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import inspect
 import numbers
 import warnings
 from collections.abc import Iterator, Sequence
@@ -234,6 +235,7 @@ class Dense(BaseEstimator):  # type: ignore[misc]
         """Rows to be watched, given to `fit`, as the network takes them."""
         if X_val is None and y_val is None and sample_weight_val is None:
             return None
+        _refuse_masked(X_val=X_val, y_val=y_val)
         if X_val is None or y_val is None:
             raise ValueError("X_val and y_val are the rows to be watched and their targets: give both, or neither")
         with _naming("X_val"):
@@ -282,8 +284,8 @@ class Dense(BaseEstimator):  # type: ignore[misc]
 
     def _go_on(self, X: Array, y: Array, weights: Array | None) -> None:
         """One epoch more on these rows; none if all count nothing. lambda is spread over all rows there have been."""
-        if self.optimizer_ is None:
-            raise ValueError("partial_fit takes steps of batches, which optimizer='lbfgs' does not; give 'adam'")
+        self._refuse_whole()
+        assert self.optimizer_ is not None
         if weights is not None and not weights.any():
             return
         rows = _sum(X, weights)
@@ -294,6 +296,10 @@ class Dense(BaseEstimator):  # type: ignore[misc]
             sample_weight=None if weights is None else AsGiven(weights), progress=bool(self.verbose),
             callbacks=() if self.callbacks is None else self.callbacks,
         )  # fmt: skip
+
+    def _refuse_whole(self) -> None:
+        if self.optimizer_ is None:
+            raise ValueError("partial_fit takes steps of batches, which optimizer='lbfgs' does not; give 'adam'")
 
     def _epochs(self, X: Array) -> Any:
         if self.epochs is not None:
@@ -324,6 +330,9 @@ class Dense(BaseEstimator):  # type: ignore[misc]
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         kept = state.pop(_RULE, None)
+        for name, parameter in inspect.signature(type(self).__init__).parameters.items():  # of an older version
+            if name != "self" and parameter.default is not parameter.empty:
+                state.setdefault(name, parameter.default)
         super().__setstate__(state)
         if kept is not None:
             self.optimizer_ = saved_optimizer.restored(self.network_, *kept)

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
 
-from .. import small_data
+from .. import optimizers, small_data
 from ..network import Network
 from ..optimizers import Optimizer
 from ..robust import centre_and_spread, is_robust
+from ..snapshot import Snapshot
 from .base import AUTO, Dense, _sum, weights_of, whole
 
 __all__ = ["DenseRegressor"]
@@ -125,15 +126,15 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
             self._go_on(X, self._targets(values), weights)
             return self
         self._check_columns(values)
-        before = self.mean_, self.spread_
-        if not is_robust(self.cost) and (weights is None or counted is not None):
-            self._follow(values, counted)
+        self._refuse_whole()
+        before = Snapshot(self.network_, self.optimizer_ or optimizers.SGD())
+        before.take()
         try:
+            if not is_robust(self.cost) and (weights is None or counted is not None):
+                self._follow(values, counted)
             self._go_on(X, self._in_unit(values), weights)
-        except BaseException:
-            now = self.mean_, self.spread_
-            self.mean_, self.spread_ = before
-            self._rescale(now)
+        except BaseException:  # the unit goes back with the other attributes (`whole`)
+            before.restore()
             raise
         return self
 
@@ -152,8 +153,9 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
         """
         mean, spread = _moments(values, _shares(weights))
         vary = values.max(axis=0) > values.min(axis=0)
+        rows_before = vars(self).get("_rows_of_unit", self._seen)  # a pickle of an older version has them there
         rows, before = _sum(values, weights), (self.mean_, np.where(self._vary, self.spread_, 0.0))
-        share = rows / (self._rows_of_unit + rows)
+        share = rows / (rows_before + rows)
         with np.errstate(over="ignore", under="ignore"):
             moved = mean - before[0]
             joint = np.hypot(
@@ -163,7 +165,7 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
         known, mean_before, spread_before = self._vary, self.mean_, self.spread_
         self._vary = joint > 0
         self.mean_, self.spread_ = before[0] + share * moved, np.where(joint > 0, joint, 1.0)
-        self._rows_of_unit += rows
+        self._rows_of_unit = rows_before + rows
         # of a column that was constant so far the network knows no differences yet
         self._rescale((mean_before, np.where(known, spread_before, self.spread_)))
 

@@ -42,6 +42,8 @@ def _factor_of(clip, squares):
             for member in range(squares.shape[2]):
                 total += squares[layer, biases, member, 0]
     norm = np.sqrt(total)
+    if norm - norm != 0:  # squares that overflow: the step is lost, and that is found
+        return norm - norm
     return clip / norm if norm > clip else 1.0
 
 

@@ -36,7 +36,8 @@ extern "C" __global__ void clip_factor(double* clip, const double* partials, int
     double sum = 0;
     for (int64 i = threadIdx.x; i < count; i += blockDim.x) sum += partials[i];
     sum = sqrt(block_sum(sum, of_warp));
-    if (threadIdx.x == 0) clip[1] = sum > clip[0] ? clip[0] / sum : 1;  // NaN stays with D
+    // where the sum is infinite the step is lost, and that is found; NaN stays with D
+    if (threadIdx.x == 0) clip[1] = sum > clip[0] ? (sum - sum == 0 ? clip[0] / sum : sum - sum) : 1;
 }
 
 extern "C" __global__ void clip_delta(const REAL* theta, REAL* Delta, const int64* spans, const double* clip,
