@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from amx_tools import needs_unit
 
 import fastnn
 from fastnn.kernels.cpu import JIT
@@ -14,6 +15,8 @@ PLANS = [
     {"threads": 1, "panels": True},
     {"threads": 2, "panels": True, "sliced": False},
     {"threads": 2, "panels": True, "sliced": True},
+    pytest.param({"threads": 1, "amx": True}, marks=needs_unit),
+    pytest.param({"threads": 2, "amx": True}, marks=needs_unit),
 ]
 rng = np.random.default_rng(0)
 X, y = rng.standard_normal((64, 6)), np.arange(64) % 3
@@ -34,7 +37,7 @@ def with_dead_units(backend, dtype):
 @pytest.mark.parametrize("rule", [Adam(0.01), Momentum(0.05, 0.5)], ids=["adam", "momentum"])
 @pytest.mark.parametrize("plan", PLANS, ids=str)
 def test_numba_training_leaves_none(plan, rule):
-    net = with_dead_units(fastnn.get_backend("numba", amx=False, **plan), "float32")
+    net = with_dead_units(fastnn.get_backend("numba", **{"amx": False} | plan), "float32")
     rule.reset()
     net.fit(X, y, optimizer=rule, epochs=2, batch_size=8)
     for vector in (net.theta, *rule.state):  # as they would be some hundred steps later
