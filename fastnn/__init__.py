@@ -26,6 +26,7 @@ _PUBLIC = {
     "UnscaledInput": (".errors", "UnscaledInput"),
     "activations": (".activations", None),
     "available_backends": (".backends", "available_backends"),
+    "callbacks": (".callbacks", None),
     "costs": (".costs", None),
     "estimators": (".estimators", None),
     "evaluation": (".evaluation", None),
@@ -59,6 +60,7 @@ __all__ = [
     "__version__",
     "activations",
     "available_backends",
+    "callbacks",
     "costs",
     "evaluation",
     "get_backend",
@@ -74,7 +76,18 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from . import activations, costs, estimators, evaluation, initializers, optimizers, plots, prediction, schedules
+    from . import (
+        activations,
+        callbacks,
+        costs,
+        estimators,
+        evaluation,
+        initializers,
+        optimizers,
+        plots,
+        prediction,
+        schedules,
+    )
     from .activations import Activation
     from .backends import available_backends, get_backend
     from .errors import (
