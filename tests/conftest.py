@@ -87,6 +87,20 @@ def _engine_of(item):
     return "cupy" if item.get_closest_marker("gpu") else None
 
 
+# Files that take longest come first: `make test` hands whole files to two processes, and one that begins last would be
+# waited for by the other.
+LONG = (
+    "test_other_processors.py", "test_numba_beside.py", "test_wheel.py", "test_bench_runs.py", "test_cli_train.py",
+    "test_precision.py", "test_estimators.py", "test_cli_resume.py", "test_bench_gpu_stages.py", "test_cuda_nvrtc.py",
+    "test_missing_packages.py", "test_numba_cache.py", "test_warming.py", "test_programs.py", "test_panels.py",
+    "test_bench_gpu_rehearsal.py", "test_forks.py", "test_cli_other.py", "test_readme.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
 def pytest_runtest_setup(item):
     name = _engine_of(item)
     if name is None:

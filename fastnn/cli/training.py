@@ -70,14 +70,15 @@ def train(
         data, validation=float(options.validation or 0), seed=options.seed, cost=options.cost or "squared_error"
     )
     settle(options, len(parts.train[1]))
-    model, picture = _outputs(data, save, plot, no_plot)
-    checkpoint = Checkpoint(model, options, parts)
-    if not options.resume:
-        checkpoint.remark_on_another()
     with warnings_as_remarks():
-        net, optimizer = (
-            checkpoint.read(options.backend) if options.resume else (_network(options, data, parts), rule(options))
-        )
+        net = _network(options, data, parts)  # before a folder is made: it may be refused
+    model, picture = _outputs(data, save, plot, no_plot)
+    checkpoint, optimizer = Checkpoint(model, options, parts), rule(options)
+    if options.resume:
+        with warnings_as_remarks():
+            net, optimizer = checkpoint.read(options.backend)
+    else:
+        checkpoint.remark_on_another()
     if not as_json:
         report.before(options, data, parts, net, explain)
     began = time.perf_counter()
