@@ -2,6 +2,7 @@
 of the kernels, no matrix unit, and numbers against the NumPy engine in float64.
 """
 
+import json
 import os
 import platform
 import subprocess
@@ -19,8 +20,9 @@ HASWELL = (
 )
 x86 = pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="about x86-64")
 
-# Networks whose layers end within vectors, in both forms of program that threads share.
+# A network whose layers end within vectors, in one form of program on one processor, and in the other on the other.
 TRAIN = textwrap.dedent("""
+    import json, sys
     import numpy as np
     import fastnn
     from fastnn.kernels.cpu import amx, vectors
@@ -28,7 +30,7 @@ TRAIN = textwrap.dedent("""
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((90, 37)), rng.integers(0, 3, 90)
     far = 0.0
-    for batch, wishes in ((30, {"panels": True}), (30, {"threads": 2, "sliced": False, "panels": True})):
+    for batch, wishes in ((30, json.loads(sys.argv[1])),):
         engine = fastnn.get_backend("numba", **wishes)
         nets = [fastnn.Network((37, 33, 18, 3), backend=b, dtype=d, seed=1) for b, d in ((engine, "float32"), ("numpy", "float64"))]
         for net in nets:
@@ -42,15 +44,20 @@ TRAIN = textwrap.dedent("""
 @pytest.mark.slow
 @x86
 @pytest.mark.parametrize(
-    ("name", "features", "vector"), [("haswell", HASWELL, 32), ("generic", None, 16)], ids=["AVX2", "SSE2"]
+    ("name", "features", "vector", "plan"),
+    [
+        ("haswell", HASWELL, 32, {"threads": 2, "sliced": False, "panels": True}),
+        ("generic", None, 16, {"panels": True}),
+    ],
+    ids=["AVX2", "SSE2"],
 )
-def test_numba_with_shorter_vectors(tmp_path, name, features, vector):
+def test_numba_with_shorter_vectors(tmp_path, name, features, vector, plan):
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_CPU_NAME": name}
     environment.pop("NUMBA_CPU_FEATURES", None)
     if features is not None:
         environment["NUMBA_CPU_FEATURES"] = features
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", TRAIN],
+        [sys.executable, "-W", "error", "-c", TRAIN, json.dumps(plan)],
         env=environment,
         capture_output=True,
         text=True,

@@ -97,8 +97,8 @@ def test_the_installed_wheel_is_what_is_imported(installed, tmp_path):
 
 def test_the_installed_wheel_trains_and_predicts(installed, tmp_path):
     trained = _run(
-        installed, tmp_path, "-W", "error", "-m", "fastnn", "train", "digits", "--epochs", "6", "--learning-rate",
-        "0.005", "--backend", "numba", "--no-plot", "--json", "--save", "digits.safetensors",
+        installed, tmp_path, "-W", "error", "-m", "fastnn", "train", "digits", "--hidden", "48", "--epochs", "9",
+        "--learning-rate", "0.005", "--backend", "numba", "--no-plot", "--json", "--save", "digits.safetensors",
     )  # fmt: skip
     report = json.loads(trained.stdout)
     assert report["test_accuracy"] > 0.9
