@@ -196,6 +196,8 @@ def test_progress_is_shown_where_it_is_asked_for(capfd):
     assert capfd.readouterr().err == ""
     DenseClassifier(verbose=True, **FAST).fit(X, CODES)
     assert "epoch" in capfd.readouterr().err
+    with pytest.raises(TypeError, match="verbose must be True or False, or a number, got 'loud'"):
+        DenseClassifier(verbose="loud", **FAST).fit(X, CODES)
 
 
 def test_divergence_comes_back_from_a_worker():

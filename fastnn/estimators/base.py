@@ -88,6 +88,7 @@ class Dense(BaseEstimator):  # type: ignore[misc]
 
     network_: Network
     optimizer_: Optimizer | None
+    history_: Any
     _seed: int
     _seen: float  # rows, or the sum of their weights
 
@@ -187,6 +188,8 @@ class Dense(BaseEstimator):  # type: ignore[misc]
         net, rule, seed = self._made(X.shape[1], outputs, output, cost)
         none = isinstance(self.validation, numbers.Real) and self.validation == 0
         share = self.validation is not None and not none
+        if not isinstance(self.verbose, (numbers.Integral, np.bool_)):
+            raise TypeError(f"verbose must be True or False, or a number, got {self.verbose!r}")
         given = any(part is not None for part in watch)
         if self.patience is not None and not share and not given:
             raise ValueError(

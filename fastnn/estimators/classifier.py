@@ -41,8 +41,8 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
     batch_size : int, default 32
         Rows per step; all, if there are fewer. None is that of `Network.fit`, 128.
     epochs : int, default None
-        Passes over the rows, at most with `patience`. None makes 100, and of few rows so many more that they are 1,000
-        steps. `Network.fit` makes 20.
+        Passes over the rows, at most with `patience`. None makes 100; more of few rows, at least 1,000 steps, and fewer
+        of many, about 20,000 steps, but at least 20. `Network.fit` makes 20.
     l2 : float, default "auto"
         lambda of (lambda / 2n) ||Theta||^2 over n training rows, or weights of that sum. "auto" is 3, and n / 100 where
         that is less. Not 0 as in `Network`, because an estimator's usual data are hundreds to thousands of rows, which
@@ -55,9 +55,15 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
     validation, patience : float and int, default None
         A share of the rows to be watched and not trained on, of every class alike (rows of your own are arguments of
         `fit`); and after how many epochs without a lower cost of theirs training goes back to the best and ends.
+    weight_decay : float, default None
+        >= 0, of adam (then AdamW), lars or lamb, in place of the optimizer's own.
+    clip_norm : float, default None
+        > 0: gradients that are longer are scaled to that length. Not for "lbfgs".
     callbacks : sequence of callables
         f(epoch, history, net) after each epoch, as in `Network.fit`; where one returns True the fit ends. Functions of
         a module, if the estimator is to be pickled.
+    verbose : bool or int, default False
+        Whether progress is shown on stderr.
     class_weight : "balanced" or dict of label: number, default None
         What each row of a class counts, times its sample_weight; "balanced": every class the same in all.
     backend, dtype : str, default "auto" and "float32"
@@ -77,9 +83,9 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
 
     Notes
     -----
-    Standardise inputs (`StandardScaler`). Lambda of `l2` is divided by the sum of the weights. In float32 a row
-    predicted alone and the same row among others may differ in the last bits. A row of sample_weight 2 is as good as
-    two rows, up to how rows fall into batches.
+    Standardise inputs (`StandardScaler`). A sparse X becomes a dense copy of `dtype`. Lambda of `l2` is divided by the
+    sum of the weights. In float32 a row predicted alone and the same row among others may differ in the last bits. A
+    row of sample_weight 2 is as good as two rows, up to how rows fall into batches.
     `partial_fit` goes on with the optimizer's state, in a copy and after pickling too.
     Errors of fastnn are its own: `fastnn.Diverged`, and ValueError or TypeError for bad parameters.
     """

@@ -1,4 +1,5 @@
-// Gradients that are longer than a given length, scaled to it (fastnn/rule.py, clip_norm). Three launches before an update:
+// Gradients that are longer than a given length, scaled to it (fastnn/rule.py, clip_norm). Three launches before an
+// update:
 //
 //   clip_norms    partials[part, block] = a part of the sum of D^2
 //   clip_factor   clip[1] = clip[0] / ||D|| where that is below 1, else 1; one block
@@ -7,16 +8,12 @@
 //   D = Delta / rows (+ decay * Theta on weights, never on biases)
 //   constants (steps, width) REAL: row step[0] begins with decay = lambda/n (update.cu)
 //   theta (P,) REAL; Delta REAL, padded (layers.cuh); partials (parts, blocks) double; clip (2,) double. spans (layers,
-//   7): layers.cuh. Parts are numbered as in layerwise.cu. Sums are taken in two stages and a fixed order.
+//   7): layers.cuh. Sums are taken in two stages and a fixed order.
 #include "layers.cuh"
-
-__device__ __forceinline__ Part part_of_this_block(const int64* spans) {
-    return part_of_layer(spans, blockIdx.y / 2, blockIdx.y % 2 == 0);
-}
 
 extern "C" __global__ void clip_norms(const REAL* theta, const REAL* Delta, const int64* spans, double* partials,
                                       const REAL* constants, int64 width, const int64* step, REAL rows) {
-    const Part part = part_of_this_block(spans);
+    const Part part = part_of_block(spans);
     const REAL decay = part.weights ? constants[step[0] * width] : 0;
     __shared__ double of_warp[MAX_WARPS];
     double sum = 0;
@@ -44,7 +41,7 @@ extern "C" __global__ void clip_delta(const REAL* theta, REAL* Delta, const int6
                                       const REAL* constants, int64 width, const int64* step, REAL rows) {
     const REAL factor = (REAL)clip[1];
     if (factor == 1) return;
-    const Part part = part_of_this_block(spans);
+    const Part part = part_of_block(spans);
     // what the update adds is taken off before: factor (Delta + rows decay theta) - rows decay theta
     const REAL decay = part.weights ? rows * constants[step[0] * width] * (factor - 1) : 0;
     Walk walk(part, first_index(), index_stride());

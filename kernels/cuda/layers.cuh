@@ -22,6 +22,12 @@ __device__ __forceinline__ Part part_of_layer(const int64* spans, int64 layer, b
     return {span[1], span[2], span[4], span[2] - span[1], span[2] - span[1], false};
 }
 
+// Where parts are numbered weights, biases of layer 0, weights, biases of layer 1, ..., that of the blocks with its
+// number in blockIdx.y.
+__device__ __forceinline__ Part part_of_block(const int64* spans) {
+    return part_of_layer(spans, blockIdx.y / 2, blockIdx.y % 2 == 0);
+}
+
 // The places, in a padded matrix, of elements first, first + stride, first + 2 stride, ... of its rows written one
 // after another. A division takes as long as some dozen other instructions: there are two at the start and none on the
 // way.

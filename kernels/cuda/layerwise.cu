@@ -16,13 +16,8 @@
 //   squares (layers, blocks) double: sums of Theta^2 over the weights before the step; written where decay is not 0.
 //   theta, velocity, m, v (P,) REAL; Delta REAL, padded (layers.cuh), is left as it was. partials (parts, 2, blocks),
 //   ratios (parts,) double. spans (layers, 7): layers.cuh.
-// Parts are numbered weights, biases of layer 0, weights, biases of layer 1, ...; a part is done by the blocks with
-// its number in blockIdx.y. Sums are taken in two stages and a fixed order: the same input gives the same bits.
+// Sums are taken in two stages and a fixed order: the same input gives the same bits.
 #include "layers.cuh"
-
-__device__ __forceinline__ Part part_of_block(const int64* spans) {
-    return part_of_layer(spans, blockIdx.y / 2, blockIdx.y % 2 == 0);
-}
 
 // D of theta[i], whose Delta `walk` finds.
 __device__ __forceinline__ REAL part_gradient(const REAL* theta, const REAL* Delta, int64 i, const Part& part,
