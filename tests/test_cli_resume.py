@@ -67,6 +67,7 @@ def test_a_training_that_was_killed_ends_as_if_it_had_not_been(table, options):
         done = run(table, *options, "--save", "parts", "--checkpoint", 0, *more, killed_after=epochs)
         assert done.returncode == 9, done.stderr
         assert "--resume goes on from parts.checkpoint.safetensors" in done.stderr
+        assert len(list(table.glob("parts.checkpoint-best-*"))) == ("--patience" in options), "of the best epoch alone"
     last = run(table, *options, "--save", "parts", "--checkpoint", 0, "--resume", "--json")
     assert last.returncode == 0, last.stderr
     assert (table / "whole").read_bytes() == (table / "parts").read_bytes()
