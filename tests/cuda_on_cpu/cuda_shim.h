@@ -8,7 +8,6 @@
 // written (it is NaN at the start of every block). Not imitated: the memory model, -ftz, coalescing, limits.
 #pragma once
 #include <math.h>
-#include <setjmp.h>
 #include <stdint.h>
 #include <string.h>
 #include <ucontext.h>
@@ -40,22 +39,25 @@ constexpr unsigned WARP_SIZE = 32;
 constexpr size_t STACK = 32 * 1024;
 
 // A fiber is entered through its context the first time and through `resume_at` ever after: swapcontext
-// asks the kernel for the signal mask at every switch, which would be most of the run time.
+// asks the kernel for the signal mask at every switch, which would be most of the run time, and the compiler's own
+// jumps take a fifth of the C library's, which look for threads to cancel.
+typedef void* Place[5];  // as __builtin_setjmp wants it
 struct Fiber {
     ucontext_t context;
-    jmp_buf resume_at;
+    Place resume_at;
+    unsigned shuffles;  // of this block so far
     bool entered = false;
     std::unique_ptr<char[]> stack;
-    State state;
 };
 
 static std::vector<std::unique_ptr<Fiber>> fibers;  // kept from block to block
+static State states[1024];                          // of the fibers, which are looked through at every round
 static std::vector<char> dynamic_shared;            // and MARGIN bytes that must stay as they are
 constexpr size_t MARGIN = 4096;
-static std::vector<uint64_t> mailbox;               // one value for each thread, for shuffles
+static std::vector<uint64_t> mailbox;               // two values for each thread, for shuffles by turns
 static std::vector<uint64_t> prefetches;            // of this launch: address and bytes of each
 static void prefetch(const void* p, int bytes) { prefetches.insert(prefetches.end(), {(uint64_t)p, (uint64_t)bytes}); }
-static jmp_buf scheduler;
+static Place scheduler;
 static unsigned current, threads;
 static void (*kernel)(void**);
 static void** arguments;
@@ -65,13 +67,16 @@ static uint64_t random_below(uint64_t n) {  // splitmix64
     uint64_t x = (random_state += 0x9e3779b97f4a7c15u);
     x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
     x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return (x ^ (x >> 31)) % n;
+    return (unsigned __int128)(x ^ (x >> 31)) * n >> 64;
 }
 
-static void wait_in(State state) {
-    Fiber& me = *fibers[current];
-    me.state = state;
-    if (_setjmp(me.resume_at) == 0) _longjmp(scheduler, 1);
+// A function that jumps must not be part of the one that it jumps to.
+#define APART __attribute__((noinline))
+APART static void to_scheduler() { __builtin_longjmp(scheduler, 1); }
+
+APART static void wait_in(State state) {
+    states[current] = state;
+    if (__builtin_setjmp(fibers[current]->resume_at) == 0) to_scheduler();
 }
 
 static void fiber_main() {
@@ -92,26 +97,21 @@ static void add_fiber() {
     fibers.push_back(std::move(fiber));
 }
 
-static void resume(unsigned thread) {
-    current = thread;
-    threadIdx = {thread % blockDim.x, thread / blockDim.x % blockDim.y, thread / (blockDim.x * blockDim.y)};
-    if (_setjmp(scheduler)) return;  // the fiber waits or has ended
-    Fiber& fiber = *fibers[thread];
-    if (fiber.entered) _longjmp(fiber.resume_at, 1);
+APART static void to_fiber(Fiber& fiber) {
+    if (fiber.entered) __builtin_longjmp(fiber.resume_at, 1);
     fiber.entered = true;
     setcontext(&fiber.context);
 }
 
-static unsigned count(State state, unsigned first, unsigned last) {
-    unsigned found = 0;
-    for (unsigned i = first; i < last; ++i) found += fibers[i]->state == state;
-    return found;
+APART static void resume(unsigned thread) {
+    current = thread;
+    threadIdx = {thread % blockDim.x, thread / blockDim.x % blockDim.y, thread / (blockDim.x * blockDim.y)};
+    if (__builtin_setjmp(scheduler) == 0) to_fiber(*fibers[thread]);  // back here when the fiber waits or has ended
 }
 
-static void release(State state, unsigned first, unsigned last) {
-    for (unsigned i = first; i < last; ++i)
-        if (fibers[i]->state == state) fibers[i]->state = READY;
-}
+static unsigned count(State state, unsigned first, unsigned last) { return std::count(states + first, states + last, state); }
+
+static void release(State state, unsigned first, unsigned last) { std::replace(states + first, states + last, state, READY); }
 
 // Lets every warp pass whose threads all wait at a warp barrier; whether there was one.
 static bool release_warps() {
@@ -134,11 +134,11 @@ static bool untouched_margin() {
 static const char* run_block(std::vector<unsigned>& order) {
     memset(dynamic_shared.data(), 0xff, dynamic_shared.size());
     memset(__start_shim_shared, 0xff, __stop_shim_shared - __start_shim_shared);  // NaN in float and double
-    for (unsigned i = 0; i < threads; ++i) fibers[i]->state = READY;
+    for (unsigned i = 0; i < threads; ++i) states[i] = READY, fibers[i]->shuffles = 0;
     for (;;) {
         for (unsigned i = threads; i > 1; --i) std::swap(order[i - 1], order[random_below(i)]);
         for (unsigned thread : order)
-            if (fibers[thread]->state == READY) resume(thread);
+            if (states[thread] == READY) resume(thread);
         const unsigned ended = count(ENDED, 0, threads);
         if (ended == threads) return untouched_margin() ? nullptr : "it wrote beyond its dynamic shared memory";
         if (release_warps()) continue;
@@ -155,7 +155,7 @@ static const char* launch(void (*body)(void**), void** values, const unsigned* g
     threads = blockDim.x * blockDim.y * blockDim.z;
     if (threads == 0 || threads > 1024) return "a block has 1 to 1024 threads";
     while (fibers.size() < threads) add_fiber();
-    mailbox.assign(threads, 0);
+    mailbox.assign(2 * threads, 0);
     prefetches.clear();
     dynamic_shared.resize(shared + MARGIN);
     std::vector<unsigned> order(threads);
@@ -172,15 +172,16 @@ static const char* launch(void (*body)(void**), void** values, const unsigned* g
     return nullptr;
 }
 
-// The value that the thread `lane ^ mask` of this warp handed in.
+// The value that the thread `lane ^ mask` of this warp handed in. One wait is enough where two shuffles in turn use two
+// places: who writes to one again has met the others in between, who then had read it.
 template <class T>
 T exchange_xor(T value, unsigned mask) {
     const unsigned me = current, partner = me ^ mask;
-    memcpy(&mailbox[me], &value, sizeof value);
+    uint64_t* letters = &mailbox[fibers[me]->shuffles++ % 2 * threads];
+    memcpy(&letters[me], &value, sizeof value);
     wait_in(AT_WARP_BARRIER);  // until all have written
     T result;
-    memcpy(&result, &mailbox[partner < threads ? partner : me], sizeof result);
-    wait_in(AT_WARP_BARRIER);  // until all have read
+    memcpy(&result, &letters[partner < threads ? partner : me], sizeof result);
     return result;
 }
 
