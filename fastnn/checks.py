@@ -231,7 +231,8 @@ def warn_if_unscaled(X: Any, scale: float | None, stacklevel: int, argument: str
     if scale is None or not isinstance(X, np.ndarray) or X.dtype.kind != "f" or X.ndim != 2 or not X.size:
         return
     block = X[: max(1, BLOCK // X.shape[1])]
-    if (top := block.max()) > 1 and not (block % 1).any():
+    top = block.max()
+    if 1 < top < np.inf and not (block[np.isfinite(block)] % 1).any():
         warnings.warn(
             f"{argument} holds whole numbers up to {top:g} as {X.dtype}, which are taken as they are: this network "
             f"multiplies integers by scale={scale:g}, not floats. "

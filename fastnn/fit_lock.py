@@ -33,14 +33,18 @@ class FitLock:
         return self._locks.setdefault(os.getpid(), threading.Lock())  # one step: two threads get the same lock
 
     @contextlib.contextmanager
-    def held(self, message: str) -> Iterator[None]:
-        """Inside it is held; RuntimeError with this message where it is held already."""
+    def held(self, message: str, by_this_thread: str | None = None) -> Iterator[None]:
+        """Inside it is held; RuntimeError with this message where it is held already, or the other where this thread is
+        its holder.
+        """
         lock = self.of_this_process()
         if not lock.acquire(blocking=False):
-            raise RuntimeError(message)
+            raise RuntimeError(by_this_thread if by_this_thread and self.holder == threading.get_ident() else message)
         try:
+            self.holder = threading.get_ident()
             yield
         finally:
+            self.holder = None
             lock.release()
 
     def busy(self) -> bool:

@@ -18,7 +18,8 @@ LOADING = threading.RLock()  # of engines and kernels
 
 @contextmanager
 def interrupt_after() -> Iterator[None]:
-    """Let a Ctrl-C wait for the end of the block; a second one does not wait.
+    """Let a Ctrl-C wait for the end of the block; a second one does not wait. Where the block raises, that exception
+    is its cause.
 
     Only where Python's own handler would act: in the main thread, without a handler of the user's, or of such a block
     around this one.
@@ -33,6 +34,10 @@ def interrupt_after() -> Iterator[None]:
     try:
         signal.signal(signal.SIGINT, remember)
         yield
+    except Exception as error:
+        if remember.pending:
+            raise KeyboardInterrupt from error
+        raise
     finally:
         try:
             _act_again(remember)

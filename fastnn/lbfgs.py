@@ -164,10 +164,16 @@ class _Search:
             self.cost_and_gradient(theta)
         _, cost, hits = self._tried
         val_cost, val_hits, val_rows = 0.0, None, 0
+        before, scale = net.scale, net.scale if self.data.scale is None else self.data.scale
         if self.data.validation is not None:
             x, y, weights = self.data.validation
             val_rows = x.shape[0]
-            val_cost, val_hits = net._evaluate(x, y, weights)
+            net._learnt(epochs=net.epochs_trained, scale=scale)  # engines may keep these rows as integers
+            try:
+                val_cost, val_hits = net._evaluate(x, y, weights)
+            except BaseException:  # the parameters that are kept are still those of before
+                net._learnt(epochs=net.epochs_trained, scale=before)
+                raise
         now = time.perf_counter()
         with interrupt_after():  # an entry in each list or in none
             self.accepted = theta
@@ -179,9 +185,7 @@ class _Search:
                 history.val_cost.append(val_cost)
                 if self._counts_hits and val_hits is not None:
                     history.val_accuracy.append(val_hits / val_rows)
-            net._learnt(epochs=net.epochs_trained + 1, scale=net.scale)
-            if self.data.scale is not None:
-                net._learnt(epochs=net.epochs_trained, scale=self.data.scale)
+            net._learnt(epochs=net.epochs_trained + 1, scale=scale)
             over = self.best is not None and self.best.is_over(history)
         epoch = net.epochs_trained - 1
         self.progress.epoch(epoch, history)

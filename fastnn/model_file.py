@@ -1,11 +1,11 @@
 """Model files: one safetensors file, data only, checked before anything is made of it.
 
-Tensor "theta" (P,) of the network's dtype; the metadata names the format, its version, the network and a SHA-256 of
-theta. An optimizer may lie beside it (fastnn/saved_optimizer.py). Nothing in the file names code: activations, costs
-and dtypes are looked up in fastnn's tables. Written to a temporary file beside the target and moved over it, so that a
-crash or a full disk leaves the old file as it was. The name is written as it is given: it ends in .safetensors or has
-no ending at all, because another one (.h5, .pt, .npz) would promise another format. `load` goes by the content alone,
-so it reads a model of any name.
+Tensor "theta" (P,) of the network's dtype; the metadata names the format, its version, the network, a SHA-256 of theta
+and one of the metadata themselves. An optimizer may lie beside it (fastnn/saved_optimizer.py). Nothing in the file
+names code: activations, costs and dtypes are looked up in fastnn's tables. Written to a temporary file beside the
+target and moved over it, so that a crash or a full disk leaves the old file as it was. The name is written as it is
+given: it ends in .safetensors or has no ending at all, because another one (.h5, .pt, .npz) would promise another
+format. `load` goes by the content alone, so it reads a model of any name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from . import activations, costs, files, saved_optimizer
 from .backends import Backend, get_backend
-from .errors import ModelFileError, finite_number, natural_number, positive_integer
+from .errors import ModelFileError, natural_number, positive_integer
 from .layout import Layout
 from .network import Network
 from .optimizers import Optimizer
@@ -30,6 +30,7 @@ __all__ = ["FORMAT_VERSION", "check_name", "load", "resume", "save"]
 
 FORMAT_VERSION = 1
 SUFFIX = ".safetensors"
+CHECKSUM = "metadata_sha256"  # of all other metadata
 # what a description that is not right may raise, where it is taken for what it should be
 _UNUSABLE = (ValueError, TypeError, KeyError, OverflowError, AttributeError, RecursionError)
 _FIELDS = {"sizes", "hidden", "output", "cost", "l2", "dtype", "precision", "scale", "epochs_trained"}
@@ -77,7 +78,13 @@ def save(net: Network, path: str | os.PathLike[str], *, optimizer: Optimizer | N
     if optimizer is not None:
         metadata["optimizer"], state = saved_optimizer.description(net, optimizer)
         tensors |= state
+    metadata[CHECKSUM] = _checksum(metadata)
     _replace(path, _in_order(serialise(tensors, metadata=metadata)))
+
+
+def _checksum(metadata: dict[str, str]) -> str:
+    described = sorted((name, text) for name, text in metadata.items() if name != CHECKSUM)
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
 
 def _in_order(content: bytes) -> bytes:
@@ -231,7 +238,7 @@ def _network(path: Path, tensors: dict[str, Any], metadata: dict[str, str], back
             dtype=config["dtype"],
             precision=precision,
         )
-        net.scale = None if config["scale"] is None else finite_number("scale", config["scale"], above=0)
+        net.scale = config["scale"]
         net.epochs_trained = natural_number("epochs_trained", config["epochs_trained"])
         net.preprocessing = json.loads(metadata["preprocessing"])
         if not isinstance(net.preprocessing, (dict, type(None))):
@@ -273,6 +280,8 @@ def _config(metadata: dict[str, str]) -> dict[str, Any]:
             f"format version {metadata.get('version')!r}, this fastnn reads version {FORMAT_VERSION}; install a newer "
             "fastnn"
         )
+    if metadata[CHECKSUM] != _checksum(metadata):
+        raise ValueError("the checksum of its description does not match; the file is damaged")
     config = json.loads(metadata["network"])
     if isinstance(config, dict) and (newer := sorted(set(config) - {"dropout"} - _FIELDS)):
         raise ValueError(f"it was written by a newer fastnn, which describes networks by {', '.join(newer)} too")

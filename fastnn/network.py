@@ -180,7 +180,7 @@ class Network(Backpropagation, FitMethod):
         if name in BETWEEN_FITS and (under_way := self.__dict__.get("_training")) is not None and under_way.busy():
             raise RuntimeError(f"net.{name} cannot be set while the network is being trained; set it between fits")
         if name == "scale" and value is not None:
-            value = finite_number("scale", value, above=0)
+            value = options.check_scale(value, self.dtype)
         if name == "epochs_trained":
             value = natural_number("epochs_trained", value)
         settable = (*FIXED, *BETWEEN_FITS, *OTHERS)

@@ -197,6 +197,13 @@ def _ratio(norm: float, other: float) -> float:
     return norm / other if norm > 0 and other > 0 else 1.0
 
 
+def _lift(length: float) -> float:
+    """A power of two, exact, by which a direction is multiplied and its length divided: beside tiny gradients a length
+    is beyond float32, and the step is not.
+    """
+    return 2.0**64 if length > 1e30 else 1.0
+
+
 class LARS(LayerWise):
     """Layer-wise adaptive rate scaling (You, Gitman and Ginsburg 2017, arXiv 1708.03888, algorithm 1).
 
@@ -243,9 +250,10 @@ class LARS(LayerWise):
         for part, decay in self.parts():
             w, g, v = theta[part], grad[part], state[0][part]
             size = _norm(w)
-            local = self.trust * _ratio(size, _norm(g) + decay * size)
+            length = self.rate * self.trust * _ratio(size, _norm(g) + decay * size)
+            lift = _lift(length)
             v *= scalar(self.momentum)
-            v += scalar(self.rate * local) * (g + scalar(decay) * w)
+            v += scalar(length / lift) * (scalar(lift) * (g + scalar(decay) * w))
             w -= v
 
 
@@ -294,7 +302,9 @@ class LAMB(Moments, LayerWise):
         for part, decay in self.parts():
             w, direction = theta[part], r[part]
             direction += scalar(decay) * w
-            w -= scalar(self.rate * _ratio(_norm(w), _norm(direction))) * direction
+            length = self.rate * _ratio(_norm(w), _norm(direction))
+            lift = _lift(length)
+            w -= scalar(length / lift) * (scalar(lift) * direction)
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {cls.name: cls for cls in (SGD, Momentum, Adam, LARS, LAMB)}

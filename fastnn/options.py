@@ -18,7 +18,7 @@ from . import activations, checks, initializers
 from .activations import Activation
 from .arrays import on_host
 from .backends import Backend
-from .errors import positive_integer, unknown_name
+from .errors import finite_number, positive_integer, unknown_name
 from .initializers import Initializer
 from .layout import Layout
 
@@ -100,6 +100,14 @@ def check_data_dtype(dtype: Any) -> np.dtype[Any] | None:
             f"data_dtype must be a dtype of NumPy, of integers, floats or bool, such as 'uint8', or None, got {dtype!r}"
         )
     return found
+
+
+def check_scale(scale: Any, dtype: np.dtype[Any]) -> float:
+    """The factor of integer data, which is not 0 in the network's dtype."""
+    number = finite_number("scale", scale, above=0)
+    if dtype.type(number) == 0:
+        raise ValueError(f"scale={scale!r} is 0 in {dtype}, and every row the same; pixels have scale=1/255")
+    return number
 
 
 def check_micro_batch(micro_batch: Any, batch_size: int) -> int | None:

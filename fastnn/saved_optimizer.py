@@ -65,8 +65,7 @@ def description(net: Network, rule: Any) -> tuple[str, dict[str, Array]]:
         "t": rule.t if own else 0,
         "sha256": _checksum(tensors),
     }
-    if own and rule.first_epoch and isinstance(rate, schedules.Schedule):
-        # only where it is used, so that other files are read by the first version as before
+    if own and rule.first_epoch:  # for a schedule, which may be set afterwards
         content["first_epoch"] = rule.first_epoch
     return json.dumps(content), tensors
 

@@ -15,13 +15,13 @@ KEPT_BYTES = 64 << 20
 
 
 class Snapshot:
-    """A copy of Theta, the optimizer's state and its step counter, to go back to."""
+    """A copy of Theta, the optimizer's state, its step counter and its learning rate, to go back to."""
 
     def __init__(self, net: Network, optimizer: Optimizer) -> None:
         self.copyto, self.optimizer = net.backend.copyto, optimizer
         self.live = [net.theta, *optimizer.state]
         self.kept = [net.backend.empty(x.shape, x.dtype) for x in self.live]
-        self.t = optimizer.t
+        self.t, self.learning_rate = optimizer.t, optimizer.learning_rate
         self.nbytes = sum(x.nbytes for x in self.kept)
 
     def is_of(self, net: Network, optimizer: Optimizer) -> bool:
@@ -32,12 +32,12 @@ class Snapshot:
     def take(self) -> None:
         for kept, live in zip(self.kept, self.live, strict=True):
             self.copyto(kept, live)
-        self.t = self.optimizer.t
+        self.t, self.learning_rate = self.optimizer.t, self.optimizer.learning_rate
 
     def restore(self) -> None:
         for kept, live in zip(self.kept, self.live, strict=True):
             self.copyto(live, kept)
-        self.optimizer.t = self.t
+        self.optimizer.t, self.optimizer.learning_rate = self.t, self.learning_rate
 
 
 def kept_or_made(job: Job) -> tuple[Program, Snapshot]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -100,22 +99,16 @@ def fit(
     """What `Network.fit` does; the arguments, their defaults, what is returned, raised and warned of are documented
     there.
     """
-    under_way = net._training.of_this_process()
-    if not under_way.acquire(blocking=False):
-        if net._training.holder == threading.get_ident():
-            raise RuntimeError(
-                "this network is being trained by the fit that called this one, from a callback; train after it, or "
-                "train a copy (copy.deepcopy(net))"
-            )
-        raise RuntimeError(
-            "this network is being trained in another thread; wait for that fit, or train a copy (copy.deepcopy(net))"
-        )
-    by_rule = contextlib.ExitStack()
-    try:
-        net._training.holder = threading.get_ident()
+    under_way = net._training.held(
+        "this network is being trained in another thread; wait for that fit, or train a copy (copy.deepcopy(net))",
+        "this network is being trained by the fit that called this one, from a callback; train after it, or train a "
+        "copy (copy.deepcopy(net))",
+    )
+    with under_way, contextlib.ExitStack() as until_the_end:
+        until_the_end.callback(setattr, net, "_optimizer", None)
         whole = isinstance(optimizer, str) and optimizer == LBFGS
         rule = optimizers.SGD() if whole else optimizers.get(optimizer, learning_rate)
-        by_rule.enter_context(rule.held())
+        until_the_end.enter_context(rule.held())
         net._optimizer = None if whole else rule
         data = prepare(net, X, y, validation, seed, scale, sample_weight)
         rows = data.train_rows.shape[0]
@@ -160,10 +153,6 @@ def fit(
             if rule is optimizer:  # of a name, the next fit makes a rule anew
                 keep(net, program, snapshot)
             return history
-    finally:
-        by_rule.close()
-        net._optimizer = net._training.holder = None
-        under_way.release()
 
 
 def _batch_size(given: Any, rows: int) -> int:

@@ -13,6 +13,7 @@ from . import checks, row_weights
 from .backends.base import Array
 from .errors import SymmetricStart, finite_number, natural_number
 from .network import Network
+from .options import check_scale
 
 __all__ = ["Orders", "TrainingData", "prepare", "refuse_spoilt", "warn_if_symmetric"]
 
@@ -74,7 +75,7 @@ def prepare(
     if scale is None:
         scale = net.scale
     else:
-        scale = finite_number("scale", scale, above=0)
+        scale = check_scale(scale, net.dtype)
         if X.dtype.kind not in "iu":
             raise ValueError(
                 f"scale={scale!r} is for integer data, X is {X.dtype}; scale it yourself or pass the integers"

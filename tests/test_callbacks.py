@@ -163,3 +163,17 @@ def test_a_name_that_a_network_has_not_is_refused(name, hint):
     own = Own([6, 8, 3], backend="numpy")
     own.remark = "a subclass may have its own"
     assert own.remark
+
+
+def test_the_best_epoch_comes_back_with_the_rate_that_it_had(backend):
+    """A rate that was cut while waiting for a better epoch would make the next fit go on as from the last one."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((60, 4)).astype(np.float32), rng.integers(0, 2, 60)
+    rule = fastnn.optimizers.Adam(0.05)
+    net = fastnn.Network((4, 16, 2), seed=0, backend=backend)
+    history = net.fit(
+        X, y, optimizer=rule, epochs=60, validation=0.3, patience=12, callbacks=[fastnn.callbacks.Plateau(0.5, 3)]
+    )
+    assert history.learning_rate[-1] < history.learning_rate[history.best]
+    # the callback acts after an epoch, so what belongs to an epoch is the rate of its steps
+    assert rule.learning_rate == history.learning_rate[history.best]

@@ -178,6 +178,17 @@ def test_micro_batches():
     assert_close(net.theta, whole.theta, 10 * training(np.dtype(np.float32), 5))
 
 
+def test_steps_that_are_tried_have_the_l2_of_the_fit(monkeypatch):
+    """lambda over the number of rows: by lambda itself the weights would shrink to nothing while they are timed."""
+    seen, constants = [], cupy_trials.update_constants
+    monkeypatch.setattr(
+        cupy_trials, "update_constants", lambda *arguments: seen.append(arguments[3]) or constants(*arguments)
+    )
+    net = network(backend(), l2=3.0)
+    net.backend.compile(net, optimizers.SGD(0.1), BATCH, training_rows=300)
+    assert seen == [0.01]
+
+
 # ---- when it is chosen ----------------------------------------------------------------------------------------------
 
 

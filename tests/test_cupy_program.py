@@ -260,6 +260,33 @@ def test_a_batch_that_does_not_fit_is_done_in_parts_to_the_same_result(parts, hi
     assert result[1:] == expected[1:]
 
 
+@pytest.mark.parametrize(("batch", "most", "rows", "without"), [(66, 20, 17, 17), (66, 20, 17, 15), (10, 4, 4, 2)])
+def test_products_are_chosen_for_the_rows_of_the_parts(batch, most, rows, without):
+    """A batch is cut into equal parts, and one of the parts may be shorter: an epilogue that is not offered for so many
+    rows is not used for them, nor timed for other rows than there are.
+    """
+
+    class Device(ShimDevice):
+        def _prepare(self, product, *arrays):
+            rows_of.update({product.m, product.n, product.k} & {17, 15, 20, 4, 2})
+            if without in (product.m, product.n, product.k) and product.epilogue != "DEFAULT":
+                return []
+            return super()._prepare(product, *arrays)
+
+    rows_of = set()
+    (X, y), thetas = problem("float32"), []
+    for device, micro_batch in ((Device(), most), (ShimDevice(), None)):
+        net = network(device, hidden="relu")
+        program = net.backend.compile(net, optimizers.SGD(0.1), batch, micro_batch)
+        program.run(X, y, np.arange(batch), 0, 1)
+        thetas.append(net.theta)
+        if micro_batch is not None:
+            assert program.micro_batch == rows
+    assert rows in rows_of
+    assert most == rows or most not in rows_of
+    assert_close(*thetas, 10 * training(np.dtype(np.float32), 1))
+
+
 def test_free_memory_in_pieces_makes_parts_too():
     """The device says that there is enough, but not in one piece."""
     whole, _, expected = trained(ShimDevice(), 3, batch=64)

@@ -141,7 +141,7 @@ def test_without_validation_it_is_refused(backend):
 
 def test_costs_that_are_no_numbers_are_never_the_best():
     net = net_of("numpy")
-    rule = SimpleNamespace(state=[], t=0)
+    rule = SimpleNamespace(state=[], t=0, learning_rate=0.1)
     best, history, before = BestEpoch(net, rule, 2), History(), net.theta.copy()
     for cost, over in ((float("nan"), False), (float("inf"), True)):
         history.val_cost.append(cost)

@@ -207,3 +207,19 @@ def test_divergence_comes_back_from_a_worker():
     model = DenseClassifier((6,), optimizer="sgd", learning_rate=1e30, epochs=1, backend="numpy")
     with pytest.raises(fastnn.Diverged, match="training diverged in epoch 0"):
         cross_val_score(model, X * 1e30, CODES, cv=2, n_jobs=2, error_score="raise")
+
+
+def test_a_constant_target_beside_another_has_spread_1_with_weights_too():
+    """The weighted mean of equal numbers is rounded, and what differs from it by that is no variation."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((100, 3))
+    Y = np.c_[np.full(100, 4.2), X[:, 0]]
+    for seed in range(20):
+        w = np.random.default_rng(seed).random(100)
+        model = DenseRegressor(epochs=1, random_state=0).partial_fit(X, Y, sample_weight=w)
+        model.partial_fit(X, Y, sample_weight=w[::-1])
+        assert (model.spread_[0], model.mean_[0]) == (1, 4.2)
+        assert model.spread_[1] == pytest.approx(
+            np.sqrt(np.cov(np.r_[X[:, 0], X[:, 0]], aweights=np.r_[w, w[::-1]], ddof=0))
+        )
+        model.to_network()

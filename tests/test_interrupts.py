@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -18,6 +19,8 @@ import fastnn.training
 from fastnn import optimizers
 from fastnn.backends.base import Program
 from fastnn.errors import TrainingInterrupted
+from fastnn.interrupts import interrupt_after
+from fastnn.kernels.collector import uncollected
 
 SIZES, ROWS = (4, 5, 3), 23
 
@@ -320,3 +323,34 @@ def test_a_fit_that_learnt_nothing_leaves_neither_scale_nor_rule_behind():
         net.fit(X, y, optimizer=rule, epochs=1, order=order)
     fastnn.Network([2, 3, 2], backend="numpy").fit(X, y, optimizer=rule, epochs=1, scale=1 / 255)
     assert rule.t == 1
+
+
+def test_ctrl_c_is_not_lost_where_the_block_raises():
+    def fail(signals):
+        with interrupt_after():
+            for number in signals:
+                signal.raise_signal(number)
+            raise ValueError("of the block")
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        fail([signal.SIGINT])
+    assert isinstance(caught.value.__cause__, ValueError)
+    with pytest.raises(ValueError, match="of the block"):
+        fail([])
+
+
+def test_the_collector_is_on_again_when_nobody_needs_it_off():
+    first, second = uncollected(), uncollected()  # of two threads, the first of which ends first
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not gc.isenabled()
+    second.__exit__(None, None, None)
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with uncollected():
+            pass
+        assert not gc.isenabled()  # it was off before
+    finally:
+        gc.enable()

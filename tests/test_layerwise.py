@@ -156,6 +156,20 @@ def test_zero_norms(backend, dtype, name, what):
     del owner
 
 
+@pytest.mark.parametrize("size", [3e-38, 1e-30, 1e-20])
+def test_a_step_is_as_long_however_small_the_gradient(backend, size):
+    """The length that multiplies it is beyond float32 at first, and the step, by the norm of the weights, is not."""
+    net = fastnn.Network((8, 6, 3), seed=1, backend=backend)
+    before = np.array(backend.to_numpy(net.theta), np.float64)
+    net.step(backend.asarray(np.full(before.size, size, np.float32)), optimizers.LARS(1000.0, 0.0, 0.1))
+    expected = before.copy()
+    for at, _ in reference._parts(before, (8, 6, 3)):
+        norm, count = np.linalg.norm(before[at]), len(at)
+        step = 100 * norm / np.sqrt(count) if norm > 0 else 100 * np.float64(np.float32(size))
+        expected[at] -= step
+    np.testing.assert_allclose(backend.to_numpy(net.theta), expected, rtol=1e-5)
+
+
 def test_every_layer_moves_as_far_as_its_own_norm_says(backend, dtype):
     """What the rules are for: a gradient a thousand times as large in one layer moves it no further."""
     for rule in (optimizers.LARS(1.0, 0.0, 0.01), optimizers.LAMB(0.01)):

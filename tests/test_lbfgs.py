@@ -193,3 +193,16 @@ def test_it_is_no_rule_of_steps():
     with pytest.raises(ValueError, match="optimizer='lbfgs' takes no steps of batches"):
         optimizers.get("lbfgs")
     assert training.LBFGS not in optimizers.OPTIMIZERS
+
+
+def test_pixels_to_validate_on_are_scaled_from_the_first_iteration_on(backend):
+    """The network learns of the scale with the first iteration, and engines may keep these rows as integers."""
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 256, (200, 8)).astype(np.uint8)
+    y = (X[:, 0] > X[:, 1]).astype(np.int64)
+    scaled = []
+    for rows, scale in ((X, 1 / 255), (X / 255.0, None)):
+        net = fastnn.Network((8, 5, 2), hidden="tanh", backend=backend, dtype="float64", seed=1)
+        scaled.append(net.fit(rows, y, optimizer="lbfgs", epochs=3, scale=scale, validation=0.25))
+    np.testing.assert_allclose(scaled[0].val_cost, scaled[1].val_cost, rtol=1e-6)
+    assert scaled[0].val_accuracy == scaled[1].val_accuracy

@@ -104,6 +104,9 @@ def parts(content):
 
 
 def whole(header, tensor):
+    """A file of these whose description is consistent, unless it has no checksum."""
+    if fastnn.model_file.CHECKSUM in header.get("__metadata__", {}):
+        header["__metadata__"][fastnn.model_file.CHECKSUM] = fastnn.model_file._checksum(header["__metadata__"])
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + tensor
 
@@ -193,6 +196,7 @@ DAMAGED = {
     "no version": (metadata(version=None), "format version None"),
     "no network": (metadata(network=None), "network"),
     "no checksum": (metadata(theta_sha256=None), "theta_sha256"),
+    "no checksum of the description": (metadata(metadata_sha256=None), "metadata_sha256"),
     "network not JSON": (metadata(network="{"), "not a usable fastnn model"),
     "network a list": (metadata(network="[1]"), "fields"),
     "preprocessing not JSON": (metadata(preprocessing="{"), "not a usable fastnn model"),
@@ -255,6 +259,26 @@ def test_damaged_files_are_refused_with_the_path_and_the_reason(case, content, t
     with pytest.raises(ModelFileError, match=match) as caught:
         fastnn.load(path, backend="numpy")
     assert str(path) in str(caught.value)
+
+
+def test_a_description_with_one_bit_changed_is_refused(tmp_path):
+    """Whatever the bit says: a digit of the scale would change every answer and look right."""
+    path = tmp_path / "model.safetensors"
+    trained("numpy").save(path)
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    begin = content.index(b"__metadata__")
+    accepted = []
+    for at in range(begin, len(content[:end].rstrip()), 3):
+        damaged = bytearray(content)
+        damaged[at] ^= 1 << at % 7
+        path.write_bytes(damaged)
+        try:
+            fastnn.load(path, backend="numpy")
+        except ModelFileError:
+            continue
+        accepted.append(content[at - 5 : at + 6])
+    assert not accepted
 
 
 @pytest.mark.parametrize("kept", range(0, 1000, 37))

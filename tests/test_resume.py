@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 import fastnn
-from fastnn import ModelFileError, optimizers, schedules
+from fastnn import ModelFileError, model_file, optimizers, schedules
 from fastnn.optimizers import LAMB, LARS, SGD, Adam, Momentum
 
 RULES = {
@@ -108,6 +108,20 @@ def test_gradient_descent_that_served_another_network_begins_anew(tmp_path):
     fit(network("numpy"), rule, 1)
     network("numpy", seed=1).save(tmp_path / "m", optimizer=rule)
     assert fastnn.resume(tmp_path / "m", backend="numpy")[1].t == 0
+
+
+def test_a_schedule_that_is_set_after_the_pause_counts_from_where_the_rule_began(tmp_path):
+    """Not from the network's first epoch, though the rate was a number when the file was written."""
+    net, rule = fit(network("numpy"), SGD(0.1), 5), Adam(1e-3)
+    fit(net, rule, 2)
+    net.save(tmp_path / "m", optimizer=rule)
+    again, same = fastnn.resume(tmp_path / "m", backend="numpy")
+    histories = []
+    for of, by in ((net, rule), (again, same)):
+        by.learning_rate = schedules.Step(1e-2, every=3, factor=0.1)
+        histories.append(of.fit(*data(), optimizer=by, epochs=3, batch_size=8).learning_rate)
+    np.testing.assert_allclose(histories[0], [1e-2, 1e-3, 1e-3])  # epochs 2, 3 and 4 of the rule
+    assert histories[1] == histories[0]
 
 
 SCHEDULES = [
@@ -234,6 +248,7 @@ def test_damaged_files_are_refused_with_the_path_and_the_reason(case, saved, tmp
     tensors, metadata, path = dict(saved[0]), dict(saved[1]), tmp_path / "m.safetensors"
     change, match = DAMAGED[case]
     change(tensors, metadata)
+    metadata[model_file.CHECKSUM] = model_file._checksum(metadata)  # what is wrong is what the description says
     path.write_bytes(save(tensors, metadata))
     with pytest.raises(ModelFileError, match=match) as caught:
         fastnn.resume(path, backend="numpy")

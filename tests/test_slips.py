@@ -228,6 +228,48 @@ def test_parameters_that_are_nan_are_told_from_data_that_are_too_large(backend):
         net.predict(X)
 
 
+def test_infinity_among_whole_numbers_is_said_and_nothing_else():
+    """NumPy would warn of the remainder of infinity first, by which pixels that became floats are found."""
+    net = net_of("numpy")
+    net.fit((100 * np.abs(X)).astype(np.uint8), y, epochs=1, scale=1 / 255)
+    spoilt = np.round(100 * np.abs(X)).astype(np.float32)
+    spoilt[1, 0] = np.inf
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match=r"X must be finite.*row 1, column 0"):
+            net.predict(spoilt)
+
+
+def test_a_scale_that_is_0_in_the_dtype_is_refused():
+    net = net_of("numpy")
+    with pytest.raises(ValueError, match=r"scale=1e-46 is 0 in float32"):
+        net.fit((100 * np.abs(X)).astype(np.uint8), y, epochs=1, scale=1e-46)
+    with pytest.raises(ValueError, match=r"scale=1e-300 is 0 in float32"):
+        net.scale = 1e-300
+    assert net.scale is None
+
+
+def test_an_update_that_fails_is_no_step(monkeypatch):
+    def full(*arguments):
+        raise MemoryError
+
+    net, rule = net_of("numpy"), Adam()
+    _, gradient = net.cost_and_gradient(X, y)
+    monkeypatch.setattr(type(net.backend), "_update", full)
+    with pytest.raises(MemoryError):
+        net.step(gradient, rule)
+    assert rule.t == 0
+
+
+def test_engines_of_the_same_options_are_one_engine():
+    """Each of the GPU holds streams and handles."""
+    one = fastnn.get_backend("numba", threads=1)
+    assert fastnn.get_backend("numba", threads=1) is one
+    assert fastnn.get_backend("numba", threads=2) is not one
+    with pytest.raises((TypeError, ValueError), match="threads"):
+        fastnn.get_backend("numba", threads=True)
+
+
 def test_more_slips(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"step=1e-30 is lost beside a parameter"):
         fastnn.gradcheck(net_of(dtype="float64"), X, y, step=1e-30)

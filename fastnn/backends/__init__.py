@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ _UNINSTALLED = (
 )
 _ROOT = Path(__file__).parents[2]  # of a checkout
 _instances: dict[str, Backend] = {}
+_configured: weakref.WeakValueDictionary[tuple[str, str], Backend] = weakref.WeakValueDictionary()  # with options
 _reasons: dict[str, str] = {}
 
 
@@ -105,6 +107,10 @@ def choose_backend(
 
 
 def _with_options(name: str, options: Mapping[str, Any]) -> Backend:
+    """An engine of these options: the same as long as somebody uses it, because it holds streams and workspaces."""
+    key = name, repr(sorted(options.items()))
+    if (made := _configured.get(key)) is not None:
+        return made
     cls = type(_instances[name])
     for option in options:
         if not cls.options:
@@ -116,7 +122,7 @@ def _with_options(name: str, options: Mapping[str, Any]) -> Backend:
             )
     engine = cls(**options)
     engine.given = dict(options)
-    return engine
+    return _configured.setdefault(key, engine)
 
 
 def available_backends() -> dict[str, str | None]:

@@ -167,8 +167,8 @@ class Backend(ABC):
                 f"optimizer={optimizer!r} knows no layers of a theta of shape {tuple(theta.shape)}; call its bind() "
                 "with a network of that layout first"
             )
-        optimizer.t += 1
-        self._update(optimizer, theta, grad, optimizer.t)
+        self._update(optimizer, theta, grad, optimizer.t + 1)
+        optimizer.t += 1  # not where the update has failed
 
     def flush_subnormals(self, *vectors: Array) -> None:  # noqa: B027
         """`fit` calls it after each epoch with what it has moved: numbers too small to be normal become 0 where

@@ -6,7 +6,6 @@ holds as little as it can; what it holds is run by the tests over a fake CuPy.
 
 from __future__ import annotations
 
-import gc
 import importlib
 import importlib.metadata
 import importlib.util
@@ -21,6 +20,7 @@ import numpy as np
 
 from ..arrays import device_of
 from ..errors import BackendUnavailable
+from ..kernels.collector import uncollected
 from ..kernels.cuda import sources
 from .cupy_contract import Array, CaptureRefused, Device, ForbiddenInCapture, Graph, Mark
 from .cupy_products import Candidate, Product
@@ -206,15 +206,14 @@ class CupyDevice(Device):
 
     def _capture(self, step: Callable[[], None]) -> Graph:
         stream = self._cupy.cuda.get_current_stream()
-        # What the collector frees meanwhile, in this thread, might be another graph: to destroy one is an operation
-        # that a capture does not permit.
-        collects = gc.isenabled()
-        gc.disable()
         try:
             # Only this thread's calls may break the capture; the default mode would let memory be taken silently.
             stream.begin_capture(self._cupy.cuda.runtime.streamCaptureModeThreadLocal)
             try:
-                step()
+                # What the collector frees meanwhile, in this thread, might be another graph: to destroy one is an
+                # operation that a capture does not permit.
+                with uncollected():
+                    step()
             except BaseException:
                 self._abandon(stream)
                 raise
@@ -225,9 +224,6 @@ class CupyDevice(Device):
         except Exception as error:
             self.refused = True
             raise CaptureRefused(f"{type(error).__name__}: {_first_line(error)}") from error
-        finally:
-            if collects:
-                gc.enable()
         return _CupyGraph(graph)
 
     def _side_by_side(self, first: Callable[[], None], second: Callable[[], None]) -> None:

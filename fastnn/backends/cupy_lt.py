@@ -140,11 +140,13 @@ class _Call:
             COMPUTE_TYPES[product.compute], DATA_TYPES["float64" if real is np.float64 else "float32"]
         )
         (rows_A, columns_A), (rows_B, columns_B) = product.stored
-        self.layouts = [
-            lib.matrix_layout_create(DATA_TYPES[product.inputs], rows_A, columns_A, product.lda),
-            lib.matrix_layout_create(DATA_TYPES[product.inputs], rows_B, columns_B, product.ldb),
-            lib.matrix_layout_create(DATA_TYPES[product.output], product.m, product.n, product.ldd),
-        ]
+        self.layouts: list[Any] = []  # one by one: those that there are are destroyed where a later one fails
+        for numbers, rows, columns, leading in (
+            (product.inputs, rows_A, columns_A, product.lda),
+            (product.inputs, rows_B, columns_B, product.ldb),
+            (product.output, product.m, product.n, product.ldd),
+        ):
+            self.layouts.append(lib.matrix_layout_create(DATA_TYPES[numbers], rows, columns, leading))
         self._set(MatmulDescAttribute.TRANSA, np.int32(OPERATIONS[product.op_A]))
         self._set(MatmulDescAttribute.TRANSB, np.int32(OPERATIONS[product.op_B]))
         self._set(MatmulDescAttribute.EPILOGUE, np.uint32(EPILOGUES[product.epilogue]))

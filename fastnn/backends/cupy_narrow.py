@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..optimizers import Optimizer
     from .cupy_arena import Arena, Pieces
 
-__all__ = ["TRIAL_STEPS", "WAYS", "Fused", "pieces_of_narrow", "why_not"]
+__all__ = ["TRIAL_ROWS", "TRIAL_STEPS", "WAYS", "Fused", "pieces_of_narrow", "why_not"]
 
 Array = Any
 WIDEST = 128  # units of a hidden layer

@@ -17,7 +17,8 @@ may be computed side by side, as two branches of the graph; where they are not, 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .base import Array
@@ -94,11 +95,11 @@ def way_back(
     return back
 
 
-def offered(buffers: Buffers, choices: list[Choice], m: int) -> list[Choice]:
-    """The same choices for another number of rows, too few to be worth timing; own kernels throughout if one is not
-    offered for it.
+def offered(buffers: Buffers, choices: list[Choice], numbers: Sequence[int]) -> list[Choice]:
+    """The same choices for other numbers of rows, too seldom to be worth timing; own kernels throughout if one is not
+    offered for one of them.
     """
-    for layer, choice in enumerate(choices):
+    for m, (layer, choice) in itertools.product(numbers, enumerate(choices)):
         products = [
             buffers.forward(layer, m, choice.forward),
             buffers.outer(layer, m, "BGRADB" if choice.biases == "BGRADB" else "DEFAULT"),

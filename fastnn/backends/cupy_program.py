@@ -19,10 +19,10 @@ from .base import Array, Job, Program
 from .cupy_arena import Arena, Pieces, pieces_of_program, steps_per_upload
 from .cupy_buffers import Buffers
 from .cupy_contract import Device
-from .cupy_narrow import Fused, pieces_of_narrow, why_not
+from .cupy_narrow import TRIAL_ROWS, Fused, pieces_of_narrow, why_not
 from .cupy_plan import choose, describe, offered, timings
 from .cupy_replay import Capture, Replay
-from .cupy_step import Step
+from .cupy_step import Step, cut
 from .cupy_stream import Feeder, HostRows
 from .cupy_trials import CAPTURED, Trials
 from .cupy_update import spans, update_constants
@@ -70,7 +70,8 @@ class CupyProgram(Program):
         super().__init__(replace(job, micro_batch=rows))
         self._backend, self._device = backend, device
         pieces, arena = self._take_memory(optimizer)
-        rows, self._arena, self.arena_bytes = self.micro_batch, arena, Arena.size(pieces)
+        self._arena, self.arena_bytes = arena, Arena.size(pieces)
+        rows = self.micro_batch = cut(self.batch_size, self.micro_batch)[0][1]  # what is timed is what steps do
         self._buffers = Buffers(net, device, arena, kind, compute, rows, backend.tuner)
         device.upload(arena["spans"], spans(net.layout.spans(), net.sizes))
         self._capture = Capture()
@@ -89,8 +90,8 @@ class CupyProgram(Program):
             if not self.why_not_fused:
                 self._fused = Fused(net, device, arena, optimizer, self.batch_size, job.micro_batch or self.batch_size)
                 self._trials = Trials(
-                    net, device, arena, optimizer, self.batch_size, rows, self._fused, self._bound,
-                    functools.partial(self._repeat, 0, self.batch_size),
+                    net, device, arena, optimizer, self.batch_size, rows, net.l2 / (job.training_rows or TRIAL_ROWS),
+                    self._fused, self._bound, functools.partial(self._repeat, 0, self.batch_size),
                 )  # fmt: skip
                 self._fusing = self._trials.fused_is_faster(backend.tuner, forced=bool(backend.fused))
                 self.why_not_fused = "" if self._fusing else f"{CAPTURED} were timed to be faster than fused ones"
@@ -257,7 +258,9 @@ class CupyProgram(Program):
         """A step of m rows of X, which is a buffer of the feeder where there is one."""
         _, y, weights, scale = self._data
         full, feeder = m == self.batch_size, self._feeder
-        choices = self._choices if full else offered(self._buffers, self._choices, min(m, self.micro_batch))
+        timed = {self.micro_batch} if full else set[int]()
+        others = sorted({rows for _, rows in cut(m, self.micro_batch)} - timed)
+        choices = offered(self._buffers, self._choices, others)
         own_order = None if feeder is None else (feeder.order, feeder.step)
         return Step(
             self._buffers, self.optimizer, X, y, self.batch_size, m, choices, scale,

@@ -35,6 +35,8 @@ class Trials:
     ----------
     batch, parts : int
         Rows of a step, and computed at a time where it is captured.
+    l2 : float
+        lambda / n, as the steps take it.
     bound : callable
         X, y -> a context inside which the program's steps are bound to these data.
     captured : callable
@@ -49,12 +51,14 @@ class Trials:
         optimizer: Optimizer,
         batch: int,
         parts: int,
+        l2: float,
         fused: Fused,
         bound: Callable[[Array, Array], AbstractContextManager[None]],
         captured: Callable[[int], None],
     ) -> None:
         self._net, self._device, self._arena, self._optimizer = net, device, arena, optimizer
         self._batch, self._parts, self._fused, self._bound, self._captured = batch, parts, fused, bound, captured
+        self._l2 = l2
         self._steps = min(TRIAL_STEPS, steps_per_upload(batch))
 
     def fused_is_faster(self, tuner: Tuner, *, forced: bool) -> bool:
@@ -113,7 +117,7 @@ class Trials:
         numbers = np.random.default_rng(0).standard_normal(arena["trial_X"].shape)
         device.upload(arena["trial_X"], numbers.astype(arena["trial_X"].dtype))
         device.upload(
-            arena["constants"][: self._steps], update_constants(rule, rule.t + 1, self._steps, net.l2, net.dtype)
+            arena["constants"][: self._steps], update_constants(rule, rule.t + 1, self._steps, self._l2, net.dtype)
         )
         try:
             with self._bound(arena["trial_X"], arena["trial_y"]):

@@ -34,7 +34,15 @@ def _moments(values: Array, weights: Array | None) -> tuple[Array, Array]:
     scaled = values / unit  # squares of the largest and of the smallest numbers are not to be had
     mean = np.average(scaled, axis=0, weights=weights)
     spread = np.sqrt(np.average((scaled - mean) ** 2, axis=0, weights=weights)) * unit
-    return mean * unit, np.where(spread > 0, spread, 1.0)
+    varies = _vary(values, weights)  # the mean of equal numbers is rounded, and they differ from it
+    equal = values[0] if weights is None else values[int(np.argmax(weights))]
+    return np.where(varies, mean * unit, equal), np.where(varies & (spread > 0), spread, 1.0)
+
+
+def _vary(values: Array, weights: Array | None) -> Array:
+    """Whether the targets that count differ, for each column."""
+    counted = values if weights is None else values[weights > 0]
+    return np.asarray(counted.max(axis=0) > counted.min(axis=0))
 
 
 class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
@@ -144,7 +152,7 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
         if is_robust(self.cost):
             self.mean_, spread = centre_and_spread(self.cost, y, shares)
             self.spread_ = np.where(spread > 0, spread, 1.0)
-        self._vary, self._rows_of_unit = y.max(axis=0) > y.min(axis=0), _sum(y, weights)
+        self._vary, self._rows_of_unit = _vary(y, shares), _sum(y, weights)
         return self._in_unit(y)
 
     def _follow(self, values: Array, weights: Array | None) -> None:
@@ -152,7 +160,7 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
         formulae and a pairwise algorithm for computing sample variances", 1979, eq. 2.1), and the network with them.
         """
         mean, spread = _moments(values, _shares(weights))
-        vary = values.max(axis=0) > values.min(axis=0)
+        vary = _vary(values, weights)
         rows_before = vars(self).get("_rows_of_unit", self._seen)  # a pickle of an older version has them there
         rows, before = _sum(values, weights), (self.mean_, np.where(self._vary, self.spread_, 0.0))
         share = rows / (rows_before + rows)

@@ -16,6 +16,7 @@ from .codes import LARS
 __all__ = ["LAYERWISE", "factor_of", "finish", "move", "prepare"]
 
 LAYERWISE = 3
+LONG, LIFT = 1e30, 2.0**64  # of a step, beyond which its direction is multiplied and it is divided: exact
 
 
 def _finish(theta, grad, share, l2):
@@ -104,15 +105,21 @@ def _move(rule, hyper, theta, grad, state1, decays, squares):
     own, other = np.sqrt(own), np.sqrt(other)
     if rule == LARS and decays:
         other += hyper[3] * own
-    ratio = own / other if own > 0 and other > 0 else 1.0
+    length = hyper[0] * (own / other if own > 0 and other > 0 else 1.0)
     if rule == LARS:
-        mu, rate = kind(hyper[1]), kind(hyper[0] * hyper[2] * ratio)
+        length *= hyper[2]
+    if length > LONG:  # as fastnn/optimizers.py; in a loop of its own, for the compiler may change a product's order
+        length /= LIFT
+        for i in range(theta.size):
+            grad[i] *= kind(LIFT)
+    rate = kind(length)
+    if rule == LARS:
+        mu = kind(hyper[1])
         for i in range(theta.size):
             v = mu * state1[i] + rate * grad[i]
             state1[i] = v
             theta[i] -= v
     else:
-        rate = kind(hyper[0] * ratio)
         for i in range(theta.size):
             theta[i] -= rate * grad[i]
 

@@ -46,6 +46,14 @@ __device__ __forceinline__ void store_squares(double own, double other, double* 
     }
 }
 
+// The length of a step, or, beyond 1e30, where float has no room, a 2^64th of it; `lift` is what the direction is to be
+// multiplied by then, exactly.
+__device__ __forceinline__ REAL length_of(double length, REAL* lift) {
+    const double power = length > 1e30 ? 18446744073709551616.0 : 1;
+    *lift = (REAL)power;
+    return (REAL)(length / power);
+}
+
 extern "C" __global__ void lars_norms(const REAL* theta, const REAL* Delta, const int64* spans, double* partials,
                                       double* squares, const REAL* constants, int64 width, const int64* step,
                                       REAL rows) {
@@ -114,11 +122,12 @@ extern "C" __global__ void lars_move(REAL* theta, const REAL* Delta, REAL* veloc
     const REAL* c = constants + step[0] * width;
     const REAL decay = c[0], rate = c[1], mu = c[2], weight_decay = c[4];
     const Part part = part_of_block(spans);
-    const REAL beta = part.weights ? weight_decay : 0, length = (REAL)(rate * ratios[blockIdx.y]);
+    REAL lift;
+    const REAL beta = part.weights ? weight_decay : 0, length = length_of(rate * ratios[blockIdx.y], &lift);
     Walk walk(part, first_index(), index_stride());
     for (int64 i = part.begin + first_index(); i < part.end; i += index_stride()) {
         const REAL D = part_gradient(theta, Delta, i, part, walk, rows, decay);
-        const REAL v = mu * velocity[i] + length * (D + beta * theta[i]);
+        const REAL v = mu * velocity[i] + length * (lift * (D + beta * theta[i]));
         velocity[i] = v;
         theta[i] -= v;
         advance(&walk);
@@ -131,7 +140,9 @@ extern "C" __global__ void lamb_move(REAL* theta, const REAL* first_moment, cons
     const REAL* c = constants + step[0] * width;
     const REAL rate = c[1], scale = c[4], correction = c[5], eps = c[6], weight_decay = c[7];
     const Part part = part_of_block(spans);
-    const REAL beta = part.weights ? weight_decay : 0, length = (REAL)(rate * ratios[blockIdx.y]);
+    REAL lift;
+    const REAL beta = part.weights ? weight_decay : 0, length = length_of(rate * ratios[blockIdx.y], &lift);
     for (int64 i = part.begin + first_index(); i < part.end; i += index_stride())
-        theta[i] -= length * lamb_direction(theta[i], first_moment[i], second_moment[i], scale, correction, eps, beta);
+        theta[i] -=
+            length * (lift * lamb_direction(theta[i], first_moment[i], second_moment[i], scale, correction, eps, beta));
 }
