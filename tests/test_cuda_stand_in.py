@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ import test_cuda_narrow as narrow
 from cuda_cases import Memory
 from cuda_on_cpu import CompilerMissing, KernelFault, ShimDevice, builder, library
 
+import fastnn
 from fastnn.activations import Identity, ReLU, Sigmoid, Softmax, Tanh
-from fastnn.kernels.cuda import sources
+from fastnn.kernels.cuda import launchers, sources, step
+from fastnn.kernels.cuda import narrow as fused
 from fastnn.kernels.cuda.clip import ClipKernels, clip_partials_shape
 from fastnn.kernels.cuda.launchers import Kernels, partials_shape, scratch_size
 from fastnn.kernels.cuda.layerwise import LayerwiseKernels, layer_partials_shape, layer_ratios_shape
@@ -303,3 +306,23 @@ def test_what_the_compiler_refuses_is_shown(monkeypatch):
     monkeypatch.setattr(builder, "translation_unit", lambda: "int main( {")
     with pytest.raises(RuntimeError, match=r"g\+\+ refuses the CUDA kernels:[\s\S]*error"):
         library.__wrapped__("float32")
+
+
+def test_numbers_that_stand_in_sources_and_in_python_are_the_same():
+    defined = {
+        name: int(value)
+        for source in (*sources.files(), "layers.cuh", "common.cuh", "errors.cuh")
+        for name, value in re.findall(r"^#define (\w+) (\d+)\b", sources.read(source), re.MULTILINE)
+    }
+    assert defined["OF_A_SPAN"] == step.OF_A_SPAN
+    assert defined["OF_A_LAYER"] == fused.OF_A_LAYER
+    assert defined["REDUCTION_BLOCKS"] == launchers.REDUCTION_BLOCKS
+    assert defined["WARP"] == launchers.WARP
+    assert defined["MAX_THREADS"] == launchers.THREADS
+    assert defined["MAX_WARPS"] == 1024 // launchers.WARP
+    assert defined["CONSTANTS"] == max(step.CONSTANTS[rule] for rule in fused.RULES)
+    pairs = [
+        fastnn.Network([1, 1], output="identity", cost=cost, backend="numpy").pair
+        for cost in ("huber:1", "quantile:.5")
+    ]
+    assert [defined["HUBER"], defined["QUANTILE"]] == [pair.code for pair in pairs]

@@ -242,7 +242,7 @@ class Kernels:
         real: Array,
         shape: tuple[Dim, Dim],
         arrays: tuple[Any, ...],
-        sizes: tuple[int, ...],
+        sizes: tuple[float, ...],
         partials: Array,
     ) -> None:
         check_shape("partials", partials, partials_shape())

@@ -11,7 +11,7 @@
 //   z, delta (rows, cols) STORE, rows z_ld and delta_ld apart, delta overwritten; it may be z itself. b (cols,) REAL.
 //   y: classes (available,) int64 or values (available, cols) REAL; row i of the batch has the targets
 //   of row order[step[0] * batch + offset + i]. weights (available,) REAL, by which the row's cost and delta are
-//   multiplied, where `weighted` is not 0; else it is not read. partials (2, MAX_BLOCKS) double: cost and hits of each
+//   multiplied, where `weighted` is not 0; else it is not read. partials (2, REDUCTION_BLOCKS) double: cost and hits of each
 //   block, overwritten, or added to where `accumulate` is not 0 (the next part of a batch).
 //
 // A row is done by `lanes` neighbouring lanes of a warp, a power of two: few for few columns. All threads take
@@ -21,13 +21,13 @@
 // or a row number out of range makes the cost NaN and never reads foreign memory.
 #include "output.cuh"
 
-#define MAX_BLOCKS 256
+#define REDUCTION_BLOCKS 256
 
 __device__ __forceinline__ void store_sums(Sums sums, double* partials, int accumulate) {
     __shared__ double cost_of_warp[MAX_WARPS], hits_of_warp[MAX_WARPS];
     const double cost = block_sum(sums.cost, cost_of_warp), hits = block_sum(sums.hits, hits_of_warp);
     if (threadIdx.x == 0) {
-        double *its_cost = partials + blockIdx.x, *its_hits = partials + MAX_BLOCKS + blockIdx.x;
+        double *its_cost = partials + blockIdx.x, *its_hits = partials + REDUCTION_BLOCKS + blockIdx.x;
         *its_cost = accumulate ? *its_cost + cost : cost;
         *its_hits = accumulate ? *its_hits + hits : hits;
     }

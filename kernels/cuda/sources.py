@@ -177,7 +177,7 @@ def rows_apart(x: Any, ld: int) -> bool:
     """Whether x is a matrix whose rows, each without gaps, begin `ld` elements apart."""
     if x.ndim != 2 or (x.shape[1] > 1 and x.strides[1] != x.itemsize):
         return False
-    return ld >= x.shape[1] and (x.shape[0] <= 1 or x.strides[0] == ld * x.itemsize)
+    return bool(ld >= x.shape[1] and (x.shape[0] <= 1 or x.strides[0] == ld * x.itemsize))
 
 
 def _argument(
