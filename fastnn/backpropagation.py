@@ -178,7 +178,16 @@ class Backpropagation:
         weights, total = row_weights.for_rows(sample_weight, cast("Network", self), targets)
         if training_rows is not None:
             total = positive_integer("training_rows", training_rows)
-        cost_sum, Delta = 0.0, None
+        of_program = self.backend.gradient(
+            cast("Network", self), x, targets, np.arange(m), weights, self.l2 / total, micro_batch
+        )
+        return self._cost_and_gradient(x, targets, weights, total, step) if of_program is None else of_program[:2]
+
+    def _cost_and_gradient(
+        self, x: Array, targets: Array, weights: Array | None, total: float, step: int
+    ) -> tuple[float, Array]:
+        """The same of prepared rows by the engine's operations, `step` rows at a time."""
+        m, cost_sum, Delta = x.shape[0], 0.0, None
         for start in range(0, m, step):
             part = slice(start, start + step)
             of_rows = None if weights is None else weights[part]

@@ -85,7 +85,7 @@ def gradcheck(
     seed: int = 0,
     verbose: bool = True,
 ) -> GradientReport:
-    """Compare the engine's gradient with central differences over every parameter, in float64.
+    """Compare the gradient by the engine's operations with central differences over every parameter, in float64.
 
     The check runs on a float64 copy of the network on the same engine; `net` is not changed. Above
     20,000 parameters a seeded sample of 20,000 is checked, which the report says. Where +-h moves
@@ -122,7 +122,8 @@ def gradcheck(
     twin.scale = net.scale
     x = twin._inputs(X)
     t = twin._targets(y, x.shape[0])
-    D = np.array(twin.backend.to_numpy(twin.cost_and_gradient(x, t)[1]))
+    rows = x.shape[0]
+    D = np.array(twin.backend.to_numpy(twin._cost_and_gradient(x, t, None, rows, rows)[1]))
     total = twin.layout.size
     sampled = total > ALL_PARAMETERS
     chosen = (

@@ -143,6 +143,12 @@ class _Search:
         cost_sum, hits, Delta = 0.0, 0, None
         with np.errstate(all="ignore"):
             for rows in self._parts:
+                found = net.backend.gradient(net, data.x, data.y, rows, data.weights, 0.0, None, data.scale or 1.0)
+                if found is not None:
+                    of_part, D, right = found
+                    Delta = D * D.dtype.type(len(rows)) if Delta is None else Delta + D * D.dtype.type(len(rows))
+                    cost_sum, hits = cost_sum + of_part * len(rows), hits + (right or 0)
+                    continue
                 y, weights = data.y[rows], None if data.weights is None else data.weights[rows]
                 of_part, Delta, h = net.backpropagate(data.rows(net, rows), y, Delta, weights)
                 cost_sum += of_part

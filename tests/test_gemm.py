@@ -47,7 +47,7 @@ def test_beta_of_zero_ignores_what_was_there(dtype):
 
 def test_a_matrix_too_long_for_blas_is_refused(monkeypatch):
     backend = fastnn.get_backend("numba")
-    monkeypatch.setattr("fastnn.backends.numba_backend.MOST", 5)
+    monkeypatch.setattr("fastnn.backends.numba_program.MOST", 5)
     a, W, delta = np.ones((6, 2)), np.ones((3, 2)), np.ones((6, 3))
     for refused in (
         lambda: backend.dense_forward(a, W, np.ones(3)),

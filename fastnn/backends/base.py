@@ -170,6 +170,38 @@ class Backend(ABC):
         self._update(optimizer, theta, grad, optimizer.t + 1)
         optimizer.t += 1  # not where the update has failed
 
+    def gradient(
+        self,
+        net: Network,
+        X: Array,
+        y: Array,
+        order: Array,
+        weights: Array | None,
+        l2: float,
+        micro_batch: int | None = None,
+        scale: float = 1.0,
+    ) -> tuple[float, Array, int | None] | None:
+        """J, D (P,) and the number of rows that are right (None for values) over the rows `order` (m,) int64 of X and
+        y, or None where the engine has no faster way than its operations one by one (fastnn/backpropagation.py).
+
+        X : (n, s_1), of a dtype that programs read, integers times `scale`; y : (n,) int64 classes or (n, K)
+        weights : (n,), factors of the rows' costs; l2 : lambda / n of the L2 term, part of J and D
+        """
+        return self._gradient(net, X, y, order, weights, l2, micro_batch, scale)
+
+    def _gradient(
+        self,
+        net: Network,
+        X: Array,
+        y: Array,
+        order: Array,
+        weights: Array | None,
+        l2: float,
+        micro_batch: int | None,
+        scale: float,
+    ) -> tuple[float, Array, int | None] | None:
+        return None
+
     def flush_subnormals(self, *vectors: Array) -> None:  # noqa: B027
         """`fit` calls it after each epoch with what it has moved: numbers too small to be normal become 0 where
         arithmetic on them is slow and steps leave them (kernels/cpu/subnormal.py).

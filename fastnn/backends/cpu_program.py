@@ -29,6 +29,7 @@ __all__ = [
     "check_range",
     "dropout_of",
     "hyper_rows",
+    "no_dropout",
     "slopes_of",
     "states_of",
     "targets_of",
@@ -68,6 +69,16 @@ def dropout_of(net: Network) -> dict[str, Array]:
         "limits": np.array([limit_of(rate) for rate in rates], np.int64),
         "kept": np.array([1 - rate for rate in rates], net.dtype),
         "scales": np.array([scale_of(rate) for rate in rates], net.dtype),
+    }
+
+
+def no_dropout(net: Network) -> dict[str, Array]:
+    """The same of a network that leaves no unit out."""
+    layers = len(net.sizes) - 1
+    return {
+        "limits": np.full(layers, limit_of(0.0), np.int64),
+        "kept": np.ones(layers, net.dtype),
+        "scales": np.full(layers, scale_of(0.0), net.dtype),
     }
 
 
@@ -184,7 +195,8 @@ class TeamProgram(Program):
         if not self.continues:
             self._costs[...] = 0
             self._hits[...] = 0
-        return self.plan.threads if self._fixed else min(self.plan.threads, usable_threads())
+        planned = self.plan.threads
+        return planned if self._fixed or planned == 1 else min(planned, usable_threads())
 
     def _arguments(
         self, X: Array, y: Array, order: Array, start: int, stop: int, native: bool = False

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from ..errors import BackendUnavailable
 from ..interrupts import loading
 from ..optimizers import LayerWise
 from .base import Array, Job, Program, Waiting
-from .host import HostBackend, aligned
+from .host import HostBackend
 
 try:
     import numba  # noqa: F401 - the reason below names what is missing
@@ -37,25 +38,24 @@ except ImportError as error:
 from ..kernels.cpu import JIT, gemm, layerwise, operations, undisturbed_by
 from ..kernels.cpu.compiling import announced
 from ..kernels.cpu.gather import READABLE
-from ..kernels.cpu.on_demand import DROP, parts
 from ..kernels.cpu.one_row import one_row
 from ..kernels.cpu.prediction import prediction
-from ..kernels.cpu.program import FlatMemory, FlatShape, training_program
 from ..kernels.cpu.subnormal import as_zero
-from ..kernels.cpu.team import new_barrier
 from .cpu_beside import compile_beside
-from .cpu_blas import Blas, blas_of_process
+from .cpu_blas import blas_of_process
 from .cpu_crew import run_parts, run_team
 from .cpu_explain import explain_plan
 from .cpu_machine import AMX_FEW
 from .cpu_plan import Plan, Problem, Wishes, choose_plan
-from .cpu_program import TeamProgram, any_of_z, dropout_of, slopes_of, states_of, targets_of, two_states, weights_of
+from .cpu_program import states_of, targets_of, two_states, weights_of
 from .cpu_row import SharedRow
 from .cpu_rows import PREDICTION_ROWS, by_part, converted, factor_of
 from .cpu_threads import blas_on_one_thread, sharing, usable_threads
 from .cpu_unit import FOR_BYTES, unit_may_be_shared, why_no_unit
 from .numba_amx import OCTETS, AmxPredictor, AmxProgram, any_few
+from .numba_gradient import GradientProgram, Gradients
 from .numba_panels import PanelPredictor, PanelProgram, likely_parts, packing_rows, without_last
+from .numba_program import NumbaProgram, check_dimensions, shapes_of
 
 if TYPE_CHECKING:
     from ..network import Network
@@ -66,7 +66,6 @@ __all__ = ["NumbaBackend"]
 # Products or a prediction below the first are over before BLAS's threads could be told to rest; above the second,
 # a thread more pays for being started.
 ONE_THREAD_FLOPS, TEAM_FLOPS = 1_000_000, 20_000_000
-MOST = 2**31 - 1  # rows or columns of a matrix that BLAS of 32-bit integers can take
 # Rows, and rows times units of the widest hidden layer, from which the matrix unit predicts faster; bytes, which would
 # have to be converted elsewhere, at any width.
 UNIT_ROWS, UNIT_WIDTH, UNIT_OUTPUTS = 1024, 64, 1 << 18
@@ -120,6 +119,7 @@ class NumbaBackend(HostBackend):
             else "float32 in three parts of bfloat16, as exact as products of float32"
             + (FOR_BYTES if self._unit_shared else "")
         )
+        self._gradients: WeakKeyDictionary[Network, Gradients] = WeakKeyDictionary()
         self.blas = blas_of_process()
         self.products = str(self.blas) if JIT else "NumPy, because NUMBA_DISABLE_JIT is set"
         with loading():  # it is compiled, or read from disk
@@ -130,7 +130,7 @@ class NumbaBackend(HostBackend):
     # ---- operations; arrays that are not C-contiguous are copied into ones that are -----------------
 
     def _dense_forward(self, a: Array, W: Array, b: Array, out: Array) -> Array:
-        _check_dimensions(*a.shape, *W.shape)
+        check_dimensions(*a.shape, *W.shape)
         a, W, b = _c(a), _c(W), _c(b)
 
         def part(first: int, last: int) -> None:
@@ -166,7 +166,7 @@ class NumbaBackend(HostBackend):
         return float(operations.cost_of_rows(pair.code, a.dtype.type(pair.parameter or 0), *rows))
 
     def _propagate_delta(self, delta: Array, W: Array, activation: Activation, z: Array, a: Array, out: Array) -> Array:
-        _check_dimensions(*delta.shape, *W.shape)
+        check_dimensions(*delta.shape, *W.shape)
         delta, W, a = _c(delta), _c(W), _c(a)
         if activation.of_z:  # what the kernel wants in place of a then
             a, zeros = np.empty(z.shape, z.dtype), np.zeros(z.shape[1], z.dtype)
@@ -181,7 +181,7 @@ class NumbaBackend(HostBackend):
         return out
 
     def _accumulate(self, Delta_W: Array, Delta_b: Array, delta: Array, a: Array) -> None:
-        _check_dimensions(*delta.shape, *a.shape)
+        check_dimensions(*delta.shape, *a.shape)
         delta, a = _c(delta), _c(a)
         self._in_parts(
             lambda first, last: gemm.gemm_tn_columns(delta, first, last, a, Delta_W, 1.0, 1.0),
@@ -331,6 +331,24 @@ class NumbaBackend(HostBackend):
         with blas_on_one_thread():
             return run_team(part, team)
 
+    def _gradient(
+        self,
+        net: Network,
+        X: Array,
+        y: Array,
+        order: Array,
+        weights: Array | None,
+        l2: float,
+        micro_batch: int | None,
+        scale: float,
+    ) -> tuple[float, Array, int | None] | None:
+        if not JIT:
+            return None
+        gradients = self._gradients.get(net)
+        if gradients is None:
+            gradients = self._gradients[net] = Gradients(lambda job: GradientProgram(job, self.choose(job), self.blas))
+        return gradients(net, X, y, order, weights, l2, micro_batch, scale)
+
     def _team_for(self, total: int, flops: int) -> int:
         return min(self._most_threads(), total) if flops > TEAM_FLOPS else 1
 
@@ -393,7 +411,7 @@ class _Predictor:
     """What a prediction needs of a network, made once: for one row it would take longer than the prediction."""
 
     def __init__(self, net: Network, threads: Callable[[], int], most: int | None) -> None:
-        sizes, offsets, starts, codes, slopes = shapes = _shapes(net)
+        sizes, offsets, starts, codes, slopes = shapes = shapes_of(net)
         # for outputs that are not activated, and that are
         self.shapes = (sizes, offsets, starts, without_last(codes), slopes), shapes
         self.dtype = net.dtype
@@ -420,75 +438,3 @@ class _Predictor:
         """`one_row`, (x, layers, h) -> whether x is finite; compiled when first wanted."""
         self.one_row = self._making()
         return self.one_row
-
-
-class NumbaProgram(TeamProgram):
-    """One compiled call per thread for a whole slice of steps; the workspace is allocated here, once."""
-
-    def __init__(self, job: Job, plan: Plan, blas: Blas) -> None:
-        super().__init__(job, plan)
-        self._blas, net = blas, job.net
-        dtype, team, C = net.dtype, self.plan.threads, self.plan.chunk
-        K, widest = net.sizes[-1], max(net.sizes[1:])
-        shapes = _shapes(net)
-        width = int(shapes[2][-1])
-
-        def scratch(*shape: int) -> Array:
-            return aligned(shape, dtype)
-
-        # theta and the optimizer's state, which are not the program's: their place is taken in each run
-        others = aligned((0,), dtype)
-        self._shape = FlatShape(*shapes, net.pair.code, **dropout_of(net))
-        self._parts = parts(dtype, {DROP} if any(net.dropout) else set())
-        self._memory = FlatMemory(
-            theta=others,
-            grads=scratch(team if self.plan.sliced else 1, net.layout.size),
-            state1=others,
-            state2=others,
-            x=scratch(C * net.sizes[0]),
-            a=scratch(C * width),
-            d=scratch(C * width),
-            beside=scratch(C * width if any_of_z(net) else 0),
-            h=scratch(C * K),
-            classes=np.empty(C, np.int64),
-            values=scratch(C * K),
-            weights=scratch(C),
-            partials=scratch(team * widest),
-            costs=self._costs,
-            hits=self._hits,
-            squares=np.zeros((len(net.sizes) - 1, 2, team, 2)),
-        )
-        self._worker: Any = training_program(dtype)
-
-    def _capacity(self) -> int:
-        return self.plan.chunk
-
-    def _run(self, X: Array, y: Array, order: Array, start: int, stop: int, rates: Array | None) -> tuple[float, int]:
-        team = self._team()
-        self._memory.squares[...] = 0  # members of the plan who stay away add nothing
-        data, run = self._arguments(X, y, order, start, stop)
-        rule, meeting = self._rule(X, rates), new_barrier(team)
-        state1, state2 = two_states(states_of(self.optimizer, self.net.theta), self.net.dtype)
-        memory = self._memory._replace(theta=self.net.theta, state1=state1, state2=state2)
-
-        def work(me: int) -> None:
-            with self._blas.one_thread_here():
-                self._steps(me, team, self.plan.sliced, meeting, self._parts, data, run, self._shape, rule, memory)
-
-        with blas_on_one_thread():
-            run_team(work, team)
-        return self._finish(y, order, start, stop)
-
-
-def _shapes(net: Network) -> tuple[Array, Array, Array, Array, Array]:
-    """Sizes, offsets of the layers in theta, starts of layers 2..L in a row of activations, codes and slopes."""
-    _check_dimensions(*net.sizes)
-    sizes = np.array(net.sizes, np.int64)
-    starts = np.concatenate([[0], np.cumsum(sizes[1:])]).astype(np.int64)
-    codes = np.array([g.code for g in net.activations], np.int64)
-    return sizes, net.layout.offsets, starts, codes, slopes_of(net)
-
-
-def _check_dimensions(*dimensions: int) -> None:
-    if max(dimensions) > MOST:
-        raise ValueError(f"a matrix product takes at most {MOST:,} rows or columns, got {max(dimensions):,}")
