@@ -287,6 +287,17 @@ def evaluate(
 
 
 @app.command()
+def inspect(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `fastnn train` or net.save wrote.")],
+    json: Json = False,
+) -> None:
+    """Say what a model file holds: its network, its training, and the columns it takes with their treatment."""
+    from .inspection import inspect as run
+
+    run(model, as_json=json)
+
+
+@app.command()
 def export(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `fastnn train` or net.save wrote.")],
     file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="To write.")],

@@ -23,7 +23,7 @@ from ..training import History
 from .errors import remark
 from .settings import TrainOptions
 
-__all__ = ["Checkpoint"]
+__all__ = ["KIND", "Checkpoint"]
 
 KIND, BEST, VERSION = "checkpoint", ".checkpoint-best-", 1
 # options that may be others when a training goes on; which data they name is told by the data themselves

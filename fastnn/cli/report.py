@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..confusion import worst_pairs
@@ -16,10 +17,11 @@ from .settings import TrainOptions, course
 if TYPE_CHECKING:
     from .training import Outcome
 
-__all__ = ["after", "before", "evaluation"]
+__all__ = ["after", "before", "evaluation", "line", "shown_names"]
 
 WIDEST = 16  # classes; a wider confusion matrix is shown as its most frequent mistakes
 PAIRS = 12
+FEW_NAMES = 8  # of categories or classes that are listed in a line
 HALF = 0.5  # of the rows: a class that is so frequent is told beside the accuracy
 RISEN = 1.1  # times its least: a validation cost that has risen
 
@@ -27,6 +29,12 @@ RISEN = 1.1  # times its least: a validation cost that has risen
 def line(label: str, text: str) -> None:
     """One labelled line on stdout."""
     print(f"{label:<11}{text}", flush=True)
+
+
+def shown_names(names: Sequence[Any]) -> str:
+    """The first of the names, and how many more there are."""
+    more = f" and {len(names) - FEW_NAMES:,} more" if len(names) > FEW_NAMES else ""
+    return ", ".join(map(str, names[:FEW_NAMES])) + more
 
 
 def before(options: TrainOptions, data: DataSet, parts: Parts, net: Network, explain: bool = False) -> None:

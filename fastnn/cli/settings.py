@@ -295,6 +295,8 @@ def _source(options: TrainOptions) -> tuple[Defaults, Callable[[], DataSet]]:
 def _table(source: str, target: str, options: TrainOptions, choice: tables.Choice) -> DataSet:
     """The table, with the rows of --test."""
     data = tables.load(source, target, task=options.task, choice=choice)
+    if options.drop:  # for `fastnn inspect`; predictions do not need it
+        data.preprocessing["dropped"] = list(options.drop)
     if options.test is not None:
         data.test = tables.load_test(options.test, data.preprocessing, data.notes)
         data.notes.append(f"test rows: {len(data.test[1]):,} of {options.test}")
