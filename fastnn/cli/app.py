@@ -77,7 +77,10 @@ def train(
     ] = None,
     test: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE", help="Test on this table, instead of on a fifth of the rows that are set apart."),
+        typer.Option(
+            metavar="FILE|FRACTION",
+            help="Test on this table, or on so many of the rows, set apart; a fifth if not given, 0 for no test.",
+        ),
     ] = None,
     task: Annotated[
         str | None,

@@ -12,7 +12,7 @@ from ..data.dataset import DataSet, Parts
 from ..evaluation import Evaluation
 from ..network import Network
 from ..schedules import Schedule
-from .settings import TrainOptions, course
+from .settings import TrainOptions, course, test_share
 
 if TYPE_CHECKING:
     from .training import Outcome
@@ -43,15 +43,14 @@ def before(options: TrainOptions, data: DataSet, parts: Parts, net: Network, exp
     watched = len(parts.validation[1]) if parts.validation else 0
     kind = f"{len(data.classes)} classes" if data.classes is not None else "regression"
     line("engine", net.backend_reason)
-    line(
-        "data",
-        f"{data.title}: {train + watched + (0 if options.test else test):,} rows, {data.X.shape[1]:,} features, {kind}",
-    )
+    rows = train + watched + (0 if test_share(options) is None else test)
+    line("data", f"{data.title}: {rows:,} rows, {data.X.shape[1]:,} features, {kind}")
     for note in data.notes:
         line("", note)
     how = "by class, " if data.classes is not None else ""
     own = "the set's own " if data.test is not None else ""
-    line("split", f"{train:,} training, {watched:,} validation, {own}{test:,} test rows; {how}seed {options.seed}")
+    tested = f"{own}{test:,}" if test else "no"
+    line("split", f"{train:,} training, {watched:,} validation, {tested} test rows; {how}seed {options.seed}")
     hidden = f"{options.activation}, " if len(net.sizes) > 2 else ""
     line(
         "network",
@@ -113,7 +112,10 @@ def after(data: DataSet, parts: Parts, net: Network, outcome: Outcome) -> None:
         f"{outcome.seconds:.2f} s"
         + (f", {outcome.compiling:.2f} s of them to compile kernels, once" if outcome.compiling else ""),
     )
-    evaluation("test", outcome.test, " not seen in training")
+    if outcome.test is None:
+        line("test", "none: with --test 0 no rows were set apart; fastnn evaluate tests a model on a labelled file")
+    else:
+        evaluation("test", outcome.test, " not seen in training")
     for label, path in (("curve", outcome.plot), ("model", outcome.model)):
         if path is not None:
             line(label, path + (" (an earlier file was overwritten)" if path in outcome.overwritten else ""))
