@@ -48,6 +48,12 @@ class Evaluation:
         Of a network that was trained for a quantile: the fraction of targets below its answers.
     majority : (class, float) or None
         The most frequent class of these rows, and the accuracy of who always answers that.
+    gain : (float, float) or None
+        By how much the network is better than one answer for all rows, as a mean over the rows, and the standard error
+        of that: of classes the accuracy beyond that of the most frequent class, of quantities the squared error less
+        than that of their mean, in its unit. None of a single row, or where all have the same target.
+    better : bool or None
+        Whether it is better by more than the standard error.
     confusion : (K, K) int64 or None
         Rows of class t that were answered p.
     classes : list or None
@@ -63,6 +69,7 @@ class Evaluation:
     rmse: float | None = None
     mae: float | None = None
     below: float | None = None
+    gain: tuple[float, float] | None = None
     roc_auc: float | None = None
     confusion: NDArray[np.int64] | None = None
     classes: list[Any] | None = None
@@ -75,6 +82,10 @@ class Evaluation:
         of_class = self.confusion.sum(axis=1)
         most = int(of_class.argmax())
         return self.classes[most], float(of_class[most] / of_class.sum())
+
+    @property
+    def better(self) -> bool | None:
+        return None if self.gain is None else self.gain[0] > self.gain[1]
 
     @property
     def balanced_accuracy(self) -> float | None:
@@ -101,6 +112,25 @@ def _roc_auc(p: NDArray[Any], second: NDArray[np.bool_]) -> float | None:
     return float((ranks[place][second].sum() - m * (m + 1) / 2) / (m * n))
 
 
+def _gain(loss: NDArray[Any], of_constant: NDArray[Any]) -> tuple[float, float] | None:
+    """How much less the loss of the rows is in the mean, and the standard error of that, the rows being paired."""
+    if len(loss) < 2 or not of_constant.any():
+        return None
+    less = of_constant - loss
+    return float(less.mean()), float(less.std(ddof=1) / np.sqrt(len(less)))
+
+
+def _gain_of_classes(matrix: NDArray[np.int64]) -> tuple[float, float] | None:
+    """The same of right answers beyond those of the most frequent class."""
+    most = int(matrix.sum(axis=1).argmax())
+    lost = int(matrix[most].sum() - matrix[most, most])
+    won = int(matrix.trace() - matrix[most, most])
+    both = int(matrix[most, most])
+    neither = int(matrix.sum()) - lost - won - both
+    wrong, of_constant = (np.repeat(v, [lost, won, both, neither]) for v in ([1.0, 0, 0, 1], [0.0, 1, 0, 1]))
+    return _gain(wrong, of_constant)
+
+
 def evaluated(net: Network, known: Mapping[str, Any], X: Any, y: Any) -> Evaluation:
     """Of rows and targets as the network takes them, scaled already; known: its preprocessing."""
     cost, classes, h = net.mean_cost(X, y, l2=False), known["classes"], net._outputs(X)
@@ -108,11 +138,14 @@ def evaluated(net: Network, known: Mapping[str, Any], X: Any, y: Any) -> Evaluat
         matrix = confusion_matrix(np.asarray(y), np.asarray(net._answers(h)), len(classes))
         auc = _roc_auc(np.asarray(h, np.float64)[:, 1], np.asarray(y) == 1) if len(classes) == 2 else None
         accuracy = float(matrix.trace() / matrix.sum())
-        return Evaluation(len(y), cost, accuracy, roc_auc=auc, confusion=matrix, classes=list(classes))
-    error = preprocessing.unscale_target(dict(known), net._answers(h)) - preprocessing.unscale_target(dict(known), y)
+        gain = _gain_of_classes(matrix)
+        return Evaluation(len(y), cost, accuracy, roc_auc=auc, gain=gain, confusion=matrix, classes=list(classes))
+    truth = preprocessing.unscale_target(dict(known), y)
+    error = preprocessing.unscale_target(dict(known), net._answers(h)) - truth
+    gain = _gain(error**2, (truth - truth.mean()) ** 2)
     rmse, mae = float(np.sqrt(np.mean(error**2))), float(np.abs(error).mean())
     below = float((error > 0).mean()) if net.cost.startswith("quantile") else None
-    return Evaluation(len(y), cost, r2=net._score(h, y), rmse=rmse, mae=mae, below=below)
+    return Evaluation(len(y), cost, r2=net._score(h, y), rmse=rmse, mae=mae, below=below, gain=gain)
 
 
 def evaluate_file(net: Network, path: str | os.PathLike[str]) -> Evaluation:

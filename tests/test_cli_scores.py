@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 import fastnn
 from fastnn.cli.app import app
 
-HOMES = "train homes.csv --target sold --drop id --missing mean --no-plot --backend numpy --save m"
+QUIET = "--no-plot --backend numpy --save m"
+HOMES = f"train homes.csv --target sold --drop id --missing mean {QUIET}"
 
 
 @pytest.fixture
@@ -92,3 +93,49 @@ def test_a_test_that_is_none(cli, given):
 def test_mnist_has_test_rows_of_its_own(cli):
     code, _, err = cli("train", "mnist", "--test", "0.1")
     assert (code, "--test 0.1 is not for 'mnist', which has test rows of its own" in err) == (2, True)
+
+
+@pytest.mark.parametrize("learnt", [True, False])
+def test_the_most_frequent_class_is_told_always(cli, tmp_path, learnt):
+    """Of three classes none of which is the half; and where the model is no better, that is told too."""
+    rng = np.random.default_rng(1)
+    x, kinds = rng.standard_normal(600), np.repeat(["a", "b", "c"], [240, 200, 160])
+    x = x if not learnt else x + np.repeat([0, 5, 10], [240, 200, 160])
+    (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"{v:.4f},{k}\n" for v, k in zip(x, kinds, strict=True)))
+    words = f"train t.csv --target y --epochs 30 --hidden 16 {QUIET}".split()
+    code, out, err = cli(*words)
+    assert code == 0, err
+    assert "baseline: always a, accuracy 40.00 %" in out
+    assert ("by accuracy this model is not better than that (" in out) is not learnt
+    code, out, _ = cli("evaluate", "m", "t.csv")
+    assert "baseline: always a, accuracy 40.00 %" in out
+    assert json.loads(cli(*words, "--json")[1])["better_than_baseline"] is learnt
+
+
+def test_balanced_accuracy_is_told_where_accuracy_is_that_of_the_frequent_class(cli, tmp_path):
+    rng = np.random.default_rng(0)
+    rare = np.arange(800) % 20 == 0
+    x = rng.standard_normal(800) + 1.5 * rare
+    (tmp_path / "t.csv").write_text(
+        "x,y\n" + "".join(f"{v:.4f},{'ny'[int(r)]}\n" for v, r in zip(x, rare, strict=True))
+    )
+    code, out, err = cli(*f"train t.csv --target y --epochs 20 --balanced {QUIET}".split())
+    assert code == 0, err
+    assert "this model is not better than that (-" in out
+    assert "but its balanced accuracy is " in out
+    assert "that of the baseline 50.00 %" in out
+
+
+@pytest.mark.parametrize("learnt", [True, False])
+def test_quantities_that_are_not_better_known_than_by_their_mean(cli, tmp_path, learnt):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, 300))
+    y = y + 3 * x if learnt else y
+    (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"{a:.4f},{b:.4f}\n" for a, b in zip(x, y, strict=True)))
+    words = f"train t.csv --target y --epochs 30 {QUIET}".split()
+    code, out, err = cli(*words)
+    assert code == 0, err
+    assert ("not better than always answering the mean" in out) is not learnt
+    assert json.loads(cli(*words, "--json")[1])["better_than_baseline"] is learnt
+    (tmp_path / "one.csv").write_text("x,y\n1,2\n")
+    assert json.loads(cli("evaluate", "m", "one.csv", "--json")[1])["better_than_baseline"] is None

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn import metrics
 
 import fastnn
 from fastnn.cli.app import app
 from fastnn.confusion import confusion_matrix
-from fastnn.evaluation import Evaluation, _roc_auc, evaluate_file
+from fastnn.evaluation import Evaluation, _gain_of_classes, _roc_auc, evaluate_file
 
 codes = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40)
 
@@ -23,6 +24,19 @@ def test_of_classes(pairs):
     found = Evaluation(len(y), 0.0, confusion=confusion_matrix(y, answers, 4))
     assert found.balanced_accuracy == pytest.approx(metrics.balanced_accuracy_score(y, answers))
     assert found.f1 == pytest.approx(metrics.f1_score(y, answers, average="macro", zero_division=0))
+
+
+@given(codes)
+def test_gain_over_the_most_frequent_class(pairs):
+    """Against the mean of the paired differences of the rows, and its standard error."""
+    y, answers = np.array(pairs).T
+    found = _gain_of_classes(confusion_matrix(y, answers, 4))
+    if len(set(y)) == 1 or len(y) == 1:
+        assert found is None
+        return
+    most = int(np.bincount(y).argmax())
+    right = (answers == y).astype(float) - (y == most)
+    np.testing.assert_allclose(found, (right.mean(), stats.sem(right)), atol=1e-12)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=40))
@@ -57,6 +71,7 @@ def test_on_the_command_line_of_two_classes(tmp_path, capsys):
     net = fastnn.load(model)
     answers = fastnn.prediction.predict_file(net, table)
     y = [line.rsplit(",", 1)[1] for line in table.read_text().split()[1:]]
+    assert found["better_than_baseline"] is True
     assert found["accuracy"] == pytest.approx(metrics.accuracy_score(y, answers.answers))
     assert found["f1"] == pytest.approx(metrics.f1_score(y, answers.answers, average="macro"))
     yes = answers.all_probabilities[:, answers.classes.index("yes")]

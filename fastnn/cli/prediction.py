@@ -97,6 +97,7 @@ def evaluate(model: Path, file: Path, *, backend: str, as_json: bool) -> None:
         "rows": found.rows,
         "notes": found.notes,
         "cost": found.cost,
+        "better_than_baseline": found.better,
     }
     if found.confusion is not None:
         content |= {"accuracy": found.accuracy, "classes": found.classes, "confusion": found.confusion.tolist()}

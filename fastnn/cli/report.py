@@ -22,7 +22,6 @@ __all__ = ["after", "before", "evaluation", "line", "shown_names"]
 WIDEST = 16  # classes; a wider confusion matrix is shown as its most frequent mistakes
 PAIRS = 12
 FEW_NAMES = 8  # of categories or classes that are listed in a line
-HALF = 0.5  # of the rows: a class that is so frequent is told beside the accuracy
 RISEN = 1.1  # times its least: a validation cost that has risen
 
 
@@ -131,14 +130,34 @@ def evaluation(label: str, found: Evaluation, which: str = "") -> None:
         line(label, f"R2 {found.r2:.4f}, {errors}, cost {found.cost:.4g}, on {rows}")
         if found.below is not None:
             line("", f"{100 * found.below:.1f} % of the targets are below the predicted quantile")
+        if found.better is False:
+            line("", "this model is not better than always answering the mean, within the standard error")
         return
     wrong = found.rows - int(found.confusion.trace())
     line(label, f"accuracy {100 * (found.accuracy or 0):.2f} % ({wrong:,} wrong of {rows}), cost {found.cost:.4g}")
     auc = f", ROC AUC {found.roc_auc:.4f}" if found.roc_auc is not None else ""
     line("", f"balanced accuracy {100 * (found.balanced_accuracy or 0):.2f} %, mean F1 {found.f1:.4f}{auc}")
-    if found.majority is not None and found.majority[1] >= HALF:
+    if found.majority is not None:
         line("", f"baseline: always {found.majority[0]}, accuracy {100 * found.majority[1]:.2f} %")
+        _not_better_than(found, *found.majority)
     _confusion(found.confusion, found.classes or [])
+
+
+def _not_better_than(found: Evaluation, most: Any, share: float) -> None:
+    """A remark where accuracy is not beyond that of the most frequent class by more than its standard error."""
+    if found.confusion is None or found.gain is None or found.better:
+        return
+    more, error = (100 * part for part in found.gain)
+    balanced, of_constant = found.balanced_accuracy or 0.0, 1 / int((found.confusion.sum(axis=1) > 0).sum())
+    line(
+        "",
+        f"by accuracy this model is not better than that ({more:+.2f} points, standard error {error:.2f})"
+        + (
+            f", but its balanced accuracy is {100 * balanced:.2f} %, that of the baseline {100 * of_constant:.2f} %"
+            if balanced > of_constant
+            else ""
+        ),
+    )
 
 
 def _how_to_use(data: DataSet, net: Network, model: str) -> None:

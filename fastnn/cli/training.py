@@ -271,6 +271,7 @@ def _test_figures(test: Evaluation | None, classes: bool) -> dict[str, Any]:
     """The same names with and without test rows, then with None."""
     names = ("cost", "accuracy", "balanced_accuracy", "f1", "roc_auc") if classes else ("cost", *OF_QUANTITIES)
     result: dict[str, Any] = {f"test_{name}": getattr(test, name, None) for name in names}
+    result["better_than_baseline"] = getattr(test, "better", None)
     if classes:
         matrix, majority = getattr(test, "confusion", None), getattr(test, "majority", None)
         result["confusion"] = None if matrix is None else matrix.tolist()
