@@ -95,6 +95,28 @@ def test_version_and_help():
     assert not any("bool" in line for line in flags), "they take no value"
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "digits", "--epochs", "3", "--seed", "1", "--epochs=2"], "--epochs is given 2 times (3, 2)"),
+        (["train", "t.csv", "--target", "a", "--target", "a"], "--target is given 2 times (a, a)"),
+        (["predict", "m", "t.csv", "--backend", "x", "--backend", "y", "--backend", "z"], "--backend is given 3 times"),
+        (["bench", "--html", "a", "--html", "b"], "--html is given 2 times (a, b)"),
+    ],
+)
+def test_an_option_of_one_value_is_given_once(words, said):
+    result = cli(*words)
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert f"error: {said}" in result.stderr
+    assert "; one is expected" in result.stderr
+
+
+def test_what_may_be_repeated_still_may():
+    result = cli("train", "none.csv", "--target", "y", "--drop", "a", "--drop", "b", "--no-plot", "--no-plot")
+    assert "none.csv: no such file" in result.stderr
+    assert "--pear" in cli("train", "--pear", "1", "--pear", "2").stderr  # what is unknown is said to be, as before
+
+
 def test_pairs_are_those_of_the_specification():
     assert set(diagnosis.pairs()) == {
         ("softmax", "cross_entropy"),

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from .errors import OneLineErrors, integer, number, one
+from .errors import OneLineErrors, StrictCommand, integer, number
 
 __all__ = ["app"]
 
@@ -22,6 +22,7 @@ app = typer.Typer(
     help="Train dense neural networks on NumPy, Numba or CuPy. Results go to stdout, progress to stderr.",
 )
 
+command = functools.partial(app.command, cls=StrictCommand)
 _flag = functools.partial(typer.Option, metavar="")  # else the help shows "<bool>", as if a value were to follow
 Json = Annotated[bool, _flag("--json", help="Print exactly one JSON object on stdout.")]
 Engine = Annotated[
@@ -42,14 +43,14 @@ def options(
     """Train dense neural networks on NumPy, Numba or CuPy. Results go to stdout, progress to stderr."""
 
 
-@app.command()
+@command()
 def train(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="digits, mnist, FILE.csv, FILE.tsv or FILE.npz")],
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder with the four IDX files of MNIST; or set FASTNN_MNIST.")
     ] = None,
     target: Annotated[
-        list[str] | None,
+        str | None,
         typer.Option(metavar="COLUMN", help="Column of a table to predict: its name, or its position from 0."),
     ] = None,
     drop: Annotated[
@@ -76,7 +77,7 @@ def train(
         ),
     ] = None,
     test: Annotated[
-        list[str] | None,
+        str | None,
         typer.Option(
             metavar="FILE|FRACTION",
             help="Test on this table, or on so many of the rows, set apart; a fifth if not given, 0 for no test.",
@@ -211,14 +212,14 @@ def train(
     chosen = TrainOptions(
         source=source,
         data=data,
-        target=one("--target", target),
+        target=target,
         task=task,
         drop=tuple(drop or ()),
         categorical=tuple(categorical or ()),
         missing=missing,
         decimal=decimal,
         numeric=tuple(numeric or ()),
-        test=one("--test", test),
+        test=test,
         balanced=balanced,
         cost=cost,
         backend=backend,
@@ -248,7 +249,7 @@ def train(
     return run(chosen, save=save, plot=plot, no_plot=no_plot, explain=explain, as_json=json)
 
 
-@app.command()
+@command()
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `fastnn train` saved.")],
     file: Annotated[
@@ -274,7 +275,7 @@ def predict(
     run(model, file, output=output, all_classes=all_classes, keep=keep or (), backend=backend, as_json=json)
 
 
-@app.command()
+@command()
 def evaluate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `fastnn train` saved, of a table.")],
     file: Annotated[
@@ -289,7 +290,7 @@ def evaluate(
     run(model, file, backend=backend, as_json=json)
 
 
-@app.command()
+@command()
 def inspect(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `fastnn train` or net.save wrote.")],
     json: Json = False,
@@ -300,7 +301,7 @@ def inspect(
     run(model, as_json=json)
 
 
-@app.command()
+@command()
 def export(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `fastnn train` or net.save wrote.")],
     file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="To write.")],
@@ -311,7 +312,7 @@ def export(
     run(model, file)
 
 
-@app.command()
+@command()
 def warm_up(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `fastnn train` or net.save wrote.")],
     backend: Engine = "auto",
@@ -323,7 +324,7 @@ def warm_up(
     run(model, backend=backend, as_json=json)
 
 
-@app.command()
+@command()
 def gradcheck(
     backend: Engine = "auto",
     seed: Annotated[str, typer.Option(metavar="INTEGER", help="Of weights and data.")] = "0",
@@ -335,7 +336,7 @@ def gradcheck(
     return run(backend, integer("--seed", seed) or 0, as_json=json)
 
 
-@app.command()
+@command()
 def doctor(json: Json = False) -> int:
     """List engines, versions, BLAS, CPU and GPU, and test every usable engine."""
     from .diagnosis import doctor as run
@@ -343,7 +344,7 @@ def doctor(json: Json = False) -> int:
     return run(as_json=json)
 
 
-@app.command()
+@command()
 def example(json: Json = False) -> None:
     """Print the lecture's worked example of backpropagation step by step, with both of its endings."""
     from .diagnosis import example as run
@@ -351,7 +352,7 @@ def example(json: Json = False) -> None:
     run(as_json=json)
 
 
-@app.command()
+@command()
 def bench(
     quick: Annotated[bool, _flag("--quick", help="A few cells, two minutes.")] = False,
     every: Annotated[bool, _flag("--all", help="Every net, batch and optimizer; hours, resumable.")] = False,
