@@ -139,3 +139,19 @@ def test_quantities_that_are_not_better_known_than_by_their_mean(cli, tmp_path, 
     assert json.loads(cli(*words, "--json")[1])["better_than_baseline"] is learnt
     (tmp_path / "one.csv").write_text("x,y\n1,2\n")
     assert json.loads(cli("evaluate", "m", "one.csv", "--json")[1])["better_than_baseline"] is None
+
+
+def test_a_file_without_answers_is_for_predict(cli, tmp_path):
+    rows = "".join(f"{i % 7},{i},{i / 3}\n" for i in range(40))
+    (tmp_path / "t.csv").write_text("age,size,target\n" + rows)
+    assert cli(*f"train t.csv --target target --epochs 1 {QUIET}".split())[0] == 0
+    for header, said in (
+        ("age,size,x", "; rows without answers test no model: they are for `fastnn predict`\n"),
+        ("age,size,traget", "; did you mean 'traget'?\n"),
+        ("age,size,Target", "; did you mean 'Target'?\n"),
+    ):
+        (tmp_path / "new.csv").write_text(f"{header}\n{rows}")
+        code, out, err = cli("evaluate", "m", "new.csv")
+        assert (code, out) == (2, "")
+        assert err.endswith(f"new.csv: has no column 'target', the target{said}")
+        assert cli("predict", "m", "new.csv")[0] == 0
