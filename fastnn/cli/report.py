@@ -126,12 +126,7 @@ def evaluation(label: str, found: Evaluation, which: str = "") -> None:
     """Accuracy and confusion matrix, or R2 and error, of rows of which `which` says more."""
     rows = f"{found.rows:,} row{'s' * (found.rows != 1)}{which}"
     if found.confusion is None:
-        errors = f"root mean square error {found.rmse:.4g}, mean absolute error {found.mae:.4g}"
-        line(label, f"R2 {found.r2:.4f}, {errors}, cost {found.cost:.4g}, on {rows}")
-        if found.below is not None:
-            line("", f"{100 * found.below:.1f} % of the targets are below the predicted quantile")
-        if found.better is False:
-            line("", "this model is not better than always answering the mean, within the standard error")
+        _of_quantities(label, found, rows)
         return
     wrong = found.rows - int(found.confusion.trace())
     line(label, f"accuracy {100 * (found.accuracy or 0):.2f} % ({wrong:,} wrong of {rows}), cost {found.cost:.4g}")
@@ -141,6 +136,27 @@ def evaluation(label: str, found: Evaluation, which: str = "") -> None:
         line("", f"baseline: always {found.majority[0]}, accuracy {100 * found.majority[1]:.2f} %")
         _not_better_than(found, *found.majority)
     _confusion(found.confusion, found.classes or [])
+
+
+def _of_quantities(label: str, found: Evaluation, rows: str) -> None:
+    """What the training made small comes first, with its own score."""
+    rest, constant = f"cost {found.cost:.4g}, on {rows}", "the mean"
+    r2, mae = f"R2 {found.r2:.4f}", f"mean absolute error {found.mae:.4g}"
+    rmse = f"root mean square error {found.rmse:.4g}"
+    d2 = "" if found.d2 is None else f"D2 {found.d2:.4f}, "
+    if found.pinball is not None:
+        constant = f"the quantile {found.quantile:g}"
+        line(label, f"pinball loss {found.pinball:.4g} of {constant}, {d2}{rest}")
+        line("", f"{100 * (found.below or 0):.1f} % of the targets are below the predicted quantile")
+        line("", f"{r2}, {rmse}, {mae}")
+    elif found.quantile is not None:
+        constant = "the median"
+        line(label, f"{mae}, {d2}{rest}")
+        line("", f"{r2}, {rmse}")
+    else:
+        line(label, f"{r2}, {rmse}, {mae}, {rest}")
+    if found.better is False:
+        line("", f"this model is not better than always answering {constant}, within the standard error")
 
 
 def _not_better_than(found: Evaluation, most: Any, share: float) -> None:

@@ -26,7 +26,7 @@ from .settings import TrainOptions, check, hidden_layers, rule, settle, test_sha
 
 __all__ = ["OF_QUANTITIES", "Outcome", "plain", "train"]
 
-OF_QUANTITIES = ("r2", "rmse", "mae", "below")  # of an Evaluation, for JSON
+OF_QUANTITIES = ("r2", "rmse", "mae", "below", "pinball", "d2")  # of an Evaluation, for JSON
 
 
 @dataclass
