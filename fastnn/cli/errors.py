@@ -21,9 +21,7 @@ __all__ = [
     "INTERRUPTED",
     "OneLineErrors",
     "StrictCommand",
-    "integer",
     "known",
-    "number",
     "remark",
     "warnings_as_remarks",
 ]
@@ -55,22 +53,6 @@ def known(option: str, given: str, names: Iterable[str]) -> str:
     return given
 
 
-def integer(option: str, given: str | None) -> int | None:
-    """An option's text as an integer. Read here and not by typer, whose message leaves out what was given."""
-    try:
-        return None if given is None else int(given)
-    except ValueError:
-        raise ValueError(f"{option} must be an integer, got {given!r}") from None
-
-
-def number(option: str, given: str | None) -> float | None:
-    """An option's text as a number."""
-    try:
-        return None if given is None else float(given)
-    except ValueError:
-        raise ValueError(f"{option} must be a number, got {given!r}") from None
-
-
 @contextmanager
 def warnings_as_remarks() -> Iterator[None]:
     """Warnings of the library as lines on stderr, without file and line number."""
@@ -81,19 +63,37 @@ def warnings_as_remarks() -> Iterator[None]:
         yield
 
 
+# What the metavar of an option promises, and what reads it.
+NUMBERS: dict[str | None, tuple[Callable[[str], float], str]] = {
+    "INTEGER": (int, "an integer"),
+    "NUMBER": (float, "a number"),
+    "FRACTION": (float, "a number"),
+    "SECONDS": (float, "a number"),
+}
+
+
 class StrictCommand(TyperCommand):
-    """A command that refuses an option given twice, where one value is expected: the parser would take the last without
-    a word.
+    """A command that refuses an option given twice, where one value is expected, as the parser would take the last
+    without a word; and numbers that are none, in a sentence that says what was given.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Every value of every option is looked at first."""
-        options = {param.name: param for param in self.params if param.param_type_name == "option"}
+        params: list[Any] = [*self.params]
+        options = {param.name: param for param in params if param.param_type_name == "option"}
         for name, values in self._all_values(ctx, args).items():
-            if name in options and not options[name].multiple and len(values) > 1:
+            if name not in options:
+                continue
+            option, (read, expected) = options[name], NUMBERS.get(options[name].metavar, (len, ""))
+            if len(values) > 1 and not option.multiple:
                 raise ValueError(
-                    f"{options[name].opts[0]} is given {len(values)} times ({', '.join(values)}); one is expected"
+                    f"{option.opts[0]} is given {len(values)} times ({', '.join(values)}); one is expected"
                 )
+            for value in values:
+                try:
+                    read(value)
+                except ValueError:
+                    raise ValueError(f"{option.opts[0]} must be {expected}, got {value!r}") from None
         return super().parse_args(ctx, args)
 
     def _all_values(self, ctx: Any, args: list[str]) -> dict[str, list[str]]:
