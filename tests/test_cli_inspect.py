@@ -137,6 +137,11 @@ def test_an_optimizer_beside_the_network(cli, tmp_path):
     net.save(tmp_path / "m", optimizer=rule)
     assert (inspected(cli, "m")["data"], inspected(cli, "m")["optimizer"]["steps"]) == ("checkpoint", 8)
     assert "a checkpoint of a training that did not end" in cli("inspect", "m")[1]
+    content = (tmp_path / "m").read_bytes()
+    assert content.count(b"adam") == 1
+    (tmp_path / "m").write_bytes(content.replace(b"adam", b"Adam"))
+    code, out, err = cli("inspect", "m")
+    assert (code, out, err.count("\n"), "unknown optimizer 'Adam'" in err) == (2, "", 1, True)
 
 
 def test_images_with_their_scale_and_the_precision_of_the_file(cli, tmp_path):

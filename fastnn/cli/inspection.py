@@ -10,10 +10,11 @@ from typing import Any
 
 from .. import __version__
 from ..data import preprocessing
-from ..model_file import load
+from ..model_file import load, resume
 from ..network import Network
 from . import checkpoint
 from .report import line, shown_names
+from .training import plain
 
 __all__ = ["describe", "inspect"]
 
@@ -24,7 +25,7 @@ def inspect(model: Path, *, as_json: bool) -> None:
     """Run the command."""
     found = describe(model)
     if as_json:
-        print(json.dumps({"fastnn": __version__, "command": "inspect", **found}, allow_nan=False))
+        print(json.dumps(plain({"fastnn": __version__, "command": "inspect", **found}), allow_nan=False))
     else:
         _show(found)
 
@@ -35,12 +36,13 @@ def describe(model: Path) -> dict[str, Any]:
     Raises
     ------
     FileNotFoundError, ModelFileError
-        As `fastnn.load`; ModelFileError also where what is said of the data is damaged.
+        As `fastnn.load`; ModelFileError also where what is said of the data, or an optimizer, is damaged.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a precision that NumPy has not: nothing is computed here
-        net = load(model, backend="numpy")
-    metadata = _metadata(model)
+        net, metadata = load(model, backend="numpy"), _metadata(model)
+        if "optimizer" in metadata:
+            resume(model, backend="numpy")  # which looks whether it is right
     written = json.loads(metadata["network"])
     return {
         "model": str(model),
@@ -140,7 +142,7 @@ def _show(found: dict[str, Any]) -> None:
     )
     line("", f"{found['parameters']:,} parameters")
     trained = f"{found['epochs_trained']} epoch{'s' * (found['epochs_trained'] != 1)}, L2 {found['l2']:g}"
-    dropout = "-".join(f"{p:g}" for p in dict.fromkeys(found["dropout"]))
+    dropout = ", ".join(f"{p:g}" for p in (found["dropout"] if len({*found["dropout"]}) > 1 else found["dropout"][:1]))
     line("training", trained + (f", dropout {dropout}" if any(found["dropout"]) else ""))
     _show_optimizer(found["optimizer"])
     if found["scale"] is not None:

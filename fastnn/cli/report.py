@@ -133,8 +133,12 @@ def evaluation(label: str, found: Evaluation, which: str = "") -> None:
     auc = f", ROC AUC {found.roc_auc:.4f}" if found.roc_auc is not None else ""
     line("", f"balanced accuracy {100 * (found.balanced_accuracy or 0):.2f} %, mean F1 {found.f1:.4f}{auc}")
     if found.majority is not None:
-        line("", f"baseline: always {found.majority[0]}, accuracy {100 * found.majority[1]:.2f} %")
-        _not_better_than(found, *found.majority)
+        name, share = found.majority
+        balanced = 1 / int((found.confusion.sum(axis=1) > 0).sum())  # right in one of the classes that occur
+        line("", f"baseline: always {name}, accuracy {100 * share:.2f} %, balanced accuracy {100 * balanced:.2f} %")
+    if found.gain is not None and not found.better:
+        more, error = (100 * part for part in found.gain)
+        line("", f"by accuracy this model is not better than that ({more:+.2f} points, standard error {error:.2f})")
     _confusion(found.confusion, found.classes or [])
 
 
@@ -157,23 +161,6 @@ def _of_quantities(label: str, found: Evaluation, rows: str) -> None:
         line(label, f"{r2}, {rmse}, {mae}, {rest}")
     if found.better is False:
         line("", f"this model is not better than always answering {constant}, within the standard error")
-
-
-def _not_better_than(found: Evaluation, most: Any, share: float) -> None:
-    """A remark where accuracy is not beyond that of the most frequent class by more than its standard error."""
-    if found.confusion is None or found.gain is None or found.better:
-        return
-    more, error = (100 * part for part in found.gain)
-    balanced, of_constant = found.balanced_accuracy or 0.0, 1 / int((found.confusion.sum(axis=1) > 0).sum())
-    line(
-        "",
-        f"by accuracy this model is not better than that ({more:+.2f} points, standard error {error:.2f})"
-        + (
-            f", but its balanced accuracy is {100 * balanced:.2f} %, that of the baseline {100 * of_constant:.2f} %"
-            if balanced > of_constant
-            else ""
-        ),
-    )
 
 
 def _how_to_use(data: DataSet, net: Network, model: str) -> None:
