@@ -94,10 +94,10 @@ def test_quantities_with_a_decimal_comma(cli, tmp_path):
     assert code == 0, err
     found = inspected(cli, "m")
     assert (found["task"], found["classes"], found["decimal"], found["dropped"]) == ("regression", None, "comma", [])
-    assert found["target_mean"] == pytest.approx(y.mean())
+    assert found["target_centre"] == pytest.approx(y.mean())
     assert found["target_scale"] == pytest.approx(y.std())
     shown = cli("inspect", "m")[1]
-    assert f"target 'y' (mean {y.mean():.6g}, scale {y.std():.6g})" in shown
+    assert f"target 'y', learnt as (target - {y.mean():.6g}) / {y.std():.6g}" in shown
     assert "decimal comma" in shown
 
 

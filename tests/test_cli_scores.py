@@ -106,7 +106,7 @@ def test_the_most_frequent_class_is_told_always(cli, tmp_path, learnt):
     code, out, err = cli(*words)
     assert code == 0, err
     assert "baseline: always a, accuracy 40.00 %" in out
-    assert ("by accuracy this model is not better than that (" in out) is not learnt
+    assert ("by accuracy this model is not better than the baseline" in out) is not learnt
     code, out, _ = cli("evaluate", "m", "t.csv")
     assert "baseline: always a, accuracy 40.00 %" in out
     assert json.loads(cli(*words, "--json")[1])["better_than_baseline"] is learnt
@@ -121,7 +121,7 @@ def test_the_baseline_has_a_balanced_accuracy_too(cli, tmp_path):
     )
     code, out, err = cli(*f"train t.csv --target y --epochs 20 --balanced {QUIET}".split())
     assert code == 0, err
-    assert "this model is not better than that (-" in out
+    assert "by more than the standard error (-" in out
     assert "baseline: always n, accuracy 95.00 %, balanced accuracy 50.00 %" in out
 
 

@@ -103,7 +103,7 @@ def _data(net: Network) -> dict[str, Any]:
         "task": known["task"],
         "target": known["target"],
         "classes": known["classes"],
-        "target_mean": known["target_mean"] if quantity else None,
+        "target_centre": known["target_mean"] if quantity else None,
         "target_scale": known["target_std"] if quantity else None,
         "missing": known.get("missing", "refuse"),
         "decimal": known.get("decimal", "point"),
@@ -169,9 +169,11 @@ def _show_optimizer(optimizer: dict[str, Any] | None) -> None:
 
 
 def _show_table(found: dict[str, Any]) -> None:
-    mean, scale = found["target_mean"], found["target_scale"]
-    target = f", {_classes(found['classes'])}" if found["classes"] is not None else f" ({_standardised(mean, scale)})"
-    line("data", f"a table, {found['task']}; target {found['target']!r}{target}")
+    if found["classes"] is not None:
+        target = _classes(found["classes"])
+    else:
+        target = f"learnt as (target - {found['target_centre']:.6g}) / {found['target_scale']:.6g}"
+    line("data", f"a table, {found['task']}; target {found['target']!r}, {target}")
     if found["missing"] == "mean":
         line("", "missing cells: the mean of the training rows, or none of the categories")
     if found["decimal"] == "comma":

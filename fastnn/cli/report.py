@@ -138,7 +138,11 @@ def evaluation(label: str, found: Evaluation, which: str = "") -> None:
         line("", f"baseline: always {name}, accuracy {100 * share:.2f} %, balanced accuracy {100 * balanced:.2f} %")
     if found.gain is not None and not found.better:
         more, error = (100 * part for part in found.gain)
-        line("", f"by accuracy this model is not better than that ({more:+.2f} points, standard error {error:.2f})")
+        line(
+            "",
+            "by accuracy this model is not better than the baseline by more than the standard error "
+            f"({more:+.2f} points, standard error {error:.2f})",
+        )
     _confusion(found.confusion, found.classes or [])
 
 
@@ -160,7 +164,7 @@ def _of_quantities(label: str, found: Evaluation, rows: str) -> None:
     else:
         line(label, f"{r2}, {rmse}, {mae}, {rest}")
     if found.better is False:
-        line("", f"this model is not better than always answering {constant}, within the standard error")
+        line("", f"this model is not better than always answering {constant} by more than the standard error")
 
 
 def _how_to_use(data: DataSet, net: Network, model: str) -> None:
