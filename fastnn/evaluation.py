@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import costs
 from .confusion import confusion_matrix
 from .data import preprocessing, tables
 from .errors import ModelFileError
@@ -44,10 +45,25 @@ class Evaluation:
         probability of that class, ties counted half (J. A. Hanley and B. J. McNeil, Radiology 143, 1982, 29-36).
     r2, rmse, mae : float or None
         Of quantities: R^2, and in the unit of the file the root of the mean squared and the mean absolute error.
+    quantile : float or None
+        That for which the network was trained; 0.5, the median, of absolute errors.
+    pinball : float or None
+        Of a network that was trained for a quantile q: the mean over the rows of q (y - h) where the target y is above
+        the answer h, else (1 - q) (h - y), in the unit of the file.
+    d2 : float or None
+        The D^2 score of quantiles and of absolute errors: 1 - loss / loss of the quantile of these targets as the only
+        answer, as scikit-learn's d2_pinball_score and d2_absolute_error_score. None of a single row.
     below : float or None
         Of a network that was trained for a quantile: the fraction of targets below its answers.
     majority : (class, float) or None
         The most frequent class of these rows, and the accuracy of who always answers that.
+    gain : (float, float) or None
+        By how much the network is better than one answer for all rows, as a mean over the rows, and the standard error
+        of that: of classes the accuracy beyond that of the most frequent class, of quantities the squared error less
+        than that of their mean, in its unit, or of a quantile or absolute errors the loss less than that of the
+        quantile. None of a single row, or where all have the same target.
+    better : bool or None
+        Whether it is better by more than the standard error.
     confusion : (K, K) int64 or None
         Rows of class t that were answered p.
     classes : list or None
@@ -63,6 +79,10 @@ class Evaluation:
     rmse: float | None = None
     mae: float | None = None
     below: float | None = None
+    quantile: float | None = None
+    pinball: float | None = None
+    d2: float | None = None
+    gain: tuple[float, float] | None = None
     roc_auc: float | None = None
     confusion: NDArray[np.int64] | None = None
     classes: list[Any] | None = None
@@ -75,6 +95,10 @@ class Evaluation:
         of_class = self.confusion.sum(axis=1)
         most = int(of_class.argmax())
         return self.classes[most], float(of_class[most] / of_class.sum())
+
+    @property
+    def better(self) -> bool | None:
+        return None if self.gain is None else self.gain[0] > self.gain[1]
 
     @property
     def balanced_accuracy(self) -> float | None:
@@ -101,6 +125,39 @@ def _roc_auc(p: NDArray[Any], second: NDArray[np.bool_]) -> float | None:
     return float((ranks[place][second].sum() - m * (m + 1) / 2) / (m * n))
 
 
+def _gain(loss: NDArray[Any], of_constant: NDArray[Any]) -> tuple[float, float] | None:
+    """How much less the loss of the rows is in the mean, and the standard error of that, the rows being paired."""
+    if len(loss) < 2 or not of_constant.any():
+        return None
+    less = of_constant - loss
+    return float(less.mean()), float(less.std(ddof=1) / np.sqrt(len(less)))
+
+
+def _gain_of_classes(matrix: NDArray[np.int64]) -> tuple[float, float] | None:
+    """The same of right answers beyond those of the most frequent class."""
+    most = int(matrix.sum(axis=1).argmax())
+    lost = int(matrix[most].sum() - matrix[most, most])
+    won = int(matrix.trace() - matrix[most, most])
+    both = int(matrix[most, most])
+    neither = int(matrix.sum()) - lost - won - both
+    wrong, of_constant = (np.repeat(v, [lost, won, both, neither]) for v in ([1.0, 0, 0, 1], [0.0, 1, 0, 1]))
+    return _gain(wrong, of_constant)
+
+
+def _pinball(error: NDArray[Any], q: float) -> NDArray[Any]:
+    """The loss of each row whose answer is too large by `error`."""
+    return np.asarray(error * np.where(error > 0, 1 - q, -q))
+
+
+def _d2(loss: NDArray[Any], of_constant: NDArray[Any]) -> float | None:
+    """Of targets that are all the same 1 where they are met and else 0, as scikit-learn has it."""
+    if len(loss) < 2:
+        return None
+    if not of_constant.any():
+        return float(not loss.any())
+    return float(1 - loss.mean() / of_constant.mean())
+
+
 def evaluated(net: Network, known: Mapping[str, Any], X: Any, y: Any) -> Evaluation:
     """Of rows and targets as the network takes them, scaled already; known: its preprocessing."""
     cost, classes, h = net.mean_cost(X, y, l2=False), known["classes"], net._outputs(X)
@@ -108,11 +165,24 @@ def evaluated(net: Network, known: Mapping[str, Any], X: Any, y: Any) -> Evaluat
         matrix = confusion_matrix(np.asarray(y), np.asarray(net._answers(h)), len(classes))
         auc = _roc_auc(np.asarray(h, np.float64)[:, 1], np.asarray(y) == 1) if len(classes) == 2 else None
         accuracy = float(matrix.trace() / matrix.sum())
-        return Evaluation(len(y), cost, accuracy, roc_auc=auc, confusion=matrix, classes=list(classes))
-    error = preprocessing.unscale_target(dict(known), net._answers(h)) - preprocessing.unscale_target(dict(known), y)
+        gain = _gain_of_classes(matrix)
+        return Evaluation(len(y), cost, accuracy, roc_auc=auc, gain=gain, confusion=matrix, classes=list(classes))
+    truth = preprocessing.unscale_target(dict(known), y)
+    error = preprocessing.unscale_target(dict(known), net._answers(h)) - truth
     rmse, mae = float(np.sqrt(np.mean(error**2))), float(np.abs(error).mean())
-    below = float((error > 0).mean()) if net.cost.startswith("quantile") else None
-    return Evaluation(len(y), cost, r2=net._score(h, y), rmse=rmse, mae=mae, below=below)
+    found = Evaluation(len(y), cost, r2=net._score(h, y), rmse=rmse, mae=mae)
+    name, parameter = costs.named(net.cost)
+    if name in ("quantile", "absolute_error"):
+        found.quantile = q = 0.5 if parameter is None else parameter
+        # any quantile of the targets has the least loss of all constants; this is scikit-learn's
+        constant = np.quantile(truth, q, method="averaged_inverted_cdf")
+        loss, of_constant = _pinball(error, q), _pinball(constant - truth, q)
+        found.d2, found.gain = _d2(loss, of_constant), _gain(loss, of_constant)
+        if name == "quantile":
+            found.pinball, found.below = float(loss.mean()), float((error > 0).mean())
+    else:
+        found.gain = _gain(error**2, (truth - truth.mean()) ** 2)
+    return found
 
 
 def evaluate_file(net: Network, path: str | os.PathLike[str]) -> Evaluation:

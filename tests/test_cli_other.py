@@ -5,15 +5,17 @@ import json
 import os
 import subprocess
 import sys
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import fastnn
 from fastnn.cli import diagnosis
 from fastnn.cli.app import app
-from fastnn.cli.errors import guarded
+from fastnn.cli.errors import NUMBERS, guarded
 from fastnn.confusion import confusion_matrix, worst_pairs
 from fastnn.plots import learning_curve
 from fastnn.progress import RichProgress
@@ -93,6 +95,61 @@ def test_version_and_help():
     flags = [line for line in cli("train", "--help").stdout.splitlines() if "--no-plot" in line or "--explain" in line]
     assert len(flags) == 2
     assert not any("bool" in line for line in flags), "they take no value"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "digits", "--epochs", "3", "--seed", "1", "--epochs=2"], "--epochs is given 2 times (3, 2)"),
+        (["train", "t.csv", "--target", "a", "--target", "a"], "--target is given 2 times (a, a)"),
+        (["predict", "m", "t.csv", "--backend", "x", "--backend", "y", "--backend", "z"], "--backend is given 3 times"),
+        (["bench", "--html", "a", "--html", "b"], "--html is given 2 times (a, b)"),
+    ],
+)
+def test_an_option_of_one_value_is_given_once(words, said):
+    result = cli(*words)
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert f"error: {said}" in result.stderr
+    assert "; one is expected" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "option", ["--epochs", "--batch-size", "--base-batch", "--micro-batch", "--patience", "--seed"]
+)
+def test_integers_are_integers(option):
+    for given in ("2.5", "ten", ""):
+        result = cli("train", "digits", f"{option}={given}")
+        assert (result.exit_code, result.stderr) == (2, f"fastnn: error: {option} must be an integer, got {given!r}\n")
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["learning-rate", "warmup-epochs", "l2", "weight-decay", "clip-norm", "dropout", "validation", "checkpoint"],
+)
+def test_numbers_are_numbers(option):
+    result = cli("train", "digits", f"--{option}", "much")
+    assert (result.exit_code, result.stderr) == (2, f"fastnn: error: --{option} must be a number, got 'much'\n")
+
+
+def test_the_metavar_of_an_option_says_what_number_it_takes():
+    """By which a bad one is found before the parser words it."""
+    commands, found = get_command(app).commands, 0
+    for name, info in (
+        (info.name or info.callback.__name__.replace("_", "-"), info) for info in app.registered_commands
+    ):
+        hints = get_type_hints(info.callback)
+        for param in commands[name].params:
+            hint = hints.get(param.name)
+            kind = next((kind for kind in (int, float) if kind in (hint, *get_args(hint))), None)
+            assert NUMBERS.get(param.metavar, (None,))[0] is kind, (name, param.name)
+            found += kind is not None
+    assert found > 15
+
+
+def test_what_may_be_repeated_still_may():
+    result = cli("train", "none.csv", "--target", "y", "--drop", "a", "--drop", "b", "--no-plot", "--no-plot")
+    assert "none.csv: no such file" in result.stderr
+    assert "--pear" in cli("train", "--pear", "1", "--pear", "2").stderr  # what is unknown is said to be, as before
 
 
 def test_pairs_are_those_of_the_specification():

@@ -45,8 +45,9 @@ def table(tmp_path):
 
 def run(folder, *words, killed_after=None):
     before = [sys.executable, "-c", KILLED, str(killed_after)] if killed_after else [sys.executable, "-m", "fastnn"]
+    engine = [] if "--backend" in words else ["--backend", "numpy"]
     return subprocess.run(
-        [*before, "train", "t.csv", "--target", "y", "--no-plot", "--backend", "numpy", *map(str, words)],
+        [*before, "train", "t.csv", "--target", "y", "--no-plot", *engine, *map(str, words)],
         cwd=folder, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "COLUMNS": "200"},
     )  # fmt: skip
 
@@ -164,8 +165,9 @@ def test_a_crash_after_the_last_epoch_costs_nothing(table):
 
 
 def test_another_training_of_that_name_leaves_it_alone_and_takes_nothing_from_it(table):
-    words = ("--epochs", 8, "--patience", 3, "--save", "m", "--checkpoint", 0)
-    expected = run(table, *words, "--save", "other", "--json")
+    words = ("--epochs", 8, "--patience", 3, "--checkpoint", 0, "--save")
+    expected = run(table, *words, "other", "--json")
+    words = (*words, "m")
     assert run(table, *words, "--l2", 50, killed_after=2).returncode == 9
     left = {path.name for path in table.iterdir()}
     short = run(table, "--epochs", 1, "--save", "m")

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn import metrics
 
 import fastnn
 from fastnn.cli.app import app
 from fastnn.confusion import confusion_matrix
-from fastnn.evaluation import Evaluation, _roc_auc, evaluate_file
+from fastnn.evaluation import Evaluation, _gain_of_classes, _roc_auc, evaluate_file, evaluated
 
 codes = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40)
 
@@ -23,6 +24,19 @@ def test_of_classes(pairs):
     found = Evaluation(len(y), 0.0, confusion=confusion_matrix(y, answers, 4))
     assert found.balanced_accuracy == pytest.approx(metrics.balanced_accuracy_score(y, answers))
     assert found.f1 == pytest.approx(metrics.f1_score(y, answers, average="macro", zero_division=0))
+
+
+@given(codes)
+def test_gain_over_the_most_frequent_class(pairs):
+    """Against the mean of the paired differences of the rows, and its standard error."""
+    y, answers = np.array(pairs).T
+    found = _gain_of_classes(confusion_matrix(y, answers, 4))
+    if len(set(y)) == 1 or len(y) == 1:
+        assert found is None
+        return
+    most = int(np.bincount(y).argmax())
+    right = (answers == y).astype(float) - (y == most)
+    np.testing.assert_allclose(found, (right.mean(), stats.sem(right)), atol=1e-12)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=40))
@@ -57,6 +71,7 @@ def test_on_the_command_line_of_two_classes(tmp_path, capsys):
     net = fastnn.load(model)
     answers = fastnn.prediction.predict_file(net, table)
     y = [line.rsplit(",", 1)[1] for line in table.read_text().split()[1:]]
+    assert found["better_than_baseline"] is True
     assert found["accuracy"] == pytest.approx(metrics.accuracy_score(y, answers.answers))
     assert found["f1"] == pytest.approx(metrics.f1_score(y, answers.answers, average="macro"))
     yes = answers.all_probabilities[:, answers.classes.index("yes")]
@@ -68,6 +83,8 @@ def test_on_the_command_line_of_quantities(tmp_path, capsys):
         tmp_path, lambda X, rng: np.round(X[:, 0] * 50 + 5 * rng.standard_normal(300), 3), "--cost", "quantile:0.8"
     )
     shown = capsys.readouterr().out
+    assert "\ntest       pinball loss " in shown
+    assert " of the quantile 0.8, D2 0." in shown
     assert "mean absolute error " in shown
     assert "% of the targets are below the predicted quantile" in shown
     net = fastnn.load(model)
@@ -78,3 +95,44 @@ def test_on_the_command_line_of_quantities(tmp_path, capsys):
     assert found.rmse == pytest.approx(metrics.root_mean_squared_error(y, answers), rel=1e-5)
     assert found.below == pytest.approx((y < answers).mean(), abs=0.005)
     assert 0.6 < found.below < 0.95
+    assert found.pinball == pytest.approx(metrics.mean_pinball_loss(y, answers, alpha=0.8), rel=1e-5)
+    assert found.d2 == pytest.approx(metrics.d2_pinball_score(y, answers, alpha=0.8), rel=1e-5)
+    assert app(["evaluate", str(model), str(table), "--json"], standalone_mode=False) in (0, None)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["pinball"], told["d2"]) == (found.pinball, found.d2)
+
+
+def test_on_the_command_line_of_absolute_errors(tmp_path, capsys):
+    options = ("--cost", "absolute_error", "--json", "--backend", "numpy")
+    model, table = trained(tmp_path, lambda X, rng: np.round(X[:, 1] * 9 + rng.standard_normal(300), 3), *options)
+    of_train = json.loads(capsys.readouterr().out)
+    assert (of_train["test_pinball"], 0.2 < of_train["test_d2"] < 1) == (None, True)
+    found = evaluate_file(fastnn.load(model), table)
+    answers = fastnn.prediction.predict_file(fastnn.load(model), table).answers
+    y = [float(line.rsplit(",", 1)[1]) for line in table.read_text().split()[1:]]
+    assert found.d2 == pytest.approx(metrics.d2_absolute_error_score(y, answers), rel=1e-5)
+    assert app(["evaluate", str(model), str(table)], standalone_mode=False) in (0, None)
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"evaluation mean absolute error {found.mae:.4g}, D2 {found.d2:.4f}, cost ")
+
+
+quantities = st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=2, max_size=30)
+
+
+@given(quantities, st.sampled_from([0.1, 0.25, 0.5, 0.9, 0.97]))
+def test_pinball_and_d2(pairs, q):
+    """Of a network that repeats its input, in a unit of its own."""
+    y, answers = np.array(pairs, float).T
+    net = fastnn.Network(
+        [1, 1], output="identity", cost=f"quantile:{q}", init=np.array([1.0, 0.0]), backend="numpy", dtype="float64"
+    )
+    known = {"classes": None, "target_mean": 3.0, "target_std": 4.0}
+    found = evaluated(net, known, (answers[:, None] - 3) / 4, (y - 3) / 4)
+    assert found.pinball == pytest.approx(metrics.mean_pinball_loss(y, answers, alpha=q), abs=1e-12)
+    assert found.d2 == pytest.approx(metrics.d2_pinball_score(y, answers, alpha=q), abs=1e-9)
+
+
+def test_there_is_no_d2_of_one_row():
+    net = fastnn.Network([1, 1], output="identity", cost="absolute_error", backend="numpy")
+    found = evaluated(net, {"classes": None, "target_mean": 0.0, "target_std": 1.0}, np.ones((1, 1)), np.ones(1))
+    assert (found.d2, found.gain, found.better) == (None, None, None)

@@ -1,4 +1,4 @@
-"""The command line: `fastnn train | predict | evaluate | export | gradcheck | doctor | example | bench`.
+"""The command line: `fastnn train | predict | evaluate | inspect | export | warm-up | doctor | bench | ...`.
 
 Results go to stdout, progress and remarks to stderr. Exit codes: 0 done; 1 training diverged or a
 check failed; 2 bad input, in one line; 130 Ctrl-C, or SIGTERM, or SIGHUP of a terminal that is closed, which are taken

@@ -23,7 +23,7 @@ from ..training import History
 from .errors import remark
 from .settings import TrainOptions
 
-__all__ = ["Checkpoint"]
+__all__ = ["KIND", "Checkpoint"]
 
 KIND, BEST, VERSION = "checkpoint", ".checkpoint-best-", 1
 # options that may be others when a training goes on; which data they name is told by the data themselves
@@ -217,7 +217,8 @@ def _fingerprint(parts: Parts) -> str:
     for part in (parts.train, parts.validation or (), parts.test):
         for array in part:
             digest.update(f"{array.shape} {array.dtype}".encode())
-            digest.update(np.ascontiguousarray(array).data.cast("B"))
+            if array.size:  # a view of nothing cannot be cast
+                digest.update(np.ascontiguousarray(array).data.cast("B"))
     return digest.hexdigest()
 
 

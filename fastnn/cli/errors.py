@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 import warnings
@@ -10,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from ..errors import BackendUnavailable, DeviceLost, Diverged, nearest
 
@@ -19,10 +20,8 @@ __all__ = [
     "FAILED",
     "INTERRUPTED",
     "OneLineErrors",
-    "integer",
+    "StrictCommand",
     "known",
-    "number",
-    "one",
     "remark",
     "warnings_as_remarks",
 ]
@@ -54,29 +53,6 @@ def known(option: str, given: str, names: Iterable[str]) -> str:
     return given
 
 
-def one(option: str, given: list[str] | None) -> str | None:
-    """The value of an option that may be given once; the parser would take the last without a word."""
-    if given and len(given) > 1:
-        raise ValueError(f"{option} is given {len(given)} times ({', '.join(given)}); one is expected")
-    return given[0] if given else None
-
-
-def integer(option: str, given: str | None) -> int | None:
-    """An option's text as an integer. Read here and not by typer, whose message leaves out what was given."""
-    try:
-        return None if given is None else int(given)
-    except ValueError:
-        raise ValueError(f"{option} must be an integer, got {given!r}") from None
-
-
-def number(option: str, given: str | None) -> float | None:
-    """An option's text as a number."""
-    try:
-        return None if given is None else float(given)
-    except ValueError:
-        raise ValueError(f"{option} must be a number, got {given!r}") from None
-
-
 @contextmanager
 def warnings_as_remarks() -> Iterator[None]:
     """Warnings of the library as lines on stderr, without file and line number."""
@@ -85,6 +61,53 @@ def warnings_as_remarks() -> Iterator[None]:
         # restored by catch_warnings
         warnings.showwarning = lambda message, *rest, **more: remark(f"warning: {message}")
         yield
+
+
+# What the metavar of an option promises, and what reads it.
+NUMBERS: dict[str | None, tuple[Callable[[str], float], str]] = {
+    "INTEGER": (int, "an integer"),
+    "NUMBER": (float, "a number"),
+    "FRACTION": (float, "a number"),
+    "SECONDS": (float, "a number"),
+}
+
+
+class StrictCommand(TyperCommand):
+    """A command that refuses an option given twice, where one value is expected, as the parser would take the last
+    without a word; and numbers that are none, in a sentence that says what was given.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Every value of every option is looked at first."""
+        params: list[Any] = [*self.params]
+        options = {param.name: param for param in params if param.param_type_name == "option"}
+        for name, values in self._all_values(ctx, args).items():
+            if name not in options:
+                continue
+            option, (read, expected) = options[name], NUMBERS.get(options[name].metavar, (len, ""))
+            if len(values) > 1 and not option.multiple:
+                raise ValueError(
+                    f"{option.opts[0]} is given {len(values)} times ({', '.join(values)}); one is expected"
+                )
+            for value in values:
+                try:
+                    read(value)
+                except ValueError:
+                    raise ValueError(f"{option.opts[0]} must be {expected}, got {value!r}") from None
+        return super().parse_args(ctx, args)
+
+    def _all_values(self, ctx: Any, args: list[str]) -> dict[str, list[str]]:
+        """What is given to each option that takes values, in its order, as a twin of this command reads it whose
+        options may all be repeated.
+        """
+        twin = copy.copy(self)
+        params: list[Any] = [copy.copy(param) for param in self.params]
+        twin.params = params
+        for param in params:
+            if param.param_type_name == "option" and not param.is_flag:
+                param.multiple = True
+        values, _, _ = twin.make_parser(ctx).parse_args(args=list(args))
+        return {name: given for name, given in values.items() if isinstance(given, list)}
 
 
 class OneLineErrors(TyperGroup):

@@ -17,7 +17,7 @@ from ..prediction import Predictions, predict_file
 from . import report
 from .errors import known, remark, warnings_as_remarks
 from .settings import BACKENDS
-from .training import plain
+from .training import OF_QUANTITIES, plain
 
 __all__ = ["evaluate", "export", "predict", "warm_up"]
 
@@ -97,6 +97,7 @@ def evaluate(model: Path, file: Path, *, backend: str, as_json: bool) -> None:
         "rows": found.rows,
         "notes": found.notes,
         "cost": found.cost,
+        "better_than_baseline": found.better,
     }
     if found.confusion is not None:
         content |= {"accuracy": found.accuracy, "classes": found.classes, "confusion": found.confusion.tolist()}
@@ -104,7 +105,7 @@ def evaluate(model: Path, file: Path, *, backend: str, as_json: bool) -> None:
         if found.majority is not None:
             content["majority_accuracy"] = found.majority[1]
     else:
-        content |= {"r2": found.r2, "rmse": found.rmse, "mae": found.mae, "below": found.below}
+        content |= {name: getattr(found, name) for name in OF_QUANTITIES}
     print(json.dumps(plain(content), allow_nan=False))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..confusion import worst_pairs
@@ -11,16 +12,16 @@ from ..data.dataset import DataSet, Parts
 from ..evaluation import Evaluation
 from ..network import Network
 from ..schedules import Schedule
-from .settings import TrainOptions, course
+from .settings import TrainOptions, course, test_share
 
 if TYPE_CHECKING:
     from .training import Outcome
 
-__all__ = ["after", "before", "evaluation"]
+__all__ = ["after", "before", "evaluation", "line", "shown_names"]
 
 WIDEST = 16  # classes; a wider confusion matrix is shown as its most frequent mistakes
 PAIRS = 12
-HALF = 0.5  # of the rows: a class that is so frequent is told beside the accuracy
+FEW_NAMES = 8  # of categories or classes that are listed in a line
 RISEN = 1.1  # times its least: a validation cost that has risen
 
 
@@ -29,21 +30,26 @@ def line(label: str, text: str) -> None:
     print(f"{label:<11}{text}", flush=True)
 
 
+def shown_names(names: Sequence[Any]) -> str:
+    """The first of the names, and how many more there are."""
+    more = f" and {len(names) - FEW_NAMES:,} more" if len(names) > FEW_NAMES else ""
+    return ", ".join(map(str, names[:FEW_NAMES])) + more
+
+
 def before(options: TrainOptions, data: DataSet, parts: Parts, net: Network, explain: bool = False) -> None:
     """Engine, data, split, network and training settings; with `explain` why the engine runs them as it does."""
     train, test = len(parts.train[1]), len(parts.test[1])
     watched = len(parts.validation[1]) if parts.validation else 0
     kind = f"{len(data.classes)} classes" if data.classes is not None else "regression"
     line("engine", net.backend_reason)
-    line(
-        "data",
-        f"{data.title}: {train + watched + (0 if options.test else test):,} rows, {data.X.shape[1]:,} features, {kind}",
-    )
+    rows = train + watched + (0 if test_share(options) is None else test)
+    line("data", f"{data.title}: {rows:,} rows, {data.X.shape[1]:,} features, {kind}")
     for note in data.notes:
         line("", note)
     how = "by class, " if data.classes is not None else ""
     own = "the set's own " if data.test is not None else ""
-    line("split", f"{train:,} training, {watched:,} validation, {own}{test:,} test rows; {how}seed {options.seed}")
+    tested = f"{own}{test:,}" if test else "no"
+    line("split", f"{train:,} training, {watched:,} validation, {tested} test rows; {how}seed {options.seed}")
     hidden = f"{options.activation}, " if len(net.sizes) > 2 else ""
     line(
         "network",
@@ -105,7 +111,10 @@ def after(data: DataSet, parts: Parts, net: Network, outcome: Outcome) -> None:
         f"{outcome.seconds:.2f} s"
         + (f", {outcome.compiling:.2f} s of them to compile kernels, once" if outcome.compiling else ""),
     )
-    evaluation("test", outcome.test, " not seen in training")
+    if outcome.test is None:
+        line("test", "none: with --test 0 no rows were set apart; fastnn evaluate tests a model on a labelled file")
+    else:
+        evaluation("test", outcome.test, " not seen in training")
     for label, path in (("curve", outcome.plot), ("model", outcome.model)):
         if path is not None:
             line(label, path + (" (an earlier file was overwritten)" if path in outcome.overwritten else ""))
@@ -117,18 +126,45 @@ def evaluation(label: str, found: Evaluation, which: str = "") -> None:
     """Accuracy and confusion matrix, or R2 and error, of rows of which `which` says more."""
     rows = f"{found.rows:,} row{'s' * (found.rows != 1)}{which}"
     if found.confusion is None:
-        errors = f"root mean square error {found.rmse:.4g}, mean absolute error {found.mae:.4g}"
-        line(label, f"R2 {found.r2:.4f}, {errors}, cost {found.cost:.4g}, on {rows}")
-        if found.below is not None:
-            line("", f"{100 * found.below:.1f} % of the targets are below the predicted quantile")
+        _of_quantities(label, found, rows)
         return
     wrong = found.rows - int(found.confusion.trace())
     line(label, f"accuracy {100 * (found.accuracy or 0):.2f} % ({wrong:,} wrong of {rows}), cost {found.cost:.4g}")
     auc = f", ROC AUC {found.roc_auc:.4f}" if found.roc_auc is not None else ""
     line("", f"balanced accuracy {100 * (found.balanced_accuracy or 0):.2f} %, mean F1 {found.f1:.4f}{auc}")
-    if found.majority is not None and found.majority[1] >= HALF:
-        line("", f"baseline: always {found.majority[0]}, accuracy {100 * found.majority[1]:.2f} %")
+    if found.majority is not None:
+        name, share = found.majority
+        balanced = 1 / int((found.confusion.sum(axis=1) > 0).sum())  # right in one of the classes that occur
+        line("", f"baseline: always {name}, accuracy {100 * share:.2f} %, balanced accuracy {100 * balanced:.2f} %")
+    if found.gain is not None and not found.better:
+        more, error = (100 * part for part in found.gain)
+        line(
+            "",
+            "by accuracy this model is not better than the baseline by more than the standard error "
+            f"({more:+.2f} points, standard error {error:.2f})",
+        )
     _confusion(found.confusion, found.classes or [])
+
+
+def _of_quantities(label: str, found: Evaluation, rows: str) -> None:
+    """What the training made small comes first, with its own score."""
+    rest, constant = f"cost {found.cost:.4g}, on {rows}", "the mean"
+    r2, mae = f"R2 {found.r2:.4f}", f"mean absolute error {found.mae:.4g}"
+    rmse = f"root mean square error {found.rmse:.4g}"
+    d2 = "" if found.d2 is None else f"D2 {found.d2:.4f}, "
+    if found.pinball is not None:
+        constant = f"the quantile {found.quantile:g}"
+        line(label, f"pinball loss {found.pinball:.4g} of {constant}, {d2}{rest}")
+        line("", f"{100 * (found.below or 0):.1f} % of the targets are below the predicted quantile")
+        line("", f"{r2}, {rmse}, {mae}")
+    elif found.quantile is not None:
+        constant = "the median"
+        line(label, f"{mae}, {d2}{rest}")
+        line("", f"{r2}, {rmse}")
+    else:
+        line(label, f"{r2}, {rmse}, {mae}, {rest}")
+    if found.better is False:
+        line("", f"this model is not better than always answering {constant} by more than the standard error")
 
 
 def _how_to_use(data: DataSet, net: Network, model: str) -> None:

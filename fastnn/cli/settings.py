@@ -9,13 +9,23 @@ from typing import Any
 
 from .. import activations, costs, optimizers, schedules, small_data
 from ..data import digits, mnist, tables
-from ..data.dataset import DataSet
+from ..data.dataset import TEST_FRACTION, DataSet
 from ..errors import finite_number, nearest, positive_integer
 from ..options import PRECISIONS
 from ..schedules import Schedule
 from .errors import known
 
-__all__ = ["LEARNING_RATES", "Defaults", "TrainOptions", "check", "course", "hidden_layers", "rule", "settle"]
+__all__ = [
+    "LEARNING_RATES",
+    "Defaults",
+    "TrainOptions",
+    "check",
+    "course",
+    "hidden_layers",
+    "rule",
+    "settle",
+    "test_share",
+]
 
 BACKENDS = ("auto", "numpy", "numba", "cupy")
 DTYPES = ("float32", "float64")
@@ -28,6 +38,7 @@ DECAYS: dict[str, Callable[[float, int], Schedule]] = {
     "quadratic": lambda rate, epochs: schedules.Polynomial(rate, epochs, power=2),
     "cosine": schedules.Cosine,
 }
+TABLES = (".csv", ".tsv", ".npz")
 CHECKPOINT_SECONDS = 60.0
 SCALED_LINEARLY = ("sgd", "momentum")
 DECAYING = tuple(name for name, rule in optimizers.OPTIMIZERS.items() if issubclass(rule, optimizers.Decaying))
@@ -245,8 +256,32 @@ def settle(options: TrainOptions, rows: int) -> None:
         options.l2 = small_data.l2_of(rows)
 
 
+def test_share(options: TrainOptions) -> float | None:
+    """The fraction of the rows that --test sets apart, a fifth where it is not given; None where it names a file.
+
+    Raises
+    ------
+    ValueError
+        Neither a fraction below 1 nor the name of a table.
+    """
+    if options.test is None:
+        return TEST_FRACTION
+    try:
+        share = float(options.test)
+    except ValueError:
+        share = -1.0
+        if Path(options.test).suffix.lower() in TABLES:
+            return None
+    if not 0 <= share < 1:
+        raise ValueError(
+            f"--test must be a table ({', '.join(TABLES)}), or a fraction of the rows >= 0 and < 1 (0 for no test), "
+            f"got {options.test!r}"
+        )
+    return share
+
+
 def _source(options: TrainOptions) -> tuple[Defaults, Callable[[], DataSet]]:
-    source = options.source
+    source, share = options.source, test_share(options)
     table_only = {
         "--target": options.target,
         "--task": options.task,
@@ -255,20 +290,22 @@ def _source(options: TrainOptions) -> tuple[Defaults, Callable[[], DataSet]]:
         "--missing": options.missing,
         "--decimal": options.decimal,
         "--numeric": options.numeric or None,
-        "--test": options.test,
+        "--test": options.test if share is None else None,
         "--cost": options.cost,
     }
     if source in ("digits", "mnist"):
         misplaced = [name for name, value in table_only.items() if value is not None]
         if misplaced:
             raise ValueError(f"{misplaced[0]} is for tables (FILE.csv, FILE.tsv or FILE.npz), not for {source!r}")
+    if source == "mnist" and options.test is not None:
+        raise ValueError(f"--test {options.test} is not for 'mnist', which has test rows of its own")
     if options.data is not None and source != "mnist":
         raise ValueError(f"--data is for 'mnist' only, not for {source!r}")
     if source == "digits":
         return DIGITS, digits.load
     if source == "mnist":
         return MNIST, lambda: mnist.load(options.data)
-    if Path(source).suffix.lower() not in (".csv", ".tsv", ".npz"):
+    if Path(source).suffix.lower() not in TABLES:
         raise ValueError(
             f"SOURCE {source!r} is not known{nearest(source, ['digits', 'mnist']) or '.'} Known: digits, mnist, "
             "FILE.csv, FILE.tsv, FILE.npz"
@@ -295,7 +332,9 @@ def _source(options: TrainOptions) -> tuple[Defaults, Callable[[], DataSet]]:
 def _table(source: str, target: str, options: TrainOptions, choice: tables.Choice) -> DataSet:
     """The table, with the rows of --test."""
     data = tables.load(source, target, task=options.task, choice=choice)
-    if options.test is not None:
+    if options.drop:  # for `fastnn inspect`; predictions do not need it
+        data.preprocessing["dropped"] = list(options.drop)
+    if options.test is not None and test_share(options) is None:
         data.test = tables.load_test(options.test, data.preprocessing, data.notes)
         data.notes.append(f"test rows: {len(data.test[1]):,} of {options.test}")
     if options.cost is not None and data.classes is not None:

@@ -22,9 +22,11 @@ from ..training import History
 from . import report
 from .checkpoint import Checkpoint
 from .errors import BAD_INPUT, INTERRUPTED, remark, warnings_as_remarks
-from .settings import TrainOptions, check, hidden_layers, rule, settle
+from .settings import TrainOptions, check, hidden_layers, rule, settle, test_share
 
-__all__ = ["Outcome", "plain", "train"]
+__all__ = ["OF_QUANTITIES", "Outcome", "plain", "train"]
+
+OF_QUANTITIES = ("r2", "rmse", "mae", "below", "pinball", "d2")  # of an Evaluation, for JSON
 
 
 @dataclass
@@ -36,7 +38,7 @@ class Outcome:
     history: History
     seconds: float
     compiling: float  # seconds of these
-    test: Evaluation
+    test: Evaluation | None  # without test rows
     model: str | None = None
     plot: str | None = None
     overwritten: tuple[str, ...] = ()
@@ -67,7 +69,11 @@ def train(
         check_name("--save ", save)
     data = read()
     parts = deal(
-        data, validation=float(options.validation or 0), seed=options.seed, cost=options.cost or "squared_error"
+        data,
+        validation=float(options.validation or 0),
+        seed=options.seed,
+        cost=options.cost or "squared_error",
+        test=test_share(options) or 0.0,
     )
     settle(options, len(parts.train[1]))
     with warnings_as_remarks():
@@ -107,7 +113,7 @@ def train(
     seconds = time.perf_counter() - began
     history = checkpoint.ended(net, history)
     try:
-        test = evaluated(net, parts.preprocessing, *parts.test)
+        test = evaluated(net, parts.preprocessing, *parts.test) if len(parts.test[1]) else None
     except ValueError:  # of a row that overflows: what was learnt is kept
         net.preprocessing = parts.preprocessing
         net.save(model)
@@ -247,7 +253,6 @@ def _object(
         "history": history,
         "epochs_completed": len(outcome.history.cost),
         "interrupted": outcome.history.interrupted,
-        "test_cost": outcome.test.cost,
     }
     if explain:
         result["engine"]["plan"] = net.plan(
@@ -258,15 +263,20 @@ def _object(
             training_rows=len(parts.train[1]),
             data_dtype=parts.train[0].dtype,
         ).splitlines()
-    test = outcome.test
-    if test.confusion is not None:
-        result |= {"test_accuracy": test.accuracy, "confusion": test.confusion.tolist()}
-        result |= {f"test_{name}": getattr(test, name) for name in ("balanced_accuracy", "f1", "roc_auc")}
-        if outcome.test.majority is not None:
-            result["majority_accuracy"] = outcome.test.majority[1]
-    else:
-        result |= {f"test_{name}": getattr(test, name) for name in ("r2", "rmse", "mae", "below")}
+    result |= _test_figures(outcome.test, data.classes is not None)
     return result | {"model": outcome.model, "plot": outcome.plot, "seconds": outcome.seconds}
+
+
+def _test_figures(test: Evaluation | None, classes: bool) -> dict[str, Any]:
+    """The same names with and without test rows, then with None."""
+    names = ("cost", "accuracy", "balanced_accuracy", "f1", "roc_auc") if classes else ("cost", *OF_QUANTITIES)
+    result: dict[str, Any] = {f"test_{name}": getattr(test, name, None) for name in names}
+    result["better_than_baseline"] = getattr(test, "better", None)
+    if classes:
+        matrix, majority = getattr(test, "confusion", None), getattr(test, "majority", None)
+        result["confusion"] = None if matrix is None else matrix.tolist()
+        result["majority_accuracy"] = None if majority is None else majority[1]
+    return result
 
 
 def plain(value: Any) -> Any:

@@ -59,7 +59,9 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Parts:
-    """Disjoint rows, ready for `fit` and `score`: (X, y) each; validation is None where none was asked for."""
+    """Disjoint rows, ready for `fit` and `score`: (X, y) each; validation is None where none was asked for, and test
+    has no rows then.
+    """
 
     train: tuple[Array, Array]
     validation: tuple[Array, Array] | None
@@ -67,7 +69,9 @@ class Parts:
     preprocessing: dict[str, Any]
 
 
-def deal(data: DataSet, *, validation: float, seed: int, cost: str = "squared_error") -> Parts:
+def deal(
+    data: DataSet, *, validation: float, seed: int, cost: str = "squared_error", test: float = TEST_FRACTION
+) -> Parts:
     """Split the rows and scale a table by its training rows alone.
 
     Parameters
@@ -80,6 +84,8 @@ def deal(data: DataSet, *, validation: float, seed: int, cost: str = "squared_er
         Of the split.
     cost : str
         With which quantities are learnt; their unit goes with it (fastnn/robust.py).
+    test : float
+        Fraction of all rows, in [0, 1), of a set that brings no test rows of its own; with 0 there are none.
 
     Raises
     ------
@@ -87,7 +93,7 @@ def deal(data: DataSet, *, validation: float, seed: int, cost: str = "squared_er
         Too few rows, or rows of a class, for the split; values too large to standardise.
     """
     codes = data.y if data.classes is not None else None
-    held_out = TEST_FRACTION if data.test is None else 0.0
+    held_out = test if data.test is None else 0.0
     try:
         rows = split_rows(
             len(data.X), test=held_out, validation=validation, seed=seed, classes=codes, names=data.classes
@@ -107,5 +113,5 @@ def deal(data: DataSet, *, validation: float, seed: int, cost: str = "squared_er
         return scale_features(preprocessing, X), y if data.task == "classification" else scale_target(preprocessing, y)
 
     watched = part(data.X[rows.validation], data.y[rows.validation]) if len(rows.validation) else None
-    test = part(*data.test) if data.test is not None else part(data.X[rows.test], data.y[rows.test])
-    return Parts(part(data.X[rows.train], data.y[rows.train]), watched, test, preprocessing)
+    tested = part(*data.test) if data.test is not None else part(data.X[rows.test], data.y[rows.test])
+    return Parts(part(data.X[rows.train], data.y[rows.train]), watched, tested, preprocessing)

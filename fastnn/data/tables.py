@@ -292,7 +292,8 @@ def load_test(path: str | os.PathLike[str], known: Mapping[str, Any], notes: lis
 
     def want(names: list[str]) -> tuple[list[str], str]:
         if target not in names:
-            raise DataFileError(f"{path}: has no column {target!r}, the target{nearest(target, names) or '.'}")
+            hint = nearest(target, names, 0.75) or "; rows without answers test no model: they are for `fastnn predict`"
+            raise DataFileError(f"{path}: has no column {target!r}, the target{hint}")
         return _needed(path, names, known), target
 
     table = _reader(path)(path, want, reading_of(known))
