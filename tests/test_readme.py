@@ -1,5 +1,6 @@
 """What the README shows is run as it is printed."""
 
+import ast
 import dataclasses
 import inspect
 import json
@@ -9,7 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import fastnn
+import fastnn.estimators
 from fastnn.training import History
 
 ROOT = Path(__file__).parents[1]
@@ -116,6 +120,52 @@ def test_the_page_on_the_interface_tells_what_there_is(tmp_path):
     assert float(output_of(2, tmp_path, API).split()[-1]) < 1e-4, "L-BFGS"
     assert output_of(3, tmp_path, API) == "", "steps of one's own"
     assert float(output_of(4, tmp_path, API)) > 0.93
+
+
+TABLES = {
+    "optimizers": [cls.__name__ for cls in fastnn.optimizers.OPTIMIZERS.values()],
+    "schedules": [*fastnn.schedules.SCHEDULES, "scaled"],
+    "initializers": [cls.__name__ for cls in fastnn.initializers.INITIALIZERS.values()],
+    "callbacks": fastnn.callbacks.__all__,
+    "estimators": fastnn.estimators.__all__,
+}
+
+
+def shown_signatures(module):
+    """{name: signature} of the calls in the table of a module, or in the block of the estimators."""
+    if module == "estimators":
+        blocks = re.findall(r"^```(\w*)\n(.*?)^```$", API, re.DOTALL | re.MULTILINE)
+        (text,) = [block for language, block in blocks if not language and "DenseClassifier(" in block]
+        calls = re.findall(r"^(\w+)(\(.*?\))(?=\n\w|\n\Z)", text, re.DOTALL | re.MULTILINE)
+    else:
+        (table,) = re.findall(rf"^\| `fastnn\.{module}`.*?\n\n", API, re.DOTALL | re.MULTILINE)
+        rows = [line.split("|")[1] for line in table.splitlines()[2:] if line]
+        calls = [call for row in rows for call in re.findall(r"`(\w+)(\(.*?\))`", row)]
+    return {name: signature_of_text(arguments) for name, arguments in calls}
+
+
+def signature_of_text(arguments):
+    (function,) = ast.parse(f"def f{arguments}: ...").body
+    positional, keyword = function.args.args, function.args.kwonlyargs
+    given = [None] * (len(positional) - len(function.args.defaults)) + function.args.defaults
+    return [
+        (argument.arg, kind, inspect.Parameter.empty if default is None else ast.literal_eval(default))
+        for kind, names, defaults in (
+            (inspect.Parameter.POSITIONAL_OR_KEYWORD, positional, given),
+            (inspect.Parameter.KEYWORD_ONLY, keyword, function.args.kw_defaults),
+        )
+        for argument, default in zip(names, defaults, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("module", TABLES)
+def test_the_page_on_the_interface_shows_signatures_as_they_are(module):
+    """Names, order, kinds and defaults of every class of the tables, and none is left out."""
+    shown = shown_signatures(module)
+    assert sorted(shown) == sorted(TABLES[module])
+    for name, signature in shown.items():
+        parameters = inspect.signature(getattr(getattr(fastnn, module), name)).parameters.values()
+        assert signature == [(p.name, p.kind, p.default) for p in parameters], name
 
 
 def test_every_command_line_it_names_exists():
