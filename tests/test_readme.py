@@ -168,6 +168,14 @@ def test_the_page_on_the_interface_shows_signatures_as_they_are(module):
         assert signature == [(p.name, p.kind, p.default) for p in parameters], name
 
 
+def test_the_table_of_environment_variables_has_every_one_of_fastnn():
+    table = API[API.index("## Environment variables") : API.index("## Errors")]
+    sources = [path for folder in ("fastnn", "kernels") for path in (ROOT / folder).rglob("*.py")]
+    read = {name for path in sources for name in re.findall(r"\bFASTNN_[A-Z]+\b", path.read_text(encoding="utf-8"))}
+    assert "FASTNN_AMX" in read
+    assert set(re.findall(r"\bFASTNN_[A-Z]+\b", table)) == read
+
+
 def test_every_command_line_it_names_exists():
     block = re.search(r"## The command line\n\n```\n(.*?)```", README, re.DOTALL).group(1)
     commands = set(re.findall(r"^fastnn (\w+)", block, re.MULTILINE))
