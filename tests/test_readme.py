@@ -11,13 +11,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_structure import RANK
 
 import fastnn
 import fastnn.estimators
 from fastnn.training import History
 
 ROOT = Path(__file__).parents[1]
-README, API = ((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/api.md"))
+README, API, ARCHITECTURE = (
+    (ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/api.md", "docs/architecture.md")
+)
 
 
 def output_of(block, folder, page=README):
@@ -174,6 +177,24 @@ def test_the_table_of_environment_variables_has_every_one_of_fastnn():
     read = {name for path in sources for name in re.findall(r"\bFASTNN_[A-Z]+\b", path.read_text(encoding="utf-8"))}
     assert "FASTNN_AMX" in read
     assert set(re.findall(r"\bFASTNN_[A-Z]+\b", table)) == read
+
+
+@pytest.mark.parametrize("folder", ["fastnn", "fastnn/backends", "kernels/cpu", "kernels/cuda"])
+def test_the_page_on_the_architecture_mentions_every_module(folder):
+    """In the section of its folder; and it mentions no module that does not exist."""
+    section = re.search(rf"^### {folder}/\n(.*?)(?=^##)", ARCHITECTURE, re.DOTALL | re.MULTILINE).group(1)
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    named = {name.removesuffix(".py") for row in rows for name in re.findall(r"`([\w./]+)`", row)}
+    files = [path for path in (ROOT / folder).iterdir() if path.suffix in (".py", ".cu", ".cuh")]
+    present = {path.stem if path.suffix == ".py" else path.name for path in files} - {"__init__", "__main__"}
+    if folder == "fastnn":
+        present |= {f"fastnn/{name}/" for name in ("backends", "estimators", "data", "cli", "bench")}
+    assert named == present
+
+
+def test_the_page_on_the_architecture_shows_the_ranks_of_imports():
+    rows = re.findall(r"^\| (\d+) \| (.*) \|$", ARCHITECTURE, re.MULTILINE)
+    assert {name: int(rank) for rank, names in rows for name in re.findall(r"`([\w.]+)`", names)} == RANK
 
 
 def test_every_command_line_it_names_exists():
