@@ -1,6 +1,7 @@
 """What the README shows is run as it is printed."""
 
 import ast
+import builtins
 import dataclasses
 import inspect
 import json
@@ -195,6 +196,36 @@ def test_the_page_on_the_architecture_mentions_every_module(folder):
 def test_the_page_on_the_architecture_shows_the_ranks_of_imports():
     rows = re.findall(r"^\| (\d+) \| (.*) \|$", ARCHITECTURE, re.MULTILINE)
     assert {name: int(rank) for rank, names in rows for name in re.findall(r"`([\w.]+)`", names)} == RANK
+
+
+def test_the_index_lists_every_page():
+    listed = re.findall(r"^\| \[([\w-]+\.md)\]\(\1\) \|", (ROOT / "docs/index.md").read_text("utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted({path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"})
+
+
+def texts_of_code():
+    """Every string of the sources; of an f-string … stands for what is put in."""
+    for folder in ("fastnn", "kernels"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
+
+
+def test_the_messages_of_the_page_on_troubles_are_those_of_the_code():
+    page, code = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8"), "\n".join(texts_of_code())
+    messages = re.findall(r"^```\n(.*)\n```$", page, re.MULTILINE)
+    assert len(messages) > 15
+    for message in messages:
+        kind, colon, text = message.partition(": ")
+        if colon and re.fullmatch(r"[A-Z]\w+", kind):
+            assert hasattr(fastnn, kind) or hasattr(builtins, kind), kind
+        else:
+            text = message
+        for part in text.split("…"):
+            assert part.strip() in code, part
 
 
 def test_every_command_line_it_names_exists():
