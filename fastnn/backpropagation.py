@@ -199,9 +199,12 @@ class Backpropagation:
         return cost_sum / m + self.l2 / (2 * total) * self.sum_of_squared_weights(), Delta
 
     def step(self, gradient: Array, optimizer: Optimizer) -> None:
-        """Moves theta by one step of the rule from a gradient of your own making, for loops that `fit` does not have: a
-        gradient that is clipped, added to, or zero where parameters are to stay (a weight decay moves them all the
-        same).
+        """Move theta by one step of the optimizer from a gradient of your own making, for loops that `fit` does not
+        have: a gradient that is clipped, or added to.
+
+        Parameters whose gradient is 0 stay only while nothing else moves them: a weight decay does, and so do the
+        momenta of an optimizer that has trained them before. To freeze a layer restore its `weights` and `biases` after
+        each step.
 
         Parameters
         ----------

@@ -68,7 +68,8 @@ class FitMethod:
             epoch -> row numbers of that epoch, instead of shuffling; rows may be repeated or left out. Numbers count
             the training rows.
         validation : (X, y), (X, y, weights) or float, optional
-            Rows to evaluate after each epoch; a fraction sets rows of X apart, chosen by the seed.
+            Rows to evaluate after each epoch; a fraction sets rows of X apart, chosen by the seed. Weights are one
+            number per row, or "balanced".
         callbacks : sequence of callables
             f(epoch, history, net) after each epoch, with the epoch's number over the network's life, from 0; all are
             called, and the fit ends where one returned True. They may read the network and change `learning_rate` of an

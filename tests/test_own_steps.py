@@ -42,6 +42,24 @@ def test_a_layer_whose_gradient_is_zero_stays():
     assert not np.array_equal(net.weights[1], network("numpy").weights[1])
 
 
+@pytest.mark.parametrize("rule", [fastnn.optimizers.Momentum(0.05), fastnn.optimizers.Adam(0.01, weight_decay=0.1)])
+def test_a_layer_that_has_been_trained_stays_if_it_is_restored(rule):
+    """Momenta and weight decay move it where its gradient is zero, too."""
+    net = network("numpy")
+    net.fit(X, Y, optimizer=rule, epochs=1)
+    before = net.weights[0].copy(), net.biases[0].copy()
+    for restored in (False, True):
+        for _ in range(3):
+            _, D = net.cost_and_gradient(X, Y)
+            for of_layers in net.split(D):
+                of_layers[0][...] = 0
+            net.step(D, rule)
+            if restored:
+                net.weights[0][...], net.biases[0][...] = before
+        assert np.array_equal(net.weights[0], before[0]) == restored
+        assert np.array_equal(net.biases[0], before[1]) == restored
+
+
 def wrong(dtype="float64", shape=67, value=0.0):
     return np.full(shape, value, dtype)
 

@@ -122,8 +122,9 @@ def test_the_page_on_the_interface_tells_what_there_is(tmp_path):
     assert (len(first.split(",")), len(second.split(","))) == (3, 2)
     assert output_of(1, tmp_path, API).strip() == "the same bits: True"
     assert float(output_of(2, tmp_path, API).split()[-1]) < 1e-4, "L-BFGS"
-    assert output_of(3, tmp_path, API) == "", "steps of one's own"
-    assert float(output_of(4, tmp_path, API)) > 0.93
+    assert output_of(3, tmp_path, API) == "[0.00325, 0.00775, 0.00325, 0.00775]\n", "a schedule of one's own"
+    assert output_of(4, tmp_path, API) == "", "steps of one's own"
+    assert float(output_of(5, tmp_path, API)) > 0.93
 
 
 TABLES = {
