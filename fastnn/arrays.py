@@ -1,4 +1,4 @@
-"""What arrays handed in are, whatever library they come from. Knows NumPy alone."""
+"""Where arrays of any library lie, and what they hold. Imports NumPy alone."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ Array = Any
 
 
 class Backpropagation:
-    """The part of `Network` that is on the board; what it is a network of, `Network` says."""
+    """The forward and backward passes of `Network`; its attributes are documented there."""
 
     sizes: tuple[int, ...]
     hidden: tuple[Activation, ...]

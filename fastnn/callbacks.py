@@ -16,21 +16,22 @@ __all__ = ["Plateau"]
 
 
 class Plateau:
-    """Lowers the learning rate of the fit under way where its cost no longer falls: that of the validation rows, or
-    without any that of training.
+    """Lowers the learning rate of a running fit when its cost no longer falls: the validation cost, or without
+    validation the training cost.
 
     The same instance serves one fit after another, and pickles and copies of estimators hold it.
 
     Parameters
     ----------
     factor : float
-        0 < factor < 1, by which the rate is multiplied.
+        The rate is multiplied by this, 0 < factor < 1.
     patience : int
-        After so many epochs without a cost lower than the lowest by `threshold` of it, and so many after each cut.
+        Number of epochs to wait for a cost that is lower than the lowest by more than `threshold` of it; counted anew
+        after each cut.
     threshold : float
         >= 0, relative.
     least : float
-        > 0, below which the rate is not taken.
+        > 0; the rate is not lowered further than this.
     """
 
     def __init__(self, factor: float = 0.5, patience: int = 5, *, threshold: float = 1e-4, least: float = 1e-6) -> None:
@@ -45,7 +46,8 @@ class Plateau:
             raise ValueError("Plateau lowers the rate of a fit by steps, and optimizer='lbfgs' has none")
         if isinstance(rule.learning_rate, Schedule):
             raise ValueError(
-                f"Plateau lowers a learning rate that is a number, and that of {rule!r} is a schedule; give one of both"
+                f"Plateau lowers a learning rate that is a number, and that of {rule!r} is a schedule; give only "
+                "one of them"
             )
         costs, rates = history.val_cost or history.cost, history.learning_rate
         best, improved = math.inf, 0

@@ -1,4 +1,4 @@
-"""What a user hands in, made into what an engine takes - or refused with one clear sentence.
+"""Checks and conversion of user input: what an engine takes, or an error of one clear sentence.
 
 X and y are checked for type, shape, range and finiteness before anything else happens, block by
 block, so that the temporaries stay small. The first offending row and column are named.
@@ -34,7 +34,7 @@ def numeric(argument: str, x: Any, backend: Backend | None = None) -> Any:
     TypeError
         Strings, objects, complex numbers, ragged lists, sparse matrices, masked arrays.
     ValueError
-        Bytes seen as bool that are neither 0 nor 1, which engines would read each in its own way.
+        Bytes viewed as bool that are neither 0 nor 1, which each engine would read differently.
     """
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{argument} must be a plain array, got a masked one; fill or drop the masked entries first")
@@ -73,8 +73,8 @@ def numeric(argument: str, x: Any, backend: Backend | None = None) -> Any:
         raise TypeError(f"{argument} must hold real numbers, got dtype {x.dtype}{hint}")
     if x.dtype == bool and isinstance(x, np.ndarray) and x.size and x.view(np.uint8).max() > 1:
         raise ValueError(
-            f"{argument} holds bool that are neither 0 nor 1, such as bytes seen as bool by .view(bool); {argument} != "
-            "0 makes true ones"
+            f"{argument} holds bool that are neither 0 nor 1, such as bytes viewed as bool by .view(bool); use "
+            f"`{argument} != 0` for true booleans"
         )
     return x
 
@@ -223,8 +223,8 @@ def inputs(
 
 
 def warn_if_unscaled(X: Any, scale: float | None, stacklevel: int, argument: str = "X") -> None:
-    """Warns (`UnscaledInput`) of whole numbers beyond 1 as floats where integers are scaled: pixels, most likely, which
-    became floats on their way.
+    """Warns (`UnscaledInput`) if X holds floats that are whole numbers beyond 1 while the network scales integers: most
+    likely pixels that were converted to float somewhere.
 
     At most the first BLOCK elements of an array on the host are looked at.
     """
@@ -283,8 +283,15 @@ def warned_of_table(preprocessing: Mapping[str, Any], stacklevel: int) -> bool:
 
 
 def targets(y: Any, pair: Pair, m: int, K: int, dtype: np.dtype[Any], backend: Backend, *, argument: str = "y") -> Any:
-    """y as int64 classes (m,) or as (m, K) of the dtype, of classes their probabilities, on the engine's device (see
-    `Network.fit`).
+    """The targets y as an engine takes them, on its device. What is accepted depends on the pair of output and cost:
+
+    - softmax with cross_entropy ("classes"): integers 0..K-1, returned as int64 (m,); or the probability of each class,
+      rows that sum to 1, as (m, K) of the dtype.
+    - sigmoid with cross_entropy ("probabilities"): numbers in [0, 1], as (m, K) of the dtype.
+    - costs of errors ("values", "numbers"): any finite numbers, as (m, K) of the dtype. With squared_error and K > 1
+      also integer classes (m,), which mean their one-hot rows, as int64.
+
+    With K = 1 the last two may be given as (m,).
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What this machine offers to fastnn, and whether each engine computes correctly on it.
+"""What fastnn finds on this machine, and whether each engine computes correctly on it.
 
 Nothing is assumed from version numbers alone: every usable engine runs its operations against
 float64 NumPy, its matrix product from several threads at once, and steps on the matrix unit if it uses one.
@@ -404,7 +404,7 @@ def text(report: Report) -> str:
         ),
     ]
     if report.findings:
-        lines += ["", "What to mend"]
+        lines += ["", "Problems"]
         for finding in report.findings:
             lines += [f"  {finding.subject}: {finding.problem}", f"      {finding.remedy}"]
     lines += [f"\nWARNING: {warning}" for warning in report.warnings]

@@ -97,11 +97,11 @@ class DeviceLost(RuntimeError):
 
 
 class ModelFileError(ValueError):
-    """A model file that is not one, is damaged, or describes something this version does not know."""
+    """The file is not a model, is damaged, or describes something this version does not know."""
 
 
 class DataFileError(ValueError):
-    """A data file (IDX, CSV, npz) that is missing, truncated, or not what it should be."""
+    """A data file (IDX, CSV, npz) is missing, truncated, or malformed."""
 
 
 class TrainingInterrupted(UserWarning):
@@ -113,12 +113,14 @@ class SymmetricStart(UserWarning):
 
 
 class UnknownCategory(UserWarning):
-    """Rows of a table with a text that did not occur in training: it counts as none of the column's categories."""
+    """A table holds a text that did not occur in training; it counts as none of the column's categories."""
 
 
 class UnscaledInput(UserWarning):
-    """Whole numbers beyond 1 as floats, for a network that scales integers: floats are taken as they are. Rows of a
-    table, for a network that takes them scaled. Targets whose differences the dtype rounds away.
+    """The data are not on the scale that the network expects.
+
+    Whole numbers beyond 1 as floats, for a network that scales integers and takes floats as they are; rows of a table,
+    for a network that takes them scaled; or targets whose differences the dtype rounds away.
     """
 
 

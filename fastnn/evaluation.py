@@ -1,5 +1,4 @@
-"""How right a network is on rows whose answers are known: what `fastnn train` says of its test rows, and
-`fastnn evaluate` of another file.
+"""Scores of a network on labelled rows: of the test rows in `fastnn train`, of another file in `fastnn evaluate`.
 
 >>> net = fastnn.load("runs/iris.safetensors")                # doctest: +SKIP
 >>> evaluate_file(net, "more.csv").accuracy                   # doctest: +SKIP
@@ -27,7 +26,7 @@ __all__ = ["Evaluation", "evaluate_file", "evaluated"]
 
 @dataclass
 class Evaluation:
-    """What a network is worth on some rows.
+    """Scores of a network on labelled rows.
 
     Attributes
     ----------
@@ -35,14 +34,15 @@ class Evaluation:
     cost : float
         Mean cost, without L2, of targets as the network has them (quantities of a table: standardised).
     accuracy : float or None
-        Fraction of rows that are right, and None of quantities.
+        Fraction of rows that are right; None for quantities.
     balanced_accuracy : float or None
         Mean over the classes that occur of the fraction of their rows that are right.
     f1 : float or None
         Mean over the classes that occur, or were answered, of F1 = 2 TP / (2 TP + FP + FN).
     roc_auc : float or None
-        Of two classes that both occur: the probability that of a row of each the second class's has the larger
-        probability of that class, ties counted half (J. A. Hanley and B. J. McNeil, Radiology 143, 1982, 29-36).
+        For two classes that both occur: the probability that a random row of the second class is given a larger
+        probability of it than a random row of the first, ties counted half (J. A. Hanley and B. J. McNeil, Radiology
+        143, 1982, 29-36).
     r2, rmse, mae : float or None
         Of quantities: R^2, and in the unit of the file the root of the mean squared and the mean absolute error.
     quantile : float or None
@@ -56,7 +56,7 @@ class Evaluation:
     below : float or None
         Of a network that was trained for a quantile: the fraction of targets below its answers.
     majority : (class, float) or None
-        The most frequent class of these rows, and the accuracy of who always answers that.
+        The most frequent class of these rows, and the accuracy of always answering it.
     gain : (float, float) or None
         By how much the network is better than one answer for all rows, as a mean over the rows, and the standard error
         of that: of classes the accuracy beyond that of the most frequent class, of quantities the squared error less
@@ -159,7 +159,7 @@ def _d2(loss: NDArray[Any], of_constant: NDArray[Any]) -> float | None:
 
 
 def evaluated(net: Network, known: Mapping[str, Any], X: Any, y: Any) -> Evaluation:
-    """Of rows and targets as the network takes them, scaled already; known: its preprocessing."""
+    """Scores on rows and targets that are scaled already; known: the network's preprocessing."""
     cost, classes, h = net.mean_cost(X, y, l2=False), known["classes"], net._outputs(X)
     if classes is not None:
         matrix = confusion_matrix(np.asarray(y), np.asarray(net._answers(h)), len(classes))

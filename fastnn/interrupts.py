@@ -1,5 +1,5 @@
-"""Ctrl-C, held back where it would tear something: a step, a copy, an engine or a kernel that is being loaded; of
-these only one at a time. Imports the standard library only.
+"""Delays Ctrl-C while it would leave something half done: a step, a copy, the loading of an engine or a kernel. Also
+the lock by which engines and kernels are loaded one at a time. Imports the standard library only.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def interrupt_after() -> Iterator[None]:
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Engines and kernels are loaded by one thread at a time, and not torn by a Ctrl-C."""
+    """Inside, this thread alone loads engines and kernels, and Ctrl-C waits."""
     with LOADING, interrupt_after():
         yield
 

@@ -1,6 +1,6 @@
 """The network: sizes, activations, cost and one flat vector Theta, on an engine it does not know.
 
-What is on the board, forward and back, is in fastnn/backpropagation.py; training in fastnn/training.py.
+Forward and backward passes are in fastnn/backpropagation.py, training in fastnn/training.py.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Network(Backpropagation, FitMethod):
         if self.sizes[-1] < 2 and not self.output.elementwise:
             raise ValueError("softmax over one output is always 1; use two outputs, or output='sigmoid'")
         self.l2 = l2
-        self.dropout = dropout  # what is set need not be a tuple
+        self.dropout = dropout  # the setter makes a tuple of it
         self.dtype = options.check_dtype(dtype)
         self.precision = precision
         seed = natural_number("seed", seed)
@@ -132,7 +132,7 @@ class Network(Backpropagation, FitMethod):
         self.epochs_trained = 0
         self.scale: float | None = None
         self.preprocessing: dict[str, Any] | None = None
-        self._told = False  # of that
+        self._told = False  # whether the user has been warned of preprocessing
 
     def _place(self, vector: Array) -> None:
         theta = self.backend.empty((self.layout.size,), self.dtype)
@@ -156,7 +156,7 @@ class Network(Backpropagation, FitMethod):
         self.kept: Any = None  # what `fit` keeps for the next one (training.py)
 
     def _move(self, backend: Backend, reason: str, theta: Array) -> None:
-        """Go on on another engine with theta, which is in full precision and an array of it."""
+        """Continue on another engine with theta, an array of that engine, in full precision."""
         super().__setattr__("backend", backend)
         super().__setattr__("precision", "fp32")
         self.backend_reason, self._any_backend = reason, False
@@ -192,7 +192,7 @@ class Network(Backpropagation, FitMethod):
         super().__setattr__(name, value)
 
     def _learnt(self, *, epochs: int, scale: float | None) -> None:
-        """What a fit that is under way has come to."""
+        """Set what a running fit has reached; users cannot set it during a fit."""
         super().__setattr__("epochs_trained", epochs)
         super().__setattr__("scale", scale)
 
@@ -265,7 +265,7 @@ class Network(Backpropagation, FitMethod):
         return self._answers(self._outputs(X))
 
     def _answers(self, h: Array) -> Array:
-        """What outputs say, as `predict` gives it."""
+        """The answers of `predict`, made from outputs."""
         h = self._told_apart(h)
         if self.output.name == "softmax":
             return h.argmax(axis=1)
@@ -366,7 +366,9 @@ class Network(Backpropagation, FitMethod):
         return cost_sum / x.shape[0], hits if self.counts_hits(y) else None
 
     def _told_apart(self, h: Array) -> Array:
-        """Outputs as they are, which of classes and of 0 and 1 must be numbers: NaN would be the first class, or 0."""
+        """The outputs h, unchanged. Where they become classes or 0 and 1, NaN is an error: it would silently turn into
+        the first class, or 0.
+        """
         softmax = self.output.name == "softmax"
         if softmax or self.pair.targets == "probabilities":
             if len(h) == 1 and (softmax or h.shape[1] == 1) and h[0, 0] == h[0, 0]:

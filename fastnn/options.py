@@ -53,15 +53,15 @@ def check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
 
 
 def check_hidden(hidden: Any, layers: int, argument: str = "hidden") -> tuple[Activation, ...]:
-    """One elementwise Activation per hidden layer, from a name, an Activation or a list of them; `argument` is what the
-    caller's user calls it.
+    """One elementwise Activation per hidden layer, from a name, an Activation or a list of them; `argument` is its
+    name in messages.
     """
     if isinstance(hidden, (str, Activation)):
         chosen = [activations.get(hidden, argument, hidden=True)] * layers
     elif isinstance(hidden, Sequence):
         if argument == "hidden" and any(isinstance(h, numbers.Integral) for h in hidden):
             raise TypeError(
-                f"hidden={hidden!r} must be activations, such as 'relu'; the units of hidden layers stand among sizes: "
+                f"hidden={hidden!r} must be activations, such as 'relu'; the units of hidden layers belong in sizes: "
                 f"Network([inputs, {', '.join(map(str, hidden))}, outputs])"
             )
         chosen = [activations.get(h, f"{argument}[{i}]", hidden=True) for i, h in enumerate(hidden)]
@@ -90,14 +90,14 @@ def check_dtype(dtype: Any) -> np.dtype[Any]:
 
 
 def check_data_dtype(dtype: Any) -> np.dtype[Any] | None:
-    """That of data; None stays None."""
+    """The dtype of the data to come; None stays None."""
     try:
         found = None if dtype is None else np.dtype(dtype)
     except TypeError:
         found = np.dtype(object)
     if found is not None and found.kind not in "biuf":
         raise TypeError(
-            f"data_dtype must be a dtype of NumPy, of integers, floats or bool, such as 'uint8', or None, got {dtype!r}"
+            f"data_dtype must be a NumPy dtype of integers, floats or bool, such as 'uint8', or None, got {dtype!r}"
         )
     return found
 

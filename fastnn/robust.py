@@ -1,4 +1,4 @@
-"""Centre and spread of targets that a few wild ones do not move, for costs that do not mind these either."""
+"""Robust centre and spread of targets, for the costs that are robust to outliers."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ NORMAL = 1.4826  # standard deviation of normal numbers by their median absolute
 
 
 def is_robust(cost: Any) -> bool:
-    """Whether the cost is one of these; False too of what is none."""
+    """Whether this is one of the robust costs; False for anything that is not a cost, too."""
     return isinstance(cost, str) and cost.partition(":")[0] in ROBUST_COSTS
 
 
 def centre_and_spread(cost: str, values: Array, weights: Array | None = None) -> tuple[Array, Array]:
-    """Of the columns of values (m, K): the constant with the least cost (K,), which is the median, or the quantile
-    where that is the cost; and 1.4826 times the median absolute deviation from the median (K,), or the standard
-    deviation where more than half of a column are one number but for rounding, 0 where all are. A row counts weights
-    (m,), not all 0.
+    """Centre and spread of each column of values (m, K), two arrays (K,).
+
+    The centre is the constant with the least cost: the median, or the quantile if that is the cost. The spread is
+    1.4826 times the median absolute deviation from the median. Where more than half of a column is the same number (up
+    to rounding) it is the root mean square deviation from the median instead, which is 0 if all are the same. Rows
+    count by their weights (m,), which are not all 0.
 
     P. J. Huber, "Robust Statistics", 1981, section 5.1.
     """

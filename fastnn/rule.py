@@ -96,9 +96,9 @@ class Optimizer:
 
     @property
     def rate(self) -> float:
-        """alpha of the next step: `learning_rate` where that is a number; of a schedule what it gave the last step, or
-        gives the first. Setting it sets the number; beside a schedule, for `Network.step` alone, which takes it as it
-        is (>= 0).
+        """alpha of the next step: `learning_rate` if that is a number; with a schedule the rate of the last step, or of
+        the first if none has been taken. Setting it sets `learning_rate`; with a schedule it sets (>= 0) only the rate
+        that `Network.step` uses.
         """
         return self._rate
 
@@ -110,7 +110,7 @@ class Optimizer:
             self.learning_rate = value
 
     def took(self, rate: float) -> None:
-        """Programs tell the rate of their last step, which a schedule gave them."""
+        """Record the rate of the last step, which a schedule gave; programs call this."""
         self._rate = rate
 
     def hyper(self) -> tuple[float, ...]:
@@ -213,5 +213,5 @@ class Optimizer:
 
 
 def _epochs(owner: Any) -> int:
-    """That it has been trained; 0 of what counts none."""
+    """How many epochs the owner has been trained; 0 if it does not count them."""
     return int(getattr(owner, "epochs_trained", 0))

@@ -111,7 +111,7 @@ def restored(net: Network, content: str, tensors: Mapping[str, Array]) -> Optimi
 
 
 def _constants(kind: type[Optimizer]) -> tuple[str, ...]:
-    """Names of the arguments of a rule behind the learning rate; attributes of an instance have the same."""
+    """Names of a rule's arguments after the learning rate; its attributes have the same names."""
     return tuple(name for name in inspect.signature(kind).parameters if name != "learning_rate")
 
 

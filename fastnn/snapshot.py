@@ -1,4 +1,4 @@
-"""What `fit` keeps: a copy of what it changes, to go back to, and from one fit to the next the memory of both."""
+"""Copies that a fit can go back to, and the program and memory that one fit leaves for the next."""
 
 from __future__ import annotations
 
@@ -41,8 +41,10 @@ class Snapshot:
 
 
 def kept_or_made(job: Job) -> tuple[Program, Snapshot]:
-    """The program and the snapshot of the fit before, if they are what this one needs: to make them anew takes
-    longer than a step. The network has neither until it is done.
+    """The program and the snapshot for this job: those that the previous fit left with the network, if they serve,
+    because making new ones takes longer than a step; else new ones.
+
+    The network is left without either. `keep` gives them back after the fit, so a fit that fails leaves none behind.
     """
     net, rule = job.net, job.optimizer
     kept, net.kept = net.kept, None

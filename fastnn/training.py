@@ -96,9 +96,7 @@ def fit(
     patience: int | None,
     sample_weight: Any,
 ) -> History:
-    """What `Network.fit` does; the arguments, their defaults, what is returned, raised and warned of are documented
-    there.
-    """
+    """The work of `Network.fit`, where arguments, defaults, errors and warnings are documented."""
     under_way = net._training.held(
         "this network is being trained in another thread; wait for that fit, or train a copy (copy.deepcopy(net))",
         "this network is being trained by the fit that called this one, from a callback; train after it, or train a "
@@ -156,7 +154,7 @@ def fit(
 
 
 def _batch_size(given: Any, rows: int) -> int:
-    """That of `fit`, for so many training rows."""
+    """The batch size to use for this many training rows."""
     if given is None:
         return min(DEFAULT_BATCH, rows)
     if (batch_size := positive_integer("batch_size", given)) > rows:
@@ -168,7 +166,7 @@ def _batch_size(given: Any, rows: int) -> int:
 
 
 def _check_kinds(shuffle: Any, order: Any, callbacks: Any) -> None:
-    """TypeError for arguments of `fit` that are of another kind than they should be."""
+    """Raises TypeError where shuffle, order or callbacks have the wrong type."""
     if not isinstance(shuffle, (bool, np.bool_)):
         raise TypeError(
             f"shuffle must be True or False, got {type(shuffle).__name__}; rows in an order of your own are order=f, "
@@ -321,7 +319,9 @@ class _Fit:
         return result
 
     def _all_finite(self) -> bool:
-        """Parameters, and the optimizer's state: its squares overflow first, and nothing moves any more then."""
+        """Whether parameters and the optimizer's state are finite. Squares in the state overflow first, and then
+        nothing moves any more.
+        """
         return all(map(self.net.backend.all_finite, (self.net.theta, *self.program.optimizer.state)))
 
     def _record(self, cost: float, accuracy: float, seconds: float) -> None:
@@ -351,7 +351,7 @@ class _Fit:
         where = (
             f"step {found[0]}: {what}, first in layer {found[1]}"
             if found
-            else f"steps {start} to {stop - 1}: {what}. Taken again one at a time these steps stay finite, just"
+            else f"steps {start} to {stop - 1}: {what}. Re-running these steps one at a time stays finite"
         )
         self.snapshot.restore()
         largest, parameter = self.data.largest(), float(abs(net.theta).max())
@@ -379,8 +379,8 @@ class _Fit:
         )
 
     def _first_failure(self, epoch: int, order: Array, start: int, stop: int) -> tuple[int, int] | None:
-        """Take the slice again, step by step: the step that fails, and the layer (2..L) in which it does. None where
-        none does: another cut of the slice may round differently.
+        """Run the slice again step by step, and return the step that fails and its layer (2..L). None if no step fails:
+        single steps may round differently from the whole slice.
 
         After a step backpropagation has carried the NaN into every layer, so the step is looked at
         from the parameters before it: the first z going forward, else the first Delta coming back,
@@ -422,8 +422,8 @@ class _Fit:
 
 
 def is_true(answer: Any) -> bool:
-    """True, also as NumPy's comparisons give it; what merely counts as true, such as a list that a callback happens
-    to return, stops nothing.
+    """Whether the answer is True, of Python or NumPy. Other truthy values, such as a list that a callback happens to
+    return, do not stop a fit.
     """
     return isinstance(answer, (bool, np.bool_)) and bool(answer)
 

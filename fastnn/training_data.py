@@ -167,8 +167,8 @@ class Orders:
                 given = np.asarray(answer)
             except ValueError as error:  # lists of different lengths
                 raise ValueError(
-                    f"order({epoch}) must give a one-dimensional, non-empty array of row numbers, got what is no "
-                    f"array ({error})"
+                    f"order({epoch}) must give a one-dimensional, non-empty array of row numbers, got "
+                    f"something else ({error})"
                 ) from None
             if given.ndim != 1 or given.dtype.kind not in "iu" or given.size == 0:
                 raise ValueError(

@@ -1,5 +1,5 @@
-"""What predictions need is made before they are asked for: engines compile a program when it is first used, which takes
-seconds, and which one that is depends on the number of rows and their dtype.
+"""Compiles what predictions need before the first one. Engines compile a program when it is first used, which takes
+seconds, and which program that is depends on the number of rows and their dtype.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DTYPES = ("float32", "float64", "int64", "uint8")
 
 
 def warm_up(net: Network, *, rows: int | Iterable[int] | None = None, dtypes: Any = DTYPES) -> float:
-    """Predict zeros, so that no later prediction of rows of these dtypes compiles; the seconds that it took.
+    """Predict zeros, so that no later prediction of rows of these dtypes has to compile. Returns the seconds it took.
 
     Compiled code is kept on disk, and most of it is for all networks of a dtype: done once where an image is built, a
     process there only reads it. (Training compiles programs of its own: `fit` once for those.)

@@ -437,7 +437,7 @@ def test_bytes_seen_as_bool_are_refused(backend):
     """True that is 255: NumPy takes it for 1, who reads the memory for 255."""
     odd = np.where(np.eye(6, 4, dtype=bool), np.uint8(255), np.uint8(0)).view(bool)
     net = fastnn.Network([4, 3, 2], backend=backend)
-    with pytest.raises(ValueError, match=r"X holds bool that are neither 0 nor 1.*X != 0 makes true ones"):
+    with pytest.raises(ValueError, match=r"X holds bool that are neither 0 nor 1.*use `X != 0` for true booleans"):
         net.fit(odd, np.arange(6) % 2)
     net.fit(odd != 0, np.arange(6) % 2, epochs=1)
     for rows in (odd, odd[:1]):

@@ -172,9 +172,7 @@ def test_messages_name_the_estimators_own_parameters():
     ):
         with pytest.raises(ValueError, match=words):
             DenseClassifier(**options).fit(X, y)
-    with pytest.raises(
-        TypeError, match=r"the units of hidden layers stand among sizes: Network\(\[inputs, 64, 32, out"
-    ):
+    with pytest.raises(TypeError, match=r"the units of hidden layers belong in sizes: Network\(\[inputs, 64, 32, out"):
         fastnn.Network([4, 2], hidden=(64, 32))
 
 

@@ -243,7 +243,7 @@ def test_the_doctor_shows_them(machine, monkeypatch):
     )
     report = doctor.examine()
     text = doctor.text(report)
-    assert "What to mend" in text
+    assert "Problems" in text
     assert "  the cupy engine: no CUDA device is visible" in text
     assert (
         "  cuBLASLt: not usable (OSError: libcublasLt.so.13: cannot open shared object file): steps cannot be captured"

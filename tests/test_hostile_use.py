@@ -189,7 +189,7 @@ def test_an_order_that_is_no_array_is_named():
     X, y = data()
     with pytest.raises(
         ValueError,
-        match=r"order\(0\) must give a one-dimensional, non-empty array of row numbers, got what is no array",
+        match=r"order\(0\) must give a one-dimensional, non-empty array of row numbers, got something else",
     ):
         fastnn.Network([4, 3], backend="numpy").fit(X, y, order=lambda epoch: [[1], [1, 2]])
 
@@ -207,7 +207,7 @@ def test_the_plan_refuses_what_fit_refuses():
     net = fastnn.Network([4, 3], backend="numpy")
     with pytest.raises(ValueError, match="micro_batch=20 is larger than batch_size=10"):
         net.plan(10, micro_batch=20)
-    with pytest.raises(TypeError, match="data_dtype must be a dtype of NumPy, of integers, floats or bool"):
+    with pytest.raises(TypeError, match="data_dtype must be a NumPy dtype of integers, floats or bool"):
         net.plan(10, data_dtype="complex64")
 
 

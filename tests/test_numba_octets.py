@@ -177,7 +177,7 @@ def test_fits_of_one_network_are_planned_for_their_data(tables):
         assert tables[:1] == runs
     with pytest.raises(
         TypeError,
-        match="data_dtype must be a dtype of NumPy, of integers, floats or bool, such as 'uint8', or None, got 'bytes8x'",
+        match="data_dtype must be a NumPy dtype of integers, floats or bool, such as 'uint8', or None, got 'bytes8x'",
     ):
         net.plan(2048, data_dtype="bytes8x")
 

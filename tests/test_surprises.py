@@ -359,7 +359,7 @@ def test_a_divergence_that_does_not_repeat_names_no_step(monkeypatch):
 
     monkeypatch.setattr(net.backend, "program_for", spoilt)
     with pytest.raises(
-        fastnn.Diverged, match=r"epoch 0, steps 0 to \d+: .* one at a time these steps stay finite, just"
+        fastnn.Diverged, match=r"epoch 0, steps 0 to \d+: .* these steps one at a time stays finite"
     ) as caught:
         net.fit(X, y, batch_size=8, epochs=1)
     assert caught.value.layer is None

@@ -367,7 +367,7 @@ def rows_that_fit(net: Network, device: Device, batch: int, most: int, optimizer
             hint = "" if net.precision == "bf16" else "; precision='bf16' halves the activations"
             raise MemoryError(
                 f"a training step of one row at a time needs {needed / 1e9:.3g} GB of device memory beside the data, "
-                f"{free / 1e9:.3g} GB are free{hint}, a smaller network less"
+                f"{free / 1e9:.3g} GB are free{hint}; a smaller network needs less"
             )
         parts = min(most, 2 * parts)
     return -(-most // parts)

@@ -1,5 +1,5 @@
-// silu and gelu, whose g'(z) is not known from a = g(z): who trains keeps it beside a, where `derivative_from` expects
-// it. Apart from the other activations, so that kernels of those hold no registers for these.
+// silu and gelu. Their g'(z) does not follow from a = g(z), so training stores it beside a, where `derivative_from`
+// expects it. They have kernels of their own, so that those of the other activations need no registers for them.
 //
 //   activate_of_z       a = g(z), which may be z
 //   derivative_of_z     slopes = g'(z), which may be z

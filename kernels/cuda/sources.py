@@ -1,7 +1,7 @@
 """The kernel sources: where they are, what they declare, how they are compiled, what arguments they take.
 
 The signatures are read from the `.cu` files themselves, so that nothing has to be kept in step by hand.
-Knows NumPy only; the device on which a kernel runs is somebody else's matter.
+Imports NumPy only, and knows nothing of the device on which a kernel runs.
 """
 
 from __future__ import annotations
