@@ -247,7 +247,27 @@ class Backpropagation:
             backend.update(optimizer, self.theta, gradient)
 
     def mean_cost(self, X: Any, y: Any, *, l2: bool = True, sample_weight: Any = None) -> float:
-        """Mean cost over the m rows: J of `cost_and_gradient`, or without L2, as `history.val_cost` is."""
+        """Mean cost over the m rows: J of `cost_and_gradient`, dropout off.
+
+        Parameters
+        ----------
+        X : (m, s_1), y : targets (see `fit`)
+        l2 : bool
+            Whether the L2 term is included, lambda spread over these rows; without it the cost is measured as
+            `history.val_cost` is.
+        sample_weight : (m,) or "balanced", optional
+            As for `fit`.
+
+        Returns
+        -------
+        float
+            Summed in float64.
+
+        Raises
+        ------
+        TypeError, ValueError
+            X, y or sample_weight is not what the network takes.
+        """
         x = self._inputs(X)
         targets = self._targets(y, x.shape[0])
         weights, total = row_weights.for_rows(sample_weight, cast("Network", self), targets)

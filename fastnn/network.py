@@ -225,7 +225,9 @@ class Network(Backpropagation, FitMethod):
         return [*self.hidden, self.output]
 
     def split(self, vector: Array) -> tuple[list[Array], list[Array]]:
-        """The views (weights, biases) of any vector laid out as theta."""
+        """Views (weights, biases) of a vector (P,) laid out as theta, on the host or the device: lists of (n_out, n_in)
+        and of (n_out,). ValueError for another shape.
+        """
         return self.layout.split(vector)
 
     # ---- use --------------------------------------------------------------------------------------
@@ -246,7 +248,9 @@ class Network(Backpropagation, FitMethod):
         return self._outputs(X)
 
     def logits(self, X: Any) -> Array:
-        """z^(L), (m, K): what softmax or sigmoid makes probabilities of, as calibration by a temperature wants it."""
+        """z^(L), (m, K), of the network's dtype: what softmax or sigmoid makes probabilities of, for example for
+        calibration by a temperature. X and errors as for `predict`, but z that overflow are returned, infinite or NaN.
+        """
         self._warn_of_table()
         return self._outputs(X, activated=False)
 
@@ -274,11 +278,23 @@ class Network(Backpropagation, FitMethod):
         return h[:, 0] if self.sizes[-1] == 1 else h
 
     def score(self, X: Any, y: Any) -> float:
-        """Accuracy for classes (of their probabilities: for the largest), exact match for 0/1 targets, R^2 (mean over
-        outputs) otherwise.
+        """How right the answers are.
 
-        R^2 = 1 - sum (y - h)^2 / sum (y - mean y)^2 per output; a constant output column counts 1.0
-        if matched exactly, else 0.0.
+        Parameters
+        ----------
+        X : (m, s_1), y : targets (see `fit`)
+
+        Returns
+        -------
+        float
+            Accuracy for classes (of their probabilities: for the largest); for 0/1 targets the fraction of rows with
+            all right. Otherwise R^2 = 1 - sum (y - h)^2 / sum (y - mean y)^2, in float64, the mean over outputs; a
+            constant column of y counts 1.0 if matched exactly, else 0.0.
+
+        Raises
+        ------
+        TypeError, ValueError
+            X or y does not fit, or products overflow.
         """
         self._warn_of_table()
         return self._score(self._outputs(X), y)
@@ -308,12 +324,23 @@ class Network(Backpropagation, FitMethod):
         training_rows: int | None = None,
         data_dtype: Any = None,
     ) -> str:
-        """One sentence: how this network's engine would run training steps of batch_size rows, micro_batch at a time,
-        by this rule; with `explain` several lines: why.
+        """How this network's engine would run training steps: one sentence, for people.
 
-        training_rows : of an epoch; many if not given. Few steps an epoch may be planned differently.
-        data_dtype : of the X to train with, as NumPy takes it; the network's if not given. Data of uint8 may be planned
-            differently.
+        Parameters
+        ----------
+        batch_size, micro_batch, optimizer
+            As for `fit`.
+        explain : bool
+            Several lines, with the reasons.
+        training_rows : int, optional
+            Rows of an epoch; many if not given. Few steps an epoch may be planned differently.
+        data_dtype : NumPy dtype, optional
+            Of the X to train with; the network's if not given. Data of uint8 may be planned differently.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument that `fit` would refuse too; a data_dtype that is not one of numbers.
         """
         parts = options.check_micro_batch(micro_batch, batch_size)
         return self.backend.plan(
@@ -324,15 +351,18 @@ class Network(Backpropagation, FitMethod):
         )
 
     def save(self, path: str | os.PathLike[str], *, optimizer: optimizers.Optimizer | None = None) -> None:
-        """Write the model to one safetensors file, NAME.safetensors or a name without an ending; with the optimizer
-        it was trained by, if that is given, for `fastnn.resume`. See `fastnn.model_file`.
+        """Write the model to one safetensors file, NAME.safetensors or a name without an ending, in one move; with the
+        optimizer that trained it, if given, for `fastnn.resume`. TypeError, ValueError and OSError as documented for
+        `fastnn.model_file.save`; a file already there is untouched then.
         """
         from .model_file import save
 
         save(self, path, optimizer=optimizer)
 
     def export_onnx(self, path: str | os.PathLike[str], *, data_dtype: Any = None) -> None:
-        """Write the network to NAME.onnx, for other runtimes. See `fastnn.onnx_export`."""
+        """Write the network to NAME.onnx, for other runtimes. `fastnn.onnx_export.export_onnx` documents inputs and
+        outputs of the model, `data_dtype`, and errors (ImportError without the package onnx, ValueError, OSError).
+        """
         from .onnx_export import export_onnx
 
         export_onnx(self, path, data_dtype=data_dtype)
@@ -366,9 +396,7 @@ class Network(Backpropagation, FitMethod):
         return cost_sum / x.shape[0], hits if self.counts_hits(y) else None
 
     def _told_apart(self, h: Array) -> Array:
-        """The outputs h, unchanged. Where they become classes or 0 and 1, NaN is an error: it would silently turn into
-        the first class, or 0.
-        """
+        """h, unchanged. Where it is to become classes or 0 and 1, NaN is an error, and not the first class, or 0."""
         softmax = self.output.name == "softmax"
         if softmax or self.pair.targets == "probabilities":
             if len(h) == 1 and (softmax or h.shape[1] == 1) and h[0, 0] == h[0, 0]:

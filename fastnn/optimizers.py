@@ -324,11 +324,22 @@ def check_known(optimizer: Optimizer) -> None:
 def get(optimizer: str | Optimizer, learning_rate: float | Schedule | None = None) -> Optimizer:
     """A fresh rule for a name, or the instance itself.
 
+    Parameters
+    ----------
+    optimizer : str or Optimizer
+        "sgd", "momentum", "adam", "lars" or "lamb", or an instance.
+    learning_rate : float or Schedule, optional
+        > 0, for a name; the rule's own if not given.
+
+    Returns
+    -------
+    Optimizer
+
     Raises
     ------
     ValueError
-        Unknown name (the nearest is suggested), a learning rate that is not > 0, or a learning
-        rate given beside an instance, which has its own.
+        Unknown name (the nearest is suggested), "lbfgs", which takes no steps, a learning rate that is not > 0, or a
+        learning rate given beside an instance, which has its own.
     TypeError
         Neither a name nor an Optimizer.
     """

@@ -1,6 +1,8 @@
 """What estimators are handed: sparse, masked and nullable data, weight decay, validation rows, streams of targets."""
 
 import copy
+import inspect
+import re
 
 import numpy as np
 import pytest
@@ -223,3 +225,12 @@ def test_a_constant_target_beside_another_has_spread_1_with_weights_too():
             np.sqrt(np.cov(np.r_[X[:, 0], X[:, 0]], aweights=np.r_[w, w[::-1]], ddof=0))
         )
         model.to_network()
+
+
+@pytest.mark.parametrize("kind", [DenseClassifier, DenseRegressor])
+def test_every_parameter_is_documented(kind):
+    section = kind.__doc__[kind.__doc__.index("Parameters\n") : kind.__doc__.index("Attributes\n")]
+    documented = [
+        name for names in re.findall(r"^    (\w[\w, ]*) : ", section, re.MULTILINE) for name in names.split(", ")
+    ]
+    assert documented == list(inspect.signature(kind).parameters)

@@ -153,10 +153,13 @@ class Program(ABC):
 
         Parameters
         ----------
-        X : (n, s_1), on the engine's device, of the network's dtype or one that the engine `reads`; C-contiguous,
-            unless it `reads_strides`
-        y : (n,) int64 classes, or (n, K) of the network's dtype
-        order : (any,) int64, row numbers
+        X : (n, s_1)
+            On the engine's device, of the network's dtype or one that the engine `reads`; C-contiguous, unless it
+            `reads_strides`.
+        y : (n,) or (n, K)
+            int64 classes, or values of the network's dtype; on the engine's device.
+        order : (any,) int64
+            Row numbers, 0..n-1. The CuPy engine does not check them: a wrong one makes the cost NaN.
         start, stop : int
             0 <= start <= stop <= steps(len(order)).
         rates : (stop - start,) float64 in the host's memory, optional
@@ -175,6 +178,16 @@ class Program(ABC):
         ValueError, TypeError
             Shapes, dtypes or the range of steps do not fit, or the program is no longer that of its network and
             optimizer; nothing was changed.
+        MemoryError
+            Memory is missing that is taken only when steps run, such as for rows that are streamed to a device.
+        RuntimeError
+            Another thread cannot be started, or the device cannot be used from here, as after a fork.
+
+        Notes
+        -----
+        Where something is raised amid the steps (MemoryError, an error of the device, Ctrl-C), some of them may have
+        moved the parameters and the optimizer's state, and its `t` may not count them. To go on, restore copies made
+        before, as `fit` does. A cost that is not finite is returned and raises nothing.
         """
         self._check(X, y, order, start, stop)
         if rates is not None:

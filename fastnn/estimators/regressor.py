@@ -49,13 +49,71 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
     """The squared or another error of one value a row, or of several. Targets are standardised for training, and
     predictions scaled back, so their unit does not matter; standardise inputs with `StandardScaler`.
 
-    Parameters and attributes as `DenseClassifier`, but for `class_weight`; instead of `classes_` the targets' `mean_`
-    and `spread_` (K,), their standard deviation, 1 where they are constant. One more parameter:
-
+    Parameters
+    ----------
+    hidden : sequence of int, default (64, 32)
+        Units of the hidden layers; () for none.
+    activation : str, Activation or list, default "relu"
+        Of the hidden layers.
     cost : str, default "squared_error"
         Or "absolute_error", whose answers are medians, "huber:1.35" or "quantile:0.9" (`fastnn.costs`). With these
         `mean_` is the median of y, or that quantile, and `spread_` 1.4826 times its median absolute deviation, which a
-        few wild targets do not move; that is the unit of huber's threshold.
+        few outliers do not move; that is the unit of huber's threshold.
+    optimizer : str or Optimizer, default "adam"
+        A name, or an instance, of which every fit takes a fresh copy. "lbfgs" takes all rows at once, for `epochs`
+        iterations at most (200 by default): small data are fitted closely, noise too unless `l2` is large enough; it
+        has no `partial_fit`.
+    learning_rate : float or Schedule, default None
+        None is the rule's own.
+    batch_size : int, default 32
+        Rows per step; all, if there are fewer. None is that of `Network.fit`, 128.
+    epochs : int, default None
+        Passes over the rows, at most with `patience`. None makes 100; more of few rows, at least 1,000 steps, and fewer
+        of many, about 20,000 steps, but at least 20. `Network.fit` makes 20.
+    l2 : float, default "auto"
+        lambda of (lambda / 2n) ||Theta||^2 over n training rows, or weights of that sum. "auto" is 3, and n / 100 where
+        that is less. Not 0 as in `Network`, because an estimator's usual data are hundreds to thousands of rows, which
+        a hundred epochs would learn by heart; with many rows it vanishes.
+    dropout : float or sequence of float, default 0.0
+        Probability with which each unit of the hidden layers is left out of a step.
+    init : str or Initializer, default "glorot"
+        How weights begin, as in `Network`. Not "auto", which is He's for ReLU: its larger weights cost regressions of
+        few rows some of their score.
+    validation, patience : float and int, default None
+        A share of the rows to be watched and not trained on (rows of your own are arguments of `fit`); and after how
+        many epochs without a lower cost of theirs training goes back to the best and ends.
+    weight_decay : float, default None
+        >= 0, of adam (then AdamW), lars or lamb, in place of the optimizer's own.
+    clip_norm : float, default None
+        > 0: gradients that are longer are scaled to that length. Not for "lbfgs".
+    callbacks : sequence of callables
+        f(epoch, history, net) after each epoch, as in `Network.fit`; where one returns True the fit ends. Functions of
+        a module, if the estimator is to be pickled.
+    verbose : bool or int, default False
+        Whether progress is shown on stderr.
+    backend, dtype : str, default "auto" and "float32"
+        The engine, and the type of numbers.
+    random_state : int, RandomState or None
+        Seed of the initial weights and of the order of rows.
+
+    Attributes
+    ----------
+    network_ : fastnn.Network
+    optimizer_ : Optimizer or None
+        None with "lbfgs".
+    history_ : fastnn.History
+    mean_, spread_ : (K,) arrays
+        Of the targets, which are trained on as (y - mean_) / spread_: their mean and standard deviation, 1 where they
+        are constant; with a robust `cost` as described there.
+    n_features_in_, feature_names_in_ : as in every estimator
+
+    Notes
+    -----
+    Standardise inputs (`StandardScaler`). A sparse X becomes a dense copy of `dtype`. Lambda of `l2` is divided by the
+    sum of the weights. In float32 a row predicted alone and the same row among others may differ in the last bits. A
+    row of sample_weight 2 is as good as two rows, up to how rows fall into batches.
+    `partial_fit` goes on with the optimizer's state, in a copy and after pickling too.
+    Errors of fastnn are its own: `fastnn.Diverged`, and ValueError or TypeError for bad parameters.
     """
 
     mean_: Array
