@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -74,6 +75,24 @@ def test_the_wheel_holds_every_file_of_the_tree(wheel):
     }
     tree |= {"fastnn/py.typed"}
     assert shipped == tree
+
+
+def test_the_source_distribution_holds_what_builds_tests_and_explains(tmp_path):
+    command = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (path,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        shipped = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
+    kinds = {".py", ".cu", ".cuh", ".typed", ".md", ".svg", ".cpp", ".h"}
+    folders = ("fastnn", "kernels", "tests", "docs", "bench")
+    tree = {
+        str(path.relative_to(ROOT)) for name in folders for path in (ROOT / name).rglob("*") if path.suffix in kinds
+    }
+    wanted = {name for name in tree if not name.startswith("bench/results/")}
+    wanted |= {"pyproject.toml", "Makefile", "LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"}
+    assert wanted - shipped == set()
+    assert not [name for name in shipped if name.startswith(("bench/results/", ".")) or "__pycache__" in name]
 
 
 def test_the_wheel_names_its_licence_and_its_command(wheel):
