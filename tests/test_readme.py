@@ -181,7 +181,7 @@ def test_the_table_of_environment_variables_has_every_one_of_fastnn():
     assert set(re.findall(r"\bFASTNN_[A-Z]+\b", table)) == read
 
 
-@pytest.mark.parametrize("folder", ["fastnn", "fastnn/backends", "kernels/cpu", "kernels/cuda"])
+@pytest.mark.parametrize("folder", ["fastnn", "fastnn/backends", "kernels", "kernels/cpu", "kernels/cuda"])
 def test_the_page_on_the_architecture_mentions_every_module(folder):
     """In the section of its folder; and it mentions no module that does not exist."""
     section = re.search(rf"^### {folder}/\n(.*?)(?=^##)", ARCHITECTURE, re.DOTALL | re.MULTILINE).group(1)
