@@ -46,7 +46,7 @@ class FitMethod:
         X : array-like (m, s_1)
             Real numbers, finite; converted to the network's dtype.
         y : array-like
-            What fits follows from output and cost. Softmax with cross_entropy: classes (m,), integers 0..K-1; or
+            What is accepted depends on output and cost. Softmax with cross_entropy: classes (m,), integers 0..K-1; or
             the probability of each class, (m, K) in [0, 1] with a sum of 1 in each row (to 1e-4), as smoothed labels
             and the outputs of another network are. Sigmoid with cross_entropy: (m, K) in [0, 1]. Squared error: (m, K)
             of any values, or classes, which mean their one-hot rows. With K = 1 the last two also as (m,).
@@ -85,15 +85,14 @@ class FitMethod:
             Rows of a batch taken through the network at a time, at most: the Delta of the parts add up, so the
             step is that of the whole batch (to rounding) in the memory of a part. Without it the engine decides.
         patience : int, optional
-            Stop early: the fit is over after so many epochs in a row whose cost of the validation rows is no lower than
-            the lowest before, at the latest after `epochs`. However it ends, but by an error, parameters and optimizer
-            go back to the epoch of the lowest (`history.best`); `epochs_trained` counts all that were run. Wants
-            `validation`.
+            Early stopping: the fit ends after this many epochs in a row without a lower validation cost, and after
+            `epochs` at the latest. However it ends, except by an error, parameters and optimizer go back to the epoch
+            of the lowest cost (`history.best`); `epochs_trained` counts all epochs that were run. Needs `validation`.
         sample_weight : array-like (m,) or "balanced", optional
             How much each row counts, w >= 0: J = (sum w cost + lambda/2 sum Theta^2) / sum w over the training rows, so
-            a row that counts 2 is as good as two rows. Each step takes the mean over its rows of w / mean(w) times
-            their gradients. "balanced": every class counts the same in all. Validation rows that are set apart keep
-            their weights, a pair may be (X, y, weights); `val_cost` is their weighted mean, accuracies count rows.
+            a row of weight 2 is equivalent to two rows. Each step takes the mean over its rows of w / mean(w) times
+            their gradients. "balanced": every class has the same total weight. Validation rows that are set apart keep
+            their weights; `val_cost` is a weighted mean, accuracies count rows.
 
         Returns
         -------

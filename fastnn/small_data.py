@@ -12,8 +12,8 @@ MOST_L2, L2_PER_ROW = 3.0, 0.01
 
 
 def epochs_of(rows: int, batch_size: int) -> int:
-    """Passes over so many rows: 100; of few rows so many more that they are 1,000 steps, of many so many fewer that
-    they are 20,000, but 20.
+    """Passes over so many rows: 100; more for few rows, so that there are 1,000 steps, and fewer for many, so that
+    there are about 20,000, but at least 20.
     """
     steps = -(-rows // batch_size)
     most = max(LEAST_EPOCHS, MOST_STEPS // steps)
@@ -23,7 +23,7 @@ def epochs_of(rows: int, batch_size: int) -> int:
 def l2_of(rows: float) -> float:
     """lambda of (lambda / 2n) ||Theta||^2 for n rows, or weights of that sum: 3, and n / 100 below 300.
 
-    3 keeps a hundred epochs over hundreds of rows from learning them by heart, and vanishes with many; of 30 to 100
-    rows it would leave a network that says the same of every row.
+    3 keeps a hundred epochs over hundreds of rows from overfitting, and vanishes with many; with 30 to 100 rows it
+    would leave a network that gives every row the same answer.
     """
     return min(MOST_L2, L2_PER_ROW * rows)

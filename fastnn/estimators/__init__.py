@@ -4,9 +4,9 @@
     model = make_pipeline(StandardScaler(), DenseClassifier(hidden=(64, 32)))
     cross_val_score(model, X, y)
 
-Parameters have fastnn's names and meanings, not those of scikit-learn's MLP; what they mean in detail is told by
-`fastnn.Network` and `Network.fit`. Wants scikit-learn 1.6 or later (extra `sklearn`), which nothing else in fastnn does
-but the digits of the example.
+Parameters have fastnn's names and meanings, not those of scikit-learn's MLP; `fastnn.Network` and `Network.fit`
+document them in detail. Needs scikit-learn 1.6 or later (extra `sklearn`), as nothing else in fastnn does except the
+digits of the example.
 """
 
 from ..errors import pip_install

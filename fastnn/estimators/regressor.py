@@ -64,24 +64,24 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
         iterations at most (200 by default): small data are fitted closely, noise too unless `l2` is large enough; it
         has no `partial_fit`.
     learning_rate : float or Schedule, default None
-        None is the rule's own.
+        None is the optimizer's default.
     batch_size : int, default 32
         Rows per step; all, if there are fewer. None is that of `Network.fit`, 128.
     epochs : int, default None
-        Passes over the rows, at most with `patience`. None makes 100; more of few rows, at least 1,000 steps, and fewer
-        of many, about 20,000 steps, but at least 20. `Network.fit` makes 20.
+        Passes over the rows, with `patience` an upper limit. None means 100, but more for few rows, so that there are
+        at least 1,000 steps, and fewer for many rows, about 20,000 steps, but at least 20 epochs. `Network.fit` has 20.
     l2 : float, default "auto"
         lambda of (lambda / 2n) ||Theta||^2 over n training rows, or weights of that sum. "auto" is 3, and n / 100 where
-        that is less. Not 0 as in `Network`, because an estimator's usual data are hundreds to thousands of rows, which
-        a hundred epochs would learn by heart; with many rows it vanishes.
+        that is less. Not 0 as in `Network`, because estimators usually get hundreds to thousands of rows, which a
+        hundred epochs would overfit; with many rows its effect vanishes.
     dropout : float or sequence of float, default 0.0
         Probability with which each unit of the hidden layers is left out of a step.
     init : str or Initializer, default "glorot"
-        How weights begin, as in `Network`. Not "auto", which is He's for ReLU: its larger weights cost regressions of
-        few rows some of their score.
+        Initial weights, as in `Network`. Not "auto", which is He for ReLU: its larger weights lower the scores of
+        regressions with few rows.
     validation, patience : float and int, default None
-        A share of the rows to be watched and not trained on (rows of your own are arguments of `fit`); and after how
-        many epochs without a lower cost of theirs training goes back to the best and ends.
+        A fraction of the rows to set apart for validation (rows of your own are arguments of `fit`); and the number of
+        epochs without a lower validation cost after which training ends, and goes back to the best epoch.
     weight_decay : float, default None
         >= 0, of adam (then AdamW), lars or lamb, in place of the optimizer's own.
     clip_norm : float, default None
@@ -111,7 +111,7 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
     -----
     Standardise inputs (`StandardScaler`). A sparse X becomes a dense copy of `dtype`. Lambda of `l2` is divided by the
     sum of the weights. In float32 a row predicted alone and the same row among others may differ in the last bits. A
-    row of sample_weight 2 is as good as two rows, up to how rows fall into batches.
+    row of sample_weight 2 is equivalent to two rows, except for how rows fall into batches.
     `partial_fit` goes on with the optimizer's state, in a copy and after pickling too.
     Errors of fastnn are its own: `fastnn.Diverged`, and ValueError or TypeError for bad parameters.
     """
@@ -177,9 +177,9 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> DenseRegressor:
         """Train for one epoch more on these rows, after `fit` or from the start. Returns self.
 
-        The unit in which targets are standardised follows all rows there have been, `fit`'s too, and the last layer
-        with it; with costs that do not mind a few wild targets it is that of the first call, so let its rows be many.
-        lambda of `l2` is spread over all rows there have been, so it is for rows that are seen once.
+        Targets are standardised by all rows so far, those of `fit` included, and the last layer is rescaled to match.
+        With robust costs the unit is that of the first call, so give that many rows. lambda of `l2` is spread over all
+        rows so far, so it is meant for rows that are seen once.
         """
         first = not hasattr(self, "network_")
         X, y = self._rows_and_targets(X, y, reset=first, y_numeric=True)
