@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .confusion import confusion_matrix
+from .d2 import r2
 from .data import preprocessing, tables
 from .errors import ModelFileError
 from .network import Network
@@ -112,7 +113,7 @@ def evaluated(net: Network, known: Mapping[str, Any], X: Any, y: Any) -> Evaluat
     error = preprocessing.unscale_target(dict(known), net._answers(h)) - preprocessing.unscale_target(dict(known), y)
     rmse, mae = float(np.sqrt(np.mean(error**2))), float(np.abs(error).mean())
     below = float((error > 0).mean()) if net.cost.startswith("quantile") else None
-    return Evaluation(len(y), cost, r2=net._score(h, y), rmse=rmse, mae=mae, below=below)
+    return Evaluation(len(y), cost, r2=r2(np.reshape(y, h.shape), h), rmse=rmse, mae=mae, below=below)
 
 
 def evaluate_file(net: Network, path: str | os.PathLike[str]) -> Evaluation:

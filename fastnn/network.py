@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import activations, checks, costs, dropout, optimizers, options
+from . import activations, checks, costs, d2, dropout, optimizers, options
 from .activations import Activation
 from .backends import Backend, choose_backend
 from .backends.base import Job
@@ -274,11 +274,12 @@ class Network(Backpropagation, FitMethod):
         return h[:, 0] if self.sizes[-1] == 1 else h
 
     def score(self, X: Any, y: Any) -> float:
-        """Accuracy for classes (of their probabilities: for the largest), exact match for 0/1 targets, R^2 (mean over
-        outputs) otherwise.
+        """Accuracy for classes (of their probabilities: for the largest), exact match for 0/1 targets; otherwise how
+        much better than the best constant the outputs are, the mean over outputs: D^2 of the pinball cost for
+        quantile costs, with that quantile, D^2 of the absolute error for absolute_error, R^2 for other costs.
 
-        R^2 = 1 - sum (y - h)^2 / sum (y - mean y)^2 per output; a constant output column counts 1.0
-        if matched exactly, else 0.0.
+        R^2 = 1 - sum (y - h)^2 / sum (y - mean y)^2 per output, D^2 the same of the other costs beside the median or
+        quantile of y (fastnn/d2.py); a constant output column counts 1.0 if matched exactly, else 0.0.
         """
         self._warn_of_table()
         return self._score(self._outputs(X), y)
@@ -294,9 +295,7 @@ class Network(Backpropagation, FitMethod):
             return float((h.argmax(axis=1) == t.argmax(axis=1)).mean())
         if self.pair.targets == "probabilities" and np.isin(t, (0, 1)).all():
             return float(((h >= 0.5) == t).all(axis=1).mean())
-        residual, spread = ((t - h) ** 2).sum(axis=0), ((t - t.mean(axis=0)) ** 2).sum(axis=0)
-        constant = np.where(residual == 0, 1.0, 0.0)
-        return float(np.where(spread == 0, constant, 1 - residual / np.where(spread == 0, 1, spread)).mean())
+        return d2.score(self.cost, t, h)
 
     def plan(
         self,

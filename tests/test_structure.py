@@ -98,6 +98,8 @@ RANK = {
     "dropout": 1,
     "activations": 1,
     "costs": 2,
+    "robust": 3,
+    "d2": 4,
     "schedules": 1,
     "rule": 2,
     "optimizers": 3,
@@ -290,19 +292,9 @@ def test_optional_packages_are_imported_late_or_in_their_own_corner():
 
 
 HEAVY = {
-    "scipy",
-    "numba",
-    "llvmlite",
-    "cupy",
-    "typer",
-    "rich",
-    "safetensors",
-    "sklearn",
-    "matplotlib",
-    "threadpoolctl",
-    "pandas",
-    "torch",
-}
+    "scipy", "numba", "llvmlite", "cupy", "typer", "rich", "safetensors", "sklearn", "matplotlib", "threadpoolctl",
+    "pandas", "torch",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
