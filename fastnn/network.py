@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import activations, checks, costs, d2, dropout, optimizers, options
+from . import activations, checks, costs, d2, dropout, optimizers, options, row_weights
 from .activations import Activation
 from .backends import Backend, choose_backend
 from .backends.base import Job
@@ -273,29 +273,42 @@ class Network(Backpropagation, FitMethod):
             h = (h >= 0.5).astype(np.int64)
         return h[:, 0] if self.sizes[-1] == 1 else h
 
-    def score(self, X: Any, y: Any) -> float:
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy for classes (of their probabilities: for the largest), exact match for 0/1 targets; otherwise how
         much better than the best constant the outputs are, the mean over outputs: D^2 of the pinball cost for
         quantile costs, with that quantile, D^2 of the absolute error for absolute_error, R^2 for other costs.
 
         R^2 = 1 - sum (y - h)^2 / sum (y - mean y)^2 per output, D^2 the same of the other costs beside the median or
         quantile of y (fastnn/d2.py); a constant output column counts 1.0 if matched exactly, else 0.0.
+
+        sample_weight : (m,) numbers >= 0, not all 0: how much each row counts, in accuracies too; or "balanced", with
+        which every class counts the same, as in `fit`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            X, y or sample_weight does not fit.
         """
         self._warn_of_table()
-        return self._score(self._outputs(X), y)
+        return self._score(self._outputs(X), y, sample_weight)
 
-    def _score(self, outputs: Array, y: Any) -> float:
+    def _score(self, outputs: Array, y: Any, sample_weight: Any = None) -> float:
         h = np.asarray(self.backend.to_numpy(self._told_apart(outputs)), np.float64)
         # in float32 sums down the rows drift by percents, and targets of 1e9 +- 1 are all the same
         targets = checks.targets(y, self.pair, h.shape[0], self.sizes[-1], np.dtype(np.float64), self.backend)
         t = np.asarray(self.backend.to_numpy(targets))
+        weights = None
+        if sample_weight is not None:
+            weights, _ = row_weights.mean_of_one(row_weights.checked(sample_weight, t, len(t)))
         if t.ndim == 1:
-            return float((h.argmax(axis=1) == t).mean())
-        if self.pair.targets == "classes":
-            return float((h.argmax(axis=1) == t.argmax(axis=1)).mean())
-        if self.pair.targets == "probabilities" and np.isin(t, (0, 1)).all():
-            return float(((h >= 0.5) == t).all(axis=1).mean())
-        return d2.score(self.cost, t, h)
+            right = h.argmax(axis=1) == t
+        elif self.pair.targets == "classes":
+            right = h.argmax(axis=1) == t.argmax(axis=1)
+        elif self.pair.targets == "probabilities" and np.isin(t, (0, 1)).all():
+            right = ((h >= 0.5) == t).all(axis=1)
+        else:
+            return d2.score(self.cost, t, h, weights)
+        return float(np.average(right, weights=weights))
 
     def plan(
         self,

@@ -106,6 +106,53 @@ def test_a_network_is_scored_by_its_cost(backend, cost, K):
     assert net.score(X, h) == 1
 
 
+def test_rows_of_a_network_count_what_they_weigh(backend):
+    X, (y, _, weights) = np.random.default_rng(1).standard_normal((57, 4)), problem(3)
+    codes = np.random.default_rng(2).integers(0, 3, 57)
+
+    def net(output, cost):
+        return fastnn.Network([4, 6, 3], output=output, cost=cost, backend=backend, dtype="float64")
+
+    classes = net("softmax", "cross_entropy")
+    answers = classes.predict(X)
+    expected = metrics.accuracy_score(codes, answers, sample_weight=weights)
+    assert classes.score(X, codes, weights) == pytest.approx(expected, rel=1e-12) != classes.score(X, codes)
+    assert classes.score(X, np.eye(3)[codes], weights.tolist()) == pytest.approx(expected, rel=1e-12)
+    expected = metrics.balanced_accuracy_score(codes, answers)
+    assert classes.score(X, codes, "balanced") == pytest.approx(expected, rel=1e-12)
+    labels = net("sigmoid", "cross_entropy")
+    several = labels.predict(X)
+    several[::3, 1] = 1 - several[::3, 1]
+    expected = metrics.accuracy_score(several, labels.predict(X), sample_weight=weights)
+    assert labels.score(X, several, weights) == pytest.approx(expected, rel=1e-12)
+    for cost in ("squared_error", "quantile:0.9", "absolute_error"):
+        numbers = net("identity", cost)
+        h = numbers.predict(X)
+        expected = (
+            metrics.d2_pinball_score(y, h, alpha=COSTS[cost], sample_weight=weights)
+            if cost in COSTS
+            else metrics.r2_score(y, h, sample_weight=weights)
+        )
+        assert numbers.score(X, y, weights) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "words"),
+    [
+        (np.ones(5), ValueError, r"sample_weight must have one number per row of X, shape \(57,\), got \(5,\)"),
+        (np.zeros(57), ValueError, "sample_weight must be > 0 for some row"),
+        (np.full(57, -1.0), ValueError, "sample_weight must be finite and >= 0, got -1 at row 0"),
+        ("equal", ValueError, "sample_weight='equal' is not known"),
+        ("balanced", ValueError, "sample_weight='balanced' is for classes"),
+        (["a"] * 57, TypeError, "sample_weight must"),
+    ],
+)
+def test_weights_that_a_network_refuses_to_score_by(weights, error, words):
+    net = fastnn.Network([4, 2], output="identity", cost="squared_error", backend="numpy")
+    with pytest.raises(error, match=words):
+        net.score(np.ones((57, 4)), np.arange(114.0).reshape(57, 2), sample_weight=weights)
+
+
 @pytest.mark.parametrize("K", [1, 2])
 @pytest.mark.parametrize("cost", [*COSTS, "squared_error", "huber:1.2"])
 def test_a_regressor_is_scored_by_its_cost(cost, K):
