@@ -38,6 +38,7 @@ class FitMethod:
         micro_batch: int | None = None,
         patience: int | None = None,
         sample_weight: Any = None,
+        monitor: str | Callable[[Network], float] = "val_cost",
     ) -> History:
         """Train on the rows of X.
 
@@ -87,12 +88,18 @@ class FitMethod:
             Stop early: the fit is over after so many epochs in a row whose cost of the validation rows is no lower than
             the lowest before, at the latest after `epochs`. However it ends, but by an error, parameters and optimizer
             go back to the epoch of the lowest (`history.best`); `epochs_trained` counts all that were run. Wants
-            `validation`.
+            `validation`, unless `monitor` is a callable.
         sample_weight : array-like (m,) or "balanced", optional
             How much each row counts, w >= 0: J = (sum w cost + lambda/2 sum Theta^2) / sum w over the training rows, so
             a row that counts 2 is as good as two rows. Each step takes the mean over its rows of w / mean(w) times
             their gradients. "balanced": every class counts the same in all. Validation rows that are set apart keep
             their weights, a pair may be (X, y, weights); `val_cost` is their weighted mean, accuracies count rows.
+        monitor : "val_cost", "val_accuracy" or callable
+            What `patience` waits for, and by which the best epoch is told: a lower cost of the validation rows, a
+            higher accuracy of them (of classes, and of 0 and 1), or a higher value of f(net) -> float, called after
+            each epoch, before the callbacks, and kept in `history.monitored`. Of a figure of which less is better give
+            the negative. f may read the network, not train or change it. What is no finite number, NaN too, is an
+            error that ends the fit, at the parameters of that epoch.
 
         Returns
         -------
@@ -142,4 +149,5 @@ class FitMethod:
             micro_batch=micro_batch,
             patience=patience,
             sample_weight=sample_weight,
+            monitor=monitor,
         )

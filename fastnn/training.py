@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from . import optimizers, options
+from . import early_stopping, optimizers, options
 from .backends.base import Array, Job, Program
 from .dropout import Drawn, epoch_key
 from .early_stopping import BestEpoch
@@ -57,11 +57,13 @@ class History:
         Wall time of the epoch's training steps, validation and callbacks not counted.
     learning_rate : list of float
         alpha of the epoch's last step.
+    monitored : list of float
+        What a function given as `monitor` said of the network after the epoch; empty without one. NaN where it failed.
     interrupted : bool
         Ctrl-C ended the fit early.
     best : int or None
-        With `patience`: the place in these lists of the epoch with the lowest `val_cost`, to which the network has gone
-        back.
+        With `patience`: the place in these lists of the best epoch, that of the lowest `val_cost` unless `monitor` says
+        otherwise, to which the network has gone back.
     with_l2 : bool
         `cost` holds an L2 term, which `val_cost` never does.
     """
@@ -72,6 +74,7 @@ class History:
     val_accuracy: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     learning_rate: list[float] = field(default_factory=list)
+    monitored: list[float] = field(default_factory=list)
     interrupted: bool = False
     best: int | None = None
     with_l2: bool = False
@@ -96,6 +99,7 @@ def fit(
     micro_batch: int | None,
     patience: int | None,
     sample_weight: Any,
+    monitor: Any,
 ) -> History:
     """What `Network.fit` does; the arguments, their defaults, what is returned, raised and warned of are documented
     there.
@@ -128,12 +132,7 @@ def fit(
         batch_size, epochs = _batch_size(batch_size, rows), positive_integer("epochs", epochs)
         shown = _progress(progress)
         micro_batch = options.check_micro_batch(micro_batch, batch_size)
-        patience = None if patience is None else positive_integer("patience", patience)
-        if patience is not None and data.validation is None:
-            raise ValueError(
-                f"patience={patience} waits for a lower cost of the validation rows, and there are none; give "
-                "validation=0.1, or (X, y)"
-            )
+        stopping = early_stopping.checked(net, data, patience, monitor)
         if whole:
             refuse_spoilt(net)
             if net.epochs_trained == 0:
@@ -141,7 +140,7 @@ def fit(
             with net.backend.under_way():
                 return lbfgs.fit_whole(
                     net, data, iterations=epochs, micro_batch=micro_batch, callbacks=callbacks, progress=shown,
-                    patience=patience,
+                    patience=stopping,
                 )  # fmt: skip
         _refuse_spent(rule.learning_rate, net.epochs_trained - rule.began(net), epochs, -(-rows // batch_size))
         orders = Orders(data.train_rows, bool(shuffle), order, seed)
@@ -155,7 +154,7 @@ def fit(
             rule.first_epoch = began
             program.scale = 1.0 if data.scale is None else data.scale
             program.weights, program.total_weight = data.weights, data.total_weight
-            best = None if patience is None else BestEpoch(net, rule, patience)
+            best = None if stopping is None else BestEpoch(net, rule, stopping)
             history = _Fit(net, program, snapshot, data, orders, callbacks, shown, best).run(epochs)
             if rule is optimizer:  # of a name, the next fit makes a rule anew
                 keep(net, program, snapshot)
