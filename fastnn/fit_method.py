@@ -57,8 +57,9 @@ class FitMethod:
             rows at once, for small data: SciPy's L-BFGS-B, at most `epochs` iterations, each an entry of the history
             (cost and accuracy after it, no learning rate); no batch size, learning rate or order.
         learning_rate : float or Schedule, optional
-            alpha > 0, or its course over the epochs of the optimizer (fastnn.schedules). None is the rule's own: 0.1
-            for SGD, 0.05 for Momentum, 0.001 for Adam, 1 for LARS, 0.01 for LAMB. Not together with an instance.
+            alpha > 0, or its course over the epochs of the optimizer (fastnn.schedules), one without a length ending
+            with this fit. None is the rule's own: 0.1 for SGD, 0.05 for Momentum, 0.001 for Adam, 1 for LARS, 0.01 for
+            LAMB. Not together with an instance.
         batch_size : int, optional
             Rows per step; min(128, rows) if not given. The short last batch is used and divided by its own rows.
         epochs : int
@@ -125,6 +126,9 @@ class FitMethod:
             Ctrl-C: the last completed step is kept, with `patience` the best epoch, and the history so far returned.
         SymmetricStart
             Hidden units start identical and will stay identical.
+        UnfinishedSchedule
+            Most of the way down of a schedule lies behind the end of the fit, and `optimizer` is a name, which does not
+            go on.
         UnscaledInput
             X holds whole numbers as floats, which are not scaled, for a network with a `scale` for integers; or the
             dtype rounds the differences of the targets by more than a hundredth of their standard deviation.

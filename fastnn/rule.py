@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .constant import Constant
 from .errors import finite_number
 from .fit_lock import FitLock
-from .schedules import Schedule, rates_at
+from .schedules import Schedule, first_rate
 
 __all__ = ["Optimizer"]
 
@@ -87,7 +87,7 @@ class Optimizer:
     @learning_rate.setter
     def learning_rate(self, value: float | Schedule) -> None:
         if isinstance(value, Schedule):
-            self._rate = float(rates_at(value, 0.0))
+            self._rate = first_rate(value)
             self._learning_rate: float | Schedule = value
         else:
             self._learning_rate = self._rate = finite_number(

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from . import early_stopping, optimizers, options
+from . import early_stopping, fit_schedule, optimizers, options
 from .backends.base import Array, Job, Program
 from .dropout import Drawn, epoch_key
 from .early_stopping import BestEpoch
@@ -36,7 +36,6 @@ SLICE_SECONDS = 0.2
 FIRST_SLICE_FLOPS, STEP_FLOPS = 100_000_000, 100_000  # a step costs time however small it is: a thousand at most
 DEFAULT_BATCH = 128
 LBFGS = "lbfgs"  # no rule of steps, but a way to fit
-MOST_EPOCHS = 1_000_000  # of which a schedule is looked at beforehand, and the last
 LARGE_PARAMETER = 100.0  # initial weights are of the order of 1, and trained ones seldom reach 10
 
 
@@ -142,7 +141,11 @@ def fit(
                     net, data, iterations=epochs, micro_batch=micro_batch, callbacks=callbacks, progress=shown,
                     patience=stopping,
                 )  # fmt: skip
-        _refuse_spent(rule.learning_rate, net.epochs_trained - rule.began(net), epochs, -(-rows // batch_size))
+        before = net.epochs_trained - rule.began(net)
+        course = fit_schedule.of_fit(rule.learning_rate, before, epochs)
+        fit_schedule.refuse_spent(course, before, epochs, -(-rows // batch_size))
+        if isinstance(optimizer, str):  # an instance may go on in another fit
+            fit_schedule.warn_if_cut(course, epochs, stacklevel=3)
         orders = Orders(data.train_rows, bool(shuffle), order, seed)
         job = Job(net, rule, batch_size, micro_batch, rows, data.x.dtype)
         refuse_spoilt(net)
@@ -150,6 +153,8 @@ def fit(
             if net.epochs_trained == 0:
                 warn_if_symmetric(net)  # an error where warnings are: before the optimizer is bound to this network
             began = rule.began(net)
+            if course is not rule.learning_rate:
+                rule.learning_rate = course
             program, snapshot = kept_or_made(job)
             rule.first_epoch = began
             program.scale = 1.0 if data.scale is None else data.scale
@@ -444,21 +449,6 @@ def _rates(optimizer: Optimizer, epoch: int, start: int, stop: int, steps: int) 
     if not isinstance(schedule, Schedule):
         return None
     return rates_at(schedule, epoch - optimizer.first_epoch + np.arange(start, stop) / steps)
-
-
-def _refuse_spent(learning_rate: float | Schedule, first: int, epochs: int, steps: int) -> None:
-    """A schedule that has reached 0 before the end of the fit would run epochs that change nothing."""
-    if isinstance(learning_rate, Schedule):
-        # a fit of 10^9 is one that something else will end
-        looked_at = np.append(np.arange(first, first + min(epochs, MOST_EPOCHS)), first + epochs - 1)
-        last_steps = looked_at + (steps - 1) / steps
-        spent = last_steps[~(rates_at(learning_rate, last_steps) > 0)]
-        if spent.size:
-            raise ValueError(
-                f"learning_rate={learning_rate!r} is down to 0 in epoch {int(spent[0])}, but this fit runs from epoch "
-                f"{first} to {first + epochs - 1} (counted from 0, the optimizer's first); give a longer schedule, one "
-                "with a final rate, fewer epochs, or an optimizer that begins anew"
-            )
 
 
 class _NoProgress:

@@ -101,6 +101,7 @@ RANK = {
     "robust": 3,
     "d2": 4,
     "schedules": 1,
+    "fit_schedule": 2,
     "rule": 2,
     "optimizers": 3,
     "initializers": 2,
@@ -425,8 +426,8 @@ SIGNATURES = {
     "optimizers.LAMB": {"learning_rate": 1e-2, "beta1": 0.9, "beta2": 0.999, "eps": 1e-6, "weight_decay": 0.0},
     "schedules.Constant": {"learning_rate": REQUIRED},
     "schedules.WarmUp": {"then": REQUIRED, "epochs": 5.0, "start": None},
-    "schedules.Cosine": {"learning_rate": REQUIRED, "epochs": REQUIRED, "final": 0.0},
-    "schedules.Polynomial": {"learning_rate": REQUIRED, "epochs": REQUIRED, "power": 2.0, "final": 0.0},
+    "schedules.Cosine": {"learning_rate": REQUIRED, "epochs": None, "final": 0.0},
+    "schedules.Polynomial": {"learning_rate": REQUIRED, "epochs": None, "power": 2.0, "final": 0.0},
     "schedules.Step": {"learning_rate": REQUIRED, "every": REQUIRED, "factor": 0.1},
     "schedules.Piecewise": {"boundaries": REQUIRED, "learning_rates": REQUIRED},
     "schedules.scaled": {

@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .. import optimizers, row_weights, saved_optimizer, small_data
 from ..errors import finite_number, positive_integer
+from ..fit_schedule import warn_if_cut
 from ..network import Network
 from ..optimizers import Optimizer
 from ..options import check_dtype, check_hidden
@@ -205,10 +206,13 @@ class Dense(BaseEstimator):  # type: ignore[misc]
             watched = self._watched(*watch)
         self._seen = _sum(X, weights)
         net.l2 = self._l2(self._seen)
+        epochs = self._epochs(X)
+        if rule is not None and isinstance(epochs, numbers.Integral):  # `fit` refuses others
+            warn_if_cut(rule.learning_rate, int(epochs), stacklevel=4)
         self.history_ = net.fit(
             X, y, optimizer=LBFGS if rule is None else rule,
             learning_rate=self.learning_rate if rule is None else None,
-            batch_size=None if rule is None else self._rows_a_step(X), epochs=self._epochs(X), validation=watched,
+            batch_size=None if rule is None else self._rows_a_step(X), epochs=epochs, validation=watched,
             patience=self.patience, seed=seed, sample_weight=weights, progress=bool(self.verbose),
             callbacks=() if self.callbacks is None else self.callbacks,
         )  # fmt: skip
