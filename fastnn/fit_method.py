@@ -25,7 +25,7 @@ class FitMethod:
         y: Any,
         *,
         optimizer: str | Optimizer = "adam",
-        learning_rate: float | Schedule | None = None,
+        learning_rate: float | Schedule | Callable[[int], float] | None = None,
         batch_size: int | None = None,
         epochs: int = 20,
         shuffle: bool = True,
@@ -56,10 +56,10 @@ class FitMethod:
             and the CPU engine's workspace, up to 64 MiB, stays with the network for the next one. "lbfgs" takes all
             rows at once, for small data: SciPy's L-BFGS-B, at most `epochs` iterations, each an entry of the history
             (cost and accuracy after it, no learning rate); no batch size, learning rate or order.
-        learning_rate : float or Schedule, optional
+        learning_rate : float, Schedule or callable, optional
             alpha > 0, or its course over the epochs of the optimizer (fastnn.schedules), one without a length ending
-            with this fit. None is the rule's own: 0.1 for SGD, 0.05 for Momentum, 0.001 for Adam, 1 for LARS, 0.01 for
-            LAMB. Not together with an instance.
+            with this fit; or a function epoch -> alpha, of each of them from 0. None is the rule's own: 0.1 for SGD,
+            0.05 for Momentum, 0.001 for Adam, 1 for LARS, 0.01 for LAMB. Not together with an instance.
         batch_size : int, optional
             Rows per step; min(128, rows) if not given. The short last batch is used and divided by its own rows.
         epochs : int

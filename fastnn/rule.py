@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .constant import Constant
 from .errors import finite_number
 from .fit_lock import FitLock
-from .schedules import Schedule, first_rate
+from .schedules import Schedule, first_rate, get, is_function
 
 __all__ = ["Optimizer"]
 
@@ -30,7 +30,7 @@ class Optimizer:
     Attributes
     ----------
     learning_rate : float or Schedule
-        alpha > 0, or its course (fastnn.schedules).
+        alpha > 0, or its course (fastnn.schedules); set to a function epoch -> rate, it becomes one.
     rate : float
         alpha of the next step: `learning_rate` itself, or what the schedule says where training is; programs keep it.
     clip_norm : float or None
@@ -86,12 +86,13 @@ class Optimizer:
 
     @learning_rate.setter
     def learning_rate(self, value: float | Schedule) -> None:
-        if isinstance(value, Schedule):
-            self._rate = first_rate(value)
-            self._learning_rate: float | Schedule = value
+        if isinstance(value, Schedule) or is_function(value):
+            schedule = get(value)
+            self._rate = first_rate(schedule)
+            self._learning_rate: float | Schedule = schedule
         else:
             self._learning_rate = self._rate = finite_number(
-                "learning_rate", value, above=0, also="a schedule (fastnn.schedules)"
+                "learning_rate", value, above=0, also="a schedule (fastnn.schedules) or a function epoch -> rate"
             )
 
     @property

@@ -12,13 +12,15 @@ that has not taken a step, it counts from 0; an instance that goes on in another
 Cosine and Polynomial without `epochs` end where the fit ends that first trains by them, here WarmUp(Cosine(0.8), 5);
 the optimizer keeps the length that they get there.
 
-Wherever a schedule takes a schedule, it takes a number as well, for a rate that stays.
+Wherever a schedule takes a schedule, it takes a number as well, for a rate that stays, or a function epoch -> rate
+(PerEpoch).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,7 @@ from .errors import finite_number, positive_integer
 __all__ = [
     "Constant",
     "Cosine",
+    "PerEpoch",
     "Piecewise",
     "Polynomial",
     "Schedule",
@@ -37,6 +40,7 @@ __all__ = [
     "first_rate",
     "from_config",
     "get",
+    "is_function",
     "rates_at",
     "scaled",
 ]
@@ -254,6 +258,29 @@ class Piecewise(Schedule):
         return replace(self, learning_rates=tuple(rate * factor for rate in self.learning_rates))
 
 
+@dataclass(frozen=True)
+class PerEpoch(Schedule):
+    """alpha = rate(epoch), the same for all steps of an epoch; epochs are whole numbers from 0. What a plain function
+    given as a learning rate becomes. It must give the same rate whenever it is asked; a model file cannot hold it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When it is asked: the function gives no finite number >= 0.
+    """
+
+    rate: Callable[[int], float]
+
+    def at(self, epochs: Any) -> Array:
+        e = np.asarray(epochs, np.float64)
+        whole, place = np.unique(np.floor(e), return_inverse=True)
+        rates = [finite_number(f"what {self.rate!r} gives of epoch {k:g}", self.rate(int(k)), least=0) for k in whole]
+        return np.array(rates, np.float64)[place].reshape(e.shape)
+
+    def times(self, factor: float) -> PerEpoch:
+        return PerEpoch(lambda epoch: self.rate(epoch) * factor)
+
+
 SCHEDULES: dict[str, type[Any]] = {cls.__name__: cls for cls in (Constant, WarmUp, Cosine, Polynomial, Step, Piecewise)}
 
 
@@ -292,19 +319,26 @@ def from_config(described: dict[str, Any]) -> Schedule:
     )
 
 
-def get(learning_rate: Schedule | float, argument: str = "learning_rate") -> Schedule:
-    """The schedule itself, or a Constant for a number > 0.
+def get(learning_rate: Schedule | float | Callable[[int], float], argument: str = "learning_rate") -> Schedule:
+    """The schedule itself, a PerEpoch for a function of the epoch, or a Constant for a number > 0.
 
     Raises
     ------
     TypeError, ValueError
-        Neither of the two, or a number that is not finite and > 0.
+        None of them, or a number that is not finite and > 0.
     """
+    if is_function(learning_rate):
+        return PerEpoch(learning_rate)
     return (
         learning_rate
         if isinstance(learning_rate, Schedule)
         else Constant(finite_number(argument, learning_rate, above=0))
     )
+
+
+def is_function(learning_rate: Any) -> TypeGuard[Callable[[int], float]]:
+    """Of the epoch, and not a schedule; nor its class, which can be called too."""
+    return callable(learning_rate) and not isinstance(learning_rate, (Schedule, type))
 
 
 def scaled(

@@ -85,7 +85,7 @@ def fit(
     y: Any,
     *,
     optimizer: str | Optimizer,
-    learning_rate: float | Schedule | None,
+    learning_rate: float | Schedule | Callable[[int], float] | None,
     batch_size: int | None,
     epochs: int,
     shuffle: bool,

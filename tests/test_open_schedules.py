@@ -13,7 +13,7 @@ from test_schedules import BATCH, data, network, theta_of
 import fastnn
 from fastnn import optimizers
 from fastnn.estimators import DenseClassifier
-from fastnn.schedules import Cosine, Piecewise, Polynomial, Step, WarmUp, config, from_config, scaled
+from fastnn.schedules import Cosine, PerEpoch, Piecewise, Polynomial, Step, WarmUp, config, from_config, scaled
 
 # without a length, and of six epochs
 PAIRS = [
@@ -129,3 +129,65 @@ def test_an_estimator_that_chooses_its_epochs_itself():
     assert model.optimizer_.learning_rate == Cosine(0.01, len(model.history_.cost))
     assert model.learning_rate == Cosine(0.01)  # the parameter stays, for the next one
     assert model.history_.learning_rate[-1] < 1e-6
+
+
+# ---- functions of the epoch ------------------------------------------------------------------------------------
+
+
+def halved(epoch):
+    return 0.4 / 2**epoch
+
+
+def test_a_function_gives_the_rate_of_each_epoch(backend, tmp_path):
+    """As the rates set by hand between fits of an epoch."""
+    X, y = data()
+    net, asked = network(backend, "float64"), []
+
+    def rate(epoch):
+        asked.append(epoch)
+        return halved(epoch)
+
+    history = net.fit(X, y, optimizer="momentum", learning_rate=rate, batch_size=BATCH, epochs=4)
+    assert history.learning_rate == [0.4, 0.2, 0.1, 0.05]
+    assert all(type(epoch) is int for epoch in asked)
+    same, rule = network(backend, "float64"), optimizers.Momentum(0.4)
+    for epoch in range(4):
+        rule.learning_rate = halved(epoch)
+        same.fit(X, y, optimizer=rule, batch_size=BATCH, epochs=1)
+    np.testing.assert_array_equal(theta_of(net), theta_of(same))
+    rule = optimizers.Momentum(halved)  # from its first epoch on, over two fits
+    rates = [net.fit(X, y, optimizer=rule, epochs=2).learning_rate for _ in range(2)]
+    assert rates == [[0.4, 0.2], [0.1, 0.05]]
+    assert (rule.learning_rate, rule.rate) == (PerEpoch(halved), 0.05)
+    with pytest.raises(TypeError, match="is a schedule of your own, which a model file cannot hold"):
+        net.save(tmp_path / "net", optimizer=rule)
+    assert pickle.loads(pickle.dumps(PerEpoch(halved))) == PerEpoch(halved)
+
+
+def test_functions_as_values():
+    positions = [[0, 0.99], [1, 2.5]]
+    for schedule in (PerEpoch(halved), PerEpoch(lambda e: halved(e) * 10).times(0.1)):
+        np.testing.assert_allclose(schedule.at(positions), [[0.4, 0.4], [0.2, 0.1]], rtol=1e-15)
+        assert schedule.at(3.5).shape == ()
+    np.testing.assert_allclose(WarmUp(halved, 1, start=0.1).at([0, 0.5, 1.5]), [0.1, 0.15, 0.2], rtol=1e-15)
+    model = DenseClassifier((3,), learning_rate=halved, epochs=2, backend="numpy", random_state=0).fit(*data())
+    assert model.history_.learning_rate == [0.4, 0.2]
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        (lambda epoch: -1.0, ValueError, r"what <function .*> gives of epoch 0 must be a finite number >= 0, got -1.0"),
+        (lambda epoch: [0.1, np.nan][epoch], ValueError, "gives of epoch 1 must be a finite number >= 0, got nan"),
+        (lambda epoch: None, TypeError, "gives of epoch 0 must be a finite number >= 0, got None"),
+        (lambda epoch: 0.1 * (epoch < 1), ValueError, "is down to 0 in epoch 1"),
+        (Cosine, TypeError, r"must be a finite number > 0 or a schedule .*or a function epoch -> rate, got <class"),
+        ("fast", TypeError, "or a function epoch -> rate, got 'fast'"),
+    ],
+)
+def test_functions_that_are_refused_before_anything_moves(given, error, words):
+    net = network("numpy", "float64")
+    before = theta_of(net)
+    with pytest.raises(error, match=words):
+        net.fit(*data(), optimizer="sgd", learning_rate=given, epochs=2)
+    np.testing.assert_array_equal(theta_of(net), before)
