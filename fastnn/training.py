@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,13 @@ class History:
     interrupted: bool = False
     best: int | None = None
     with_l2: bool = False
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """The lists that hold something, all of one length, an entry per epoch, as `pandas.DataFrame` takes them;
+        copies.
+        """
+        lists = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: list(values) for name, values in lists.items() if isinstance(values, list) and values}
 
 
 def fit(

@@ -174,3 +174,28 @@ def test_it_may_not_train():
     X, y, _ = data()
     with pytest.raises(RuntimeError, match="being trained by the fit that called this one"):
         fit("numpy", patience=2, monitor=lambda net: net.fit(X, y, epochs=1).cost[-1])
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({}, ["cost", "accuracy", "seconds", "learning_rate"]),
+        ({"validation": 0.2}, ["cost", "accuracy", "val_cost", "val_accuracy", "seconds", "learning_rate"]),
+        ({"optimizer": "lbfgs", "batch_size": None}, ["cost", "accuracy", "seconds"]),
+        (
+            {"patience": 9, "monitor": figure},
+            ["cost", "accuracy", "seconds", "learning_rate", "monitored"],
+        ),
+    ],
+)
+def test_a_history_as_a_table(options, names):
+    pandas = pytest.importorskip("pandas")
+    _, _, history = fit("numpy", **{"validation": None, "epochs": 4} | options)
+    table = pandas.DataFrame(history.to_dict())
+    assert list(table) == names
+    assert len(table) == len(history.cost)
+    for name in names:
+        assert table[name].tolist() == getattr(history, name)
+    history.to_dict()["cost"].clear()
+    assert len(history.cost) == len(table)
+    assert fastnn.History().to_dict() == {}

@@ -220,7 +220,7 @@ def _write(net: Network, data: DataSet, outcome: Outcome, model: Path, picture: 
 def _object(
     options: TrainOptions, data: DataSet, parts: Parts, net: Network, outcome: Outcome, explain: bool
 ) -> dict[str, Any]:
-    history = {key: value for key, value in asdict(outcome.history).items() if key != "interrupted"}
+    history = {key: value for key, value in asdict(outcome.history).items() if key not in ("interrupted", "monitored")}
     result: dict[str, Any] = {
         "fastnn": __version__,
         "command": "train",
