@@ -336,8 +336,8 @@ class Network(Backpropagation, FitMethod):
         )
 
     def save(self, path: str | os.PathLike[str], *, optimizer: optimizers.Optimizer | None = None) -> None:
-        """Write the model to one safetensors file, NAME.safetensors or a name without an ending; with the optimizer
-        it was trained by, if that is given, for `fastnn.resume`. See `fastnn.model_file`.
+        """Write the model to one safetensors file, NAME.safetensors or a name without the ending of another format;
+        with the optimizer it was trained by, if that is given, for `fastnn.resume`. See `fastnn.model_file`.
         """
         from .model_file import save
 
