@@ -19,6 +19,7 @@ from .errors import finite_number, natural_number, nearest
 from .fit_lock import FitLock
 from .fit_method import FitMethod
 from .layout import Layout, Views
+from .twins import Link
 
 if TYPE_CHECKING:
     import os
@@ -138,7 +139,7 @@ class Network(Backpropagation, FitMethod):
         theta = self.backend.empty((self.layout.size,), self.dtype)
         self.backend.copyto(theta, self.backend.asarray(vector))
         self._use(theta)
-        self._training = FitLock()
+        self._training, self._link = FitLock(), Link()
         self._optimizer: optimizers.Optimizer | None = None
 
     def _use(self, theta: Array) -> None:
@@ -458,7 +459,7 @@ class Network(Backpropagation, FitMethod):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
-        theta, (name, given) = state.pop("theta"), state.pop("backend")
+        theta, (name, given), link = state.pop("theta"), state.pop("backend"), state.pop("_link", None)
         self.__dict__.update({"_any_backend": False, "_told": False, "_dropout": (0.0,) * len(state["hidden"])} | state)
         self.backend, reason = choose_backend(name, parameters=self.layout.size, options=given)
         if self._any_backend:
@@ -467,6 +468,8 @@ class Network(Backpropagation, FitMethod):
             options.warn_of_precision(self.precision, self.backend)
             super().__setattr__("precision", "fp32")
         self._place(np.array(theta))
+        if link is not None and not link.original:  # of copy.copy it is the same one
+            link.network_is(self)
 
     def __repr__(self) -> str:
         hidden = ", ".join(dict.fromkeys(repr(g) for g in self.hidden)) or "no hidden layer"

@@ -90,6 +90,7 @@ RANK = {
     "constant": 1,
     "files": 0,
     "fit_lock": 0,
+    "twins": 0,
     "interrupts": 0,
     "arrays": 0,
     "kernels": 0,

@@ -7,7 +7,6 @@ import copy
 import functools
 import inspect
 import numbers
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -152,9 +151,9 @@ class Dense(BaseEstimator):  # type: ignore[misc]
             if self.weight_decay is not None:
                 raise ValueError(f"weight_decay={self.weight_decay!r} is not for 'lbfgs'; give l2")
             return net, None, seed
-        with warnings.catch_warnings():  # an instance may have a state, and fit begins anew: that is no news here
-            warnings.simplefilter("ignore", UserWarning)
-            rule = copy.deepcopy(self.optimizer)
+        rule = copy.deepcopy(self.optimizer)
+        if isinstance(rule, Optimizer):
+            rule.reset()  # an instance may have a state, and fit begins anew: that is no news here
         rule = optimizers.get(rule, self.learning_rate)
         if self.weight_decay is not None:
             if not isinstance(rule, optimizers.Decaying):
