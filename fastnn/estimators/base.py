@@ -328,7 +328,7 @@ class Dense(BaseEstimator):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = dict(super().__getstate__())
         if "network_" in state and self.optimizer_ is not None and self.optimizer_.belongs_to(self.network_):
-            with contextlib.suppress(TypeError):  # a schedule of one's own: the copy's rule begins anew, and says so
+            with contextlib.suppress(TypeError):  # a schedule of one's own: the rule goes along as it is
                 state[_RULE] = saved_optimizer.description(self.network_, self.optimizer_)
                 del state["optimizer_"]
         return state
