@@ -22,6 +22,7 @@ _PUBLIC = {
     "Network": (".network", "Network"),
     "SymmetricStart": (".errors", "SymmetricStart"),
     "TrainingInterrupted": (".errors", "TrainingInterrupted"),
+    "UnfinishedSchedule": (".errors", "UnfinishedSchedule"),
     "UnknownCategory": (".errors", "UnknownCategory"),
     "UnscaledInput": (".errors", "UnscaledInput"),
     "activations": (".activations", None),
@@ -55,6 +56,7 @@ __all__ = [
     "Network",
     "SymmetricStart",
     "TrainingInterrupted",
+    "UnfinishedSchedule",
     "UnknownCategory",
     "UnscaledInput",
     "__version__",
@@ -98,6 +100,7 @@ if TYPE_CHECKING:
         ModelFileError,
         SymmetricStart,
         TrainingInterrupted,
+        UnfinishedSchedule,
         UnknownCategory,
         UnscaledInput,
     )

@@ -112,6 +112,10 @@ class SymmetricStart(UserWarning):
     """Some hidden units start identical and will stay identical."""
 
 
+class UnfinishedSchedule(UserWarning):
+    """A fit ends with most of the way down of its learning rate not gone."""
+
+
 class UnknownCategory(UserWarning):
     """A table holds a text that did not occur in training; it counts as none of the column's categories."""
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import costs
+from . import d2
 from .confusion import confusion_matrix
 from .data import preprocessing, tables
 from .errors import ModelFileError
@@ -149,15 +149,6 @@ def _pinball(error: NDArray[Any], q: float) -> NDArray[Any]:
     return np.asarray(error * np.where(error > 0, 1 - q, -q))
 
 
-def _d2(loss: NDArray[Any], of_constant: NDArray[Any]) -> float | None:
-    """Of targets that are all the same 1 where they are met and else 0, as scikit-learn has it."""
-    if len(loss) < 2:
-        return None
-    if not of_constant.any():
-        return float(not loss.any())
-    return float(1 - loss.mean() / of_constant.mean())
-
-
 def evaluated(net: Network, known: Mapping[str, Any], X: Any, y: Any) -> Evaluation:
     """Scores on rows and targets that are scaled already; known: the network's preprocessing."""
     cost, classes, h = net.mean_cost(X, y, l2=False), known["classes"], net._outputs(X)
@@ -170,15 +161,15 @@ def evaluated(net: Network, known: Mapping[str, Any], X: Any, y: Any) -> Evaluat
     truth = preprocessing.unscale_target(dict(known), y)
     error = preprocessing.unscale_target(dict(known), net._answers(h)) - truth
     rmse, mae = float(np.sqrt(np.mean(error**2))), float(np.abs(error).mean())
-    found = Evaluation(len(y), cost, r2=net._score(h, y), rmse=rmse, mae=mae)
-    name, parameter = costs.named(net.cost)
-    if name in ("quantile", "absolute_error"):
-        found.quantile = q = 0.5 if parameter is None else parameter
+    found = Evaluation(len(y), cost, r2=d2.r2(np.reshape(y, h.shape), h), rmse=rmse, mae=mae)
+    if (q := d2.quantile_of(net.cost)) is not None:
+        found.quantile = q
         # any quantile of the targets has the least loss of all constants; this is scikit-learn's
         constant = np.quantile(truth, q, method="averaged_inverted_cdf")
         loss, of_constant = _pinball(error, q), _pinball(constant - truth, q)
-        found.d2, found.gain = _d2(loss, of_constant), _gain(loss, of_constant)
-        if name == "quantile":
+        found.gain = _gain(loss, of_constant)
+        found.d2 = d2.d2_pinball(truth, truth + error, q) if len(y) > 1 else None  # as scikit-learn: not of one row
+        if net.cost != "absolute_error":
             found.pinball, found.below = float(loss.mean()), float((error > 0).mean())
     else:
         found.gain = _gain(error**2, (truth - truth.mean()) ** 2)

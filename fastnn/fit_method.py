@@ -25,7 +25,7 @@ class FitMethod:
         y: Any,
         *,
         optimizer: str | Optimizer = "adam",
-        learning_rate: float | Schedule | None = None,
+        learning_rate: float | Schedule | Callable[[int], float] | None = None,
         batch_size: int | None = None,
         epochs: int = 20,
         shuffle: bool = True,
@@ -38,6 +38,7 @@ class FitMethod:
         micro_batch: int | None = None,
         patience: int | None = None,
         sample_weight: Any = None,
+        monitor: str | Callable[[Network], float] = "val_cost",
     ) -> History:
         """Train on the rows of X.
 
@@ -55,9 +56,10 @@ class FitMethod:
             and the CPU engine's workspace, up to 64 MiB, stays with the network for the next one. "lbfgs" takes all
             rows at once, for small data: SciPy's L-BFGS-B, at most `epochs` iterations, each an entry of the history
             (cost and accuracy after it, no learning rate); no batch size, learning rate or order.
-        learning_rate : float or Schedule, optional
-            alpha > 0, or its course over the epochs of the optimizer (fastnn.schedules). None is the rule's own: 0.1
-            for SGD, 0.05 for Momentum, 0.001 for Adam, 1 for LARS, 0.01 for LAMB. Not together with an instance.
+        learning_rate : float, Schedule or callable, optional
+            alpha > 0, or its course over the epochs of the optimizer (fastnn.schedules), one without a length ending
+            with this fit; or a function epoch -> alpha, of each of them from 0. None is the rule's own: 0.1 for SGD,
+            0.05 for Momentum, 0.001 for Adam, 1 for LARS, 0.01 for LAMB. Not together with an instance.
         batch_size : int, optional
             Rows per step; min(128, rows) if not given. The short last batch is used and divided by its own rows.
         epochs : int
@@ -87,12 +89,19 @@ class FitMethod:
         patience : int, optional
             Early stopping: the fit ends after this many epochs in a row without a lower validation cost, and after
             `epochs` at the latest. However it ends, except by an error, parameters and optimizer go back to the epoch
-            of the lowest cost (`history.best`); `epochs_trained` counts all epochs that were run. Needs `validation`.
+            of the lowest cost (`history.best`); `epochs_trained` counts all epochs that were run. Needs `validation`,
+            unless `monitor` is a callable.
         sample_weight : array-like (m,) or "balanced", optional
             How much each row counts, w >= 0: J = (sum w cost + lambda/2 sum Theta^2) / sum w over the training rows, so
             a row of weight 2 is equivalent to two rows. Each step takes the mean over its rows of w / mean(w) times
             their gradients. "balanced": every class has the same total weight. Validation rows that are set apart keep
             their weights; `val_cost` is a weighted mean, accuracies count rows.
+        monitor : "val_cost", "val_accuracy" or callable
+            What `patience` waits for, and by which the best epoch is told: a lower cost of the validation rows, a
+            higher accuracy of them (of classes, and of 0 and 1), or a higher value of f(net) -> float, called after
+            each epoch, before the callbacks, and kept in `history.monitored`. Of a figure of which less is better give
+            the negative. f may read the network, not train or change it. What is no finite number, NaN too, is an
+            error that ends the fit, at the parameters of that epoch.
 
         Returns
         -------
@@ -118,6 +127,9 @@ class FitMethod:
             Ctrl-C: the last completed step is kept, with `patience` the best epoch, and the history so far returned.
         SymmetricStart
             Hidden units start identical and will stay identical.
+        UnfinishedSchedule
+            Most of the way down of a schedule lies behind the end of the fit, and `optimizer` is a name, which does not
+            go on.
         UnscaledInput
             X holds whole numbers as floats, which are not scaled, for a network with a `scale` for integers; or the
             dtype rounds the differences of the targets by more than a hundredth of their standard deviation.
@@ -142,4 +154,5 @@ class FitMethod:
             micro_batch=micro_batch,
             patience=patience,
             sample_weight=sample_weight,
+            monitor=monitor,
         )

@@ -18,7 +18,7 @@ import numpy as np
 
 from . import checks
 from .backends.base import Array
-from .early_stopping import BestEpoch
+from .early_stopping import BestEpoch, Patience
 from .errors import Diverged, TrainingInterrupted, pip_install
 from .interrupts import interrupt_after
 from .optimizers import SGD
@@ -56,7 +56,7 @@ def fit_whole(
     micro_batch: int | None,
     callbacks: Sequence[Any],
     progress: Any,
-    patience: int | None,
+    patience: Patience | None,
 ) -> History:
     """At most so many iterations, each an epoch of the history; fewer where the cost falls no more.
 
@@ -115,7 +115,7 @@ class _Search:
         micro_batch: int | None,
         callbacks: Sequence[Any],
         progress: Any,
-        patience: int | None,
+        patience: Patience | None,
     ) -> None:
         self.net, self.data, self.callbacks, self.progress = net, data, callbacks, progress
         self.history = History(with_l2=net.l2 > 0)

@@ -4,12 +4,13 @@ Tensor "theta" (P,) of the network's dtype; the metadata names the format, its v
 and one of the metadata themselves. An optimizer may lie beside it (fastnn/saved_optimizer.py). Nothing in the file
 names code: activations, costs and dtypes are looked up in fastnn's tables. Written to a temporary file beside the
 target and moved over it, so that a crash or a full disk leaves the old file as it was. The name is written as it is
-given: it ends in .safetensors or has no ending at all, because another one (.h5, .pt, .npz) would promise another
-format. `load` goes by the content alone, so it reads a model of any name.
+given: it ends in .safetensors or in nothing that is the ending of another format (.h5, .pt, .npz), which it would
+promise; lr0.01 is a name. `load` goes by the content alone, so it reads a model of any name.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -31,6 +32,13 @@ __all__ = ["FORMAT_VERSION", "check_name", "load", "resume", "save"]
 FORMAT_VERSION = 1
 SUFFIX = ".safetensors"
 CHECKSUM = "metadata_sha256"  # of all other metadata
+# of other formats, without the dot: models, arrays, tables, texts, pictures, archives
+FOREIGN = {
+    "pt", "pth", "pkl", "pickle", "dill", "joblib", "onnx", "ort", "h5", "hdf5", "hdf", "keras", "tflite", "pb", "bin",
+    "ckpt", "gguf", "mlmodel", "pdparams", "npz", "npy", "mat", "csv", "tsv", "parquet", "feather", "arrow", "xlsx",
+    "json", "yaml", "yml", "toml", "xml", "txt", "md", "html", "py", "ipynb", "png", "jpg", "jpeg", "svg", "pdf",
+    "zip", "gz", "bz2", "xz", "zst", "tar", "tgz", "7z",
+}  # fmt: skip
 # what a description that is not right may raise, where it is taken for what it should be
 _UNUSABLE = (ValueError, TypeError, KeyError, OverflowError, AttributeError, RecursionError)
 _FIELDS = {"sizes", "hidden", "output", "cost", "l2", "dtype", "precision", "scale", "epochs_trained"}
@@ -44,8 +52,8 @@ def save(net: Network, path: str | os.PathLike[str], *, optimizer: Optimizer | N
     TypeError
         `path` is not a path; or the optimizer is none of fastnn's, or has a schedule of your own.
     ValueError
-        The name ends in something else than .safetensors (a name without an ending is taken as it is), or it is there
-        and no regular file, but a device or a pipe; or the optimizer carries the state of another network.
+        The name ends as files of another format do (any other is taken as it is), or it is there and no regular file,
+        but a device or a pipe; or the optimizer carries the state of another network.
     OSError
         The folder does not exist or cannot be written, or the disk is full; a file already there is untouched.
     """
@@ -103,21 +111,16 @@ def check_name(argument: str, path: Path) -> None:
     Raises
     ------
     ValueError
-        It ends in something else than .safetensors.
+        It ends as files of another format do, or almost in .safetensors.
     """
-    if path.suffix.lower() not in ("", SUFFIX):
+    ending = path.suffix.lower()
+    slip = ending != SUFFIX and difflib.get_close_matches(ending, [SUFFIX], cutoff=0.8)
+    if slip or ending[1:] in FOREIGN:
         raise ValueError(
             f"{argument}{str(path)!r}: a model file is written as safetensors, so its name must end in {SUFFIX!r} or "
-            "have no ending, "
-            f"got {path.suffix!r}; for example {_with_suffix(path)!r}"
+            "in no ending of another format, "
+            f"got {path.suffix!r}; for example {str(path.with_suffix('')).removesuffix(SUFFIX) + SUFFIX!r}"
         )
-
-
-def _with_suffix(path: Path) -> str:
-    """The path with the right ending in place of another format's, or behind what is part of the name, as in lr0.1."""
-    if path.suffix[1:].isdigit():
-        return str(path) + SUFFIX
-    return str(path.with_suffix("")).removesuffix(SUFFIX) + SUFFIX
 
 
 def _as_path(path: Any) -> Path:

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import activations, checks, costs, dropout, optimizers, options
+from . import activations, checks, costs, d2, dropout, optimizers, options, row_weights, settable
 from .activations import Activation
 from .backends import Backend, choose_backend
 from .backends.base import Job
 from .backpropagation import Backpropagation
-from .errors import finite_number, natural_number, nearest
+from .errors import finite_number, natural_number
 from .fit_lock import FitLock
 from .fit_method import FitMethod
 from .layout import Layout, Views
+from .twins import Link
 
 if TYPE_CHECKING:
     import os
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["Network"]
 
 Array = Any
-# engines keep what they made of these
-FIXED = ("sizes", "hidden", "output", "cost", "pair", "dtype", "layout", "backend", "precision")
-BETWEEN_FITS = ("l2", "dropout", "scale", "epochs_trained")  # a fit has read them, and counts on them
-OTHERS = ("theta", "weights", "biases", "backend_reason", "preprocessing", "prepared", "kept")
 
 
 class Network(Backpropagation, FitMethod):
@@ -138,7 +135,7 @@ class Network(Backpropagation, FitMethod):
         theta = self.backend.empty((self.layout.size,), self.dtype)
         self.backend.copyto(theta, self.backend.asarray(vector))
         self._use(theta)
-        self._training = FitLock()
+        self._training, self._link = FitLock(), Link()
         self._optimizer: optimizers.Optimizer | None = None
 
     def _use(self, theta: Array) -> None:
@@ -166,30 +163,7 @@ class Network(Backpropagation, FitMethod):
         """Parameters are written in place: an array put in their place would be seen by some parts of the engines
         and not by others. What they were made for is fixed.
         """
-        if name in FIXED and hasattr(self, name):
-            raise AttributeError(
-                f"net.{name} is fixed once the network is made; make another: Network(sizes, ..., init=net.theta) "
-                "takes over parameters where the sizes are the same"
-            )
-        if name in ("theta", "weights", "biases") and value is not getattr(self, name, None):
-            place = "theta" if name == "theta" else f"{name}[0]"
-            raise AttributeError(
-                f"net.{name} cannot be replaced, because all parameters lie in one vector; write into it, as in "
-                f"net.{place}[...] = values"
-            )
-        if name in BETWEEN_FITS and (under_way := self.__dict__.get("_training")) is not None and under_way.busy():
-            raise RuntimeError(f"net.{name} cannot be set while the network is being trained; set it between fits")
-        if name == "scale" and value is not None:
-            value = options.check_scale(value, self.dtype)
-        if name == "epochs_trained":
-            value = natural_number("epochs_trained", value)
-        settable = (*FIXED, *BETWEEN_FITS, *OTHERS)
-        if type(self) is Network and name not in settable and not name.startswith("_"):
-            raise AttributeError(
-                f"a network has no {name!r} to be set{nearest(name, BETWEEN_FITS) or '.'} Those are "
-                f"{', '.join(BETWEEN_FITS)}; a learning rate belongs to the optimizer"
-            )
-        super().__setattr__(name, value)
+        super().__setattr__(name, settable.checked(self, name, value, named=type(self) is Network))
 
     def _learnt(self, *, epochs: int, scale: float | None) -> None:
         """Set what a running fit has reached; users cannot set it during a fit."""
@@ -277,42 +251,48 @@ class Network(Backpropagation, FitMethod):
             h = (h >= 0.5).astype(np.int64)
         return h[:, 0] if self.sizes[-1] == 1 else h
 
-    def score(self, X: Any, y: Any) -> float:
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """How right the answers are.
 
         Parameters
         ----------
         X : (m, s_1), y : targets (see `fit`)
+        sample_weight : (m,) or "balanced", optional
+            How much each row counts, >= 0 and not all 0; "balanced": each class the same, as in `fit`.
 
         Returns
         -------
         float
             Accuracy for classes (of their probabilities: for the largest); for 0/1 targets the fraction of rows with
-            all right. Otherwise R^2 = 1 - sum (y - h)^2 / sum (y - mean y)^2, in float64, the mean over outputs; a
-            constant column of y counts 1.0 if matched exactly, else 0.0.
+            all right. Otherwise 1 - sum cost(y, h) / sum cost(y, best constant), the mean over outputs: D^2 of the
+            pinball cost for quantile costs and of the absolute error for absolute_error, R^2 for the others
+            (fastnn/d2.py). A constant column of y counts 1.0 if matched exactly, else 0.0.
 
         Raises
         ------
         TypeError, ValueError
-            X or y does not fit, or products overflow.
+            X, y or sample_weight does not fit, or products overflow.
         """
         self._warn_of_table()
-        return self._score(self._outputs(X), y)
+        return self._score(self._outputs(X), y, sample_weight)
 
-    def _score(self, outputs: Array, y: Any) -> float:
+    def _score(self, outputs: Array, y: Any, sample_weight: Any = None) -> float:
         h = np.asarray(self.backend.to_numpy(self._told_apart(outputs)), np.float64)
         # in float32 sums down the rows drift by percents, and targets of 1e9 +- 1 are all the same
         targets = checks.targets(y, self.pair, h.shape[0], self.sizes[-1], np.dtype(np.float64), self.backend)
         t = np.asarray(self.backend.to_numpy(targets))
+        weights = None
+        if sample_weight is not None:
+            weights, _ = row_weights.mean_of_one(row_weights.checked(sample_weight, t, len(t)))
         if t.ndim == 1:
-            return float((h.argmax(axis=1) == t).mean())
-        if self.pair.targets == "classes":
-            return float((h.argmax(axis=1) == t.argmax(axis=1)).mean())
-        if self.pair.targets == "probabilities" and np.isin(t, (0, 1)).all():
-            return float(((h >= 0.5) == t).all(axis=1).mean())
-        residual, spread = ((t - h) ** 2).sum(axis=0), ((t - t.mean(axis=0)) ** 2).sum(axis=0)
-        constant = np.where(residual == 0, 1.0, 0.0)
-        return float(np.where(spread == 0, constant, 1 - residual / np.where(spread == 0, 1, spread)).mean())
+            right = h.argmax(axis=1) == t
+        elif self.pair.targets == "classes":
+            right = h.argmax(axis=1) == t.argmax(axis=1)
+        elif self.pair.targets == "probabilities" and np.isin(t, (0, 1)).all():
+            right = ((h >= 0.5) == t).all(axis=1)
+        else:
+            return d2.score(self.cost, t, h, weights)
+        return float(np.average(right, weights=weights))
 
     def plan(
         self,
@@ -351,9 +331,9 @@ class Network(Backpropagation, FitMethod):
         )
 
     def save(self, path: str | os.PathLike[str], *, optimizer: optimizers.Optimizer | None = None) -> None:
-        """Write the model to one safetensors file, NAME.safetensors or a name without an ending, in one move; with the
-        optimizer that trained it, if given, for `fastnn.resume`. TypeError, ValueError and OSError as documented for
-        `fastnn.model_file.save`; a file already there is untouched then.
+        """Write the model to one safetensors file, NAME.safetensors or a name without the ending of another format, in
+        one move; with the optimizer that trained it, if given, for `fastnn.resume`. TypeError, ValueError and OSError
+        as documented for `fastnn.model_file.save`; a file already there is untouched then.
         """
         from .model_file import save
 
@@ -476,7 +456,7 @@ class Network(Backpropagation, FitMethod):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
-        theta, (name, given) = state.pop("theta"), state.pop("backend")
+        theta, (name, given), link = state.pop("theta"), state.pop("backend"), state.pop("_link", None)
         self.__dict__.update({"_any_backend": False, "_told": False, "_dropout": (0.0,) * len(state["hidden"])} | state)
         self.backend, reason = choose_backend(name, parameters=self.layout.size, options=given)
         if self._any_backend:
@@ -485,6 +465,8 @@ class Network(Backpropagation, FitMethod):
             options.warn_of_precision(self.precision, self.backend)
             super().__setattr__("precision", "fp32")
         self._place(np.array(theta))
+        if link is not None and not link.original:  # of copy.copy it is the same one
+            link.network_is(self)
 
     def __repr__(self) -> str:
         hidden = ", ".join(dict.fromkeys(repr(g) for g in self.hidden)) or "no hidden layer"

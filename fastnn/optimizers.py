@@ -321,7 +321,9 @@ def check_known(optimizer: Optimizer) -> None:
         )
 
 
-def get(optimizer: str | Optimizer, learning_rate: float | Schedule | None = None) -> Optimizer:
+def get(
+    optimizer: str | Optimizer, learning_rate: float | Schedule | Callable[[int], float] | None = None
+) -> Optimizer:
     """A fresh rule for a name, or the instance itself.
 
     Parameters

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +17,7 @@ from numpy.typing import NDArray
 from .constant import Constant
 from .errors import finite_number
 from .fit_lock import FitLock
-from .schedules import Schedule, rates_at
+from .schedules import Schedule, first_rate, get, is_function
 
 __all__ = ["Optimizer"]
 
@@ -24,13 +27,14 @@ Array = NDArray[Any]
 class Optimizer:
     """An update rule with its hyper-parameters and, once bound to a network, its state.
 
-    An instance keeps its state over several fits of the same network; `reset()` forgets it. A copy, also by
-    pickle, has the constants and no state, and belongs to no network. `net.save(path, optimizer=rule)` keeps both.
+    An instance keeps its state over several fits of the same network; `reset()` forgets it. A copy, also by pickle, has
+    the constants and no state, and belongs to no network, unless the network is copied by the same pickle or deepcopy:
+    then the one trains the other, as copy.deepcopy((net, rule)). `net.save(path, optimizer=rule)` keeps both too.
 
     Attributes
     ----------
     learning_rate : float or Schedule
-        alpha > 0, or its course (fastnn.schedules).
+        alpha > 0, or its course (fastnn.schedules); set to a function epoch -> rate, it becomes one.
     rate : float
         alpha of the next step: `learning_rate` itself, or what the schedule says where training is; programs keep it.
     clip_norm : float or None
@@ -53,10 +57,11 @@ class Optimizer:
     code: ClassVar[int]
     slots: ClassVar[tuple[str, ...]] = ()
     _own: ClassVar[frozenset[str]] = frozenset(
-        {"_learning_rate", "_owner", "_rate", "first_epoch", "in_use", "state", "t"}
+        {"_learning_rate", "_left", "_owner", "_rate", "first_epoch", "in_use", "state", "t"}
     )
 
     clip_norm = Constant(above=0, optional=True)
+    _left = 0  # steps after which this copy was made alone, and left the state behind
 
     def __init__(self, learning_rate: float | Schedule, clip_norm: float | None = None) -> None:
         self.learning_rate, self.clip_norm = learning_rate, clip_norm
@@ -86,12 +91,13 @@ class Optimizer:
 
     @learning_rate.setter
     def learning_rate(self, value: float | Schedule) -> None:
-        if isinstance(value, Schedule):
-            self._rate = float(rates_at(value, 0.0))
-            self._learning_rate: float | Schedule = value
+        if isinstance(value, Schedule) or is_function(value):
+            schedule = get(value)
+            self._rate = first_rate(schedule)
+            self._learning_rate: float | Schedule = schedule
         else:
             self._learning_rate = self._rate = finite_number(
-                "learning_rate", value, above=0, also="a schedule (fastnn.schedules)"
+                "learning_rate", value, above=0, also="a schedule (fastnn.schedules) or a function epoch -> rate"
             )
 
     @property
@@ -161,6 +167,7 @@ class Optimizer:
             raise ValueError(
                 f"optimizer={self!r} carries the state of another network; give a fresh instance, or call reset() first"
             )
+        self._warn_of_what_is_left()
         if self._owner is not None:
             self.t = 0
         self.state, self.first_epoch = [zeros() for _ in self.slots], _epochs(owner)
@@ -189,18 +196,39 @@ class Optimizer:
 
     def reset(self) -> None:
         """Forget the state and the network."""
-        self.state, self.t, self.first_epoch, self._owner = [], 0, 0, None
+        self.state, self.t, self.first_epoch, self._owner, self._left = [], 0, 0, None, 0
+
+    def _warn_of_what_is_left(self) -> None:
+        """Once, where a copy that has lost a state begins to train."""
+        if left := self._left:
+            self._left = 0
+            warnings.warn(
+                f"the copy {self!r} begins anew: the state after {left} steps has stayed with the network that they "
+                "trained. copy.deepcopy((net, rule)) and pickle.dumps((net, rule)) keep both, and net.save(path, "
+                "optimizer=rule) with fastnn.resume(path)",
+                UserWarning,
+                stacklevel=_levels_to_the_caller(),
+            )
 
     def __getstate__(self) -> dict[str, Any]:
-        # A weak reference cannot be pickled, and the copy belongs to no network yet.
-        if self.t and self.slots:
-            warnings.warn(
-                f"the copy of {self!r} begins anew: its state after {self.t} steps stays with the network it trains. "
-                "net.save(path, optimizer=rule) and fastnn.resume(path) keep both",
-                UserWarning,
-                stacklevel=2,
-            )
-        return {**self.__dict__, "_owner": None, "state": [], "t": 0, "first_epoch": 0, "in_use": FitLock()}
+        # A weak reference cannot be pickled, and the copy belongs to no network unless that is copied with it.
+        left = self.t if self.t and self.slots else self._left
+        state = {**self.__dict__, "_owner": None, "state": [], "t": 0, "first_epoch": 0, "in_use": FitLock()}
+        state["_left"] = left
+        net = None if self._owner is None else self._owner()
+        link = getattr(net, "_link", None)
+        if self.t and net is not None and link is not None and not _trained_elsewhere(net):
+            vectors = [np.array(net.backend.to_numpy(vector)) for vector in self.state]
+            state["_twin"] = link, vectors, self.t, self.first_epoch
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        twin = state.pop("_twin", None)
+        self.__dict__.update(state)
+        if twin is not None and not twin[0].original:  # of copy.copy it is the same Link
+            link, *carried = twin
+            link.when_there(self, partial(_join, carried))
 
     def __repr__(self) -> str:
         rate = self.learning_rate
@@ -215,3 +243,26 @@ class Optimizer:
 def _epochs(owner: Any) -> int:
     """How many epochs the owner has been trained; 0 if it does not count them."""
     return int(getattr(owner, "epochs_trained", 0))
+
+
+def _join(carried: list[Any], rule: Optimizer, net: Any) -> None:
+    """The copy of a rule takes up what its original had, beside the copy of that one's network."""
+    vectors, t, first_epoch = carried
+    rule._left = 0
+    rule.bind(net, lambda: net.backend.zeros(net.theta.shape, net.dtype))
+    for place, vector in zip(rule.state, vectors, strict=True):
+        net.backend.copyto(place, net.backend.asarray(vector))
+    rule.t, rule.first_epoch = t, first_epoch
+
+
+def _trained_elsewhere(net: Any) -> bool:
+    """By another thread at this moment, so that its state would be torn."""
+    return bool(net._training.busy()) and net._training.holder != threading.get_ident()
+
+
+def _levels_to_the_caller() -> int:
+    """`stacklevel` of the first line outside fastnn, for a warning of the function that calls this one."""
+    frame, level, package = sys._getframe(1), 1, __name__.partition(".")[0]
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+        frame, level = frame.f_back, level + 1
+    return level

@@ -9,13 +9,18 @@ that has not taken a step, it counts from 0; an instance that goes on in another
     net.fit(X, y, optimizer="momentum", batch_size=8192, epochs=30,
             learning_rate=schedules.WarmUp(schedules.Cosine(0.8, epochs=30), epochs=5))
 
-Wherever a schedule takes a schedule, it takes a number as well, for a rate that stays.
+Cosine and Polynomial without `epochs` end where the fit ends that first trains by them, here WarmUp(Cosine(0.8), 5);
+the optimizer keeps the length that they get there.
+
+Wherever a schedule takes a schedule, it takes a number as well, for a rate that stays, or a function epoch -> rate
+(PerEpoch).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,19 +30,23 @@ from .errors import finite_number, positive_integer
 __all__ = [
     "Constant",
     "Cosine",
+    "PerEpoch",
     "Piecewise",
     "Polynomial",
     "Schedule",
     "Step",
     "WarmUp",
     "config",
+    "first_rate",
     "from_config",
     "get",
+    "is_function",
     "rates_at",
     "scaled",
 ]
 
 Array = NDArray[np.float64]
+LONG = 1e9  # epochs
 
 
 class Schedule:
@@ -50,6 +59,10 @@ class Schedule:
     def times(self, factor: float) -> Schedule:
         """The same course with every rate multiplied by factor > 0."""
         raise NotImplementedError
+
+    def over(self, epochs: float) -> Schedule:
+        """The same course ending after so many epochs where it was made without a length, else itself."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -94,13 +107,18 @@ class WarmUp(Schedule):
         object.__setattr__(self, "then", get(self.then, "then"))
         _check(self, epochs=(0, None))
         if self.start is None:
-            if not self._top() > 0:
-                raise ValueError(
-                    f"then={self.then!r} is down to {self._top():g} after epochs={self.epochs:g}, where the warm-up is "
-                    "to end; give a longer schedule, or a shorter warm-up"
-                )
+            if _is_open(get(self.then)):  # which has no top yet
+                return
+            self._refuse_no_top()
             object.__setattr__(self, "start", self._top() / 10)
         _check(self, start=(0, None))
+
+    def _refuse_no_top(self) -> None:
+        if not self._top() > 0:
+            raise ValueError(
+                f"then={self.then!r} is down to {self._top():g} after epochs={self.epochs:g}, where the warm-up is "
+                "to end; give a longer schedule, or a shorter warm-up"
+            )
 
     def _top(self) -> float:
         assert isinstance(self.then, Schedule)
@@ -108,15 +126,23 @@ class WarmUp(Schedule):
 
     def at(self, epochs: Any) -> Array:
         assert isinstance(self.then, Schedule)
-        assert self.start is not None
+        if self.start is None:
+            raise _no_length(self)
         e = np.asarray(epochs, np.float64)
         rising = self.start + (self._top() - self.start) * (e / self.epochs)
         return np.where(e < self.epochs, rising, self.then.at(e))
 
     def times(self, factor: float) -> WarmUp:
         assert isinstance(self.then, Schedule)
-        assert self.start is not None
-        return WarmUp(self.then.times(factor), self.epochs, self.start * factor)
+        return WarmUp(self.then.times(factor), self.epochs, None if self.start is None else self.start * factor)
+
+    def over(self, epochs: float) -> WarmUp:
+        assert isinstance(self.then, Schedule)
+        if (then := self.then.over(epochs)) is self.then:
+            return self
+        whole = WarmUp(then, self.epochs, self.start)
+        whole._refuse_no_top()
+        return whole
 
 
 @dataclass(frozen=True)
@@ -124,23 +150,26 @@ class Cosine(Schedule):
     """From learning_rate down to `final` along half a cosine in `epochs` epochs; `final` from there on.
 
     final + (learning_rate - final) (1 + cos(pi e / epochs)) / 2: Loshchilov and Hutter 2017
-    (arXiv 1608.03983, equation 5) without restarts. 0 <= final <= learning_rate.
+    (arXiv 1608.03983, equation 5) without restarts. 0 <= final <= learning_rate. Without `epochs` it ends with the fit.
     """
 
     learning_rate: float
-    epochs: float
+    epochs: float | None = None
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        _check(self, learning_rate=(0, None), epochs=(0, None), final=(None, 0))
+        _check(self, learning_rate=(0, None), final=(None, 0), **_length(self.epochs))
         _descending(self)
 
     def at(self, epochs: Any) -> Array:
-        share = np.minimum(np.asarray(epochs, np.float64) / self.epochs, 1.0)
+        share = np.minimum(_shares(self, epochs), 1.0)
         return self.final + (self.learning_rate - self.final) * (1 + np.cos(np.pi * share)) / 2
 
     def times(self, factor: float) -> Cosine:
         return replace(self, learning_rate=self.learning_rate * factor, final=self.final * factor)
+
+    def over(self, epochs: float) -> Cosine:
+        return replace(self, epochs=epochs) if self.epochs is None else self
 
 
 @dataclass(frozen=True)
@@ -148,24 +177,27 @@ class Polynomial(Schedule):
     """From learning_rate down to `final` as (1 - e / epochs)^power; `final` from there on.
 
     power 2 is what LARS was published with (arXiv 1708.03888, algorithm 1), power 1 what LAMB was.
-    power > 0, 0 <= final <= learning_rate.
+    power > 0, 0 <= final <= learning_rate. Without `epochs` it ends with the fit.
     """
 
     learning_rate: float
-    epochs: float
+    epochs: float | None = None
     power: float = 2.0
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        _check(self, learning_rate=(0, None), epochs=(0, None), power=(0, None), final=(None, 0))
+        _check(self, learning_rate=(0, None), power=(0, None), final=(None, 0), **_length(self.epochs))
         _descending(self)
 
     def at(self, epochs: Any) -> Array:
-        left = np.maximum(1 - np.asarray(epochs, np.float64) / self.epochs, 0.0)
+        left = np.maximum(1 - _shares(self, epochs), 0.0)
         return self.final + (self.learning_rate - self.final) * left**self.power
 
     def times(self, factor: float) -> Polynomial:
         return replace(self, learning_rate=self.learning_rate * factor, final=self.final * factor)
+
+    def over(self, epochs: float) -> Polynomial:
+        return replace(self, epochs=epochs) if self.epochs is None else self
 
 
 @dataclass(frozen=True)
@@ -226,6 +258,29 @@ class Piecewise(Schedule):
         return replace(self, learning_rates=tuple(rate * factor for rate in self.learning_rates))
 
 
+@dataclass(frozen=True)
+class PerEpoch(Schedule):
+    """alpha = rate(epoch), the same for all steps of an epoch; epochs are whole numbers from 0. What a plain function
+    given as a learning rate becomes. It must give the same rate whenever it is asked; a model file cannot hold it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When it is asked: the function gives no finite number >= 0.
+    """
+
+    rate: Callable[[int], float]
+
+    def at(self, epochs: Any) -> Array:
+        e = np.asarray(epochs, np.float64)
+        whole, place = np.unique(np.floor(e), return_inverse=True)
+        rates = [finite_number(f"what {self.rate!r} gives of epoch {k:g}", self.rate(int(k)), least=0) for k in whole]
+        return np.array(rates, np.float64)[place].reshape(e.shape)
+
+    def times(self, factor: float) -> PerEpoch:
+        return PerEpoch(lambda epoch: self.rate(epoch) * factor)
+
+
 SCHEDULES: dict[str, type[Any]] = {cls.__name__: cls for cls in (Constant, WarmUp, Cosine, Polynomial, Step, Piecewise)}
 
 
@@ -264,19 +319,26 @@ def from_config(described: dict[str, Any]) -> Schedule:
     )
 
 
-def get(learning_rate: Schedule | float, argument: str = "learning_rate") -> Schedule:
-    """The schedule itself, or a Constant for a number > 0.
+def get(learning_rate: Schedule | float | Callable[[int], float], argument: str = "learning_rate") -> Schedule:
+    """The schedule itself, a PerEpoch for a function of the epoch, or a Constant for a number > 0.
 
     Raises
     ------
     TypeError, ValueError
-        Neither of the two, or a number that is not finite and > 0.
+        None of them, or a number that is not finite and > 0.
     """
+    if is_function(learning_rate):
+        return PerEpoch(learning_rate)
     return (
         learning_rate
         if isinstance(learning_rate, Schedule)
         else Constant(finite_number(argument, learning_rate, above=0))
     )
+
+
+def is_function(learning_rate: Any) -> TypeGuard[Callable[[int], float]]:
+    """Of the epoch, and not a schedule; nor its class, which can be called too."""
+    return callable(learning_rate) and not isinstance(learning_rate, (Schedule, type))
 
 
 def scaled(
@@ -341,6 +403,36 @@ def rates_at(schedule: Schedule, epochs: Any) -> Array:
             f"learning_rate={schedule!r} must give finite rates >= 0, got {rates[~wrong].flat[0]:g} at epoch {at:g}"
         )
     return rates
+
+
+def first_rate(schedule: Schedule) -> float:
+    """What it begins with; where it was made without a length, that of a very long one. Errors as `rates_at`."""
+    return float(rates_at(schedule.over(LONG), 0.0))
+
+
+def _is_open(schedule: Schedule) -> bool:
+    """Whether it was made without a length."""
+    return schedule.over(LONG) is not schedule
+
+
+def _no_length(schedule: Schedule) -> ValueError:
+    return ValueError(
+        f"{schedule!r} was made without a length, which is that of the fit; give epochs=, or ask schedule.over(epochs)"
+    )
+
+
+def _shares(schedule: Cosine | Polynomial, epochs: Any) -> Array:
+    """Which part of its length these positions are; only 0 is known where it has none."""
+    e = np.asarray(epochs, np.float64)
+    if schedule.epochs is None:
+        if e.any():
+            raise _no_length(schedule)
+        return e
+    return e / schedule.epochs
+
+
+def _length(epochs: float | None) -> dict[str, tuple[float | None, float | None]]:
+    return {} if epochs is None else {"epochs": (0, None)}
 
 
 def _check(schedule: Schedule, **bounds: tuple[float | None, float | None]) -> None:

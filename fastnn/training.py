@@ -11,12 +11,12 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
-from . import optimizers, options
+from . import early_stopping, fit_schedule, optimizers, options
 from .backends.base import Array, Job, Program
 from .dropout import Drawn, epoch_key
 from .early_stopping import BestEpoch
@@ -35,7 +35,6 @@ SLICE_SECONDS = 0.2
 FIRST_SLICE_FLOPS, STEP_FLOPS = 100_000_000, 100_000  # a step costs time however small it is: a thousand at most
 DEFAULT_BATCH = 128
 LBFGS = "lbfgs"  # no rule of steps, but a way to fit
-MOST_EPOCHS = 1_000_000  # of which a schedule is looked at beforehand, and the last
 LARGE_PARAMETER = 100.0  # initial weights are of the order of 1, and trained ones seldom reach 10
 
 
@@ -56,11 +55,13 @@ class History:
         Wall time of the epoch's training steps, validation and callbacks not counted.
     learning_rate : list of float
         alpha of the epoch's last step.
+    monitored : list of float
+        What a function given as `monitor` said of the network after the epoch; empty without one. NaN where it failed.
     interrupted : bool
         Ctrl-C ended the fit early.
     best : int or None
-        With `patience`: the place in these lists of the epoch with the lowest `val_cost`, to which the network has gone
-        back.
+        With `patience`: the place in these lists of the best epoch, that of the lowest `val_cost` unless `monitor` says
+        otherwise, to which the network has gone back.
     with_l2 : bool
         `cost` holds an L2 term, which `val_cost` never does.
     """
@@ -71,9 +72,17 @@ class History:
     val_accuracy: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     learning_rate: list[float] = field(default_factory=list)
+    monitored: list[float] = field(default_factory=list)
     interrupted: bool = False
     best: int | None = None
     with_l2: bool = False
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """The lists that hold something, all of one length, an entry per epoch, as `pandas.DataFrame` takes them;
+        copies.
+        """
+        lists = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: list(values) for name, values in lists.items() if isinstance(values, list) and values}
 
 
 def fit(
@@ -82,7 +91,7 @@ def fit(
     y: Any,
     *,
     optimizer: str | Optimizer,
-    learning_rate: float | Schedule | None,
+    learning_rate: float | Schedule | Callable[[int], float] | None,
     batch_size: int | None,
     epochs: int,
     shuffle: bool,
@@ -95,6 +104,7 @@ def fit(
     micro_batch: int | None,
     patience: int | None,
     sample_weight: Any,
+    monitor: Any,
 ) -> History:
     """The work of `Network.fit`, where arguments, defaults, errors and warnings are documented."""
     under_way = net._training.held(
@@ -119,12 +129,7 @@ def fit(
         batch_size, epochs = _batch_size(batch_size, rows), positive_integer("epochs", epochs)
         shown = _progress(progress)
         micro_batch = options.check_micro_batch(micro_batch, batch_size)
-        patience = None if patience is None else positive_integer("patience", patience)
-        if patience is not None and data.validation is None:
-            raise ValueError(
-                f"patience={patience} waits for a lower cost of the validation rows, and there are none; give "
-                "validation=0.1, or (X, y)"
-            )
+        stopping = early_stopping.checked(net, data, patience, monitor)
         if whole:
             refuse_spoilt(net)
             if net.epochs_trained == 0:
@@ -132,9 +137,13 @@ def fit(
             with net.backend.under_way():
                 return lbfgs.fit_whole(
                     net, data, iterations=epochs, micro_batch=micro_batch, callbacks=callbacks, progress=shown,
-                    patience=patience,
+                    patience=stopping,
                 )  # fmt: skip
-        _refuse_spent(rule.learning_rate, net.epochs_trained - rule.began(net), epochs, -(-rows // batch_size))
+        before = net.epochs_trained - rule.began(net)
+        course = fit_schedule.of_fit(rule.learning_rate, before, epochs)
+        fit_schedule.refuse_spent(course, before, epochs, -(-rows // batch_size))
+        if isinstance(optimizer, str):  # an instance may go on in another fit
+            fit_schedule.warn_if_cut(course, epochs, stacklevel=3)
         orders = Orders(data.train_rows, bool(shuffle), order, seed)
         job = Job(net, rule, batch_size, micro_batch, rows, data.x.dtype)
         refuse_spoilt(net)
@@ -142,11 +151,13 @@ def fit(
             if net.epochs_trained == 0:
                 warn_if_symmetric(net)  # an error where warnings are: before the optimizer is bound to this network
             began = rule.began(net)
+            if course is not rule.learning_rate:
+                rule.learning_rate = course
             program, snapshot = kept_or_made(job)
             rule.first_epoch = began
             program.scale = 1.0 if data.scale is None else data.scale
             program.weights, program.total_weight = data.weights, data.total_weight
-            best = None if patience is None else BestEpoch(net, rule, patience)
+            best = None if stopping is None else BestEpoch(net, rule, stopping)
             history = _Fit(net, program, snapshot, data, orders, callbacks, shown, best).run(epochs)
             if rule is optimizer:  # of a name, the next fit makes a rule anew
                 keep(net, program, snapshot)
@@ -434,21 +445,6 @@ def _rates(optimizer: Optimizer, epoch: int, start: int, stop: int, steps: int) 
     if not isinstance(schedule, Schedule):
         return None
     return rates_at(schedule, epoch - optimizer.first_epoch + np.arange(start, stop) / steps)
-
-
-def _refuse_spent(learning_rate: float | Schedule, first: int, epochs: int, steps: int) -> None:
-    """A schedule that has reached 0 before the end of the fit would run epochs that change nothing."""
-    if isinstance(learning_rate, Schedule):
-        # a fit of 10^9 is one that something else will end
-        looked_at = np.append(np.arange(first, first + min(epochs, MOST_EPOCHS)), first + epochs - 1)
-        last_steps = looked_at + (steps - 1) / steps
-        spent = last_steps[~(rates_at(learning_rate, last_steps) > 0)]
-        if spent.size:
-            raise ValueError(
-                f"learning_rate={learning_rate!r} is down to 0 in epoch {int(spent[0])}, but this fit runs from epoch "
-                f"{first} to {first + epochs - 1} (counted from 0, the optimizer's first); give a longer schedule, one "
-                "with a final rate, fewer epochs, or an optimizer that begins anew"
-            )
 
 
 class _NoProgress:

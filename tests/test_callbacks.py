@@ -96,7 +96,7 @@ def test_in_an_estimator_the_running_rule_is_meant_and_the_given_one_stays():
     ("options", "words"),
     [
         ({"optimizer": "lbfgs"}, "'lbfgs' has none"),
-        ({"learning_rate": fastnn.schedules.Cosine(0.1, 9)}, "is a schedule; give only one of them"),
+        ({"learning_rate": fastnn.schedules.Cosine(0.1, 3)}, "is a schedule; give only one of them"),
     ],
 )
 def test_plateau_wants_a_rate_that_is_a_number(options, words):

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import fastnn
+from fastnn.cli import training
 from fastnn.cli.app import app
 
 FASTNN = [sys.executable, "-c", "from fastnn.cli import main; main()"]
@@ -305,7 +306,7 @@ def test_mnist_from_a_folder_or_the_environment(cli, mnist_folder, monkeypatch):
     (["train", "mnist", "--data", "nowhere"], ["nowhere: no such folder"]),
     (["train", "digits", "--plot", "x.png", "--no-plot"], ["--plot and --no-plot"]),
     (["train", "digits", "--plot", "x.txt"], ["must end in .png"]),
-    (["train", "digits", "--save", "x.png"], ["--save 'x.png'", ("must end in '.safetensors' or have no ending"), "got '.png'"]),
+    (["train", "digits", "--save", "x.png"], ["--save 'x.png'", ("must end in '.safetensors' or in no ending of another format"), "got '.png'"]),
     (["train", "digits", "--save", "runs/net.h5", "--no-plot"], ["--save 'runs/net.h5'", "got '.h5'", "for example 'runs/net.safetensors'"]),
     (["train", "digits", "--save", "."], ["is a folder"]),
 ])  # fmt: skip
@@ -475,3 +476,12 @@ def test_an_optimizer_of_the_users_choice_gets_its_own_learning_rate():
         options = TrainOptions(source, optimizer=optimizer)
         check(options)
         assert options.learning_rate == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "picture"),
+    [("lr0.01", "lr0.01.png"), ("m.safetensors", "m.png"), ("m.SafeTensors", "m.png"), ("m", "m.png")],
+)
+def test_the_picture_is_called_as_the_model_is(tmp_path, model, picture):
+    """Of lr0.01 and of lr0.02 not lr0.png."""
+    assert training._outputs(None, tmp_path / model, None, False) == (tmp_path / model, tmp_path / picture)

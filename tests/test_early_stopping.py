@@ -12,7 +12,7 @@ import pytest
 
 import fastnn
 from fastnn import optimizers
-from fastnn.early_stopping import BestEpoch
+from fastnn.early_stopping import BestEpoch, Patience
 from fastnn.errors import TrainingInterrupted
 from fastnn.training import History
 
@@ -142,15 +142,17 @@ def test_without_validation_it_is_refused(backend):
 def test_costs_that_are_no_numbers_are_never_the_best():
     net = net_of("numpy")
     rule = SimpleNamespace(state=[], t=0, learning_rate=0.1)
-    best, history, before = BestEpoch(net, rule, 2), History(), net.theta.copy()
+    best, history, before = BestEpoch(net, rule, Patience(2)), History(), net.theta.copy()
     for cost, over in ((float("nan"), False), (float("inf"), True)):
         history.val_cost.append(cost)
+        history.cost.append(cost)
         assert best.is_over(history) == over
     net.theta[...] = 7
     best.restore(history)
     assert history.best is None
     assert (net.theta == 7).all()
     history.val_cost.append(1.0)
+    history.cost.append(1.0)
     assert not best.is_over(history)
     net.theta[...] = before
     best.restore(history)

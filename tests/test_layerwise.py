@@ -255,11 +255,10 @@ def test_copies_are_fresh(name):
     net = fastnn.Network(SIZES, backend="numpy")
     rule = RULES[name]()
     net.fit(cases.normal((8, 6), np.float32), np.arange(8) % 4, optimizer=rule, epochs=1)
-    with pytest.warns(UserWarning, match="begins anew"):
-        twins = copy.deepcopy(rule), pickle.loads(pickle.dumps(rule))
-    for twin in twins:
+    for twin in (copy.deepcopy(rule), pickle.loads(pickle.dumps(rule)), copy.copy(rule)):
         assert (twin.t, twin.state, twin.hyper(), repr(twin)) == (0, [], rule.hyper(), repr(rule))
-        fastnn.Network((3, 2), backend="numpy").fit(np.eye(3), [0, 1, 1], optimizer=twin, epochs=1)
+        with pytest.warns(UserWarning, match="begins anew: the state after 1 steps has stayed"):
+            fastnn.Network((3, 2), backend="numpy").fit(np.eye(3), [0, 1, 1], optimizer=twin, epochs=1)
 
 
 # ---- what is refused
@@ -272,7 +271,7 @@ def test_copies_are_fresh(name):
         (
             lambda: optimizers.LARS(0),
             ValueError,
-            r"learning_rate must be a finite number > 0 or a schedule \(fastnn\.schedules\), got 0",
+            r"learning_rate must be a finite number > 0 or a schedule \(fastnn\.schedules\) or .*, got 0",
         ),
         (lambda: optimizers.LARS(momentum=1), ValueError, "momentum must be a finite number >= 0 and < 1, got 1"),
         (lambda: optimizers.LARS(trust=0.0), ValueError, "trust must be a finite number > 0, got 0.0"),

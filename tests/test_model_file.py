@@ -331,11 +331,11 @@ def test_a_folder_that_does_not_exist_or_is_the_target(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["x.h5", "x.pkl", "x.pt", "x.onnx", "x.npz", "rate.001", "x.safetensors.gz", "ä.keras"]
+    "name", ["x.h5", "x.pkl", "x.PT", "x.onnx", "x.npz", "lr0.1.joblib", "x.safetensors.gz", "ä.keras", "x.safetensor"]
 )
 def test_a_name_that_promises_another_format_is_refused_before_anything_is_written(tmp_path, name, content):
     net, suffix = trained("numpy"), f".{name.rsplit('.', 1)[1]}"
-    with pytest.raises(ValueError, match=r"must end in '\.safetensors' or have no ending") as caught:
+    with pytest.raises(ValueError, match=r"must end in '\.safetensors' or in no ending of another") as caught:
         net.save(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
     assert f"got {suffix!r}" in str(caught.value)
@@ -442,13 +442,22 @@ def test_the_same_model_is_written_as_the_same_bytes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "proposed"),
-    [("runs/lr0.1", "runs/lr0.1"), ("lr0.2", "lr0.2"), ("runs/m.h5", "runs/m"), ("m.safetensors.gz", "m")],
+    ("name", "proposed"), [("runs/m.h5", "runs/m"), ("m.safetensors.gz", "m"), ("lr0.1.pt", "lr0.1")]
 )
-def test_the_name_that_is_proposed_keeps_what_is_no_ending(name, proposed):
-    """Or two models would be advised into one file."""
+def test_the_name_that_is_proposed(name, proposed):
     with pytest.raises(ValueError, match=re.escape(f"for example '{proposed}.safetensors'")):
         fastnn.Network([2, 2], backend="numpy").save(name)
+
+
+def test_a_dot_in_a_name_is_no_ending(tmp_path):
+    """Each is the name of a file of its own, written as it is given."""
+    names = ["lr0.01", "lr0.02", "rate.001", "v1.2-final", "2026.01.05", "net.best", ".hidden", "lr0.01.safetensors"]
+    nets = {name: fastnn.Network([2, 2], seed=i, backend="numpy") for i, name in enumerate(names)}
+    for name, net in nets.items():
+        net.save(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    for name, net in nets.items():
+        np.testing.assert_array_equal(fastnn.load(tmp_path / name, backend="numpy").theta, net.theta)
 
 
 def test_permissions_are_those_of_the_folder_or_of_the_file_before(tmp_path, monkeypatch):

@@ -129,7 +129,7 @@ def test_the_page_on_the_interface_tells_what_there_is(tmp_path):
 
 TABLES = {
     "optimizers": [cls.__name__ for cls in fastnn.optimizers.OPTIMIZERS.values()],
-    "schedules": [*fastnn.schedules.SCHEDULES, "scaled"],
+    "schedules": [*fastnn.schedules.SCHEDULES, "PerEpoch", "scaled"],
     "initializers": [cls.__name__ for cls in fastnn.initializers.INITIALIZERS.values()],
     "callbacks": fastnn.callbacks.__all__,
     "estimators": fastnn.estimators.__all__,

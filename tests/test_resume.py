@@ -4,10 +4,8 @@ what such a file may not hold.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
-import pickle
 
 import cases
 import numpy as np
@@ -270,14 +268,3 @@ def test_a_file_without_an_optimizer_says_how_one_is_kept(tmp_path):
 
 def test_the_rules_of_the_table_can_all_be_kept():
     assert {RULES[name]().name for name in RULES} == set(optimizers.OPTIMIZERS)
-
-
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
-def test_a_copy_of_a_rule_that_has_moved_says_that_it_begins_anew(copied):
-    net, rule = fastnn.Network([2, 2], backend="numpy"), fastnn.optimizers.Adam()
-    copied((net, rule))  # nothing is lost yet
-    net.fit(np.ones((8, 2)), np.arange(8) % 2, optimizer=rule, epochs=2)
-    with pytest.warns(UserWarning, match=r"the copy of Adam\(.*\) begins anew: its state after 2 steps stays"):
-        _, again = copied((net, rule))
-    assert (again.t, again.state) == (0, [])
-    copied(fastnn.optimizers.SGD())

@@ -90,6 +90,7 @@ RANK = {
     "constant": 1,
     "files": 0,
     "fit_lock": 0,
+    "twins": 0,
     "interrupts": 0,
     "arrays": 0,
     "kernels": 0,
@@ -98,7 +99,10 @@ RANK = {
     "dropout": 1,
     "activations": 1,
     "costs": 2,
+    "robust": 3,
+    "d2": 4,
     "schedules": 1,
+    "fit_schedule": 2,
     "rule": 2,
     "optimizers": 3,
     "initializers": 2,
@@ -107,6 +111,7 @@ RANK = {
     "backends": 7,  # the registry names the engines in strings and imports the contract alone
     "checks": 8,
     "options": 9,
+    "settable": 10,
     "row_weights": 9,
     "fit_method": 9,  # a part of the network
     "backpropagation": 10,  # and so is this
@@ -290,19 +295,9 @@ def test_optional_packages_are_imported_late_or_in_their_own_corner():
 
 
 HEAVY = {
-    "scipy",
-    "numba",
-    "llvmlite",
-    "cupy",
-    "typer",
-    "rich",
-    "safetensors",
-    "sklearn",
-    "matplotlib",
-    "threadpoolctl",
-    "pandas",
-    "torch",
-}
+    "scipy", "numba", "llvmlite", "cupy", "typer", "rich", "safetensors", "sklearn", "matplotlib", "threadpoolctl",
+    "pandas", "torch",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -433,8 +428,8 @@ SIGNATURES = {
     "optimizers.LAMB": {"learning_rate": 1e-2, "beta1": 0.9, "beta2": 0.999, "eps": 1e-6, "weight_decay": 0.0},
     "schedules.Constant": {"learning_rate": REQUIRED},
     "schedules.WarmUp": {"then": REQUIRED, "epochs": 5.0, "start": None},
-    "schedules.Cosine": {"learning_rate": REQUIRED, "epochs": REQUIRED, "final": 0.0},
-    "schedules.Polynomial": {"learning_rate": REQUIRED, "epochs": REQUIRED, "power": 2.0, "final": 0.0},
+    "schedules.Cosine": {"learning_rate": REQUIRED, "epochs": None, "final": 0.0},
+    "schedules.Polynomial": {"learning_rate": REQUIRED, "epochs": None, "power": 2.0, "final": 0.0},
     "schedules.Step": {"learning_rate": REQUIRED, "every": REQUIRED, "factor": 0.1},
     "schedules.Piecewise": {"boundaries": REQUIRED, "learning_rates": REQUIRED},
     "schedules.scaled": {

@@ -28,7 +28,7 @@ __all__ = ["KIND", "Checkpoint"]
 KIND, BEST, VERSION = "checkpoint", ".checkpoint-best-", 1
 # options that may be others when a training goes on; which data they name is told by the data themselves
 MAY_CHANGE = ("epochs", "patience", "backend", "checkpoint", "resume", "source", "data", "test")
-OTHERS = ("interrupted", "best", "with_l2")
+OTHERS = ("interrupted", "best", "with_l2", "monitored")
 LISTS = tuple(field.name for field in dataclasses.fields(History) if field.name not in OTHERS)
 
 

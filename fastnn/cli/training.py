@@ -16,7 +16,7 @@ from .. import __version__, plots
 from ..data.dataset import DataSet, Parts, deal
 from ..errors import DeviceLost
 from ..evaluation import Evaluation, evaluated
-from ..model_file import check_name
+from ..model_file import SUFFIX, check_name
 from ..network import Network
 from ..training import History
 from . import report
@@ -171,7 +171,8 @@ def _outputs(data: DataSet, save: Path | None, plot: Path | None, no_plot: bool)
     model = save or Path("runs") / f"{data.name}.safetensors"
     if model.is_dir():
         raise ValueError(f"--save {model}: is a folder, a file name is expected")
-    picture = None if no_plot else plot or model.with_suffix(".png")
+    drawn = model.with_suffix(".png") if model.suffix.lower() == SUFFIX else Path(f"{model}.png")  # not lr0.png
+    picture = None if no_plot else plot or drawn
     if picture is not None and not plots.available():
         if plot is not None:
             raise ValueError(f"--plot needs matplotlib, which is not installed: {plots.INSTALL}")
@@ -226,7 +227,7 @@ def _write(net: Network, data: DataSet, outcome: Outcome, model: Path, picture: 
 def _object(
     options: TrainOptions, data: DataSet, parts: Parts, net: Network, outcome: Outcome, explain: bool
 ) -> dict[str, Any]:
-    history = {key: value for key, value in asdict(outcome.history).items() if key != "interrupted"}
+    history = {key: value for key, value in asdict(outcome.history).items() if key not in ("interrupted", "monitored")}
     result: dict[str, Any] = {
         "fastnn": __version__,
         "command": "train",

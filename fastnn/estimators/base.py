@@ -7,7 +7,6 @@ import copy
 import functools
 import inspect
 import numbers
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .. import optimizers, row_weights, saved_optimizer, small_data
 from ..errors import finite_number, positive_integer
+from ..fit_schedule import warn_if_cut
 from ..network import Network
 from ..optimizers import Optimizer
 from ..options import check_dtype, check_hidden
@@ -151,9 +151,9 @@ class Dense(BaseEstimator):  # type: ignore[misc]
             if self.weight_decay is not None:
                 raise ValueError(f"weight_decay={self.weight_decay!r} is not for 'lbfgs'; give l2")
             return net, None, seed
-        with warnings.catch_warnings():  # an instance may have a state, and fit begins anew: that is no news here
-            warnings.simplefilter("ignore", UserWarning)
-            rule = copy.deepcopy(self.optimizer)
+        rule = copy.deepcopy(self.optimizer)
+        if isinstance(rule, Optimizer):
+            rule.reset()  # an instance may have a state, and fit begins anew: that is no news here
         rule = optimizers.get(rule, self.learning_rate)
         if self.weight_decay is not None:
             if not isinstance(rule, optimizers.Decaying):
@@ -205,10 +205,13 @@ class Dense(BaseEstimator):  # type: ignore[misc]
             watched = self._watched(*watch)
         self._seen = _sum(X, weights)
         net.l2 = self._l2(self._seen)
+        epochs = self._epochs(X)
+        if rule is not None and isinstance(epochs, numbers.Integral):  # `fit` refuses others
+            warn_if_cut(rule.learning_rate, int(epochs), stacklevel=4)
         self.history_ = net.fit(
             X, y, optimizer=LBFGS if rule is None else rule,
             learning_rate=self.learning_rate if rule is None else None,
-            batch_size=None if rule is None else self._rows_a_step(X), epochs=self._epochs(X), validation=watched,
+            batch_size=None if rule is None else self._rows_a_step(X), epochs=epochs, validation=watched,
             patience=self.patience, seed=seed, sample_weight=weights, progress=bool(self.verbose),
             callbacks=() if self.callbacks is None else self.callbacks,
         )  # fmt: skip
@@ -325,7 +328,7 @@ class Dense(BaseEstimator):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = dict(super().__getstate__())
         if "network_" in state and self.optimizer_ is not None and self.optimizer_.belongs_to(self.network_):
-            with contextlib.suppress(TypeError):  # a schedule of one's own: the copy's rule begins anew, and says so
+            with contextlib.suppress(TypeError):  # a schedule of one's own: the rule goes along as it is
                 state[_RULE] = saved_optimizer.description(self.network_, self.optimizer_)
                 del state["optimizer_"]
         return state

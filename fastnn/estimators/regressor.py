@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
+from sklearn.utils import check_array, check_consistent_length
+from sklearn.utils.validation import check_is_fitted
 
 from .. import optimizers, small_data
+from ..d2 import d2_pinball, quantile_of
 from ..network import Network
 from ..optimizers import Optimizer
 from ..robust import centre_and_spread, is_robust
 from ..snapshot import Snapshot
-from .base import AUTO, Dense, _sum, weights_of, whole
+from .base import AUTO, Dense, _refuse_masked, _sum, weights_of, whole
 
 __all__ = ["DenseRegressor"]
 
@@ -263,6 +266,28 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
         h = np.asarray(self.network_.predict(rows), np.float64).reshape(len(rows), -1)
         values: Array = h * self.spread_ + self.mean_
         return values.ravel() if self._flat else values
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """How much better the predictions are than the best constant, the mean over the columns of y, which is (m,) or
+        (m, K): D^2 of the pinball cost with that quantile for quantile costs, D^2 of the absolute error for
+        absolute_error, R^2 for other costs (`fastnn.d2`). 1 is perfect, 0 as good as the constant. Rows count
+        sample_weight (m,) each.
+
+        Raises
+        ------
+        TypeError, ValueError
+            X, y or sample_weight does not fit; the model is not fitted (NotFittedError).
+        """
+        check_is_fitted(self)
+        alpha = quantile_of(self.cost)
+        if alpha is None:
+            return float(super().score(X, y, sample_weight))
+        _refuse_masked(y=y)
+        predicted = self.predict(X)
+        values = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+        check_consistent_length(X, values)
+        self._check_columns(values := values.reshape(len(values), -1))
+        return d2_pinball(values, predicted.reshape(values.shape), alpha, weights_of(sample_weight, values))
 
     def to_network(self) -> Network:
         net = super().to_network()
