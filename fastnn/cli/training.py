@@ -69,6 +69,7 @@ def train(
     parts = deal(
         data, validation=float(options.validation or 0), seed=options.seed, cost=options.cost or "squared_error"
     )
+    data.X = data.X[:0].copy()  # the rows are in the parts
     settle(options, len(parts.train[1]))
     with warnings_as_remarks():
         net = _network(options, data, parts)  # before a folder is made: it may be refused

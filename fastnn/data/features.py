@@ -4,6 +4,7 @@ name that occurs."""
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,9 +14,10 @@ from numpy.typing import NDArray
 from ..errors import DataFileError
 from .columns import BadCell, Column, Reading, commas_in, names, numbers, too_many, with_point
 
-__all__ = ["UNKNOWN", "as_text", "categories_of", "encoded", "feature_names", "from_arrays"]
+__all__ = ["UNKNOWN", "Codes", "as_text", "categories_of", "encoded", "feature_names", "from_arrays"]
 
 Floats = NDArray[np.float64]
+MOST_KEPT = 10_000  # spellings of a column's categories
 UNKNOWN = "that did not occur in training"  # which every note about such names holds
 
 
@@ -70,22 +72,45 @@ def encoded(
             X[:, at] = cells
             at += 1
             continue
-        place = {name: at + i for i, name in enumerate(categories[column])}
-        meant = _Spellings(place)
-        strange = []
-        for row, cell in enumerate(cells):
-            if (found := place.get(cell)) is not None or (found := meant.of(cell)) is not None:
-                X[row, found] = 1
-            elif cell != "":
-                strange.append(cell)
+        codes = Codes(categories[column])
+        X[np.arange(rows)[(found := codes.of(cells)) >= 0], at + found[found >= 0]] = 1
+        codes.remark(column, cells, notes)
+        at += len(categories[column])
+    return X
+
+
+class Codes(dict[str, int]):
+    """Cell -> which of a column's categories it is, however it is spelled: -1 for none, and for a missing one. What was
+    looked up is kept, as long as it is not much.
+    """
+
+    def __init__(self, categories: Sequence[str]) -> None:
+        super().__init__({"": -1})
+        self._place = {name: i for i, name in enumerate(categories)}
+        self._meant = _Spellings(self._place)
+
+    def __missing__(self, cell: str) -> int:
+        found = self._place.get(cell)
+        if found is None:
+            found = self._meant.of(cell)
+        if len(self) < MOST_KEPT:
+            self[cell] = -1 if found is None else found
+        return -1 if found is None else found
+
+    def of(self, cells: Sequence[str]) -> NDArray[np.intp]:
+        """(m,) of as many cells."""
+        return np.fromiter(map(self.__getitem__, cells), np.intp, len(cells))
+
+    def remark(self, column: str, cells: Sequence[str], notes: list[str]) -> None:
+        """Append what is to be said of cells that are none of the categories."""
+        strange = {cell: n for cell, n in Counter(cells).items() if cell != "" and self[cell] < 0}
         if strange:
-            shown = ", ".join(map(repr, sorted(set(strange))[:3])) + (", ..." if len(set(strange)) > 3 else "")
+            rows = sum(strange.values())
+            shown = ", ".join(map(repr, sorted(strange)[:3])) + (", ..." if len(strange) > 3 else "")
             notes.append(
-                f"{len(strange)} row{'s' * (len(strange) > 1)} with a value of column {column!r} {UNKNOWN} ({shown}): "
+                f"{rows} row{'s' * (rows > 1)} with a value of column {column!r} {UNKNOWN} ({shown}): "
                 "taken for none of its categories"
             )
-        at += len(place)
-    return X
 
 
 class _Spellings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,7 +164,7 @@ def load(
             task=task,
             notes=notes,
         )
-    found, codes = np.unique(values, return_inverse=True)
+    found, codes = _distinct(values)
     if len(found) < 2:
         raise DataFileError(
             f"{path}: column {name!r} has the same value in every row ({_plain(found, text)[0]}); classification "
@@ -418,12 +419,13 @@ def _target_values(table: RawTable, name: str, task: str | None, comma: bool) ->
     column = numbers([*map(with_point, target)] if comma and task != "classification" else target)
     if not isinstance(column, BadCell):
         return (np.array(target), True) if task != "regression" and _are_labels(target, column) else (column, False)
-    for row, cell in enumerate(target):
-        if cell.lower() in MISSING:
-            raise DataFileError(
-                f"{table.path}: {table.where(row)}, column {name!r}: missing value ({cell or 'empty'}) in the target"
-            )
-    odd = sum(bool(fault(cell)) for cell in target)
+    counts = Counter(target)
+    if any(cell.lower() in MISSING for cell in counts):
+        row = next(row for row, cell in enumerate(target) if cell.lower() in MISSING)
+        raise DataFileError(
+            f"{table.path}: {table.where(row)}, column {name!r}: missing value ({target[row] or 'empty'}) in the target"
+        )
+    odd = sum(n for cell, n in counts.items() if fault(cell))
     if 2 * odd < len(target) and task != "classification":
         # a column of numbers with a slip in it, more likely than classes
         hint = "" if "finite" in column.reason else "; if these are classes: --task classification"
@@ -442,14 +444,24 @@ def _are_labels(cells: list[str], values: NDArray[np.float64]) -> bool:
 
 
 def _guess(values: NDArray[Any], text: bool) -> tuple[str, str]:
-    distinct = len(np.unique(values))
     if text:
         return "classification", "text"
+    distinct = len(np.unique(values))
     if (values != np.round(values)).any():
         return "regression", "fractional numbers"
     if distinct <= 2 or (distinct <= FEW_CLASSES and distinct * ROWS_PER_CLASS <= len(values)):
         return "classification", f"{distinct} distinct integers"
     return "regression", f"{distinct} distinct integers in {len(values)} rows"
+
+
+def _distinct(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """As numpy.unique with the inverse, which would sort every text."""
+    if values.dtype.kind != "U":
+        return np.unique(values, return_inverse=True)
+    cells = values.tolist()
+    place = {cell: i for i, cell in enumerate(dict.fromkeys(cells))}
+    found, codes = np.unique(np.array(list(place)), return_inverse=True)
+    return found, codes[np.fromiter(map(place.__getitem__, cells), np.intp, len(cells))]
 
 
 def _plain(found: NDArray[Any], text: bool) -> list[Any]:
