@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +17,16 @@ from numpy.typing import NDArray
 
 __all__ = [
     "MISSING",
+    "MOST_EXACT",
     "BadCell",
     "Column",
+    "Large",
     "Names",
     "Padded",
     "RawTable",
     "Reading",
     "Want",
+    "beyond",
     "commas_in",
     "fault",
     "first_bad",
@@ -36,6 +41,7 @@ __all__ = [
 
 # Spellings of "no value" in tables, lower case. They are refused where nothing else is asked for.
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-", "."})
+MOST_EXACT = 2**53  # integers beyond it share a float64
 _PLAINLY_MISSING = MISSING | {"NA", "NaN", "NULL", "None"}
 # Column names of the file -> (columns to read as numbers, the target column or None).
 Want = Callable[[list[str]], tuple[list[str], str | None]]
@@ -60,7 +66,7 @@ class Reading:
     comma : bool
         Numbers in text have a decimal comma, and points between thousands if anything.
     numeric : set of str
-        Columns that hold numbers, also where digits have leading zeros.
+        Columns that hold numbers, also where digits have leading zeros or integers are beyond 2^53.
     """
 
     text: frozenset[str] = frozenset()
@@ -86,6 +92,8 @@ class RawTable:
     where : callable
         Row number from 0 -> how to find that row in the file.
     notes : list of str
+    counting : set of str
+        Columns of integers beyond 2^53 that rise, or fall, by one from row to row, as numbers cannot show.
     """
 
     path: Path
@@ -94,6 +102,7 @@ class RawTable:
     target: list[str] | NDArray[Any] | None
     where: Callable[[int], str]
     notes: list[str]
+    counting: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -172,6 +181,53 @@ class Padded:
     def columns(self, rows: int) -> set[str]:
         """Their names, of a table of so many rows."""
         return {name for name, known in self._names.items() if not too_many(len(known), rows)}
+
+
+def beyond(integer: object, column: str) -> str:
+    """What is said of a column of such integers that nobody said anything of."""
+    column = shlex.quote(column)
+    return (
+        f"the integer {integer} is beyond 2^53, from where on different integers are one number; "
+        f"--categorical {column} takes them for names, --drop {column} leaves the column out, "
+        f"--numeric {column} takes them rounded"
+    )
+
+
+class Large:
+    """A column of integers beyond 2^53, as far as it was read; its numbers are those integers, rounded.
+
+    Attributes
+    ----------
+    row, first : int, str
+        Of the file, and of the first such integer.
+    counting : bool
+        Every row so far is one more than that before it, or every row one less.
+    """
+
+    def __init__(self, row: int, first: str, start: int) -> None:
+        self.row, self.first, self.counting = row, first, start == 0
+        self._last: list[int] = []  # at most two
+
+    @staticmethod
+    def first_of(cells: Sequence[str], values: NDArray[np.float64]) -> int | None:
+        """The row of the first integer, written as one, beyond 2^53."""
+        for row in np.flatnonzero(np.abs(values) >= MOST_EXACT).tolist():
+            digits = cells[row].strip().lstrip("+-")
+            if digits.isdigit() and int(digits) > MOST_EXACT:
+                return int(row)
+        return None
+
+    def add(self, cells: Sequence[str]) -> None:
+        """The next rows, beginning with the first of the file."""
+        if not self.counting:
+            return
+        try:
+            whole = [*self._last, *map(int, cells)]
+        except ValueError:
+            self.counting = False
+            return
+        steps = {after - before for before, after in itertools.pairwise(whole)}
+        self.counting, self._last = steps <= {1} or steps <= {-1}, whole[-2:]
 
 
 def with_point(cell: str) -> str:

@@ -20,11 +20,13 @@ from ..errors import DataFileError
 from .columns import (
     BadCell,
     Column,
+    Large,
     Names,
     Padded,
     RawTable,
     Reading,
     Want,
+    beyond,
     fault,
     first_bad,
     numbers,
@@ -108,7 +110,13 @@ def _read(path: Path, reader: Any, separator: str, want: Want, reading: Reading)
     lines = found.lines
     notes = [f"fields are separated by {SEPARATORS[separator]}s"] if separator != "," else []
     return RawTable(
-        path, names, features, answers if target is not None else None, lambda row: _where(lines, row), notes
+        path,
+        names,
+        features,
+        answers if target is not None else None,
+        lambda row: _where(lines, row),
+        notes,
+        found.counting(),
     )
 
 
@@ -127,6 +135,7 @@ class _Found:
         self._nameless: dict[str, tuple[int, BadCell]] = {}
         self._padded = Padded({})
         self._unlike: dict[str, _Unlike] = {}
+        self._large: dict[str, Large] = {}
 
     def add(self, cells: dict[str, Sequence[str]], rows: int) -> None:
         """The next rows, of which the lines are known.
@@ -169,6 +178,19 @@ class _Found:
             else:
                 assert not isinstance(values, BadCell)
                 self._numbers[name].append(values)
+                if reading.decide:
+                    self._look_for_large(name, of_numbers[name], values, start)
+
+    def _look_for_large(self, name: str, cells: Sequence[str], values: NDArray[np.float64], start: int) -> None:
+        """Remember a column of integers that are not what their numbers are."""
+        if name not in self._large and (row := Large.first_of(cells, values)) is not None:
+            self._large[name] = Large(start + row, cells[row].strip(), start)
+        if name in self._large:
+            self._large[name].add(cells)
+
+    def counting(self) -> frozenset[str]:
+        """Columns of integers beyond 2^53 that count the rows."""
+        return frozenset(name for name, column in self._large.items() if column.counting)
 
     def _keep(self, cells: dict[str, Sequence[str]], of_numbers: dict[str, Sequence[str]], start: int) -> None:
         """What may come out as text."""
@@ -196,7 +218,7 @@ class _Found:
         Raises
         ------
         DataFileError
-            A column that holds text among numbers, or names and a cell without one.
+            A column that holds text among numbers, or names and a cell without one, or integers beyond 2^53.
         _HoldsText
             A column is one of names, and the first of them are lost.
         """
@@ -218,6 +240,12 @@ class _Found:
                 found[name] = self._perhaps.pop(name)
             else:
                 found[name] = self._texts[name] if name in self._texts else np.concatenate(self._numbers.pop(name))
+        rounded = [(column.row, name) for name, column in self._large.items() if _is_whole(found[name])]
+        for row, name in sorted(rounded):
+            if name not in self._reading.numeric:
+                raise DataFileError(
+                    f"{self._path}: {_where(self.lines, row)}, column {name!r}: {beyond(self._large[name].first, name)}"
+                )
         return found
 
     def _refusal(self, row: int, name: str, cell: BadCell) -> DataFileError:
@@ -233,6 +261,10 @@ class _Found:
         elif decide and cell.reason.startswith("text"):
             advice = f"; if these are categories: --categorical {column}"
         return DataFileError(f"{self._path}: {_where(self.lines, row)}, column {name!r}: {cell.reason}{advice}")
+
+
+def _is_whole(values: Column) -> bool:
+    return isinstance(values, np.ndarray) and bool(((values == np.floor(values)) | np.isnan(values)).all())
 
 
 class _Unlike:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataFileError
-from .columns import BadCell, Column, Reading, commas_in, names, numbers, too_many, with_point
+from .columns import MOST_EXACT, BadCell, Column, Reading, commas_in, names, numbers, too_many, with_point
 
 __all__ = ["UNKNOWN", "Codes", "as_text", "categories_of", "encoded", "feature_names", "from_arrays"]
 
@@ -72,6 +72,7 @@ def encoded(
             X[:, at] = cells
             at += 1
             continue
+        assert isinstance(cells, list)
         codes = Codes(categories[column])
         X[np.arange(rows)[(found := codes.of(cells)) >= 0], at + found[found >= 0]] = 1
         codes.remark(column, cells, notes)
@@ -126,8 +127,14 @@ class _Spellings:
                 self.ways.append((key, dict(zip(keys, place.values(), strict=True))))
 
     def of(self, cell: str) -> int | None:
-        """The place of the name that is meant."""
-        return next((place for key, found in self.ways if (place := found.get(key(cell))) is not None), None)
+        """The place of the name that is meant; of a number beyond 2^53, which may be that of several, none."""
+        for key, found in self.ways:
+            meant = key(cell)
+            if key is _value and meant is not None and abs(meant) >= MOST_EXACT:
+                continue
+            if meant is not None and (place := found.get(meant)) is not None:
+                return place
+        return None
 
 
 def _digits(name: str) -> str | None:
@@ -195,7 +202,7 @@ def _by_column(table: Any, columns: Sequence[str]) -> Any:
 
 def as_text(values: NDArray[Any]) -> list[str]:
     """Cells as a CSV file would hold them: "" for None, NaN and pandas' NA, and 1 for 1.0, which is how pandas holds
-    whole numbers beside a missing one.
+    whole numbers beside a missing one, but 1e+18 for that number, which is also that of 1000000000000000001.
     """
     return [_cell(value) for value in values.tolist()]
 
@@ -206,7 +213,8 @@ def _cell(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, float):
-        return "" if value != value else str(int(value)) if value.is_integer() else str(value)
+        exact = value.is_integer() and abs(value) < MOST_EXACT  # of a larger one the last digits are lost
+        return "" if value != value else str(int(value)) if exact else str(value)
     return str(value)
 
 

@@ -15,7 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataFileError, nearest, unknown_name
-from .columns import MISSING, BadCell, Column, RawTable, Reading, fault, numbers, otherwise_written, with_point
+from .columns import (
+    MISSING,
+    MOST_EXACT,
+    BadCell,
+    Column,
+    RawTable,
+    Reading,
+    fault,
+    numbers,
+    otherwise_written,
+    with_point,
+)
 from .csv_file import read_csv
 from .dataset import GUESSED, DataSet
 from .features import as_text, categories_of, encoded
@@ -30,7 +41,6 @@ FEW_CLASSES = 20  # more distinct integers than this, or fewer than ROWS_PER_CLA
 ROWS_PER_CLASS = 5
 # so many different dates, and how they are written: 2026-11-30, perhaps with a time behind, or 30.11.26, 11/30/2026
 FEW_DATES, DATE = 10, re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([ T].*)?|\d{1,2}[-/.]\d{1,2}[-/.](\d{2}|\d{4})")
-MOST_EXACT = 2**53  # integers beyond it share a float64
 
 
 @dataclass(frozen=True)
@@ -143,7 +153,7 @@ def load(
         f"column {column!r} counts the rows, so the network learns from their order; if that is not meant: --drop "
         f"{shlex.quote(column)}"
         for column, cells in table.features.items()
-        if _counts_rows(cells)
+        if column in table.counting or _counts_rows(cells)
     )
     if choice.decimal == "comma":
         preprocessing["decimal"] = "comma"
@@ -207,8 +217,8 @@ def _refuse_otherwise_written(path: Path, table: RawTable, target: str, task: st
 
 def _counts_rows(cells: Any) -> bool:
     """Whether a column holds whole numbers that rise, or fall, by one from row to row, in a table of some length."""
-    if not isinstance(cells, np.ndarray) or len(cells) < FEW_DATES:
-        return False
+    if not isinstance(cells, np.ndarray) or len(cells) < FEW_DATES or abs(cells[0]) > MOST_EXACT:
+        return False  # beyond it, numbers that rise by one do not count by one
     with np.errstate(all="ignore"):
         steps = np.diff(cells)
     return bool(abs(steps[0]) == 1 and (steps == steps[0]).all() and cells[0] == round(float(cells[0])))
@@ -445,7 +455,9 @@ def _are_labels(cells: list[str], values: NDArray[np.float64]) -> bool:
 
 def _guess(values: NDArray[Any], text: bool) -> tuple[str, str]:
     if text:
-        return "classification", "text"
+        cells = set(values.tolist())
+        large = all(map(str.isdigit, cells)) and any(int(cell) > MOST_EXACT for cell in cells)
+        return "classification", "integers beyond 2^53, which are taken for names" if large else "text"
     distinct = len(np.unique(values))
     if (values != np.round(values)).any():
         return "regression", "fractional numbers"
