@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataFileError
-from .columns import MOST_EXACT, BadCell, Column, Reading, commas_in, names, numbers, too_many, with_point
+from .columns import MISSING, MOST_EXACT, BadCell, Column, Reading, commas_in, names, numbers, too_many, with_point
 
 __all__ = ["UNKNOWN", "Codes", "as_text", "categories_of", "encoded", "feature_names", "from_arrays"]
 
@@ -104,6 +104,8 @@ class Codes(dict[str, int]):
 
     def remark(self, column: str, cells: Sequence[str], notes: list[str]) -> None:
         """Append what is to be said of cells that are none of the categories."""
+        if len(cells) == 1 and (cells[0] == "" or self[cells[0]] >= 0):
+            return
         strange = {cell: n for cell, n in Counter(cells).items() if cell != "" and self[cell] < 0}
         if strange:
             rows = sum(strange.values())
@@ -167,6 +169,10 @@ def from_arrays(table: Any, columns: Sequence[str], reading: Reading) -> dict[st
     for column in columns:
         try:
             cells = table[column]
+            single = type(cells) is list and len(cells) == 1 and _rows_of(found) in (None, 1)
+            if single and (one := _one(cells[0], column in reading.text)) is not None:
+                found[column] = one
+                continue
             values = np.asarray(cells)
         except (KeyError, IndexError, TypeError, ValueError):
             raise DataFileError(f"column {column!r}, which the model needs, is missing") from None
@@ -174,7 +180,7 @@ def from_arrays(table: Any, columns: Sequence[str], reading: Reading) -> dict[st
             raise DataFileError(
                 f"column {column!r} is a masked array; fill it first, with .astype(float).filled(numpy.nan)"
             )
-        if values.ndim != 1 or (found and len(values) != len(next(iter(found.values())))):
+        if values.ndim != 1 or (found and len(values) != _rows_of(found)):
             raise DataFileError(f"column {column!r} must be one value per row, got shape {values.shape}")
         if column not in reading.text:
             found[column] = _numbers(column, values, reading)
@@ -186,11 +192,24 @@ def from_arrays(table: Any, columns: Sequence[str], reading: Reading) -> dict[st
     return found
 
 
+def _rows_of(found: Mapping[str, Column]) -> int | None:
+    return len(next(iter(found.values()))) if found else None
+
+
+def _one(value: Any, text: bool) -> Column | None:
+    """The column of one row that holds what it mostly holds, quickly; None for the rules of `from_arrays`."""
+    if text:
+        plain = type(value) is str and value.strip() == value and value.lower() not in MISSING and "\0" not in value
+        return [value] if plain else None
+    finite = (type(value) is float and math.isfinite(value)) or (type(value) is int and abs(value) <= MOST_EXACT)
+    return np.array([value], np.float64) if finite else None
+
+
 def _by_column(table: Any, columns: Sequence[str]) -> Any:
     """The table, also where it is one row of single values, or a list of such rows, as a web service gets them."""
     if getattr(table, "ndim", 0) == 1 and hasattr(table, "to_dict"):  # a row of a DataFrame
         table = table.to_dict()
-    if isinstance(table, Mapping) and table and all(np.ndim(table.get(column, 0)) == 0 for column in columns):
+    if isinstance(table, Mapping) and table and all(map(_is_single, map(table.get, columns))):
         table = [table]
     if not (isinstance(table, (list, tuple)) and table and all(isinstance(row, Mapping) for row in table)):
         return table
@@ -198,6 +217,10 @@ def _by_column(table: Any, columns: Sequence[str]) -> Any:
         if missing := [column for column in columns if column not in row]:
             raise DataFileError(f"row {number} has no {missing[0]!r}, which the model needs")
     return {column: [row[column] for row in table] for column in columns}
+
+
+def _is_single(value: Any) -> bool:
+    return value is None or type(value) in (str, float, int, bool) or np.ndim(value) == 0
 
 
 def as_text(values: NDArray[Any]) -> list[str]:

@@ -32,7 +32,18 @@ from .dataset import GUESSED, DataSet
 from .features import as_text, categories_of, encoded
 from .npz_file import read_npz
 
-__all__ = ["DECIMALS", "MISSING_WAYS", "TASKS", "Choice", "cells_of", "load", "load_test", "read_columns", "reading_of"]
+__all__ = [
+    "DECIMALS",
+    "MISSING_WAYS",
+    "TASKS",
+    "Choice",
+    "cells_of",
+    "features_of",
+    "load",
+    "load_test",
+    "read_columns",
+    "reading_of",
+]
 
 TASKS = ("classification", "regression")
 MISSING_WAYS = ("refuse", "mean")
@@ -265,10 +276,15 @@ def read_columns(
     DataFileError
         A column is missing (the nearest name there is suggested), or the file is not usable.
     """
+    features, extra = features_of(path, known)
+    return encoded(features, known["columns"], known.get("categories", {}), notes), extra
+
+
+def features_of(path: str | os.PathLike[str], known: Mapping[str, Any]) -> tuple[dict[str, Column], list[str]]:
+    """What `read_columns` encodes, and the columns that were not wanted; the same errors."""
     path = Path(path)
     table = _reader(path)(path, lambda names: (_needed(path, names, known), None), reading_of(known))
-    X = encoded(table.features, known["columns"], known.get("categories", {}), notes)
-    return X, [name for name in table.names if name not in table.features]
+    return table.features, [name for name in table.names if name not in table.features]
 
 
 def cells_of(path: str | os.PathLike[str], columns: Sequence[str]) -> dict[str, list[str]]:
