@@ -62,7 +62,7 @@ def predict_file(net: Network, path: str | os.PathLike[str], *, keep: Sequence[s
     net : Network
         Trained by `fastnn train`, so that it knows how its data was prepared.
     path : path
-        For a table model .csv or .npz with its columns in any order; for an image model IDX images
+        For a table model .csv, .csv.gz or .npz with its columns in any order; for an image model IDX images
         or .npz with an array (rows, pixels) or (rows, height, width).
     keep : sequence of str
         Columns of a table that tell its rows apart, such as a key, to be given back beside the answers.
@@ -168,7 +168,7 @@ def scaled(where: str, known: dict[str, Any], raw: NDArray[np.float64], dtype: n
 
 def _images(path: Path, shape: list[int], scale: float | None, notes: list[str]) -> NDArray[Any]:
     """Rows of pixels (m, height * width), integers where `scale` still has to be applied."""
-    if path.suffix.lower() in (".csv", ".tsv"):
+    if tables.ending(path) in tables.READERS and path.suffix.lower() != ".npz":
         raise DataFileError(
             f"{path}: this model takes images: an IDX file, or .npz with an array (rows, {shape[0] * shape[1]})"
         )

@@ -268,10 +268,10 @@ def _source(options: TrainOptions) -> tuple[Defaults, Callable[[], DataSet]]:
         return DIGITS, digits.load
     if source == "mnist":
         return MNIST, lambda: mnist.load(options.data)
-    if Path(source).suffix.lower() not in (".csv", ".tsv", ".npz"):
+    if tables.ending(source) not in tables.READERS:
         raise ValueError(
             f"SOURCE {source!r} is not known{nearest(source, ['digits', 'mnist']) or '.'} Known: digits, mnist, "
-            "FILE.csv, FILE.tsv, FILE.npz"
+            "FILE.csv, FILE.tsv, FILE.npz, FILE.csv.gz, FILE.tsv.gz"
         )
     if options.task is not None:
         known("--task", options.task, tables.TASKS)

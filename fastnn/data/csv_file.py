@@ -1,11 +1,13 @@
-"""CSV with a header line, UTF-8; comma, or semicolon or tab where the header has no comma."""
+"""CSV with a header line, UTF-8, perhaps within gzip; comma, or semicolon or tab where the header has no comma."""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import os
 import re
 import shlex
+import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -54,6 +56,7 @@ def read_csv(path: str | os.PathLike[str], want: Want, reading: Reading = Readin
     Parameters
     ----------
     path : path
+        Unpacked on the way if it ends in .gz.
     want : callable
         Gets the column names, returns those of the features and the target's (kept as text), or None.
     reading : Reading
@@ -67,7 +70,8 @@ def read_csv(path: str | os.PathLike[str], want: Want, reading: Reading = Readin
     """
     path = Path(path)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        opened = gzip.open if path.suffix.lower() == ".gz" else open
+        with opened(path, "rt", newline="", encoding="utf-8-sig") as file:
             header = next((line for line in file if line.strip()), "")
             unquoted = re.sub(r'"[^"]*"', "", header)
             separator = next((mark for mark in SEPARATORS if mark in unquoted), ",")
@@ -87,6 +91,8 @@ def read_csv(path: str | os.PathLike[str], want: Want, reading: Reading = Readin
         ) from None
     except csv.Error as error:
         raise DataFileError(f"{path}: not a CSV file ({error})") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataFileError(f"{path}: not a gzip file, or one that is cut off or damaged ({error})") from None
     except OSError as error:
         raise DataFileError(f"{path}: cannot be read ({error.strerror or error})") from None
 

@@ -31,13 +31,16 @@ from .csv_file import read_csv
 from .dataset import GUESSED, DataSet
 from .features import as_text, categories_of, encoded
 from .npz_file import read_npz
+from .targets import are_labels, distinct, guess, plain
 
 __all__ = [
     "DECIMALS",
     "MISSING_WAYS",
+    "READERS",
     "TASKS",
     "Choice",
     "cells_of",
+    "ending",
     "features_of",
     "load",
     "load_test",
@@ -48,8 +51,6 @@ __all__ = [
 TASKS = ("classification", "regression")
 MISSING_WAYS = ("refuse", "mean")
 DECIMALS = ("point", "comma")
-FEW_CLASSES = 20  # more distinct integers than this, or fewer than ROWS_PER_CLASS rows each, are taken for quantities
-ROWS_PER_CLASS = 5
 # so many different dates, and how they are written: 2026-11-30, perhaps with a time behind, or 30.11.26, 11/30/2026
 FEW_DATES, DATE = 10, re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([ T].*)?|\d{1,2}[-/.]\d{1,2}[-/.](\d{2}|\d{4})")
 
@@ -89,7 +90,7 @@ def load(
     Parameters
     ----------
     path : path
-        .csv, .tsv or .npz.
+        .csv, .tsv, .csv.gz, .tsv.gz or .npz.
     target : str
         Name of the column; or its position, from 0, or from the end when negative.
     task : str, optional
@@ -140,7 +141,7 @@ def load(
     if name != target:
         notes.append(f"target: column {name!r}, at position {target}")
     if task is None:
-        task, why = _guess(values, text)
+        task, why = guess(values, text)
         notes.append(f"{GUESSED}{task}, guessed because {name!r} holds {why}; --task overrides this")
     preprocessing: dict[str, Any] = {
         "version": 1,
@@ -177,7 +178,7 @@ def load(
         if text:
             raise _not_a_number(path, table, name, values)
         return DataSet(
-            name=path.stem,
+            name=path.name[: -len(ending(path))],
             title=title,
             X=X,
             y=np.asarray(values, np.float64),
@@ -185,16 +186,16 @@ def load(
             task=task,
             notes=notes,
         )
-    found, codes = _distinct(values)
+    found, codes = distinct(values)
     if len(found) < 2:
         raise DataFileError(
-            f"{path}: column {name!r} has the same value in every row ({_plain(found, text)[0]}); classification "
+            f"{path}: column {name!r} has the same value in every row ({plain(found, text)[0]}); classification "
             "needs at least two classes"
         )
-    classes = _plain(found, text)
+    classes = plain(found, text)
     preprocessing["classes"] = classes
     return DataSet(
-        name=path.stem,
+        name=path.name[: -len(ending(path))],
         title=title,
         X=X,
         y=codes.astype(np.int64).reshape(-1),
@@ -373,13 +374,21 @@ def _needed(path: Path, names: list[str], known: Mapping[str, Any]) -> list[str]
     return list(known["columns"])
 
 
+READERS = {".csv": read_csv, ".tsv": read_csv, ".csv.gz": read_csv, ".tsv.gz": read_csv, ".npz": read_npz}
+
+
+def ending(path: str | os.PathLike[str]) -> str:
+    """How a file's name ends, in lower case: .csv, .npz, and of packed ones .csv.gz."""
+    path = Path(path)
+    return "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]).lower()
+
+
 def _reader(path: Path) -> Any:
-    readers = {".csv": read_csv, ".tsv": read_csv, ".npz": read_npz}
-    if path.suffix.lower() not in readers:
-        raise DataFileError(f"{path}: expected a file that ends in .csv, .tsv or .npz")
+    if ending(path) not in READERS:
+        raise DataFileError(f"{path}: expected a file that ends in .csv, .tsv or .npz, the first two perhaps with .gz")
     if path.is_dir():
         raise DataFileError(f"{path}: is a folder, a file is expected")
-    return readers[path.suffix.lower()]
+    return READERS[ending(path)]
 
 
 def _named(path: Path, names: list[str], column: str) -> str:
@@ -444,7 +453,7 @@ def _target_values(table: RawTable, name: str, task: str | None, comma: bool) ->
     assert target is not None
     column = numbers([*map(with_point, target)] if comma and task != "classification" else target)
     if not isinstance(column, BadCell):
-        return (np.array(target), True) if task != "regression" and _are_labels(target, column) else (column, False)
+        return (np.array(target), True) if task != "regression" and are_labels(target, column) else (column, False)
     counts = Counter(target)
     if any(cell.lower() in MISSING for cell in counts):
         row = next(row for row, cell in enumerate(target) if cell.lower() in MISSING)
@@ -457,43 +466,3 @@ def _target_values(table: RawTable, name: str, task: str | None, comma: bool) ->
         hint = "" if "finite" in column.reason else "; if these are classes: --task classification"
         raise DataFileError(f"{table.path}: {table.where(column.row)}, column {name!r}: {column.reason}{hint}")
     return np.array(target), True
-
-
-def _are_labels(cells: list[str], values: NDArray[np.float64]) -> bool:
-    """Whether cells that could be read as numbers are names made of digits: 007 would become 7, and integers beyond
-    2^53 one another.
-    """
-    digits = [cell for cell in cells if cell.isdigit()]
-    return any(len(cell) > 1 and cell[0] == "0" for cell in digits) or bool(
-        (np.abs(values) > MOST_EXACT).any() and len(digits) == len(cells)
-    )
-
-
-def _guess(values: NDArray[Any], text: bool) -> tuple[str, str]:
-    if text:
-        cells = set(values.tolist())
-        large = all(map(str.isdigit, cells)) and any(int(cell) > MOST_EXACT for cell in cells)
-        return "classification", "integers beyond 2^53, which are taken for names" if large else "text"
-    distinct = len(np.unique(values))
-    if (values != np.round(values)).any():
-        return "regression", "fractional numbers"
-    if distinct <= 2 or (distinct <= FEW_CLASSES and distinct * ROWS_PER_CLASS <= len(values)):
-        return "classification", f"{distinct} distinct integers"
-    return "regression", f"{distinct} distinct integers in {len(values)} rows"
-
-
-def _distinct(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """As numpy.unique with the inverse, which would sort every text."""
-    if values.dtype.kind != "U":
-        return np.unique(values, return_inverse=True)
-    cells = values.tolist()
-    place = {cell: i for i, cell in enumerate(dict.fromkeys(cells))}
-    found, codes = np.unique(np.array(list(place)), return_inverse=True)
-    return found, codes[np.fromiter(map(place.__getitem__, cells), np.intp, len(cells))]
-
-
-def _plain(found: NDArray[Any], text: bool) -> list[Any]:
-    """Class values as text, ints, or floats for JSON."""
-    if text:
-        return [str(value) for value in found]
-    return [int(value) if value == int(value) else float(value) for value in found]
