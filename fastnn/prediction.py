@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .data import features, idx, npz_file, preprocessing, tables
+from .data.encoding import encoder_of
 from .errors import DataFileError, ModelFileError, UnknownCategory
 from .network import Network
 
@@ -61,7 +62,7 @@ def predict_file(net: Network, path: str | os.PathLike[str], *, keep: Sequence[s
     net : Network
         Trained by `fastnn train`, so that it knows how its data was prepared.
     path : path
-        For a table model .csv or .npz with its columns in any order; for an image model IDX images
+        For a table model .csv, .csv.gz or .npz with its columns in any order; for an image model IDX images
         or .npz with an array (rows, pixels) or (rows, height, width).
     keep : sequence of str
         Columns of a table that tell its rows apart, such as a key, to be given back beside the answers.
@@ -80,7 +81,8 @@ def predict_file(net: Network, path: str | os.PathLike[str], *, keep: Sequence[s
     """
     if isinstance(keep, str):
         raise TypeError(f"keep must be a sequence of columns, got {keep!r}; for one give [{keep!r}]")
-    known = preprocessing.check(net.preprocessing, inputs=net.sizes[0], outputs=net.sizes[-1])
+    encoder = encoder_of(net)
+    known = encoder.known
     notes: list[str] = []
     kept: dict[str, list[str]] = {}
     if known["kind"] == "images":
@@ -88,7 +90,8 @@ def predict_file(net: Network, path: str | os.PathLike[str], *, keep: Sequence[s
             raise DataFileError(f"{path}: images have no column {keep[0]!r} to keep")
         X = _images(Path(path), known["shape"], net.scale, notes)
     else:
-        raw, extra = tables.read_columns(path, known, notes)
+        columns, extra = tables.features_of(path, known)
+        X = encoder.scaled(columns, notes, net.dtype, f"{path}: ")
         if known["target"] in extra and known["target"] not in keep:
             notes.append(f"column {known['target']!r} is what the model predicts; it is ignored")
         if keep:
@@ -96,7 +99,6 @@ def predict_file(net: Network, path: str | os.PathLike[str], *, keep: Sequence[s
         if others := [repr(name) for name in extra if name != known["target"] and name not in kept]:
             shown = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
             notes.append(f"ignored, not used by the model: {shown}")
-        X = scaled(f"{path}: ", known, raw, net.dtype)
     found = _answers(net, known, X, notes)
     found.kept = kept
     _warn_of_unknown(notes)
@@ -126,13 +128,12 @@ def predict_table(net: Network, table: Any) -> Predictions:
     UnknownCategory
         A text that did not occur in training, which counts as none of its column's categories.
     """
-    known = preprocessing.check(net.preprocessing, inputs=net.sizes[0], outputs=net.sizes[-1])
+    encoder = encoder_of(net)
+    known = encoder.known
     if known["kind"] != "table":
         raise ModelFileError(f"this network takes {known['kind']}, not the columns of a table; use net.predict")
     notes: list[str] = []
-    reading, categories = tables.reading_of(known), known.get("categories", {})
-    columns = features.from_arrays(table, known["columns"], reading)
-    X = scaled("", known, features.encoded(columns, known["columns"], categories, notes), net.dtype)
+    X = encoder.scaled(features.from_arrays(table, encoder.columns, encoder.reading), notes, net.dtype)
     found = _answers(net, known, X, notes)
     _warn_of_unknown(notes)
     return found
@@ -167,7 +168,7 @@ def scaled(where: str, known: dict[str, Any], raw: NDArray[np.float64], dtype: n
 
 def _images(path: Path, shape: list[int], scale: float | None, notes: list[str]) -> NDArray[Any]:
     """Rows of pixels (m, height * width), integers where `scale` still has to be applied."""
-    if path.suffix.lower() in (".csv", ".tsv"):
+    if tables.ending(path) in tables.READERS and path.suffix.lower() != ".npz":
         raise DataFileError(
             f"{path}: this model takes images: an IDX file, or .npz with an array (rows, {shape[0] * shape[1]})"
         )

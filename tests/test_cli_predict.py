@@ -5,13 +5,17 @@ import gzip
 import io
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import fastnn
+from fastnn.cli import prediction
 from fastnn.cli.app import app
+from fastnn.data import tables
 from fastnn.prediction import predict_file
 
 
@@ -240,3 +244,59 @@ def test_train_then_predict_gives_the_same_answers_as_the_network(cli, tmp_path)
     again = json.loads(cli("predict", "runs/t.safetensors", "turned.csv", "--json", "--backend", "numpy").stdout)
     assert again["predictions"] == found["predictions"]
     assert again["probabilities"] == found["probabilities"]
+
+
+def test_packed_tables_and_packed_answers(cli, classifier, tmp_path):
+    text = "p,t,kind\n1000,30,hot\n1000,10,cold\n1040,30,cold\n"
+    (tmp_path / "new.csv").write_text(text)
+    (tmp_path / "new.csv.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "new.TSV.GZ").write_bytes(gzip.compress(text.replace(",", "\t").encode()))
+    expected = cli("predict", classifier, "new.csv", "--keep", "kind").stdout
+    for name in ("new.csv.gz", "new.TSV.GZ"):
+        assert cli("predict", classifier, name, "--keep", "kind").stdout == expected
+        assert json.loads(cli("evaluate", classifier, name, "--json").stdout)["accuracy"] == 1
+    cli("predict", classifier, "new.csv.gz", "--keep", "kind", "--output", "out.csv.gz")
+    assert gzip.decompress((tmp_path / "out.csv.gz").read_bytes()).decode() == expected
+    packed = (tmp_path / "new.csv.gz").read_bytes()
+    for content in (text.encode(), packed[:-12], packed[:20] + b"x" * 9 + packed[29:]):
+        (tmp_path / "bad.csv.gz").write_bytes(content)
+        refused(
+            cli("predict", classifier, "bad.csv.gz"), "bad.csv.gz: not a gzip file, or one that is cut off or damaged"
+        )
+    refused(cli("predict", classifier, "new.txt.gz"), "expected a file that ends in .csv, .tsv or .npz")
+
+
+def test_a_packed_table_trains_as_the_table_does(tmp_path):
+    text = "a,b,y\n" + "".join(f"{i / 8},{'uv'[i % 2]},{i % 2}\n" for i in range(60))
+    (tmp_path / "t.csv").write_text(text)
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(text.encode()))
+    plain, packed = (tables.load(tmp_path / name, "y") for name in ("t.csv", "t.csv.gz"))
+    np.testing.assert_array_equal(plain.X, packed.X)
+    np.testing.assert_array_equal(plain.y, packed.y)
+    assert (plain.name, packed.name) == ("t", "t")
+
+
+def test_a_table_from_standard_input(cli, classifier, reader, tmp_path, monkeypatch):
+    text = "p,t,key\n1000,30,A\n1000,10,B\n"
+    (tmp_path / "new.csv").write_text(text)
+    expected = cli("predict", classifier, "new.csv", "--keep", "key").stdout
+
+    def given(content):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+    net = fastnn.load(classifier, backend="numpy")
+    given(text.encode())
+    found = prediction._of_standard_input(net, ["key"])
+    assert [found.kept["key"][0], found.answers[0]] == expected.split("\n")[1].split(",")[:2]
+    for model, content, words in (
+        (net, b"p,t\n1000,x\n", r"^standard input: row 1 \(line 2\), column 't': text 'x'"),
+        (fastnn.load(reader, backend="numpy"), b"p,t\n1000,1\n", "^standard input: this model takes images"),
+    ):
+        given(content)
+        with pytest.raises(fastnn.DataFileError, match=words):
+            prediction._of_standard_input(model, [])
+    result = subprocess.run(
+        [sys.executable, "-m", "fastnn", "predict", str(classifier), "-", "--keep", "key", "--backend", "numpy"],
+        input=text, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert result.stdout == expected

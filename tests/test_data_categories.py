@@ -11,8 +11,9 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 import fastnn
 from fastnn import DataFileError
 from fastnn.data import preprocessing, tables
+from fastnn.data.columns import Reading
 from fastnn.data.dataset import deal
-from fastnn.data.features import encoded, feature_names
+from fastnn.data.features import encoded, feature_names, from_arrays
 from fastnn.prediction import predict_file, predict_table
 
 CITIES = ["Oslo", "Paris", "Rome"]
@@ -417,3 +418,19 @@ def test_one_column_to_keep_is_a_sequence_of_one(tmp_path):
     net, path, _ = spelled(tmp_path)
     with pytest.raises(TypeError, match=r"keep must be a sequence of columns, got 'flag'; for one give \['flag'\]"):
         predict_file(net, path, keep="flag")
+
+
+def test_a_float_that_several_integers_round_to_is_none_of_the_categories(tmp_path):
+    accounts = [10**18 + i for i in (1, 200, 400)]  # float64 rounds the first to 10**18
+    path = written(tmp_path / "t.csv", {"acct": [accounts[i % 3] for i in range(60)]}, y=np.arange(60) % 3 * 1.5)
+    names = tables.load(path, "y", choice=tables.Choice(categorical=("acct",))).preprocessing["categories"]
+    places = np.eye(3)
+    for given in (accounts, np.array(accounts), [f"{name}" for name in accounts], [f"0{name}" for name in accounts]):
+        columns = from_arrays({"acct": given}, ["acct"], Reading(frozenset(names)))
+        np.testing.assert_array_equal(encoded(columns, ["acct"], names, notes := []), places)
+        assert notes == []
+    rounded = from_arrays({"acct": np.array(accounts, np.float64)}, ["acct"], Reading(frozenset(names)))
+    np.testing.assert_array_equal(encoded(rounded, ["acct"], names, notes := []), np.zeros((3, 3)))
+    assert "3 rows with a value of column 'acct' that did not occur in training ('1.0000000000000003e+18', " in notes[0]
+    written_out = encoded({"acct": ["1000000000000000001.0"]}, ["acct"], names, [])
+    np.testing.assert_array_equal(written_out, np.zeros((1, 3)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -192,3 +193,34 @@ def test_the_encoder_of_the_documents(tmp_path):
     with pytest.warns(fastnn.UnknownCategory, match="Bonn"):
         answers = predict_table(net, rows).answers
     np.testing.assert_allclose(run(found["encoded"](rows, model.metadata_props))["values"].ravel(), answers, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("names", "given"),
+    [
+        (["01234", "10001", "90210"], [1234, "1234", 1234.0, "01234", " 1234.0 ", "1234.5", "1_0001", 10001, "x", ""]),
+        (["1.10", "1.2", "2.0"], [1.1, "1.10", 2, "2", "1.20", 3, True]),
+        (["true", "false"], [True, "FALSE", "True", 1, "yes"]),
+        (["1.0", "1", "2"], ["1", 1, "1.0", "1.00", 2.0]),  # 1.0 and 1 are one number
+        (["7", "Rome"], ["07", 7, 7.0, "rome", "Rome"]),
+        ([str(10**18 + 1), "5"], [10**18 + 1, 1e18, f"0{10**18 + 1}", "1e18", 5.0]),
+    ],
+)
+def test_the_encoder_of_the_documents_knows_categories_as_the_library_does(tmp_path, names, given):
+    page = (Path(__file__).parents[1] / "docs" / "deploy.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(code, found := {})
+    net = fastnn.Network([len(names), 1], output="identity", cost="squared_error", dtype="float64", backend="numpy",
+                         init=([np.arange(1.0, len(names) + 1)[None]], [np.zeros(1)]))  # fmt: skip
+    net.preprocessing = {
+        "version": 1, "kind": "table", "task": "regression", "target": "y", "columns": ["c"], "classes": None,
+        "categories": {"c": names}, "feature_mean": [0.0] * len(names), "feature_factor": [1.0] * len(names),
+        "target_mean": 0.0, "target_std": 1.0, "missing": "mean",
+    }  # fmt: skip
+    model, _ = exported(net, tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", fastnn.UnknownCategory)
+        answers = [predict_table(net, {"c": value}).answers[0] for value in given]  # 1 + the place, 0 for none of them
+    X = found["encoded"]([{"c": value} for value in given], model.metadata_props)
+    np.testing.assert_array_equal(X @ np.arange(1.0, len(names) + 1), answers)
+    assert len(set(answers)) > 1

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
+import shutil
+import sys
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__, files, warming
-from ..errors import UnknownCategory
+from ..errors import DataFileError, UnknownCategory
 from ..evaluation import evaluate_file
 from ..model_file import load
+from ..network import Network
 from ..prediction import Predictions, predict_file
 from . import report
 from .errors import known, remark, warnings_as_remarks
@@ -46,7 +51,7 @@ def predict(
     as_json: bool,
 ) -> None:
     """Run the command: CSV (columns to keep, prediction, probability, with all_classes that of every class), or one
-    JSON object, to stdout or to a file.
+    JSON object, to stdout or to a file, packed if it ends in .gz. `file` may be - for standard input.
     """
     for column in keep:
         if column in ("prediction", "probability"):
@@ -58,7 +63,7 @@ def predict(
         net = load(model, backend=known("--backend", backend, BACKENDS))
     with net.backend.announcing(remark), warnings.catch_warnings():
         warnings.simplefilter("ignore", UnknownCategory)  # it is among the notes
-        result = predict_file(net, file, keep=keep)
+        result = _of_standard_input(net, keep) if str(file) == "-" else predict_file(net, file, keep=keep)
     for note in result.notes:
         remark(note)
     if all_classes and result.all_probabilities is None:
@@ -75,6 +80,18 @@ def predict(
         f"{len(result.answers):,} predictions written to "
         f"{output}{' (an earlier file was overwritten)' if existed else ''}"
     )
+
+
+def _of_standard_input(net: Network, keep: Sequence[str]) -> Predictions:
+    """Predictions for a CSV table that is piped in, which lies in a file while it is read."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "standard-input.csv"
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        try:
+            return predict_file(net, path, keep=keep)
+        except DataFileError as error:
+            raise DataFileError(str(error).replace(str(path), "standard input")) from None
 
 
 def evaluate(model: Path, file: Path, *, backend: str, as_json: bool) -> None:
@@ -129,7 +146,8 @@ def _replace(path: Path, text: str) -> None:
         if path.exists() and not path.is_file():  # /dev/stdout, a pipe: written, not replaced
             path.write_text(text, encoding="utf-8", newline="")
             return
-        files.replace(path, text.encode())
+        content = text.encode()
+        files.replace(path, gzip.compress(content, mtime=0) if path.suffix.lower() == ".gz" else content)
     except OSError as error:
         raise ValueError(f"--output {path}: cannot be written ({error.strerror or error})") from None
 

@@ -38,7 +38,6 @@ DECAYS: dict[str, Callable[[float, int], Schedule]] = {
     "quadratic": lambda rate, epochs: schedules.Polynomial(rate, epochs, power=2),
     "cosine": schedules.Cosine,
 }
-TABLES = (".csv", ".tsv", ".npz")
 CHECKPOINT_SECONDS = 60.0
 SCALED_LINEARLY = ("sgd", "momentum")
 DECAYING = tuple(name for name, rule in optimizers.OPTIMIZERS.items() if issubclass(rule, optimizers.Decaying))
@@ -270,12 +269,12 @@ def test_share(options: TrainOptions) -> float | None:
         share = float(options.test)
     except ValueError:
         share = -1.0
-        if Path(options.test).suffix.lower() in TABLES:
+        if tables.ending(options.test) in tables.READERS:
             return None
     if not 0 <= share < 1:
         raise ValueError(
-            f"--test must be a table ({', '.join(TABLES)}), or a fraction of the rows >= 0 and < 1 (0 for no test), "
-            f"got {options.test!r}"
+            f"--test must be a table ({', '.join(tables.READERS)}), or a fraction of the rows >= 0 and < 1 (0 for no "
+            f"test), got {options.test!r}"
         )
     return share
 
@@ -305,10 +304,10 @@ def _source(options: TrainOptions) -> tuple[Defaults, Callable[[], DataSet]]:
         return DIGITS, digits.load
     if source == "mnist":
         return MNIST, lambda: mnist.load(options.data)
-    if Path(source).suffix.lower() not in TABLES:
+    if tables.ending(source) not in tables.READERS:
         raise ValueError(
             f"SOURCE {source!r} is not known{nearest(source, ['digits', 'mnist']) or '.'} Known: digits, mnist, "
-            "FILE.csv, FILE.tsv, FILE.npz"
+            "FILE.csv, FILE.tsv, FILE.npz, FILE.csv.gz, FILE.tsv.gz"
         )
     if options.task is not None:
         known("--task", options.task, tables.TASKS)

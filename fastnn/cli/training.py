@@ -75,6 +75,7 @@ def train(
         cost=options.cost or "squared_error",
         test=test_share(options) or 0.0,
     )
+    data.X = data.X[:0].copy()  # the rows are in the parts
     settle(options, len(parts.train[1]))
     with warnings_as_remarks():
         net = _network(options, data, parts)  # before a folder is made: it may be refused

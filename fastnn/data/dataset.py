@@ -105,13 +105,15 @@ def deal(
     if preprocessing["kind"] == "table":
         targets = data.y[rows.train] if data.task == "regression" else None
         names = feature_names(preprocessing["columns"], preprocessing.get("categories", {}))
-        preprocessing |= fit_scaling(names, data.X[rows.train], targets, data.notes, cost=cost)
+        preprocessing |= fit_scaling(names, data.X, targets, data.notes, cost=cost, rows=rows.train)
 
-    def part(X: Array, y: Array) -> tuple[Array, Array]:
+    def part(X: Array, y: Array, of: Array | None = None) -> tuple[Array, Array]:
+        y = y if of is None else y[of]
         if preprocessing["kind"] != "table":
-            return X, y
-        return scale_features(preprocessing, X), y if data.task == "classification" else scale_target(preprocessing, y)
+            return X if of is None else X[of], y
+        y = y if data.task == "classification" else scale_target(preprocessing, y)
+        return scale_features(preprocessing, X, of), y
 
-    watched = part(data.X[rows.validation], data.y[rows.validation]) if len(rows.validation) else None
-    tested = part(*data.test) if data.test is not None else part(data.X[rows.test], data.y[rows.test])
-    return Parts(part(data.X[rows.train], data.y[rows.train]), watched, tested, preprocessing)
+    watched = part(data.X, data.y, rows.validation) if len(rows.validation) else None
+    tested = part(*data.test) if data.test is not None else part(data.X, data.y, rows.test)
+    return Parts(part(data.X, data.y, rows.train), watched, tested, preprocessing)

@@ -4,6 +4,7 @@ name that occurs."""
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataFileError
-from .columns import BadCell, Column, Reading, commas_in, names, numbers, too_many, with_point
+from .columns import MISSING, MOST_EXACT, BadCell, Column, Reading, commas_in, names, numbers, too_many, with_point
 
-__all__ = ["UNKNOWN", "as_text", "categories_of", "encoded", "feature_names", "from_arrays"]
+__all__ = ["UNKNOWN", "Codes", "as_text", "categories_of", "encoded", "feature_names", "from_arrays"]
 
 Floats = NDArray[np.float64]
+MOST_KEPT = 10_000  # spellings of a column's categories
 UNKNOWN = "that did not occur in training"  # which every note about such names holds
 
 
@@ -70,22 +72,48 @@ def encoded(
             X[:, at] = cells
             at += 1
             continue
-        place = {name: at + i for i, name in enumerate(categories[column])}
-        meant = _Spellings(place)
-        strange = []
-        for row, cell in enumerate(cells):
-            if (found := place.get(cell)) is not None or (found := meant.of(cell)) is not None:
-                X[row, found] = 1
-            elif cell != "":
-                strange.append(cell)
+        assert isinstance(cells, list)
+        codes = Codes(categories[column])
+        X[np.arange(rows)[(found := codes.of(cells)) >= 0], at + found[found >= 0]] = 1
+        codes.remark(column, cells, notes)
+        at += len(categories[column])
+    return X
+
+
+class Codes(dict[str, int]):
+    """Cell -> which of a column's categories it is, however it is spelled: -1 for none, and for a missing one. What was
+    looked up is kept, as long as it is not much.
+    """
+
+    def __init__(self, categories: Sequence[str]) -> None:
+        super().__init__({"": -1})
+        self._place = {name: i for i, name in enumerate(categories)}
+        self._meant = _Spellings(self._place)
+
+    def __missing__(self, cell: str) -> int:
+        found = self._place.get(cell)
+        if found is None:
+            found = self._meant.of(cell)
+        if len(self) < MOST_KEPT:
+            self[cell] = -1 if found is None else found
+        return -1 if found is None else found
+
+    def of(self, cells: Sequence[str]) -> NDArray[np.intp]:
+        """(m,) of as many cells."""
+        return np.fromiter(map(self.__getitem__, cells), np.intp, len(cells))
+
+    def remark(self, column: str, cells: Sequence[str], notes: list[str]) -> None:
+        """Append what is to be said of cells that are none of the categories."""
+        if len(cells) == 1 and (cells[0] == "" or self[cells[0]] >= 0):
+            return
+        strange = {cell: n for cell, n in Counter(cells).items() if cell != "" and self[cell] < 0}
         if strange:
-            shown = ", ".join(map(repr, sorted(set(strange))[:3])) + (", ..." if len(set(strange)) > 3 else "")
+            rows = sum(strange.values())
+            shown = ", ".join(map(repr, sorted(strange)[:3])) + (", ..." if len(strange) > 3 else "")
             notes.append(
-                f"{len(strange)} row{'s' * (len(strange) > 1)} with a value of column {column!r} {UNKNOWN} ({shown}): "
+                f"{rows} row{'s' * (rows > 1)} with a value of column {column!r} {UNKNOWN} ({shown}): "
                 "taken for none of its categories"
             )
-        at += len(place)
-    return X
 
 
 class _Spellings:
@@ -101,8 +129,14 @@ class _Spellings:
                 self.ways.append((key, dict(zip(keys, place.values(), strict=True))))
 
     def of(self, cell: str) -> int | None:
-        """The place of the name that is meant."""
-        return next((place for key, found in self.ways if (place := found.get(key(cell))) is not None), None)
+        """The place of the name that is meant; of a number beyond 2^53, which may be that of several, none."""
+        for key, found in self.ways:
+            meant = key(cell)
+            if key is _value and meant is not None and abs(meant) >= MOST_EXACT:
+                continue
+            if meant is not None and (place := found.get(meant)) is not None:
+                return place
+        return None
 
 
 def _digits(name: str) -> str | None:
@@ -135,6 +169,10 @@ def from_arrays(table: Any, columns: Sequence[str], reading: Reading) -> dict[st
     for column in columns:
         try:
             cells = table[column]
+            single = type(cells) is list and len(cells) == 1 and _rows_of(found) in (None, 1)
+            if single and (one := _one(cells[0], column in reading.text)) is not None:
+                found[column] = one
+                continue
             values = np.asarray(cells)
         except (KeyError, IndexError, TypeError, ValueError):
             raise DataFileError(f"column {column!r}, which the model needs, is missing") from None
@@ -142,7 +180,7 @@ def from_arrays(table: Any, columns: Sequence[str], reading: Reading) -> dict[st
             raise DataFileError(
                 f"column {column!r} is a masked array; fill it first, with .astype(float).filled(numpy.nan)"
             )
-        if values.ndim != 1 or (found and len(values) != len(next(iter(found.values())))):
+        if values.ndim != 1 or (found and len(values) != _rows_of(found)):
             raise DataFileError(f"column {column!r} must be one value per row, got shape {values.shape}")
         if column not in reading.text:
             found[column] = _numbers(column, values, reading)
@@ -154,11 +192,24 @@ def from_arrays(table: Any, columns: Sequence[str], reading: Reading) -> dict[st
     return found
 
 
+def _rows_of(found: Mapping[str, Column]) -> int | None:
+    return len(next(iter(found.values()))) if found else None
+
+
+def _one(value: Any, text: bool) -> Column | None:
+    """The column of one row that holds what it mostly holds, quickly; None for the rules of `from_arrays`."""
+    if text:
+        plain = type(value) is str and value.strip() == value and value.lower() not in MISSING and "\0" not in value
+        return [value] if plain else None
+    finite = (type(value) is float and math.isfinite(value)) or (type(value) is int and abs(value) <= MOST_EXACT)
+    return np.array([value], np.float64) if finite else None
+
+
 def _by_column(table: Any, columns: Sequence[str]) -> Any:
     """The table, also where it is one row of single values, or a list of such rows, as a web service gets them."""
     if getattr(table, "ndim", 0) == 1 and hasattr(table, "to_dict"):  # a row of a DataFrame
         table = table.to_dict()
-    if isinstance(table, Mapping) and table and all(np.ndim(table.get(column, 0)) == 0 for column in columns):
+    if isinstance(table, Mapping) and table and all(map(_is_single, map(table.get, columns))):
         table = [table]
     if not (isinstance(table, (list, tuple)) and table and all(isinstance(row, Mapping) for row in table)):
         return table
@@ -168,9 +219,13 @@ def _by_column(table: Any, columns: Sequence[str]) -> Any:
     return {column: [row[column] for row in table] for column in columns}
 
 
+def _is_single(value: Any) -> bool:
+    return value is None or type(value) in (str, float, int, bool) or np.ndim(value) == 0
+
+
 def as_text(values: NDArray[Any]) -> list[str]:
     """Cells as a CSV file would hold them: "" for None, NaN and pandas' NA, and 1 for 1.0, which is how pandas holds
-    whole numbers beside a missing one.
+    whole numbers beside a missing one, but 1e+18 for that number, which is also that of 1000000000000000001.
     """
     return [_cell(value) for value in values.tolist()]
 
@@ -181,7 +236,8 @@ def _cell(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, float):
-        return "" if value != value else str(int(value)) if value.is_integer() else str(value)
+        exact = value.is_integer() and abs(value) < MOST_EXACT  # of a larger one the last digits are lost
+        return "" if value != value else str(int(value)) if exact else str(value)
     return str(value)
 
 

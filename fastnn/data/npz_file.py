@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataFileError
-from .columns import BadCell, Column, RawTable, Reading, Want
+from .columns import MOST_EXACT, BadCell, Column, RawTable, Reading, Want, beyond
 from .columns import names as names_of
 from .features import as_text
 
@@ -102,6 +102,7 @@ def read_npz(path: str | os.PathLike[str], want: Want, reading: Reading = Readin
     columns, target = want(names)
     flat = {name: x.reshape(rows, -1) for name, x in arrays.items()}
     features: dict[str, Column] = {}
+    counting = set()
     for column in columns:
         name, k = place[column]
         cells = flat[name][:, k]
@@ -113,6 +114,15 @@ def read_npz(path: str | os.PathLike[str], want: Want, reading: Reading = Readin
             continue
         if cells.dtype.kind not in "biuf":
             raise DataFileError(f"{path}: array {name!r} holds {cells.dtype}, numbers are expected in feature columns")
+        if (
+            reading.decide
+            and cells.dtype.kind in "iu"
+            and (large := (cells > MOST_EXACT) | (cells < -MOST_EXACT)).any()
+        ):
+            row = int(np.argmax(large))
+            if column not in reading.numeric:
+                raise DataFileError(f"{path}: {_where(row)}, column {column!r}: {beyond(cells[row], column)}")
+            counting |= {column} if _counts(cells) else set()
         features[column] = cells.astype(np.float64)
     bad = [
         (int(np.argmax(at)), column)
@@ -123,7 +133,13 @@ def read_npz(path: str | os.PathLike[str], want: Want, reading: Reading = Readin
         row, column = min(bad)
         raise DataFileError(f"{path}: {_where(row)}, column {column!r}: {features[column][row]} is not a finite number")
     answers = None if target is None else flat[place[target][0]][:, place[target][1]]
-    return RawTable(path, names, features, answers, _where, [])
+    return RawTable(path, names, features, answers, _where, [], frozenset(counting))
+
+
+def _counts(cells: NDArray[Any]) -> bool:
+    """Whether integers rise, or fall, by one from row to row; their differences, and those alone, may wrap around."""
+    steps = np.diff(cells).view(f"i{cells.dtype.itemsize}")
+    return len(steps) > 0 and abs(int(steps[0])) == 1 and bool((steps == steps[0]).all())
 
 
 def _where(row: int) -> str:

@@ -17,6 +17,7 @@ target becomes (y - mean) / std and a prediction goes the other way.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,18 @@ __all__ = ["check", "fit_scaling", "scale_features", "scale_target", "unscale_ta
 
 Floats = NDArray[np.float64]
 VERSION = 1
+BLOCK = 1 << 17  # numbers at a time
 TINY = 1e-150  # of smaller numbers the squares vanish
 
 
 def fit_scaling(
-    columns: list[str], X: Floats, y: Floats | None, notes: list[str], *, cost: str = "squared_error"
+    columns: list[str],
+    X: Floats,
+    y: Floats | None,
+    notes: list[str],
+    *,
+    cost: str = "squared_error",
+    rows: NDArray[Any] | None = None,
 ) -> dict[str, Any]:
     """Means and factors of the training rows.
 
@@ -51,16 +59,19 @@ def fit_scaling(
     cost : str
         With which targets are learnt: those that do not mind a few wild ones have a unit that does not either
         (fastnn/robust.py).
+    rows : (k,) integers, optional
+        Those of X that count; all if not given.
 
     Raises
     ------
     DataFileError
         Values so large that their spread overflows, or a constant regression target.
     """
-    mean, std, constant = _spread(X)
+    mean, std, constant = _spread(X, rows)
     if not (np.isfinite(mean).all() and np.isfinite(std).all()):
         column = columns[int(np.argmin(np.isfinite(mean) & np.isfinite(std)))]
-        raise DataFileError(f"column {column!r} holds values too large to standardise (up to {np.nanmax(np.abs(X)):g})")
+        largest = np.nanmax(np.abs(X if rows is None else X[rows]))
+        raise DataFileError(f"column {column!r} holds values too large to standardise (up to {largest:g})")
     if constant.any():
         names = [name for name, flat in zip(columns, constant, strict=True) if flat]
         shown = ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
@@ -90,26 +101,57 @@ def fit_scaling(
     return scaling
 
 
-def _spread(X: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """Mean, standard deviation and "is constant" of each column."""
+def _spread(X: Floats, rows: NDArray[Any] | None = None) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Mean, standard deviation and "is constant" of each column, over these rows; numbers that are missing do not
+    count. A few rows at a time, each added to the sum of those before, as NumPy adds them.
+    """
+    m, n = len(X) if rows is None else len(rows), X.shape[1]
+    step = max(1, BLOCK // n) if n > 1 else m  # of one column NumPy adds pairs
+
+    def blocks() -> Iterator[Floats]:
+        for at in range(0, m, step):
+            yield X[at : at + step].copy() if rows is None else X[rows[at : at + step]]
+
+    count, total, squares, largest = np.full(n, m), np.zeros(n), np.zeros(n), np.zeros(n)
     with np.errstate(all="ignore"):  # what overflows is refused by the caller
-        present = np.isnan(X).sum(axis=0) < len(X)
-        X = np.where(present, X, 0)  # a column without a single number is constant
-        mean = np.nanmean(X, axis=0)
-        std = np.nanstd(X, axis=0)
-        largest = np.nanmax(np.abs(X), axis=0)
-        if (tiny := (largest < TINY) & (largest > 0)).any():  # whose squares would be 0
-            std[tiny] = np.nanstd(X[:, tiny] / largest[tiny], axis=0) * largest[tiny]
+        for part in blocks():
+            largest = np.maximum(largest, np.fmax.reduce(np.abs(part), axis=0, initial=0.0))
+            if (gone := np.isnan(part)).any():
+                count -= gone.sum(axis=0)
+                part[gone] = 0
+            part[0] += total
+            total = np.add.reduce(part, axis=0)
+        holes = bool((count < m).any())
+        count[count == 0] = m  # a column without a single number is constant
+        mean = total / count
+        tiny = (largest < TINY) & (largest > 0)  # whose squares would be 0
+        unit = np.where(tiny, largest, 1)
+        for part in blocks():
+            part -= mean
+            if tiny.any():
+                part /= unit
+            part *= part
+            if holes:
+                part[np.isnan(part)] = 0
+            part[0] += squares
+            squares = np.add.reduce(part, axis=0)
+        std = np.sqrt(squares / count) * unit
         # Rounding of the mean leaves a spread of a few eps in a column of equal values.
         return mean, std, std <= 8 * np.finfo(np.float64).eps * largest
 
 
-def scale_features(preprocessing: dict[str, Any], X: Floats) -> Floats:
-    """(x - mean) * factor of each column, 0 for what is missing, a fresh (m, n) float64."""
+def scale_features(preprocessing: dict[str, Any], X: Floats, rows: NDArray[Any] | None = None) -> Floats:
+    """(x - mean) * factor of each column, 0 for what is missing, a fresh (m, n) float64; of these rows alone, if any
+    are given.
+    """
     mean, factor = (np.array(preprocessing[key], np.float64) for key in ("feature_mean", "feature_factor"))
-    scaled = np.asarray((X - mean) * factor, np.float64)
-    if preprocessing.get("missing") == "mean":
-        scaled[np.isnan(X)] = 0
+    m = len(X) if rows is None else len(rows)
+    scaled, step = np.empty((m, X.shape[1])), max(1, BLOCK // X.shape[1])
+    for at in range(0, m, step):  # few enough rows for a processor's cache
+        part = np.subtract(X[at : at + step] if rows is None else X[rows[at : at + step]], mean, scaled[at : at + step])
+        part *= factor
+        if preprocessing.get("missing") == "mean":
+            part[np.isnan(X[at : at + step] if rows is None else X[rows[at : at + step]])] = 0
     return scaled
 
 

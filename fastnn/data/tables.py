@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,22 +15,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataFileError, nearest, unknown_name
-from .columns import MISSING, BadCell, Column, RawTable, Reading, fault, numbers, otherwise_written, with_point
+from .columns import (
+    MISSING,
+    MOST_EXACT,
+    BadCell,
+    Column,
+    RawTable,
+    Reading,
+    fault,
+    numbers,
+    otherwise_written,
+    with_point,
+)
 from .csv_file import read_csv
 from .dataset import GUESSED, DataSet
 from .features import as_text, categories_of, encoded
 from .npz_file import read_npz
+from .targets import are_labels, distinct, guess, plain
 
-__all__ = ["DECIMALS", "MISSING_WAYS", "TASKS", "Choice", "cells_of", "load", "load_test", "read_columns", "reading_of"]
+__all__ = [
+    "DECIMALS",
+    "MISSING_WAYS",
+    "READERS",
+    "TASKS",
+    "Choice",
+    "cells_of",
+    "ending",
+    "features_of",
+    "load",
+    "load_test",
+    "read_columns",
+    "reading_of",
+]
 
 TASKS = ("classification", "regression")
 MISSING_WAYS = ("refuse", "mean")
 DECIMALS = ("point", "comma")
-FEW_CLASSES = 20  # more distinct integers than this, or fewer than ROWS_PER_CLASS rows each, are taken for quantities
-ROWS_PER_CLASS = 5
 # so many different dates, and how they are written: 2026-11-30, perhaps with a time behind, or 30.11.26, 11/30/2026
 FEW_DATES, DATE = 10, re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([ T].*)?|\d{1,2}[-/.]\d{1,2}[-/.](\d{2}|\d{4})")
-MOST_EXACT = 2**53  # integers beyond it share a float64
 
 
 @dataclass(frozen=True)
@@ -67,7 +90,7 @@ def load(
     Parameters
     ----------
     path : path
-        .csv, .tsv or .npz.
+        .csv, .tsv, .csv.gz, .tsv.gz or .npz.
     target : str
         Name of the column; or its position, from 0, or from the end when negative.
     task : str, optional
@@ -118,7 +141,7 @@ def load(
     if name != target:
         notes.append(f"target: column {name!r}, at position {target}")
     if task is None:
-        task, why = _guess(values, text)
+        task, why = guess(values, text)
         notes.append(f"{GUESSED}{task}, guessed because {name!r} holds {why}; --task overrides this")
     preprocessing: dict[str, Any] = {
         "version": 1,
@@ -142,7 +165,7 @@ def load(
         f"column {column!r} counts the rows, so the network learns from their order; if that is not meant: --drop "
         f"{shlex.quote(column)}"
         for column, cells in table.features.items()
-        if _counts_rows(cells)
+        if column in table.counting or _counts_rows(cells)
     )
     if choice.decimal == "comma":
         preprocessing["decimal"] = "comma"
@@ -155,7 +178,7 @@ def load(
         if text:
             raise _not_a_number(path, table, name, values)
         return DataSet(
-            name=path.stem,
+            name=path.name[: -len(ending(path))],
             title=title,
             X=X,
             y=np.asarray(values, np.float64),
@@ -163,16 +186,16 @@ def load(
             task=task,
             notes=notes,
         )
-    found, codes = np.unique(values, return_inverse=True)
+    found, codes = distinct(values)
     if len(found) < 2:
         raise DataFileError(
-            f"{path}: column {name!r} has the same value in every row ({_plain(found, text)[0]}); classification "
+            f"{path}: column {name!r} has the same value in every row ({plain(found, text)[0]}); classification "
             "needs at least two classes"
         )
-    classes = _plain(found, text)
+    classes = plain(found, text)
     preprocessing["classes"] = classes
     return DataSet(
-        name=path.stem,
+        name=path.name[: -len(ending(path))],
         title=title,
         X=X,
         y=codes.astype(np.int64).reshape(-1),
@@ -206,8 +229,8 @@ def _refuse_otherwise_written(path: Path, table: RawTable, target: str, task: st
 
 def _counts_rows(cells: Any) -> bool:
     """Whether a column holds whole numbers that rise, or fall, by one from row to row, in a table of some length."""
-    if not isinstance(cells, np.ndarray) or len(cells) < FEW_DATES:
-        return False
+    if not isinstance(cells, np.ndarray) or len(cells) < FEW_DATES or abs(cells[0]) > MOST_EXACT:
+        return False  # beyond it, numbers that rise by one do not count by one
     with np.errstate(all="ignore"):
         steps = np.diff(cells)
     return bool(abs(steps[0]) == 1 and (steps == steps[0]).all() and cells[0] == round(float(cells[0])))
@@ -254,10 +277,15 @@ def read_columns(
     DataFileError
         A column is missing (the nearest name there is suggested), or the file is not usable.
     """
+    features, extra = features_of(path, known)
+    return encoded(features, known["columns"], known.get("categories", {}), notes), extra
+
+
+def features_of(path: str | os.PathLike[str], known: Mapping[str, Any]) -> tuple[dict[str, Column], list[str]]:
+    """What `read_columns` encodes, and the columns that were not wanted; the same errors."""
     path = Path(path)
     table = _reader(path)(path, lambda names: (_needed(path, names, known), None), reading_of(known))
-    X = encoded(table.features, known["columns"], known.get("categories", {}), notes)
-    return X, [name for name in table.names if name not in table.features]
+    return table.features, [name for name in table.names if name not in table.features]
 
 
 def cells_of(path: str | os.PathLike[str], columns: Sequence[str]) -> dict[str, list[str]]:
@@ -347,13 +375,21 @@ def _needed(path: Path, names: list[str], known: Mapping[str, Any]) -> list[str]
     return list(known["columns"])
 
 
+READERS = {".csv": read_csv, ".tsv": read_csv, ".csv.gz": read_csv, ".tsv.gz": read_csv, ".npz": read_npz}
+
+
+def ending(path: str | os.PathLike[str]) -> str:
+    """How a file's name ends, in lower case: .csv, .npz, and of packed ones .csv.gz."""
+    path = Path(path)
+    return "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]).lower()
+
+
 def _reader(path: Path) -> Any:
-    readers = {".csv": read_csv, ".tsv": read_csv, ".npz": read_npz}
-    if path.suffix.lower() not in readers:
-        raise DataFileError(f"{path}: expected a file that ends in .csv, .tsv or .npz")
+    if ending(path) not in READERS:
+        raise DataFileError(f"{path}: expected a file that ends in .csv, .tsv or .npz, the first two perhaps with .gz")
     if path.is_dir():
         raise DataFileError(f"{path}: is a folder, a file is expected")
-    return readers[path.suffix.lower()]
+    return READERS[ending(path)]
 
 
 def _named(path: Path, names: list[str], column: str) -> str:
@@ -418,43 +454,16 @@ def _target_values(table: RawTable, name: str, task: str | None, comma: bool) ->
     assert target is not None
     column = numbers([*map(with_point, target)] if comma and task != "classification" else target)
     if not isinstance(column, BadCell):
-        return (np.array(target), True) if task != "regression" and _are_labels(target, column) else (column, False)
-    for row, cell in enumerate(target):
-        if cell.lower() in MISSING:
-            raise DataFileError(
-                f"{table.path}: {table.where(row)}, column {name!r}: missing value ({cell or 'empty'}) in the target"
-            )
-    odd = sum(bool(fault(cell)) for cell in target)
+        return (np.array(target), True) if task != "regression" and are_labels(target, column) else (column, False)
+    counts = Counter(target)
+    if any(cell.lower() in MISSING for cell in counts):
+        row = next(row for row, cell in enumerate(target) if cell.lower() in MISSING)
+        raise DataFileError(
+            f"{table.path}: {table.where(row)}, column {name!r}: missing value ({target[row] or 'empty'}) in the target"
+        )
+    odd = sum(n for cell, n in counts.items() if fault(cell))
     if 2 * odd < len(target) and task != "classification":
         # a column of numbers with a slip in it, more likely than classes
         hint = "" if "finite" in column.reason else "; if these are classes: --task classification"
         raise DataFileError(f"{table.path}: {table.where(column.row)}, column {name!r}: {column.reason}{hint}")
     return np.array(target), True
-
-
-def _are_labels(cells: list[str], values: NDArray[np.float64]) -> bool:
-    """Whether cells that could be read as numbers are names made of digits: 007 would become 7, and integers beyond
-    2^53 one another.
-    """
-    digits = [cell for cell in cells if cell.isdigit()]
-    return any(len(cell) > 1 and cell[0] == "0" for cell in digits) or bool(
-        (np.abs(values) > MOST_EXACT).any() and len(digits) == len(cells)
-    )
-
-
-def _guess(values: NDArray[Any], text: bool) -> tuple[str, str]:
-    distinct = len(np.unique(values))
-    if text:
-        return "classification", "text"
-    if (values != np.round(values)).any():
-        return "regression", "fractional numbers"
-    if distinct <= 2 or (distinct <= FEW_CLASSES and distinct * ROWS_PER_CLASS <= len(values)):
-        return "classification", f"{distinct} distinct integers"
-    return "regression", f"{distinct} distinct integers in {len(values)} rows"
-
-
-def _plain(found: NDArray[Any], text: bool) -> list[Any]:
-    """Class values as text, ints, or floats for JSON."""
-    if text:
-        return [str(value) for value in found]
-    return [int(value) if value == int(value) else float(value) for value in found]
