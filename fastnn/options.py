@@ -105,7 +105,9 @@ def check_data_dtype(dtype: Any) -> np.dtype[Any] | None:
 def check_scale(scale: Any, dtype: np.dtype[Any]) -> float:
     """The factor of integer data, which is not 0 in the network's dtype."""
     number = finite_number("scale", scale, above=0)
-    if dtype.type(number) == 0:
+    with np.errstate(over="ignore", under="ignore"):
+        in_dtype = dtype.type(number)
+    if in_dtype == 0:
         raise ValueError(f"scale={scale!r} is 0 in {dtype}, and every row the same; pixels have scale=1/255")
     return number
 

@@ -87,7 +87,7 @@ def test_no_test_of_quantities_and_of_digits(cli, tmp_path):
 def test_a_test_that_is_none(cli, given):
     code, out, err = cli("train", "t.csv", "--target", "y", f"--test={given}")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert f"--test must be a table (.csv, .tsv, .npz), or a fraction of the rows >= 0 and < 1 (0 for no test), got {given!r}" in err  # fmt: skip
+    assert f"--test must be a table (.csv, .tsv, .csv.gz, .tsv.gz, .npz), or a fraction of the rows >= 0 and < 1 (0 for no test), got {given!r}" in err  # fmt: skip
 
 
 def test_mnist_has_test_rows_of_its_own(cli):
