@@ -48,7 +48,9 @@ SETS = {
 
 def ours(kind: str, rows: int, seed: int) -> Any:
     made = DenseClassifier if kind == "classes" else DenseRegressor
-    return made(hidden=(UNITS,), learning_rate=1e-3, batch_size=ROWS, epochs=EPOCHS, l2=L2, random_state=seed)
+    return made(
+        hidden_layer_sizes=(UNITS,), learning_rate=1e-3, batch_size=ROWS, epochs=EPOCHS, l2=L2, random_state=seed
+    )
 
 
 def theirs(kind: str, rows: int, seed: int) -> Any:

@@ -158,7 +158,7 @@ def test_in_estimators_and_on_the_command_line(tmp_path):
     from fastnn.cli.app import app
     from fastnn.estimators import DenseClassifier
 
-    given = {"hidden": (6,), "epochs": 2, "random_state": 0, "backend": "numpy"}
+    given = {"hidden_layer_sizes": (6,), "epochs": 2, "random_state": 0, "backend": "numpy"}
     one, two = DenseClassifier(clip_norm=0.2, **given), DenseClassifier(optimizer=Adam(clip_norm=0.2), **given)
     assert one.fit(X, y).network_.theta.tobytes() == two.fit(X, y).network_.theta.tobytes()
     with pytest.raises(ValueError, match="is not for 'lbfgs', which searches"):

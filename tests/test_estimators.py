@@ -35,7 +35,7 @@ def test_scikit_learns_checks(estimator, check):
 
 @parametrize_with_checks(
     [
-        DenseClassifier(backend="numba", hidden=(), learning_rate=0.02, dtype="float64"),
+        DenseClassifier(backend="numba", hidden_layer_sizes=(), learning_rate=0.02, dtype="float64"),
         DenseRegressor(backend="numba", dtype="float64"),
     ]
 )
@@ -60,7 +60,7 @@ def test_no_hidden_layer_is_logistic_regression():
     X, y = load_iris(return_X_y=True)
     X = StandardScaler().fit_transform(X)
     found = DenseClassifier(
-        hidden=(), l2=1.0, optimizer="sgd", learning_rate=0.5, batch_size=150, epochs=3000, dtype="float64"
+        hidden_layer_sizes=(), l2=1.0, optimizer="sgd", learning_rate=0.5, batch_size=150, epochs=3000, dtype="float64"
     ).fit(X, y)
     expected = LogisticRegression(C=1.0, tol=1e-8, max_iter=10_000).fit(X, y)
     np.testing.assert_allclose(found.predict_proba(X), expected.predict_proba(X), atol=1e-3)
@@ -72,7 +72,7 @@ def test_no_hidden_layer_is_linear_regression():
     y = X @ rng.standard_normal(5) + rng.standard_normal(200)
     targets = np.column_stack([y, 1e7 - 3e6 * y])  # in units far from 1
     found = DenseRegressor(
-        hidden=(), l2=0.0, optimizer="sgd", learning_rate=0.1, batch_size=200, epochs=1000, dtype="float64"
+        hidden_layer_sizes=(), l2=0.0, optimizer="sgd", learning_rate=0.1, batch_size=200, epochs=1000, dtype="float64"
     ).fit(X, targets)
     expected = LinearRegression().fit(X, targets).predict(X)
     np.testing.assert_allclose(found.predict(X) / expected.std(axis=0), expected / expected.std(axis=0), atol=1e-9)
@@ -80,7 +80,7 @@ def test_no_hidden_layer_is_linear_regression():
 
 def test_digits_as_well_as_the_network_itself():
     X, y = load_digits(return_X_y=True)
-    model = DenseClassifier(hidden=[64], epochs=60, l2=0.0, random_state=0, validation=0.1, patience=20)
+    model = DenseClassifier(hidden_layer_sizes=[64], epochs=60, l2=0.0, random_state=0, validation=0.1, patience=20)
     model.fit(X[::2] / 16, y[::2])
     assert model.score(X[1::2] / 16, y[1::2]) > 0.94
     assert isinstance(model.network_, fastnn.Network)
@@ -133,7 +133,7 @@ def test_rows_to_watch_are_of_every_class_and_what_is_left_may_be_less_than_a_ba
 
 def test_a_search_over_hyper_parameters():
     X, y = load_iris(return_X_y=True)
-    grid = {"hidden": [(), (16,)], "optimizer": ["adam", fastnn.optimizers.Momentum(0.1)]}
+    grid = {"hidden_layer_sizes": [(), (16,)], "optimizer": ["adam", fastnn.optimizers.Momentum(0.1)]}
     search = GridSearchCV(DenseClassifier(epochs=30, random_state=0), grid, cv=3).fit(X / 8, y)
     assert search.best_score_ > 0.9
 
@@ -158,9 +158,13 @@ def test_pickled_with_what_it_has_learnt():
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"hidden": (0,)}, ValueError, "positive integer"),
-        ({"hidden": "64"}, TypeError, r"hidden must be the units of the hidden layers, such as \(64, 32\), got '64'"),
-        ({"hidden": 1.5}, TypeError, "hidden must be the units"),
+        ({"hidden_layer_sizes": (0,)}, ValueError, "positive integer"),
+        (
+            {"hidden_layer_sizes": "64"},
+            TypeError,
+            r"hidden_layer_sizes must be the units of the hidden layers, such as \(64, 32\), got '64'",
+        ),
+        ({"hidden_layer_sizes": 1.5}, TypeError, "hidden_layer_sizes must be the units"),
         ({"activation": "rleu"}, ValueError, "did you mean 'relu'"),
         ({"batch_size": 0}, ValueError, "batch_size"),
         ({"batch_size": "many"}, TypeError, "batch_size"),
@@ -185,7 +189,7 @@ def test_a_fit_that_fails_leaves_the_one_before(kind, bad):
     """Also with other classes, another unit, and another number of columns."""
     rng = np.random.default_rng(0)
     X, y = rng.random((40, 3)), rng.integers(0, 2, 40)
-    model = kind(hidden=(4,), epochs=2, backend="numpy", random_state=0)
+    model = kind(hidden_layer_sizes=(4,), epochs=2, backend="numpy", random_state=0)
     labels = np.array(["a", "b"])[y] if kind is DenseClassifier else y * 1.0
     expected = model.fit(X, labels).predict(X)
     others = np.array(["left", "right"])[y] if kind is DenseClassifier else 1e6 * y + 1e6
@@ -202,7 +206,7 @@ def test_weights_of_classes_and_rows_are_those_of_logistic_regression(weights):
     X, y = rng.standard_normal((90, 3)), np.array(["a", "b", "c"])[np.repeat([0, 1, 2], [60, 20, 10])]
     of_rows = rng.random(90) * 2
     found = DenseClassifier(
-        hidden=(), l2=2.0, optimizer="sgd", learning_rate=0.5, batch_size=90, epochs=2000, dtype="float64",
+        hidden_layer_sizes=(), l2=2.0, optimizer="sgd", learning_rate=0.5, batch_size=90, epochs=2000, dtype="float64",
         class_weight=weights,
     ).fit(X, y, sample_weight=of_rows)  # fmt: skip
     expected = LogisticRegression(C=0.5, class_weight=weights, tol=1e-10, max_iter=10_000)
@@ -215,7 +219,7 @@ def test_weights_of_rows_in_a_regression_are_those_of_least_squares():
     X = rng.standard_normal((60, 3))
     y, weights = X @ [1.0, -2.0, 3.0] + rng.standard_normal(60) + 100, rng.random(60) * 3
     found = DenseRegressor(
-        hidden=(), l2=0.0, optimizer="sgd", learning_rate=0.3, batch_size=60, epochs=1000, dtype="float64"
+        hidden_layer_sizes=(), l2=0.0, optimizer="sgd", learning_rate=0.3, batch_size=60, epochs=1000, dtype="float64"
     ).fit(X, y, sample_weight=weights)
     expected = LinearRegression().fit(X, y, sample_weight=weights)
     np.testing.assert_allclose(found.predict(X), expected.predict(X), rtol=1e-7)
@@ -229,7 +233,7 @@ def test_balanced_classes_find_the_rare_one():
     X[:30, 0] += 1.5
     recall = {}
     for weights in (None, "balanced"):
-        model = DenseClassifier(hidden=(16,), class_weight=weights, epochs=30, random_state=0).fit(X, y)
+        model = DenseClassifier(hidden_layer_sizes=(16,), class_weight=weights, epochs=30, random_state=0).fit(X, y)
         recall[weights] = (model.predict(X[:30]) == 1).mean()
     assert recall[None] < 0.4
     assert recall["balanced"] > 0.7
@@ -240,7 +244,7 @@ def test_boosting_hands_weights_on():
     X = StandardScaler().fit_transform(X)
     # its weights sum to 1, which lambda is divided by
     model = AdaBoostClassifier(
-        DenseClassifier(hidden=(16,), l2=0.02, epochs=60, random_state=0), n_estimators=3, random_state=0
+        DenseClassifier(hidden_layer_sizes=(16,), l2=0.02, epochs=60, random_state=0), n_estimators=3, random_state=0
     )
     assert model.fit(X, y).score(X, y) > 0.8
 
@@ -250,7 +254,9 @@ def test_watched_rows_keep_their_weights(kind):
     """Rows of no weight among them would change nothing: the cost is that of the others."""
     rng = np.random.default_rng(0)
     X, y, weights = rng.random((80, 3)), rng.integers(0, 2, 80), rng.integers(0, 3, 80) * 1.0
-    model = kind(hidden=(4,), epochs=2, validation=0.25, patience=2, random_state=0, dtype="float64", backend="numpy")
+    model = kind(
+        hidden_layer_sizes=(4,), epochs=2, validation=0.25, patience=2, random_state=0, dtype="float64", backend="numpy"
+    )
     model.fit(X, y, sample_weight=weights)
     assert len(model.history_.val_cost) == 2
     assert model.history_.val_cost != kind(**model.get_params()).fit(X, y).history_.val_cost
@@ -267,7 +273,7 @@ def test_parts_one_after_another_are_what_a_network_makes_of_them():
     X, y = load_digits(return_X_y=True)
     X = X / 16
     names = np.array(list("abcdefghij"))[y]
-    model = DenseClassifier(hidden=(32,), random_state=0, l2=0.0)
+    model = DenseClassifier(hidden_layer_sizes=(32,), random_state=0, l2=0.0)
     for epoch in range(10):
         for begin in range(0, 1600, 200):
             part = slice(begin, begin + 200)
@@ -287,7 +293,7 @@ def test_parts_one_after_another_are_what_a_network_makes_of_them():
 def test_it_goes_on_where_fit_ended():
     X, y = load_iris(return_X_y=True)
     X = StandardScaler().fit_transform(X)
-    options = {"hidden": (8,), "random_state": 0, "batch_size": 50}
+    options = {"hidden_layer_sizes": (8,), "random_state": 0, "batch_size": 50}
     whole = DenseClassifier(epochs=6, **options).fit(X, y)
     parts = DenseClassifier(epochs=5, **options).fit(X, y).partial_fit(X, y)
     np.testing.assert_array_equal(whole.network_.theta, parts.network_.theta)
@@ -317,7 +323,9 @@ def test_it_goes_on_where_fit_ended():
 def test_parts_that_do_not_fit_change_nothing(use, words):
     rng = np.random.default_rng(0)
     X, y = rng.random((20, 3)), np.arange(20) % 2
-    model = DenseClassifier(hidden=(4,), epochs=1, random_state=0, backend="numpy").partial_fit(X, y, classes=[0, 1])
+    model = DenseClassifier(hidden_layer_sizes=(4,), epochs=1, random_state=0, backend="numpy").partial_fit(
+        X, y, classes=[0, 1]
+    )
     before = model.network_.theta.copy()
     with pytest.raises(ValueError, match=words):
         use(model, X, y)
@@ -329,7 +337,14 @@ def test_weights_of_a_part_are_taken_as_they_are():
     """Divided by the mean of their part, those of a stream in which a part holds one class would do nothing."""
     rng = np.random.default_rng(0)
     X, y = rng.random((40, 3)), np.repeat(["a", "b"], 20)
-    options = {"hidden": (4,), "optimizer": "sgd", "random_state": 0, "backend": "numpy", "l2": 0.0, "batch_size": 20}
+    options = {
+        "hidden_layer_sizes": (4,),
+        "optimizer": "sgd",
+        "random_state": 0,
+        "backend": "numpy",
+        "l2": 0.0,
+        "batch_size": 20,
+    }
     moved = []
     for class_weight in (None, {"c": 3.0, "b": 3.0}):
         model = DenseClassifier(class_weight=class_weight, **options).partial_fit(X[:20], y[:20], classes=list("abc"))
@@ -350,7 +365,7 @@ def test_the_largest_weights_do_not_overflow():
     rng = np.random.default_rng(0)
     X, y = rng.random((40, 3)), rng.random(40)
     huge, plain = (
-        DenseRegressor(hidden=(4,), epochs=2, l2=0.0, random_state=0).fit(X, y, sample_weight=w)
+        DenseRegressor(hidden_layer_sizes=(4,), epochs=2, l2=0.0, random_state=0).fit(X, y, sample_weight=w)
         for w in (np.full(40, 1e308), None)
     )
     np.testing.assert_allclose(huge.predict(X), plain.predict(X), rtol=1e-5)

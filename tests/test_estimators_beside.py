@@ -117,7 +117,14 @@ def labelled(rows=1200):
 
 def test_several_labels_a_row():
     X, Y = labelled()
-    options = {"hidden": (), "optimizer": "sgd", "learning_rate": 0.5, "batch_size": 1200, "epochs": 3000, "l2": 1.0}
+    options = {
+        "hidden_layer_sizes": (),
+        "optimizer": "sgd",
+        "learning_rate": 0.5,
+        "batch_size": 1200,
+        "epochs": 3000,
+        "l2": 1.0,
+    }
     model = DenseClassifier(**options, dtype="float64", random_state=0).fit(X, Y)
     for k in range(3):  # without a hidden layer it is a logistic regression of each label
         alone = LogisticRegression(C=1.0, tol=1e-8).fit(X, Y[:, k])
@@ -168,7 +175,7 @@ def test_messages_name_the_estimators_own_parameters():
     for options, words in (
         ({"activation": "rlu"}, "activation='rlu' is not known"),
         ({"activation": ["relu"]}, r"activation must have one activation per hidden layer \(2\), got 1"),
-        ({"hidden": (8, 0)}, r"hidden\[1\] must be a positive integer, got 0"),
+        ({"hidden_layer_sizes": (8, 0)}, r"hidden_layer_sizes\[1\] must be a positive integer, got 0"),
     ):
         with pytest.raises(ValueError, match=words):
             DenseClassifier(**options).fit(X, y)

@@ -20,7 +20,7 @@ from fastnn.optimizers import Adam
 rng = np.random.default_rng(0)
 X = rng.standard_normal((120, 5))
 CODES = (X[:, 0] + X[:, 1] * X[:, 2] > 0).astype(int)
-FAST = {"hidden": (6,), "epochs": 3, "random_state": 0, "backend": "numpy"}
+FAST = {"hidden_layer_sizes": (6,), "epochs": 3, "random_state": 0, "backend": "numpy"}
 
 
 @pytest.mark.parametrize("kind", [sparse.csr_array, sparse.csc_matrix, sparse.coo_array])

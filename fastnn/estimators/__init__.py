@@ -1,7 +1,7 @@
 """Networks as scikit-learn estimators, for pipelines, cross-validation and searches over hyper-parameters.
 
     from fastnn.estimators import DenseClassifier
-    model = make_pipeline(StandardScaler(), DenseClassifier(hidden=(64, 32)))
+    model = make_pipeline(StandardScaler(), DenseClassifier(hidden_layer_sizes=(64, 32)))
     cross_val_score(model, X, y)
 
 Parameters have fastnn's names and meanings, not those of scikit-learn's MLP; `fastnn.Network` and `Network.fit`

@@ -94,7 +94,7 @@ class Dense(BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        hidden: Sequence[int] = small_data.HIDDEN,
+        hidden_layer_sizes: Sequence[int] = small_data.HIDDEN,
         *,
         activation: Any = "relu",
         optimizer: str | Optimizer = "adam",
@@ -114,7 +114,7 @@ class Dense(BaseEstimator):  # type: ignore[misc]
         dtype: Any = "float32",
         random_state: Any = None,
     ) -> None:
-        self.hidden = hidden
+        self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.optimizer = optimizer
         self.learning_rate = learning_rate
@@ -136,10 +136,13 @@ class Dense(BaseEstimator):  # type: ignore[misc]
     def _made(self, inputs: int, outputs: int, output: str, cost: str) -> tuple[Network, Optimizer | None, int]:
         """An untrained network, its rule (None for L-BFGS), and the seed of both and of the order of rows."""
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        hidden = [self.hidden] if isinstance(self.hidden, numbers.Integral) else self.hidden
+        hidden = self.hidden_layer_sizes
+        hidden = [hidden] if isinstance(hidden, numbers.Integral) else hidden
         if isinstance(hidden, (str, bytes)) or not hasattr(hidden, "__iter__"):
-            raise TypeError(f"hidden must be the units of the hidden layers, such as (64, 32), got {hidden!r}")
-        hidden = [positive_integer(f"hidden[{i}]", units) for i, units in enumerate(hidden)]
+            raise TypeError(
+                f"hidden_layer_sizes must be the units of the hidden layers, such as (64, 32), got {hidden!r}"
+            )
+        hidden = [positive_integer(f"hidden_layer_sizes[{i}]", units) for i, units in enumerate(hidden)]
         activation = check_hidden(self.activation, len(hidden), "activation")
         net = Network(
             [inputs, *hidden, outputs], hidden=activation, output=output, cost=cost, l2=self._l2(1),

@@ -28,7 +28,7 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
 
     Parameters
     ----------
-    hidden : sequence of int, default (64, 32)
+    hidden_layer_sizes : sequence of int, default (64, 32)
         Units of the hidden layers; () for none.
     activation : str, Activation or list, default "relu"
         Of the hidden layers.
@@ -93,7 +93,7 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
 
     def __init__(
         self,
-        hidden: Sequence[int] = small_data.HIDDEN,
+        hidden_layer_sizes: Sequence[int] = small_data.HIDDEN,
         *,
         activation: Any = "relu",
         optimizer: str | Optimizer = "adam",
@@ -115,10 +115,10 @@ class DenseClassifier(ClassifierMixin, Dense):  # type: ignore[misc]
         random_state: Any = None,
     ) -> None:
         super().__init__(
-            hidden, activation=activation, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size,
-            epochs=epochs, l2=l2, dropout=dropout, init=init, validation=validation, patience=patience,
-            weight_decay=weight_decay, clip_norm=clip_norm, callbacks=callbacks, verbose=verbose, backend=backend,
-            dtype=dtype, random_state=random_state,
+            hidden_layer_sizes, activation=activation, optimizer=optimizer, learning_rate=learning_rate,
+            batch_size=batch_size, epochs=epochs, l2=l2, dropout=dropout, init=init, validation=validation,
+            patience=patience, weight_decay=weight_decay, clip_norm=clip_norm, callbacks=callbacks, verbose=verbose,
+            backend=backend, dtype=dtype, random_state=random_state,
         )  # fmt: skip
         self.class_weight = class_weight
 
