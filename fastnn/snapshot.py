@@ -37,7 +37,9 @@ class Snapshot:
     def restore(self) -> None:
         for kept, live in zip(self.kept, self.live, strict=True):
             self.copyto(live, kept)
-        self.optimizer.t, self.optimizer.learning_rate = self.t, self.learning_rate
+        self.optimizer.t = self.t
+        if self.optimizer.learning_rate is not self.learning_rate:  # by a callback; to set it forgets the last rate
+            self.optimizer.learning_rate = self.learning_rate
 
 
 def kept_or_made(job: Job) -> tuple[Program, Snapshot]:

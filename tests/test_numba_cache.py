@@ -34,10 +34,10 @@ def _run(code, **environment):
 def test_an_edit_in_any_kernel_file_chooses_another_folder(tmp_path):
     # A copy of the package under another name, so that nothing of the tree is touched.
     copy = tmp_path / "copied_kernels"
-    shutil.copytree(SOURCES, copy)
-    code = "import copied_kernels; print(copied_kernels._source_hash())"
+    shutil.copytree(SOURCES.parent, copy)
+    code = "import copied_kernels.cpu; print(copied_kernels.cpu._source_hash())"
     before = _run(code, PYTHONPATH=str(tmp_path)).stdout
-    with (copy / "elementary.py").open("a") as file:
+    with (copy / "cpu" / "elementary.py").open("a") as file:
         file.write("# an edit\n")
     after = _run(code, PYTHONPATH=str(tmp_path)).stdout
     assert before.strip()

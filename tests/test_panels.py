@@ -424,9 +424,9 @@ def test_numba_predictions_of_many_rows(dtype, rows, sizes, hidden, output):
 
 
 def test_garbage_is_collected_again_after_compilation():
-    @kernels_cpu._uncollected()
+    @kernels_cpu.uncollected()
     def failing():
-        with kernels_cpu._uncollected():  # as when one compilation asks for another
+        with kernels_cpu.uncollected():  # as when one compilation asks for another
             assert not gc.isenabled()
         assert not gc.isenabled()
         raise ZeroDivisionError
