@@ -136,7 +136,7 @@ class Dense(BaseEstimator):  # type: ignore[misc]
     def _made(self, inputs: int, outputs: int, output: str, cost: str) -> tuple[Network, Optimizer | None, int]:
         """An untrained network, its rule (None for L-BFGS), and the seed of both and of the order of rows."""
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        hidden = self.hidden_layer_sizes
+        hidden: Any = self.hidden_layer_sizes
         hidden = [hidden] if isinstance(hidden, numbers.Integral) else hidden
         if isinstance(hidden, (str, bytes)) or not hasattr(hidden, "__iter__"):
             raise TypeError(
