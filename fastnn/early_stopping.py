@@ -105,7 +105,7 @@ class BestEpoch:
         if getattr(value, "ndim", None) == 0:
             value = value.item()
         history.monitored[-1] = finite_number(
-            f"what monitor={monitor!r} gives of epoch {self.net.epochs_trained - 1}", value
+            f"the value of monitor={monitor!r} after epoch {self.net.epochs_trained - 1}", value
         )
         return history.monitored[-1]
 

@@ -274,7 +274,10 @@ class PerEpoch(Schedule):
     def at(self, epochs: Any) -> Array:
         e = np.asarray(epochs, np.float64)
         whole, place = np.unique(np.floor(e), return_inverse=True)
-        rates = [finite_number(f"what {self.rate!r} gives of epoch {k:g}", self.rate(int(k)), least=0) for k in whole]
+        rates = [
+            finite_number(f"the learning rate {self.rate!r} gives for epoch {k:g}", self.rate(int(k)), least=0)
+            for k in whole
+        ]
         return np.array(rates, np.float64)[place].reshape(e.shape)
 
     def times(self, factor: float) -> PerEpoch:

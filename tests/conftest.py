@@ -165,3 +165,33 @@ def backend(request):
 def dtype(request):
     """Both dtypes in turn."""
     return np.dtype(request.param)
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch):
+    """Run the command line in an empty folder; gives (exit code, stdout, stderr)."""
+    from typer.testing import CliRunner
+
+    from fastnn.cli.app import app
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*words):
+        result = CliRunner().invoke(app, [str(word) for word in words])
+        return result.exit_code, result.stdout, result.stderr
+
+    return run
+
+
+@pytest.fixture
+def households(tmp_path):
+    """Categories, a column of numbers of rows, missing cells, a rare class; and other rows for the test."""
+    rng = np.random.default_rng(0)
+    for name, rows in (("homes", 300), ("others", 60)):
+        lines = ["id,size,city,sold"]
+        for i in range(rows):
+            city, size = ("Oslo", "Rome")[rng.integers(2)], rng.integers(20, 200)
+            rare = "yes" if size > 175 and city == "Oslo" else "no"
+            lines.append(f"h{i},{'' if i % 29 == 3 else size},{city},{rare}")
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")

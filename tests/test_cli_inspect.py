@@ -7,23 +7,8 @@ import json
 import numpy as np
 import pytest
 from test_model_file import parts, whole
-from typer.testing import CliRunner
 
 import fastnn
-from fastnn.cli.app import app
-
-
-@pytest.fixture
-def cli(tmp_path, monkeypatch):
-    """Run the command line in an empty folder; gives (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*words):
-        result = CliRunner().invoke(app, [str(word) for word in words])
-        return result.exit_code, result.stdout, result.stderr
-
-    return run
 
 
 def inspected(cli, model):

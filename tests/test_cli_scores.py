@@ -6,39 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import fastnn
-from fastnn.cli.app import app
 
 QUIET = "--no-plot --backend numpy --save m"
 HOMES = f"train homes.csv --target sold --drop id --missing mean {QUIET}"
-
-
-@pytest.fixture
-def cli(tmp_path, monkeypatch):
-    """Run the command line in an empty folder; gives (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*words):
-        result = CliRunner().invoke(app, [str(word) for word in words])
-        return result.exit_code, result.stdout, result.stderr
-
-    return run
-
-
-@pytest.fixture
-def households(tmp_path):
-    """Categories, a column of numbers of rows, missing cells, a rare class; and other rows for the test."""
-    rng = np.random.default_rng(0)
-    for name, rows in (("homes", 300), ("others", 60)):
-        lines = ["id,size,city,sold"]
-        for i in range(rows):
-            city, size = ("Oslo", "Rome")[rng.integers(2)], rng.integers(20, 200)
-            rare = "yes" if size > 175 and city == "Oslo" else "no"
-            lines.append(f"h{i},{'' if i % 29 == 3 else size},{city},{rare}")
-        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
 
 
 def test_a_fraction_of_the_rows_for_the_test(cli, households):

@@ -98,7 +98,9 @@ def test_what_is_no_finite_number_ends_the_fit(backend, value, error):
     def odd(net):
         return next(values)
 
-    with pytest.raises(error, match=r"what monitor=<function .*odd.*> gives of epoch 2 must be a finite number, got"):
+    with pytest.raises(
+        error, match=r"the value of monitor=<function .*odd.*> after epoch 2 must be a finite number, got"
+    ):
         net.fit(X, y, optimizer=rule, epochs=9, batch_size=8, patience=5, monitor=odd)
     assert net.epochs_trained == 3
     alike, same_rule = net_of(backend), optimizers.Adam(0.05)

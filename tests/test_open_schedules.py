@@ -177,9 +177,13 @@ def test_functions_as_values():
 @pytest.mark.parametrize(
     ("given", "error", "words"),
     [
-        (lambda epoch: -1.0, ValueError, r"what <function .*> gives of epoch 0 must be a finite number >= 0, got -1.0"),
-        (lambda epoch: [0.1, np.nan][epoch], ValueError, "gives of epoch 1 must be a finite number >= 0, got nan"),
-        (lambda epoch: None, TypeError, "gives of epoch 0 must be a finite number >= 0, got None"),
+        (
+            lambda epoch: -1.0,
+            ValueError,
+            r"the learning rate <function .*> gives for epoch 0 must be a finite number >= 0, got -1.0",
+        ),
+        (lambda epoch: [0.1, np.nan][epoch], ValueError, "gives for epoch 1 must be a finite number >= 0, got nan"),
+        (lambda epoch: None, TypeError, "gives for epoch 0 must be a finite number >= 0, got None"),
         (lambda epoch: 0.1 * (epoch < 1), ValueError, "is down to 0 in epoch 1"),
         (Cosine, TypeError, r"must be a finite number > 0 or a schedule .*or a function epoch -> rate, got <class"),
         ("fast", TypeError, "or a function epoch -> rate, got 'fast'"),

@@ -189,17 +189,8 @@ class Backend(ABC):
         """
         return self._gradient(net, X, y, order, weights, l2, micro_batch, scale)
 
-    def _gradient(
-        self,
-        net: Network,
-        X: Array,
-        y: Array,
-        order: Array,
-        weights: Array | None,
-        l2: float,
-        micro_batch: int | None,
-        scale: float,
-    ) -> tuple[float, Array, int | None] | None:
+    def _gradient(self, net: Network, *rows: Any) -> tuple[float, Array, int | None] | None:
+        """The same, all arguments by position."""
         return None
 
     def flush_subnormals(self, *vectors: Array) -> None:  # noqa: B027

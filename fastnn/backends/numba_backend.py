@@ -331,23 +331,13 @@ class NumbaBackend(HostBackend):
         with blas_on_one_thread():
             return run_team(part, team)
 
-    def _gradient(
-        self,
-        net: Network,
-        X: Array,
-        y: Array,
-        order: Array,
-        weights: Array | None,
-        l2: float,
-        micro_batch: int | None,
-        scale: float,
-    ) -> tuple[float, Array, int | None] | None:
+    def _gradient(self, net: Network, *rows: Any) -> tuple[float, Array, int | None] | None:
         if not JIT:
             return None
         gradients = self._gradients.get(net)
         if gradients is None:
             gradients = self._gradients[net] = Gradients(lambda job: GradientProgram(job, self.choose(job), self.blas))
-        return gradients(net, X, y, order, weights, l2, micro_batch, scale)
+        return gradients(net, *rows)
 
     def _team_for(self, total: int, flops: int) -> int:
         return min(self._most_threads(), total) if flops > TEAM_FLOPS else 1
