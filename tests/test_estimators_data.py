@@ -219,6 +219,7 @@ def test_a_constant_target_beside_another_has_spread_1_with_weights_too():
     for seed in range(20):
         w = np.random.default_rng(seed).random(100)
         model = DenseRegressor(epochs=1, random_state=0).partial_fit(X, Y, sample_weight=w)
+        assert (model.spread_[0], model.mean_[0]) == (1, 4.2)
         model.partial_fit(X, Y, sample_weight=w[::-1])
         assert (model.spread_[0], model.mean_[0]) == (1, 4.2)
         assert model.spread_[1] == pytest.approx(

@@ -1,5 +1,5 @@
 """The gradient of a cost over rows by one call of compiled code: the training program, of which one step is taken whose
-rate is 0, on a copy of theta. Operations one by one, from Python, take up to 1.7 times as long (bench/gradients.py).
+rate is 0, on a copy of theta. Operations one by one, from Python, take up to 1.6 times as long (bench/gradients.py).
 """
 
 from __future__ import annotations
