@@ -1,6 +1,6 @@
 """The picture of the README: the time of every library beside fastnn's, from the JSON of `fastnn bench`.
 
-python bench/picture.py bench/results/cpu-2026-11-30.json docs/speed.svg
+python bench/picture.py bench/results/cpu-2026-12-01.json docs/speed.svg
 
 Needs matplotlib. The same results give the same bytes.
 """
