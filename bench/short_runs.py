@@ -100,7 +100,7 @@ def kept(rounds: int, calls: int) -> None:
 
         def fit(number: int, forget: bool, nets=nets, rules=rules, X=X, y=y, batch=batch) -> None:
             if forget:
-                nets[number].kept = None
+                nets[number]._kept_program = None
             nets[number].fit(X, y, optimizer=rules[number], epochs=1, batch_size=batch)
 
         sides = [functools.partial(fit, 0, False), functools.partial(fit, 1, True)]

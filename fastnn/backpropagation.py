@@ -82,7 +82,7 @@ class Backpropagation:
             a.append(g_of_z[-1] if factor is None else g_of_z[-1] * factor)
         return z, g_of_z, a
 
-    def dropped(self, drawn: Drawn, m: int) -> list[Array | None] | None:
+    def _dropped(self, drawn: Drawn, m: int) -> list[Array | None] | None:
         """For each hidden layer the factors (m, s_l) of its activations in a step with dropout, or None; None for all
         where nothing is left out.
         """
@@ -93,7 +93,7 @@ class Backpropagation:
             for layer, (p, n) in enumerate(zip(self.dropout, self.sizes[1:-1], strict=True))
         ]
 
-    def backpropagate(
+    def _backpropagate(
         self,
         x: Array,
         y: Array,
@@ -111,7 +111,7 @@ class Backpropagation:
         weights : (m,), optional
             Factor of each row's cost, and so of its delta; on the engine, of the network's dtype.
         factors : list, optional
-            Of the activations of each hidden layer, as `dropped` gives them; None takes units as they are.
+            Of the activations of each hidden layer, as `_dropped` gives them; None takes units as they are.
 
         Returns
         -------
@@ -191,12 +191,12 @@ class Backpropagation:
         for start in range(0, m, step):
             part = slice(start, start + step)
             of_rows = None if weights is None else weights[part]
-            of_part, Delta, _ = self.backpropagate(x[part], targets[part], Delta, of_rows)
+            of_part, Delta, _ = self._backpropagate(x[part], targets[part], Delta, of_rows)
             cost_sum += of_part
         assert Delta is not None
         Delta /= m
-        self.add_l2_gradient(Delta, self.l2 / total)
-        return cost_sum / m + self.l2 / (2 * total) * self.sum_of_squared_weights(), Delta
+        self._add_l2_gradient(Delta, self.l2 / total)
+        return cost_sum / m + self.l2 / (2 * total) * self._sum_of_squared_weights(), Delta
 
     def step(self, gradient: Array, optimizer: Optimizer) -> None:
         """Move theta by one step of the optimizer from a gradient of your own making, for loops that `fit` does not
@@ -272,14 +272,14 @@ class Backpropagation:
         targets = self._targets(y, x.shape[0])
         weights, total = row_weights.for_rows(sample_weight, cast("Network", self), targets)
         cost, _ = self._evaluate(x, targets, weights)
-        return cost + (self.l2 / (2 * total) * self.sum_of_squared_weights() if l2 else 0.0)
+        return cost + (self.l2 / (2 * total) * self._sum_of_squared_weights() if l2 else 0.0)
 
-    def add_l2_gradient(self, grad: Array, factor: float) -> None:
+    def _add_l2_gradient(self, grad: Array, factor: float) -> None:
         """Accumulates factor * Theta into the weights' part of grad (P,); biases are left alone."""
         if factor:
             for D_W, W in zip(self.split(grad)[0], self.weights, strict=True):
                 D_W += self.dtype.type(factor) * W
 
-    def sum_of_squared_weights(self) -> float:
+    def _sum_of_squared_weights(self) -> float:
         """Sum of Theta^2 without biases, for the L2 cost; 0.0 without L2."""
         return sum(self.backend.sum_of_squares(W) for W in self.weights) if self.l2 else 0.0

@@ -64,7 +64,7 @@ def checked(net: Network, data: TrainingData, patience: Any, monitor: Any) -> Pa
             "validation=0.1, or (X, y)"
         )
     if monitor == "val_accuracy" and not (
-        net.counts_hits(data.y) and net.counts_hits(data.validation[1]) and not data.has_fractions(net)
+        net._counts_hits(data.y) and net._counts_hits(data.validation[1]) and not data.has_fractions(net)
     ):
         raise ValueError(
             "monitor='val_accuracy' is for classes and for 0 and 1, and these targets are neither; give 'val_cost', or "

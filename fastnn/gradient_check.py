@@ -160,7 +160,10 @@ def _central_differences(net: Network, x: Any, t: Any, chosen: Any, step: float)
 def _cost_and_sides(net: Network, x: Any, t: Any, l2: float) -> tuple[float, list[Any]]:
     """J, and for each layer with a kink which z are above 0."""
     z, _, a = net._forward(x)
-    J = net.backend.cost_sum(net.output, net.cost, z[-1], a[-1], t) / x.shape[0] + l2 / 2 * net.sum_of_squared_weights()
+    J = (
+        net.backend.cost_sum(net.output, net.cost, z[-1], a[-1], t) / x.shape[0]
+        + l2 / 2 * net._sum_of_squared_weights()
+    )
     return J, [values > 0 for values, g in zip(z, net.activations, strict=True) if g.kinked]
 
 

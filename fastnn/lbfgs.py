@@ -126,7 +126,7 @@ class _Search:
         most = micro_batch or max(1, checks.BLOCK // max(net.sizes))
         index = net.backend.asarray(data.train_rows)
         self._parts = [index[first : first + most] for first in range(0, self._rows, most)]
-        self._counts_hits = net.counts_hits(data.y) and not data.has_fractions(net)
+        self._counts_hits = net._counts_hits(data.y) and not data.has_fractions(net)
         self._tried: tuple[Array, float, int] = (np.empty(0), math.inf, 0)  # parameters, their cost, rows right
         self._began = time.perf_counter()
 
@@ -150,13 +150,13 @@ class _Search:
                     cost_sum, hits = cost_sum + of_part * len(rows), hits + (right or 0)
                     continue
                 y, weights = data.y[rows], None if data.weights is None else data.weights[rows]
-                of_part, Delta, h = net.backpropagate(data.rows(net, rows), y, Delta, weights)
+                of_part, Delta, h = net._backpropagate(data.rows(net, rows), y, Delta, weights)
                 cost_sum += of_part
-                hits += net.count_hits(h, y) or 0
+                hits += net._count_hits(h, y) or 0
             assert Delta is not None
             Delta /= self._rows
-            net.add_l2_gradient(Delta, net.l2 / self._total)
-            cost = cost_sum / self._rows + net.l2 / (2 * self._total) * net.sum_of_squared_weights()
+            net._add_l2_gradient(Delta, net.l2 / self._total)
+            cost = cost_sum / self._rows + net.l2 / (2 * self._total) * net._sum_of_squared_weights()
         gradient = np.asarray(net.backend.to_numpy(Delta), np.float64)
         if not (math.isfinite(cost) and np.isfinite(gradient).all()):
             cost, gradient = TOO_HIGH, np.zeros_like(gradient)

@@ -68,6 +68,10 @@ class Network(Backpropagation, FitMethod):
         weights row by row, then its biases.
     weights, biases : sequence of arrays
         Views into theta, (n_out, n_in) and (n_out,).
+    sizes, hidden, output, cost, dtype, precision : what was given
+        Fixed; hidden is a list of Activation, one per hidden layer, output an Activation, dtype a NumPy dtype.
+    backend : Backend
+        The engine.
     backend_reason : str
         Why this engine was taken.
     epochs_trained : int
@@ -79,7 +83,7 @@ class Network(Backpropagation, FitMethod):
     dropout : tuple of float
         p of each hidden layer.
 
-    The last four may be set between fits, not by a callback. Sizes, activations, cost and dtype may not be set.
+    The last four may be set between fits, not by a callback.
 
     Raises
     ------
@@ -149,8 +153,8 @@ class Network(Backpropagation, FitMethod):
             ("biases", Views("biases", biases)),
         ):
             super().__setattr__(name, value)
-        self.prepared: Any = None  # what the engine keeps between predictions of this network
-        self.kept: Any = None  # what `fit` keeps for the next one (training.py)
+        self._predictor: Any = None  # what the engine keeps between predictions of this network
+        self._kept_program: Any = None  # what `fit` keeps for the next one (training.py)
 
     def _move(self, backend: Backend, reason: str, theta: Array) -> None:
         """Continue on another engine with theta, an array of that engine, in full precision."""
@@ -349,13 +353,13 @@ class Network(Backpropagation, FitMethod):
 
     # ---- shared with training ---------------------------------------------------------------------
 
-    def counts_hits(self, y: Array) -> bool:
+    def _counts_hits(self, y: Array) -> bool:
         """Whether right and wrong can be told for these targets: classes, their probabilities, or 0 and 1."""
         return y.ndim == 1 or self.pair.targets in ("probabilities", "classes")
 
-    def count_hits(self, h: Array, y: Array) -> int | None:
+    def _count_hits(self, h: Array, y: Array) -> int | None:
         """Rows that are right: the largest output for classes, every output on y's side of 1/2 for sigmoids."""
-        if not self.counts_hits(y):
+        if not self._counts_hits(y):
             return None
         if y.ndim == 1:
             return int((h.argmax(axis=1) == y).sum())
@@ -372,8 +376,8 @@ class Network(Backpropagation, FitMethod):
             a = self.backend.activate(self.output, z)
             of_rows = None if weights is None else weights[rows]
             cost_sum += self.backend.cost_sum(self.output, self.cost, z, a, y[rows], of_rows)
-            hits += self.count_hits(a, y[rows]) or 0
-        return cost_sum / x.shape[0], hits if self.counts_hits(y) else None
+            hits += self._count_hits(a, y[rows]) or 0
+        return cost_sum / x.shape[0], hits if self._counts_hits(y) else None
 
     def _told_apart(self, h: Array) -> Array:
         """h, unchanged. Where it is to become classes or 0 and 1, NaN is an error, and not the first class, or 0."""
@@ -446,7 +450,7 @@ class Network(Backpropagation, FitMethod):
         state = {
             key: value
             for key, value in self.__dict__.items()
-            if key not in ("backend", "weights", "biases", "prepared", "kept", "_training", "_optimizer")
+            if key not in ("backend", "weights", "biases", "_predictor", "_kept_program", "_training", "_optimizer")
         }
         return {
             **state,

@@ -14,7 +14,7 @@ __all__ = ["checked"]
 # engines keep what they made of these
 FIXED = ("sizes", "hidden", "output", "cost", "pair", "dtype", "layout", "backend", "precision")
 BETWEEN_FITS = ("l2", "dropout", "scale", "epochs_trained")  # a fit has read them, and counts on them
-OTHERS = ("theta", "weights", "biases", "backend_reason", "preprocessing", "prepared", "kept")
+OTHERS = ("theta", "weights", "biases", "backend_reason", "preprocessing")
 
 
 def checked(net: Any, name: str, value: Any, *, named: bool) -> Any:

@@ -49,7 +49,7 @@ def kept_or_made(job: Job) -> tuple[Program, Snapshot]:
     The network is left without either. `keep` gives them back after the fit, so a fit that fails leaves none behind.
     """
     net, rule = job.net, job.optimizer
-    kept, net.kept = net.kept, None
+    kept, net._kept_program = net._kept_program, None
     if kept is None or not kept[0].serves(job):
         kept = net.backend.program_for(job), None
     program, snapshot = kept
@@ -65,4 +65,4 @@ def keep(net: Network, program: Program, snapshot: Snapshot) -> None:
     if program.nbytes is not None and program.nbytes + snapshot.nbytes <= KEPT_BYTES:
         program.net = cast("Network", None)  # or the two would keep each other alive until garbage is collected
         program.weights = None  # of all rows
-        net.kept = program, snapshot
+        net._kept_program = program, snapshot

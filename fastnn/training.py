@@ -220,7 +220,7 @@ class _Fit:
         self.steps_per_slice = max(1, FIRST_SLICE_FLOPS // (6 * net.layout.size * program.batch_size + STEP_FLOPS))
         self.interrupted = False  # a Ctrl-C came in the slice that completed an epoch
         self.clip_norm = program.optimizer.clip_norm
-        self.counts_hits = net.counts_hits(data.y) and not data.has_fractions(net)
+        self.counts_hits = net._counts_hits(data.y) and not data.has_fractions(net)
 
     def run(self, epochs: int) -> History:
         first = self.net.epochs_trained
@@ -417,12 +417,12 @@ class _Fit:
             weights = None if program.weights is None else program.weights[rows]
             with np.errstate(all="ignore"):
                 x = self.data.rows(net, rows)
-                factors = net.dropped(Drawn(program.key, step), len(rows))
+                factors = net._dropped(Drawn(program.key, step), len(rows))
                 z, _, _ = net._forward(x, factors)
                 bad_z = [not finite(values) for values in z]
                 bad_Delta = [False] * len(z)
                 if not any(bad_z):
-                    Delta_W, Delta_b = net.split(net.backpropagate(x, self.data.y[rows], None, weights, factors)[1])
+                    Delta_W, Delta_b = net.split(net._backpropagate(x, self.data.y[rows], None, weights, factors)[1])
                     bad_Delta = [not (finite(W) and finite(b)) for W, b in zip(Delta_W, Delta_b, strict=True)]
             if any(bad_z):
                 return step, 2 + bad_z.index(True)

@@ -248,14 +248,14 @@ def test_the_narrow_kernel_of_the_gpu_says_why_it_is_not_used():
 def test_gradient_against_finite_differences(backend):
     net = Thinned("tanh").network(backend, np.dtype("float64"))
     X, y = Thinned("tanh").on_engine(backend, np.dtype("float64"))
-    masks = net.dropped(dropout.Drawn(KEYS[0], 3), ROWS)
-    _, Delta, _ = net.backpropagate(X, y, None, None, masks)
+    masks = net._dropped(dropout.Drawn(KEYS[0], 3), ROWS)
+    _, Delta, _ = net._backpropagate(X, y, None, None, masks)
     Delta, h = net.backend.to_numpy(Delta).copy(), 1e-6
     for i in range(0, net.layout.size, 5):
         costs = []
         for sign in (1, -1):
             net.theta[i] += sign * h
-            costs.append(net.backpropagate(X, y, None, None, masks)[0])
+            costs.append(net._backpropagate(X, y, None, None, masks)[0])
             net.theta[i] -= sign * h
         assert (costs[0] - costs[1]) / (2 * h) == pytest.approx(Delta[i], rel=1e-5, abs=1e-7)
 

@@ -57,7 +57,7 @@ def fits(net, rule, forget=False):
             micro_batch=4 if number == 7 else None,
         )
         if forget:
-            net.kept = None
+            net._kept_program = None
     return net.theta.copy(), [state.copy() for state in rule.state], rule.t
 
 
@@ -85,7 +85,7 @@ def test_both_programs_serve_again(panels, made):
     again = optimizers.Adam(0.01)
     for number in range(4):
         other.fit(*data(seed=number), optimizer=again, epochs=1, batch_size=8)
-        other.kept = None
+        other._kept_program = None
     np.testing.assert_array_equal(net.theta, other.theta)
 
 
@@ -115,10 +115,10 @@ def test_another_plan_makes_another_program(made, monkeypatch):
 def test_nothing_is_kept_of_a_name_of_much_memory_or_of_a_fit_that_fails(monkeypatch):
     net = network()
     net.fit(*data(), optimizer="adam", epochs=1)
-    assert net.kept is None
+    assert net._kept_program is None
     rule = optimizers.Adam(0.01)
     net.fit(*data(), optimizer=rule, epochs=1)
-    program, copies = net.kept
+    program, copies = net._kept_program
     assert copies.nbytes == 3 * net.theta.nbytes
     assert program.nbytes >= 2 * net.theta.nbytes
 
@@ -127,19 +127,19 @@ def test_nothing_is_kept_of_a_name_of_much_memory_or_of_a_fit_that_fails(monkeyp
 
     with pytest.raises(OSError, match="planted"):
         net.fit(*data(), optimizer=rule, epochs=1, callbacks=[fail])
-    assert net.kept is None
+    assert net._kept_program is None
     monkeypatch.setattr(snapshot, "KEPT_BYTES", program.nbytes + copies.nbytes - 1)
     net.fit(*data(), optimizer=rule, epochs=1)
-    assert net.kept is None
+    assert net._kept_program is None
 
 
 def test_what_is_kept_goes_with_the_network_and_into_no_copy():
     net = network()
     net.fit(*data(), optimizer=optimizers.Adam(0.01), epochs=1)
-    assert net.kept is not None
-    assert copy.deepcopy(net).kept is None
-    assert pickle.loads(pickle.dumps(net)).kept is None
-    alive, workspace = weakref.ref(net), weakref.ref(net.kept[0])
+    assert net._kept_program is not None
+    assert copy.deepcopy(net)._kept_program is None
+    assert pickle.loads(pickle.dumps(net))._kept_program is None
+    alive, workspace = weakref.ref(net), weakref.ref(net._kept_program[0])
     gc.disable()
     try:
         del net
@@ -175,7 +175,7 @@ def test_a_fit_that_diverges_after_a_reset_is_undone():
     for state in rule.state:
         np.testing.assert_array_equal(state, 0)
     assert rule.t == 0
-    assert net.kept is None
+    assert net._kept_program is None
 
 
 @pytest.mark.parametrize("options", [{}, {"panels": True, "amx": False}, {"panels": False, "amx": False}])

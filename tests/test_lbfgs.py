@@ -116,7 +116,7 @@ def test_a_step_that_was_being_tried_is_undone(monkeypatch):
     """Ctrl-C amid a search along a line: the parameters are those of the last complete iteration."""
     X, y = sine()
     net, tried = net_of("numpy"), []
-    backpropagate = fastnn.Network.backpropagate
+    backpropagate = fastnn.Network._backpropagate
 
     def interrupted(self, *arguments):
         tried.append(np.array(self.theta))
@@ -124,7 +124,7 @@ def test_a_step_that_was_being_tried_is_undone(monkeypatch):
             raise KeyboardInterrupt
         return backpropagate(self, *arguments)
 
-    monkeypatch.setattr(fastnn.Network, "backpropagate", interrupted)
+    monkeypatch.setattr(fastnn.Network, "_backpropagate", interrupted)
     with pytest.warns(fastnn.TrainingInterrupted):
         history = net.fit(X, y, optimizer="lbfgs", epochs=30)
     monkeypatch.undo()

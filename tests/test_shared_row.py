@@ -196,9 +196,9 @@ def test_rows_of_a_large_network_one_at_a_time_with_helpers(monkeypatch):
     X = np.random.default_rng(0).random((200, 784), np.float32)
     expected, became = exact.predict_proba(X), []
     net.predict_proba(X[:1])
-    assert isinstance(net.prepared.one_row, cpu_row.SharedRow)
-    lead = net.prepared.one_row._lead
-    monkeypatch.setattr(net.prepared.one_row, "_lead", lambda *given: became.append(lead(*given)) or became[-1])
+    assert isinstance(net._predictor.one_row, cpu_row.SharedRow)
+    lead = net._predictor.one_row._lead
+    monkeypatch.setattr(net._predictor.one_row, "_lead", lambda *given: became.append(lead(*given)) or became[-1])
     try:
         until(lambda: [net.predict_proba(X[i : i + 1]) for i in range(50)] and HELPED in became)
         np.testing.assert_allclose(
@@ -228,14 +228,14 @@ def test_one_thread_is_wished_and_one_it_is(monkeypatch):
     x = np.zeros((1, 784), np.float32)
     for _ in range(200):
         net.predict_proba(x)
-    assert not isinstance(net.prepared.one_row, cpu_row.SharedRow), "it would take the helpers of another network"
+    assert not isinstance(net._predictor.one_row, cpu_row.SharedRow), "it would take the helpers of another network"
 
 
 def test_a_network_that_stays_in_the_cache_has_no_seats():
     net = fastnn.Network([784, 300, 100, 10], backend="numba")
     net.predict_proba(np.zeros((1, 784), np.float32))
     assert net.theta.nbytes < SHARED_ROW_BYTES
-    assert not isinstance(net.prepared.one_row, cpu_row.SharedRow)
+    assert not isinstance(net._predictor.one_row, cpu_row.SharedRow)
 
 
 def test_no_memory_is_used_after_it_was_freed():
@@ -248,7 +248,7 @@ def test_no_memory_is_used_after_it_was_freed():
         from fastnn.backends import cpu_row
         cpu_row.PATIENCE, became = 1 << 40, set()
         net.predict_proba(X[:1])
-        row = net.prepared.one_row
+        row = net._predictor.one_row
         lead, row._lead = row._lead, lambda *given: became.add(result := lead(*given)) or result
         while len(became) < 2:
             rows = np.concatenate([net.predict_proba(X[i : i + 1]) for i in range(50)])

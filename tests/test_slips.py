@@ -130,8 +130,8 @@ def test_weights_of_rows_do_not_outlive_their_fit():
     net, rule = net_of("numba"), Adam()
     net.fit(X, y, optimizer=rule, epochs=1)
     net.fit(X, y, optimizer=rule, epochs=1, sample_weight=np.ones(60))
-    assert net.kept is not None
-    assert net.kept[0].weights is None
+    assert net._kept_program is not None
+    assert net._kept_program[0].weights is None
 
 
 @pytest.mark.parametrize(

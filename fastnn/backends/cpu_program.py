@@ -229,6 +229,6 @@ class TeamProgram(Program):
     def _finish(self, y: Array, order: Array, start: int, stop: int) -> tuple[float, int]:
         """Counts the steps; what `run` returns."""
         self.optimizer.t += stop - start
-        self.hits = int(self._hits[::16].sum()) if self.net.counts_hits(y) else None
+        self.hits = int(self._hits[::16].sum()) if self.net._counts_hits(y) else None
         rows = min(stop * self.batch_size, order.shape[0]) - min(start * self.batch_size, order.shape[0])
         return float(self._costs[::16].sum()), rows

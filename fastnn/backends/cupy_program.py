@@ -157,7 +157,7 @@ class CupyProgram(Program):
         end = min(stop * self.batch_size, order.shape[0])
         rows = end - min(start * self.batch_size, end)
         if not rows and not self.continues:
-            self.hits = 0 if net.counts_hits(y) else None
+            self.hits = 0 if net._counts_hits(y) else None
             return 0.0, 0
         self._bind(X, y, self.weights)
         chosen = _numbers(backend.to_numpy(order[start * self.batch_size : end]), X.shape[0]) if self._feeder else None
@@ -189,7 +189,7 @@ class CupyProgram(Program):
                     self._run_streamed(chosen[(first - start) * self.batch_size :][: taken.shape[0]])
             cost_sum, hits = (float(total) for total in backend.to_numpy(arena["totals"]))
         self.optimizer.t += stop - start
-        self.hits = int(hits) if net.counts_hits(y) else None
+        self.hits = int(hits) if net._counts_hits(y) else None
         return cost_sum, rows
 
     def _upload(self, taken: Array, constants: np.ndarray[Any, Any], first: int) -> None:

@@ -229,7 +229,7 @@ class NumbaBackend(HostBackend):
         """One compiled call; a team of threads for many rows. One row touches neither threads nor limits, unless
         its weights are more than a cache holds (cpu_row.py).
         """
-        known = net.prepared or self._known(net)
+        known = net._predictor or self._known(net)
         m = len(x)
         if m == 1 and activated:  # every step in Python between the caller and the compiled code would be noticed here
             if x.dtype != known.dtype:
@@ -240,9 +240,9 @@ class NumbaBackend(HostBackend):
         return h if self._many_rows(known, net, x, h, activated) else None
 
     def _known(self, net: Network) -> _Predictor:
-        if net.prepared is None:
-            net.prepared = _Predictor(net, self._most_threads, self._wishes.threads)
-        known: _Predictor = net.prepared
+        if net._predictor is None:
+            net._predictor = _Predictor(net, self._most_threads, self._wishes.threads)
+        known: _Predictor = net._predictor
         return known
 
     def _many_rows(self, known: _Predictor, net: Network, x: Array, h: Array, activated: bool) -> bool:

@@ -99,24 +99,24 @@ class NumpyProgram(Program):
                 cost_sum += step_cost
                 rows += chosen.shape[0]
                 hits += step_hits
-        self._sums, self.hits = (cost_sum, hits), hits if net.counts_hits(y) else None
+        self._sums, self.hits = (cost_sum, hits), hits if net._counts_hits(y) else None
         return cost_sum, rows
 
     def _step(self, X: Array, y: Array, chosen: Array, step: int) -> tuple[float, int]:
         """Step number `step` of the epoch, on those rows of X and y, micro-batch after micro-batch."""
         net, l2_per_row = self.net, self.l2_per_row(X)
         m = chosen.shape[0]
-        cost_sum, Delta, hits = m * l2_per_row / 2 * net.sum_of_squared_weights(), None, 0
+        cost_sum, Delta, hits = m * l2_per_row / 2 * net._sum_of_squared_weights(), None, 0
         for first in range(0, m, self.micro_batch):
             rows = chosen[first : first + self.micro_batch]
             weights = None if self.weights is None else self.weights[rows]
-            factors = net.dropped(Drawn(self.key, step, first), len(rows))
+            factors = net._dropped(Drawn(self.key, step, first), len(rows))
             # all gradients before any parameter moves
-            data_cost, Delta, h = net.backpropagate(X[rows], y[rows], Delta, weights, factors)
+            data_cost, Delta, h = net._backpropagate(X[rows], y[rows], Delta, weights, factors)
             cost_sum += data_cost
-            hits += net.count_hits(h, y[rows]) or 0
+            hits += net._count_hits(h, y[rows]) or 0
         D = Delta
         D /= m
-        net.add_l2_gradient(D, l2_per_row)
+        net._add_l2_gradient(D, l2_per_row)
         net.backend.update(self.optimizer, net.theta, D)
         return cost_sum, hits

@@ -74,7 +74,7 @@ class Captured(Peer):
 
     def predict(self) -> Any:
         result = (
-            self.net.predict_proba(self.x) if self.net.counts_hits(np.zeros(1, np.int64)) else self.net.predict(self.x)
+            self.net.predict_proba(self.x) if self.net._counts_hits(np.zeros(1, np.int64)) else self.net.predict(self.x)
         )
         self.backend.synchronize()
         return result
