@@ -144,9 +144,20 @@ class OneLineErrors(TyperGroup):
             )
 
         code = guarded(run)
+        _let_go_of_the_log()
         if standalone_mode:
             sys.exit(code)
         return code
+
+
+def _let_go_of_the_log() -> None:
+    """What could not be written to stderr, on a full disk or because nobody reads it any more, is given up: Python from
+    3.13 on would end with code 120.
+    """
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def guarded(run: Callable[[], Any]) -> int:
