@@ -12,6 +12,7 @@ import weakref
 import cases
 import numpy as np
 import pytest
+from amx_tools import needs_unit
 
 import fastnn
 from fastnn.backends.numba_gradient import KEPT
@@ -47,7 +48,18 @@ def check(net, x, y, **kw):
     np.testing.assert_allclose(got[1], expected[1], rtol=rtol, atol=rtol * np.abs(expected[1]).max())
 
 
-@pytest.mark.parametrize("options", [{}, {"threads": 2, "sliced": True}, {"threads": 2, "sliced": False}, {"chunk": 5}])
+PLANS = [
+    {},
+    {"threads": 2, "sliced": True},
+    {"threads": 2, "sliced": False},
+    {"chunk": 5},
+    {"panels": True, "threads": 1},
+    {"panels": False, "threads": 1},
+    {"panels": False, "threads": 2},
+]
+
+
+@pytest.mark.parametrize("options", PLANS)
 @pytest.mark.parametrize(
     "given", [{}, {"micro_batch": 7}, {"training_rows": 900}, {"sample_weight": 0.5 + X[:, 0] ** 2}]
 )
@@ -68,8 +80,18 @@ def test_every_cost_and_activation(hidden, output, cost):
     ), X, y)  # fmt: skip
 
 
-def test_units_are_left_out_in_training_alone():
-    check(network(dropout=0.5), X, CLASSES)
+@pytest.mark.parametrize("panels", [True, False])
+def test_units_are_left_out_in_training_alone(panels):
+    check(network(dropout=0.5, backend=fastnn.get_backend("numba", panels=panels)), X, CLASSES)
+
+
+@needs_unit
+@pytest.mark.parametrize("given", [{}, {"micro_batch": 7}, {"sample_weight": 0.5 + X[:, 0] ** 2}])
+def test_on_the_matrix_unit(given):
+    net = network("float32", backend=fastnn.get_backend("numba", amx=True), dropout=0.3)
+    check(net, X, CLASSES, **given)
+    (program,) = net.backend._gradients[net]._kept.values()
+    assert program.plan.amx
 
 
 def test_bytes_with_a_scale():

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ..dropout import limit_of, scale_of
+from ..kernels.cpu.codes import MOMENTUM
 from ..kernels.cpu.gather import reader, source_of
 from ..kernels.cpu.subnormal import as_zero
 from ..kernels.cpu.workspace import Data, Rule, Run, read_only
 from .base import Array, Job, Program
 from .cpu_plan import Plan
 from .cpu_threads import usable_threads
+from .host import aligned
 
 if TYPE_CHECKING:
     from ..network import Network
@@ -140,6 +142,7 @@ class TeamProgram(Program):
     """
 
     _worker: Any  # the compiled program
+    _shape: Any  # what it is told of the network, a named tuple
 
     def __init__(self, job: Job, plan: Plan) -> None:
         super().__init__(job)
@@ -163,6 +166,47 @@ class TeamProgram(Program):
             job.training_rows,
             plan,
         )
+
+    def _run(self, X: Array, y: Array, order: Array, start: int, stop: int, rates: Array | None) -> tuple[float, int]:
+        theta = self.net.theta
+        return self._run_on(theta, states_of(self.optimizer, theta), self._rule(X, rates), X, y, order, start, stop)
+
+    @abstractmethod
+    def _run_on(
+        self,
+        theta: Array,
+        states: list[Array],
+        rule: Rule,
+        X: Array,
+        y: Array,
+        order: Array,
+        start: int,
+        stop: int,
+        theta_stays: bool = False,
+    ) -> tuple[float, int]:
+        """As `run` by this rule; theta (P,) and its state vectors (P,) move. theta_stays: the states alone do, which
+        begin as zeros.
+        """
+
+    def leave_no_unit_out(self) -> None:
+        """From now on all steps are without dropout."""
+        self._shape = self._shape._replace(**no_dropout(self.net))
+
+    def gradient(self, X: Array, y: Array, order: Array, l2: float) -> tuple[float, Array]:
+        """The cost's sum and D (P,), a fresh vector, over the rows `order` (batch_size,) of X and y; the optimizer must
+        be a Momentum, and has no part in it. l2: lambda / n. `hits` is set.
+
+        A step of v := mu v + D, Theta := Theta - alpha v with v = mu = alpha = 0 leaves D in v.
+        """
+        D = aligned(self.net.theta.shape, self.net.dtype, np.zeros)
+        rule = Rule(MOMENTUM, np.zeros((1, 2)), 0, l2, 0.0)
+        cost, _ = self._run_on(self.net.theta, [D], rule, X, y, order, 0, 1, theta_stays=True)
+        return cost, D
+
+    @functools.cached_property
+    def _moving(self) -> Array:
+        """(P,) for a copy of theta that may move."""
+        return aligned(self.net.theta.shape, self.net.dtype)
 
     def serves(self, job: Job) -> bool:
         if job.optimizer is not self.optimizer:

@@ -15,13 +15,13 @@ from ..kernels.cpu.amx_thin import FEW
 from ..kernels.cpu.on_demand import ACTIVATE, amx_table
 from ..kernels.cpu.panels import spaced
 from ..kernels.cpu.team import new_barrier
-from ..kernels.cpu.workspace import Shape, read_only
+from ..kernels.cpu.workspace import Rule, Shape, read_only
 from .base import Array, Job
 from .cpu_beside import wait_for_products
 from .cpu_crew import run_team
 from .cpu_machine import AMX_ROWS_TO_COPY
 from .cpu_plan import Plan
-from .cpu_program import TeamProgram, any_of_z, dropout_of, slopes_of, states_of, two_states
+from .cpu_program import TeamProgram, any_of_z, dropout_of, slopes_of, two_states
 from .host import aligned
 from .numba_panels import cumulative, cuts_for_team, needed_parts, without_last
 
@@ -106,18 +106,32 @@ class AmxProgram(TeamProgram):
     def _capacity(self) -> int:
         return -(-self.plan.chunk // self.plan.threads)
 
-    def _run(self, X: Array, y: Array, order: Array, start: int, stop: int, rates: Array | None) -> tuple[float, int]:
+    def _run_on(
+        self,
+        theta: Array,
+        states: list[Array],
+        rule: Rule,
+        X: Array,
+        y: Array,
+        order: Array,
+        start: int,
+        stop: int,
+        theta_stays: bool = False,
+    ) -> tuple[float, int]:
+        if theta_stays:
+            np.copyto(self._moving, theta)
+            theta = self._moving
         team = self._team()
         side_by_side = (X.strides[1] == X.itemsize or X.shape[1] == 1) and X.strides[0] % X.itemsize == 0
         octets = X.dtype in OCTETS and side_by_side and X.shape[1] > FEW
         native = octets or (JIT and X.dtype == np.float32 and side_by_side)
         data, run = self._arguments(X, y, order, start, stop, bool(native))
-        rule, meeting = self._rule(X, rates), new_barrier(team)
+        meeting = new_barrier(team)
         wait_for_products()
         needed = needed_parts(self.net, data.by_class, self.batch_size, self.weights is not None)
         table = amx_table(needed, any_few(self.net), octets)
-        state1, state2 = two_states(states_of(self.optimizer, self.net.theta), np.float32)
-        memory = self._memory._replace(packed=self.net.theta, state1=state1, state2=state2)
+        state1, state2 = two_states(states, np.float32)
+        memory = self._memory._replace(packed=theta, state1=state1, state2=state2)
 
         def work(me: int) -> None:
             self._steps(me, team, 0, meeting, table, data, run, self._shape, rule, memory)

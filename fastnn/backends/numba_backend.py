@@ -47,13 +47,13 @@ from .cpu_crew import run_parts, run_team
 from .cpu_explain import explain_plan
 from .cpu_machine import AMX_FEW
 from .cpu_plan import Plan, Problem, Wishes, choose_plan
-from .cpu_program import states_of, targets_of, two_states, weights_of
+from .cpu_program import TeamProgram, states_of, targets_of, two_states, weights_of
 from .cpu_row import SharedRow
 from .cpu_rows import PREDICTION_ROWS, by_part, converted, factor_of
 from .cpu_threads import blas_on_one_thread, sharing, usable_threads
 from .cpu_unit import FOR_BYTES, unit_may_be_shared, why_no_unit
 from .numba_amx import OCTETS, AmxPredictor, AmxProgram, any_few
-from .numba_gradient import GradientProgram, Gradients
+from .numba_gradient import Gradients
 from .numba_panels import PanelPredictor, PanelProgram, likely_parts, packing_rows, without_last
 from .numba_program import NumbaProgram, check_dimensions, shapes_of
 
@@ -206,7 +206,7 @@ class NumbaBackend(HostBackend):
             layerwise.move(optimizer.code, hyper, w, d, first, decay > 0, squares)
 
     def program_for(self, job: Job) -> Program:
-        plan, net = self.choose(job), job.net
+        plan = self.choose(job)
         if self._wishes.amx and not plan.amx:
             reason = self._problem(job).no_amx or "there are fewer rows at a time than threads"
             warnings.warn(
@@ -214,6 +214,10 @@ class NumbaBackend(HostBackend):
                 RuntimeWarning,
                 stacklevel=5,
             )
+        return self._program(job, plan)
+
+    def _program(self, job: Job, plan: Plan) -> TeamProgram:
+        net = job.net
         if plan.amx:
             compile_beside(
                 "amx._forward", f"amx_table({likely_parts(net, job.batch_size)}, {any_few(net)}, {_octets(job)})"
@@ -336,7 +340,7 @@ class NumbaBackend(HostBackend):
             return None
         gradients = self._gradients.get(net)
         if gradients is None:
-            gradients = self._gradients[net] = Gradients(lambda job: GradientProgram(job, self.choose(job), self.blas))
+            gradients = self._gradients[net] = Gradients(lambda job: self._program(job, self.choose(job)))
         return gradients(net, *rows)
 
     def _team_for(self, total: int, flops: int) -> int:

@@ -20,12 +20,12 @@ from ..kernels.cpu.panels import AHEAD, PANEL, padded, spaced
 from ..kernels.cpu.row_program import row_program
 from ..kernels.cpu.split_program import split_program
 from ..kernels.cpu.team import new_barrier
-from ..kernels.cpu.workspace import Memory, Shape
+from ..kernels.cpu.workspace import Memory, Rule, Shape
 from .base import Array, Job
 from .cpu_beside import wait_for_products
 from .cpu_crew import run_parts, run_team
 from .cpu_plan import Plan
-from .cpu_program import TeamProgram, any_of_z, dropout_of, slopes_of, states_of, two_states
+from .cpu_program import TeamProgram, any_of_z, dropout_of, slopes_of, two_states
 from .host import aligned
 
 if TYPE_CHECKING:
@@ -113,8 +113,19 @@ class PanelProgram(TeamProgram):
     def _capacity(self) -> int:
         return self.plan.chunk if self.plan.split else -(-self.plan.chunk // self.plan.threads)
 
-    def _run(self, X: Array, y: Array, order: Array, start: int, stop: int, rates: Array | None) -> tuple[float, int]:
-        net, optimizer, team, memory = self.net, self.optimizer, self._team(), self._memory
+    def _run_on(
+        self,
+        theta: Array,
+        states: list[Array],
+        rule: Rule,
+        X: Array,
+        y: Array,
+        order: Array,
+        start: int,
+        stop: int,
+        theta_stays: bool = False,
+    ) -> tuple[float, int]:
+        net, team, memory = self.net, self._team(), self._memory
         native = (
             JIT
             and X.dtype == net.dtype
@@ -123,18 +134,20 @@ class PanelProgram(TeamProgram):
         )
         data, run = self._arguments(X, y, order, start, stop, bool(native))
         wait_for_products()
-        rule = self._rule(X, rates)
         meeting = new_barrier(team)
         panels = table(net.dtype, needed_parts(net, data.by_class, self.batch_size, self.weights is not None))
-        states = zip(states_of(optimizer, net.theta), (memory.state1, memory.state2), strict=False)
-        vectors = [(net.theta, memory.packed), *states]
+        parameters = [(theta, memory.packed)]
+        slots = [*zip(states, (memory.state1, memory.state2), strict=False)]
+        if theta_stays:
+            memory.state1[...] = 0
 
         def work(me: int) -> None:
             self._steps(me, team, self.plan.split, meeting, panels, data, run, self._shape, rule, memory)
 
-        self._layout.pack(vectors, team)
+        packers = 1 if theta_stays else team  # of one step, before which two would have to meet once more
+        self._layout.pack(parameters if theta_stays else parameters + slots, packers)
         run_team(work, team)
-        self._layout.unpack(vectors, team)
+        self._layout.unpack(slots if theta_stays else parameters + slots, packers)
         return self._finish(y, order, start, stop)
 
 

@@ -9,11 +9,12 @@ import numpy as np
 from ..kernels.cpu.on_demand import DROP, parts
 from ..kernels.cpu.program import FlatMemory, FlatShape, training_program
 from ..kernels.cpu.team import new_barrier
+from ..kernels.cpu.workspace import Rule
 from .base import Array, Job
 from .cpu_blas import Blas
 from .cpu_crew import run_team
 from .cpu_plan import Plan
-from .cpu_program import TeamProgram, any_of_z, dropout_of, slopes_of, states_of, two_states
+from .cpu_program import TeamProgram, any_of_z, dropout_of, slopes_of, two_states
 from .cpu_threads import blas_on_one_thread
 from .host import aligned
 
@@ -66,37 +67,34 @@ class NumbaProgram(TeamProgram):
     def _capacity(self) -> int:
         return self.plan.chunk
 
-    def _run(self, X: Array, y: Array, order: Array, start: int, stop: int, rates: Array | None) -> tuple[float, int]:
-        return self._run_on(self.net.theta, X, y, order, start, stop, rates)
-
     def _run_on(
         self,
         theta: Array,
+        states: list[Array],
+        rule: Rule,
         X: Array,
         y: Array,
         order: Array,
         start: int,
         stop: int,
-        rates: Array | None,
-        brief: bool = False,
+        theta_stays: bool = False,
     ) -> tuple[float, int]:
-        """As `run`; theta (P,) moves. brief: it is over before BLAS's threads could be told to rest, and has none."""
+        if theta_stays:
+            np.copyto(self._moving, theta)
+            theta = self._moving
         team = self._team()
         self._memory.squares[...] = 0  # members of the plan who stay away add nothing
         data, run = self._arguments(X, y, order, start, stop)
-        rule, meeting = self._rule(X, rates), new_barrier(team)
-        state1, state2 = two_states(states_of(self.optimizer, theta), self.net.dtype)
+        meeting = new_barrier(team)
+        state1, state2 = two_states(states, self.net.dtype)
         memory = self._memory._replace(theta=theta, state1=state1, state2=state2)
 
         def work(me: int) -> None:
             with self._blas.one_thread_here():
                 self._steps(me, team, self.plan.sliced, meeting, self._parts, data, run, self._shape, rule, memory)
 
-        if brief and team == 1:
-            work(0)
-        else:
-            with blas_on_one_thread():
-                run_team(work, team)
+        with blas_on_one_thread():
+            run_team(work, team)
         return self._finish(y, order, start, stop)
 
 
