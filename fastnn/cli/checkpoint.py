@@ -124,6 +124,8 @@ class Checkpoint:
             self.earlier.best = None
         elif self.earlier.best is not None:
             best = load(self._best(self.earlier.best), backend="numpy")
+            if self._monitor == "val_accuracy" and not self.earlier.val_accuracy:
+                raise ModelFileError(f"--resume: {self.path} is damaged: it has no validation accuracies")
             self._highest, self._theta = self._value(self.earlier, self.earlier.best), np.array(best.theta)
             if self._theta.shape != net.theta.shape:
                 raise ModelFileError(f"--resume: {self._best(self.earlier.best)} is of another network")

@@ -134,10 +134,10 @@ def _columns(known: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _show(found: dict[str, Any]) -> None:
     """For people."""
-    writer = found["written_by"] or "an older version, which did not say which"
+    writer = "an unknown version" if found["written_by"] is None else f"fastnn {found['written_by']}"
     line(
         "model",
-        f"{found['model']}: {found['bytes']:,} bytes, format {found['format']}, written by fastnn {writer}, read by "
+        f"{found['model']}: {found['bytes']:,} bytes, format {found['format']}, written by {writer}, read by "
         f"fastnn {__version__}",
     )
     hidden = [g["name"] + (f" (slope {g['slope']:g})" if "slope" in g else "") for g in found["hidden"]]

@@ -260,7 +260,7 @@ class _Found:
         return found
 
     def _refusal(self, row: int, name: str, cell: BadCell) -> DataFileError:
-        """The error of a cell; in training with what `fastnn train` offers."""
+        """The error of a cell, with what `fastnn train` offers."""
         advice, column, decide = "", shlex.quote(name), self._reading.decide
         if decide and cell.reason.startswith("missing"):
             advice = (
@@ -269,6 +269,8 @@ class _Found:
             )
             if "empty" not in cell.reason:
                 advice += f", --categorical {column} takes such texts for names"
+        elif cell.reason.startswith("missing"):
+            advice = "; a model that was trained with --missing mean takes the mean for it"
         elif decide and cell.reason.startswith("text"):
             advice = f"; if these are categories: --categorical {column}"
         return DataFileError(f"{self._path}: {_where(self.lines, row)}, column {name!r}: {cell.reason}{advice}")

@@ -386,8 +386,9 @@ def _needed(path: Path, names: list[str], known: Mapping[str, Any]) -> list[str]
         last = known["target"] == str(width - 1)
         if not (last and len(names) == width - 1):
             raise DataFileError(
-                f"{path}: has {len(names)} columns, the model was trained on {width} without a header line, so that a "
-                f"column is told by its position; give it the same{', the last of which may be left out' * last}"
+                f"{path}: has {len(names)} column{'s' * (len(names) != 1)}, the model was trained on {width} without a "
+                "header line, so that a column is told by its position; give all of "
+                f"them{', or all but the last' * last}"
             )
     missing = [column for column in known["columns"] if column not in set(names)]
     if missing:
