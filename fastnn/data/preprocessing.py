@@ -274,7 +274,7 @@ def _class_fault(p: dict[str, Any], outputs: int) -> str:
 def _is_position(column: Any, width: Any) -> bool:
     """Whether a column is named by its place among so many."""
     known = isinstance(column, str) and re.fullmatch("0|[1-9][0-9]{0,8}", column)
-    return bool(known) and isinstance(width, int) and not isinstance(width, bool) and int(column) < width
+    return bool(known) and isinstance(width, int) and int(column) < width
 
 
 def _finite(value: Any) -> bool:
