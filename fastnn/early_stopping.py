@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .training import History
     from .training_data import TrainingData
 
-__all__ = ["BestEpoch", "Patience", "checked"]
+__all__ = ["MONITORS", "BestEpoch", "Patience", "checked"]
 
 MONITORS = ("val_cost", "val_accuracy")
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from . import d2
 from .confusion import confusion_matrix
 from .data import preprocessing, tables
+from .data.written import written_as
 from .errors import ModelFileError
 from .network import Network
 from .prediction import scaled
@@ -176,21 +177,27 @@ def evaluated(net: Network, known: Mapping[str, Any], X: Any, y: Any) -> Evaluat
     return found
 
 
-def evaluate_file(net: Network, path: str | os.PathLike[str]) -> Evaluation:
-    """Score a network on a labelled table, with the model's columns in any order and its target.
+def evaluate_file(
+    net: Network, path: str | os.PathLike[str], *, encoding: str | None = None, separator: str | None = None
+) -> Evaluation:
+    """Score a network on a labelled table, with the model's columns in any order and its target; encoding and separator
+    as in `fastnn.prediction.predict_file`.
 
     Raises
     ------
+    TypeError, ValueError
+        encoding or separator is not what it should be.
     ModelFileError
         The network was not trained on a table by `fastnn train`.
     DataFileError
         The file is not usable, lacks a column, or holds a class that did not occur in training.
     """
-    known = preprocessing.check(net.preprocessing, inputs=net.sizes[0], outputs=net.sizes[-1])
+    written = written_as(encoding, separator, option="")
+    known = preprocessing.of(net)
     if known["kind"] != "table":
         raise ModelFileError(f"this network takes {known['kind']}, not the columns of a table; use net.score")
     notes: list[str] = []
-    raw, y = tables.load_test(path, known, notes)
+    raw, y = tables.load_test(path, known, notes, written)
     X = scaled(f"{path}: ", known, raw, net.dtype)
     if known["classes"] is None:
         y = preprocessing.scale_target(known, y)

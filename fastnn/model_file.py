@@ -1,11 +1,12 @@
 """Model files: one safetensors file, data only, checked before anything is made of it.
 
-Tensor "theta" (P,) of the network's dtype; the metadata names the format, its version, the network, a SHA-256 of theta
-and one of the metadata themselves. An optimizer may lie beside it (fastnn/saved_optimizer.py). Nothing in the file
-names code: activations, costs and dtypes are looked up in fastnn's tables. Written to a temporary file beside the
-target and moved over it, so that a crash or a full disk leaves the old file as it was. The name is written as it is
-given: it ends in .safetensors or in nothing that is the ending of another format (.h5, .pt, .npz), which it would
-promise; lr0.01 is a name. `load` goes by the content alone, so it reads a model of any name.
+Tensor "theta" (P,) of the network's dtype; the metadata names the format, its version, that of the fastnn that wrote
+it (not in the oldest files), the network, a SHA-256 of theta and one of the metadata themselves. An optimizer may lie
+beside it (fastnn/saved_optimizer.py). Nothing in the file names code: activations, costs and dtypes are looked up in
+fastnn's tables. Written to a temporary file beside the target and moved over it, so that a crash or a full disk leaves
+the old file as it was. The name is written as it is given: it ends in .safetensors or in nothing that is the ending of
+another format (.h5, .pt, .npz), which it would promise; lr0.01 is a name. `load` goes by the content alone, so it reads
+a model of any name.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ from .layout import Layout
 from .network import Network
 from .optimizers import Optimizer
 from .options import PRECISIONS, warn_of_precision
+from .version import __version__, is_version, written_by
 
 __all__ = ["FORMAT_VERSION", "check_name", "load", "resume", "save"]
 
 FORMAT_VERSION = 1
 SUFFIX = ".safetensors"
 CHECKSUM = "metadata_sha256"  # of all other metadata
+WRITER = "fastnn_version"
 # of other formats, without the dot: models, arrays, tables, texts, pictures, archives
 FOREIGN = {
     "pt", "pth", "pkl", "pickle", "dill", "joblib", "onnx", "ort", "h5", "hdf5", "hdf", "keras", "tflite", "pb", "bin",
@@ -79,6 +82,7 @@ def save(net: Network, path: str | os.PathLike[str], *, optimizer: Optimizer | N
     metadata = {
         "format": "fastnn",
         "version": str(FORMAT_VERSION),
+        WRITER: __version__,
         "network": json.dumps(network),
         "preprocessing": json.dumps(net.preprocessing, allow_nan=False),
         "theta_sha256": hashlib.sha256(tensors["theta"].tobytes()).hexdigest(),
@@ -195,7 +199,11 @@ def resume(path: str | os.PathLike[str], *, backend: str | Backend = "auto") -> 
         state = {name: vector for name, vector in tensors.items() if name != "theta"}
         return net, saved_optimizer.restored(net, metadata["optimizer"], state)
     except _UNUSABLE as error:
-        raise ModelFileError(f"path={str(path)!r} is not a usable fastnn model: {error}") from error
+        raise _unusable(path, error, metadata) from error
+
+
+def _unusable(path: Path, error: Exception, metadata: dict[str, str]) -> ModelFileError:
+    return ModelFileError(f"path={str(path)!r} is not a usable fastnn model: {error}{written_by(metadata.get(WRITER))}")
 
 
 def _opened(path: Any, backend: str | Backend) -> tuple[Path, dict[str, Any], dict[str, str]]:
@@ -246,8 +254,9 @@ def _network(path: Path, tensors: dict[str, Any], metadata: dict[str, str], back
         net.preprocessing = json.loads(metadata["preprocessing"])
         if not isinstance(net.preprocessing, (dict, type(None))):
             raise ValueError(f"the preprocessing must be an object or null, got {type(net.preprocessing).__name__}")
+        net._written_by = metadata.get(WRITER)
     except _UNUSABLE as error:
-        raise ModelFileError(f"path={str(path)!r} is not a usable fastnn model: {error}") from error
+        raise _unusable(path, error, metadata) from error
     return net
 
 
@@ -285,6 +294,8 @@ def _config(metadata: dict[str, str]) -> dict[str, Any]:
         )
     if metadata[CHECKSUM] != _checksum(metadata):
         raise ValueError("the checksum of its description does not match; the file is damaged")
+    if WRITER in metadata and not is_version(metadata[WRITER]):
+        raise ValueError(f"{WRITER} {metadata[WRITER][:40]!r} is no version")
     config = json.loads(metadata["network"])
     if isinstance(config, dict) and (newer := sorted(set(config) - {"dropout"} - _FIELDS)):
         raise ValueError(f"it was written by a newer fastnn, which describes networks by {', '.join(newer)} too")

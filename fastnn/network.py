@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Network"]
 
 Array = Any
+_YOUNGER = {"_any_backend": False, "_told": False, "_written_by": None}  # than pickles of older versions
 
 
 class Network(Backpropagation, FitMethod):
@@ -134,6 +135,7 @@ class Network(Backpropagation, FitMethod):
         self.scale: float | None = None
         self.preprocessing: dict[str, Any] | None = None
         self._told = False  # whether the user has been warned of preprocessing
+        self._written_by: str | None = None  # the version of fastnn, of a network from a file
 
     def _place(self, vector: Array) -> None:
         theta = self.backend.empty((self.layout.size,), self.dtype)
@@ -461,7 +463,7 @@ class Network(Backpropagation, FitMethod):
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         theta, (name, given), link = state.pop("theta"), state.pop("backend"), state.pop("_link", None)
-        self.__dict__.update({"_any_backend": False, "_told": False, "_dropout": (0.0,) * len(state["hidden"])} | state)
+        self.__dict__.update(_YOUNGER | {"_dropout": (0.0,) * len(state["hidden"])} | state)
         self.backend, reason = choose_backend(name, parameters=self.layout.size, options=given)
         if self._any_backend:
             self.backend_reason = reason

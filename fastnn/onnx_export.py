@@ -102,7 +102,7 @@ class _Graph:
         self.constants: list[Any] = []
         self.at = "X"
         table = net.preprocessing if net.preprocessing and net.preprocessing.get("kind") == "table" else None
-        self.table = table and preprocessing.check(table, inputs=net.sizes[0], outputs=net.sizes[-1])
+        self.table = table and preprocessing.of(net)
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> None:
         name = f"{operator.lower()}{len(self.nodes)}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from .data import features, idx, npz_file, preprocessing, tables
 from .data.encoding import encoder_of
+from .data.written import PLAIN, written_as
 from .errors import DataFileError, ModelFileError, UnknownCategory
 from .network import Network
 
@@ -54,7 +55,14 @@ class Predictions:
     kept: dict[str, list[str]] = field(default_factory=dict)
 
 
-def predict_file(net: Network, path: str | os.PathLike[str], *, keep: Sequence[str] = ()) -> Predictions:
+def predict_file(
+    net: Network,
+    path: str | os.PathLike[str],
+    *,
+    keep: Sequence[str] = (),
+    encoding: str | None = None,
+    separator: str | None = None,
+) -> Predictions:
     """Predictions for every row of a file.
 
     Parameters
@@ -66,9 +74,15 @@ def predict_file(net: Network, path: str | os.PathLike[str], *, keep: Sequence[s
         or .npz with an array (rows, pixels) or (rows, height, width).
     keep : sequence of str
         Columns of a table that tell its rows apart, such as a key, to be given back beside the answers.
+    encoding : str, optional
+        Of a table in text, as Python calls it; UTF-8 if not given.
+    separator : str, optional
+        Of its fields: "comma", "semicolon", "tab", "bar" or that character; what its first line shows if not given.
 
     Raises
     ------
+    TypeError, ValueError
+        keep, encoding or separator is not what it should be.
     ModelFileError
         The network does not say how its data was prepared, or says it wrongly.
     DataFileError
@@ -81,6 +95,7 @@ def predict_file(net: Network, path: str | os.PathLike[str], *, keep: Sequence[s
     """
     if isinstance(keep, str):
         raise TypeError(f"keep must be a sequence of columns, got {keep!r}; for one give [{keep!r}]")
+    written = written_as(encoding, separator, option="")
     encoder = encoder_of(net)
     known = encoder.known
     notes: list[str] = []
@@ -88,14 +103,16 @@ def predict_file(net: Network, path: str | os.PathLike[str], *, keep: Sequence[s
     if known["kind"] == "images":
         if keep:
             raise DataFileError(f"{path}: images have no column {keep[0]!r} to keep")
+        if written != PLAIN:
+            raise DataFileError(f"{path}: encoding and separator are for tables, and this model takes images")
         X = _images(Path(path), known["shape"], net.scale, notes)
     else:
-        columns, extra = tables.features_of(path, known)
+        columns, extra = tables.features_of(path, known, written)
         X = encoder.scaled(columns, notes, net.dtype, f"{path}: ")
         if known["target"] in extra and known["target"] not in keep:
             notes.append(f"column {known['target']!r} is what the model predicts; it is ignored")
         if keep:
-            kept = tables.cells_of(path, keep)
+            kept = tables.cells_of(path, keep, replace(written, header="positions" not in known))
         if others := [repr(name) for name in extra if name != known["target"] and name not in kept]:
             shown = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
             notes.append(f"ignored, not used by the model: {shown}")

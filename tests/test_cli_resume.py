@@ -57,9 +57,10 @@ def run(folder, *words, killed_after=None):
     [
         ("--epochs", 9),
         ("--epochs", 60, "--patience", 3, "--learning-rate", 0.01, "--backend", "numba"),
+        ("--epochs", 60, "--patience", 4, "--monitor", "val_accuracy", "--learning-rate", 0.01),
         ("--epochs", 9, "--decay", "cosine", "--dropout", 0.3, "--optimizer", "momentum", "--balanced"),
     ],
-    ids=["plain", "patience", "schedule"],
+    ids=["plain", "patience", "accuracy", "schedule"],
 )
 def test_a_training_that_was_killed_ends_as_if_it_had_not_been(table, options):
     whole = run(table, *options, "--save", "whole", "--json")
@@ -196,7 +197,23 @@ def test_a_cost_that_is_no_number_costs_no_training(tmp_path):
     second = Checkpoint(tmp_path / "m", options, about)
     second.read("numpy")
     np.testing.assert_array_equal(second.earlier.val_cost, [np.nan, 0.5, np.nan])
-    assert (second.earlier.best, second._cost) == (1, 0.5)
+    assert (second.earlier.best, second._highest) == (1, -0.5)
+
+
+def test_a_checkpoint_of_an_older_version_has_fewer_options(tmp_path):
+    parts = tuple((np.zeros((20, 2)), np.arange(20) % 2) for _ in range(3))
+    options, about = TrainOptions("t.csv", checkpoint=0.0, epochs=5), Parts(*parts, {})
+    checkpoint, net = Checkpoint(tmp_path / "m", options, about), fastnn.Network([2, 3, 2], backend="numpy", seed=0)
+    net._optimizer = Adam()
+    checkpoint(0, History([1.0], [], [], [], [0.1], [0.1]), net)
+    net, rule = fastnn.resume(checkpoint.path, backend="numpy")
+    for name in ("chronological", "monitor"):
+        del net.preprocessing["options"][name]
+    net.save(checkpoint.path, optimizer=rule)
+    Checkpoint(tmp_path / "m", options, about).read("numpy")
+    other = TrainOptions("t.csv", checkpoint=0.0, epochs=5, chronological=True)
+    with pytest.raises(ValueError, match=r"--chronological is True, the training .* had not given"):
+        Checkpoint(tmp_path / "m", other, about).read("numpy")
 
 
 @pytest.mark.parametrize(

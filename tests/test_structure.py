@@ -91,6 +91,7 @@ RANK = {
     "files": 0,
     "fit_lock": 0,
     "twins": 0,
+    "version": 0,
     "interrupts": 0,
     "arrays": 0,
     "kernels": 0,

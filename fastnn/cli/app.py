@@ -51,7 +51,11 @@ def train(
     numeric: options.Numeric = None,
     missing: options.Missing = None,
     decimal: options.Decimal = None,
+    no_header: options.NoHeader = False,
+    encoding: options.Encoding = None,
+    separator: options.Separator = None,
     test: options.Test = None,
+    chronological: options.Chronological = False,
     task: options.Task = None,
     backend: options.Engine = "auto",
     hidden: options.Hidden = None,
@@ -70,6 +74,7 @@ def train(
     dropout: options.Dropout = 0.0,
     validation: options.Validation = None,
     patience: options.Patience = None,
+    monitor: options.Monitor = None,
     cost: options.Cost = None,
     balanced: options.Balanced = False,
     dtype: options.Dtype = "float32",
@@ -105,6 +110,7 @@ def train(
         optimizer=optimizer, decay=decay, warmup_epochs=warmup_epochs, base_batch=base_batch, micro_batch=micro_batch,
         l2=l2, weight_decay=weight_decay, clip_norm=clip_norm, dropout=dropout, validation=validation,
         patience=patience, cost=cost, balanced=balanced, dtype=dtype, precision=precision, seed=seed, resume=resume,
+        no_header=no_header, encoding=encoding, separator=separator, chronological=chronological, monitor=monitor,
     )  # fmt: skip
     if checkpoint is not None:
         chosen.checkpoint = checkpoint
@@ -128,13 +134,18 @@ def predict(
         list[str] | None,
         typer.Option(metavar="COLUMN", help="Repeat this column of the file beside the predictions. Repeatable."),
     ] = None,
+    encoding: options.Encoding = None,
+    separator: options.Separator = None,
     backend: options.Engine = "auto",
     json: options.Json = False,
 ) -> None:
     """Predict every row of a file, with the columns, scaling and classes of the training."""
     from .prediction import predict as run
 
-    run(model, file, output=output, all_classes=all_classes, keep=keep or (), backend=backend, as_json=json)
+    run(
+        model, file, output=output, all_classes=all_classes, keep=keep or (), encoding=encoding, separator=separator,
+        backend=backend, as_json=json,
+    )  # fmt: skip
 
 
 @command()
@@ -143,13 +154,15 @@ def evaluate(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="A table with the model's columns, in any order, and its target.")
     ],
+    encoding: options.Encoding = None,
+    separator: options.Separator = None,
     backend: options.Engine = "auto",
     json: options.Json = False,
 ) -> None:
     """Say how right a model is on a file whose answers are known."""
     from .prediction import evaluate as run
 
-    run(model, file, backend=backend, as_json=json)
+    run(model, file, encoding=encoding, separator=separator, backend=backend, as_json=json)
 
 
 @command()

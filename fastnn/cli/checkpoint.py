@@ -27,8 +27,10 @@ __all__ = ["KIND", "Checkpoint"]
 
 KIND, BEST, VERSION = "checkpoint", ".checkpoint-best-", 1
 # options that may be others when a training goes on; which data they name is told by the data themselves
-MAY_CHANGE = ("epochs", "patience", "backend", "checkpoint", "resume", "source", "data", "test")
+MAY_CHANGE = ("epochs", "patience", "backend", "checkpoint", "resume", "source", "data", "test",
+              "no_header", "encoding", "separator")  # fmt: skip
 OTHERS = ("interrupted", "best", "with_l2", "monitored")
+GIVEN_LATER = {field.name: field.default for field in dataclasses.fields(TrainOptions) if field.name != "source"}
 LISTS = tuple(field.name for field in dataclasses.fields(History) if field.name not in OTHERS)
 
 
@@ -47,7 +49,8 @@ class Checkpoint:
         self._about: dict[str, Any] = {"options": _kept(options), "data": _fingerprint(parts)}
         self._run, self._mine, self._said = uuid.uuid4().hex[:12], False, False
         self._written = time.monotonic()
-        self._cost, self._theta = float("inf"), np.zeros(0)
+        self._monitor = options.monitor or "val_cost"
+        self._highest, self._theta = float("-inf"), np.zeros(0)
         self.earlier, self.history = History(), History()
 
     def __call__(self, epoch: int, history: History, net: Network) -> bool:
@@ -55,14 +58,18 @@ class Checkpoint:
         self.history = whole = joined(self.earlier, history)
         last, over = len(whole.cost) - 1, False
         if self.patience is not None:
-            if whole.val_cost[last] < self._cost:
-                self._cost, self.earlier.best = whole.val_cost[last], last
+            if (value := self._value(whole, last)) > self._highest:
+                self._highest, self.earlier.best = value, last
                 self._theta = np.array(net.backend.to_numpy(net.theta))
             whole.best = self.earlier.best
             over = last - (-1 if whole.best is None else whole.best) >= self.patience
         if not over and time.monotonic() - self._written >= self.every:
             self._write(net)
         return over
+
+    def _value(self, history: History, epoch: int) -> float:
+        """Of an epoch; the higher, the better."""
+        return history.val_accuracy[epoch] if self._monitor == "val_accuracy" else -history.val_cost[epoch]
 
     def ended(self, net: Network, history: History) -> History:
         """The whole history of a training that has ended, however; the network goes back to its best epoch."""
@@ -117,7 +124,9 @@ class Checkpoint:
             self.earlier.best = None
         elif self.earlier.best is not None:
             best = load(self._best(self.earlier.best), backend="numpy")
-            self._cost, self._theta = self.earlier.val_cost[self.earlier.best], np.array(best.theta)
+            if self._monitor == "val_accuracy" and not self.earlier.val_accuracy:
+                raise ModelFileError(f"--resume: {self.path} is damaged: it has no validation accuracies")
+            self._highest, self._theta = self._value(self.earlier, self.earlier.best), np.array(best.theta)
             if self._theta.shape != net.theta.shape:
                 raise ModelFileError(f"--resume: {self._best(self.earlier.best)} is of another network")
         self._mine = True
@@ -126,7 +135,7 @@ class Checkpoint:
     def _check(self, options: dict[str, Any], data: str) -> None:
         """ValueError where this training is another than that of the file."""
         for name, value in self._about["options"].items():
-            if options.get(name) != value:
+            if options.get(name, GIVEN_LATER.get(name)) != value:  # a file of an older version has fewer
                 raise ValueError(
                     f"--resume: --{name.replace('_', '-')} is {_shown(value)}, the training that {self.path} is of had "
                     f"{_shown(options.get(name))}"

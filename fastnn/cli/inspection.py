@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import __version__
 from ..data import preprocessing
-from ..model_file import load, resume
+from ..model_file import WRITER, load, resume
 from ..network import Network
 from . import checkpoint
 from .report import line, shown_names
@@ -48,6 +48,7 @@ def describe(model: Path) -> dict[str, Any]:
         "model": str(model),
         "bytes": model.stat().st_size,
         "format": int(metadata["version"]),
+        "written_by": metadata.get(WRITER),
         "sizes": list(net.sizes),
         "hidden": [g.config() for g in net.hidden],
         "output": net.output.name,
@@ -93,7 +94,7 @@ def _data(net: Network) -> dict[str, Any]:
         return nothing
     if known.get("kind") == checkpoint.KIND:
         return nothing | {"data": checkpoint.KIND}
-    known = preprocessing.check(known, inputs=net.sizes[0], outputs=net.sizes[-1])
+    known = preprocessing.of(net)
     if known["kind"] == "images":
         found = {"data": "images", "task": "classification", "classes": known["classes"], "shape": known["shape"]}
         return nothing | found
@@ -107,6 +108,7 @@ def _data(net: Network) -> dict[str, Any]:
         "target_scale": known["target_std"] if quantity else None,
         "missing": known.get("missing", "refuse"),
         "decimal": known.get("decimal", "point"),
+        "positions": known.get("positions"),
         "dropped": known.get("dropped", []),
         "columns": _columns(known),
     }
@@ -132,7 +134,12 @@ def _columns(known: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _show(found: dict[str, Any]) -> None:
     """For people."""
-    line("model", f"{found['model']}: {found['bytes']:,} bytes, format {found['format']}, read by fastnn {__version__}")
+    writer = "an unknown version" if found["written_by"] is None else f"fastnn {found['written_by']}"
+    line(
+        "model",
+        f"{found['model']}: {found['bytes']:,} bytes, format {found['format']}, written by {writer}, read by "
+        f"fastnn {__version__}",
+    )
     hidden = [g["name"] + (f" (slope {g['slope']:g})" if "slope" in g else "") for g in found["hidden"]]
     hidden = hidden[:1] if len(set(hidden)) == 1 else hidden
     line(
@@ -178,6 +185,8 @@ def _show_table(found: dict[str, Any]) -> None:
         line("", "missing cells: the mean of the training rows, or none of the categories")
     if found["decimal"] == "comma":
         line("", "numbers are written with a decimal comma")
+    if found["positions"] is not None:
+        line("", f"without a header line: {found['positions']} columns, named by their position from 0")
     if found["dropped"]:
         line("", f"left out by --drop: {shown_names(found['dropped'])}")
     _show_columns(found["columns"])

@@ -17,6 +17,18 @@ Engine = Annotated[
     str, typer.Option("--backend", metavar="NAME", help="numpy, numba, cupy, or auto: the fastest that is usable.")
 ]
 
+Encoding = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="How the text of a table is encoded: utf-16, latin-1, cp1252, ...; else UTF-8."),
+]
+Separator = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MARK",
+        help="Between the fields of a table: comma, semicolon, tab or bar; what its first line shows if not given.",
+    ),
+]
+
 # ---- the data -----------------------------------------------------------------------------------------
 
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="digits, mnist, FILE.csv, FILE.tsv or FILE.npz")]
@@ -43,6 +55,13 @@ Missing = Annotated[
 Decimal = Annotated[
     str | None,
     typer.Option(metavar="MARK", help="How numbers in a table are written: 1234.5 with a point, 1.234,5 with a comma."),
+]
+NoHeader = Annotated[
+    bool, flag("--no-header", help="The first line of a table is a row; columns are named by position, from 0.")
+]
+Chronological = Annotated[
+    bool,
+    flag("--chronological", help="Test on the last rows of a table, and validate on those before, not on random ones."),
 ]
 Test = Annotated[
     str | None,
@@ -123,6 +142,10 @@ Patience = Annotated[
         metavar="INTEGER",
         help="End after so many epochs without a lower cost of the validation rows, and go back to the best epoch.",
     ),
+]
+Monitor = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="What --patience waits for: a lower val_cost, or a higher val_accuracy."),
 ]
 Cost = Annotated[
     str | None,

@@ -12,8 +12,10 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .. import __version__, files, warming
+from ..data.written import written_as
 from ..errors import DataFileError, UnknownCategory
 from ..evaluation import evaluate_file
 from ..model_file import load
@@ -49,10 +51,13 @@ def predict(
     keep: Sequence[str],
     backend: str,
     as_json: bool,
+    encoding: str | None = None,
+    separator: str | None = None,
 ) -> None:
     """Run the command: CSV (columns to keep, prediction, probability, with all_classes that of every class), or one
     JSON object, to stdout or to a file, packed if it ends in .gz. `file` may be - for standard input.
     """
+    written_as(encoding, separator)
     for column in keep:
         if column in ("prediction", "probability"):
             raise ValueError(f"--keep {column}: the predictions have a column of that name themselves")
@@ -63,7 +68,8 @@ def predict(
         net = load(model, backend=known("--backend", backend, BACKENDS))
     with net.backend.announcing(remark), warnings.catch_warnings():
         warnings.simplefilter("ignore", UnknownCategory)  # it is among the notes
-        result = _of_standard_input(net, keep) if str(file) == "-" else predict_file(net, file, keep=keep)
+        given: dict[str, Any] = {"keep": keep, "encoding": encoding, "separator": separator}
+        result = _of_standard_input(net, **given) if str(file) == "-" else predict_file(net, file, **given)
     for note in result.notes:
         remark(note)
     if all_classes and result.all_probabilities is None:
@@ -82,24 +88,33 @@ def predict(
     )
 
 
-def _of_standard_input(net: Network, keep: Sequence[str]) -> Predictions:
+def _of_standard_input(net: Network, keep: Sequence[str], **given: Any) -> Predictions:
     """Predictions for a CSV table that is piped in, which lies in a file while it is read."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "standard-input.csv"
         with path.open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
         try:
-            return predict_file(net, path, keep=keep)
+            return predict_file(net, path, keep=keep, **given)
         except DataFileError as error:
             raise DataFileError(str(error).replace(str(path), "standard input")) from None
 
 
-def evaluate(model: Path, file: Path, *, backend: str, as_json: bool) -> None:
+def evaluate(
+    model: Path,
+    file: Path,
+    *,
+    backend: str,
+    as_json: bool,
+    encoding: str | None = None,
+    separator: str | None = None,
+) -> None:
     """Run the command: what a model is worth on a table with its target, or one JSON object."""
+    written_as(encoding, separator)
     with warnings_as_remarks():
         net = load(model, backend=known("--backend", backend, BACKENDS))
     with net.backend.announcing(remark):
-        found = evaluate_file(net, file)
+        found = evaluate_file(net, file, encoding=encoding, separator=separator)
     for note in found.notes:
         remark(note)
     if not as_json:

@@ -46,10 +46,13 @@ def before(options: TrainOptions, data: DataSet, parts: Parts, net: Network, exp
     line("data", f"{data.title}: {rows:,} rows, {data.X.shape[1]:,} features, {kind}")
     for note in data.notes:
         line("", note)
-    how = "by class, " if data.classes is not None else ""
+    how = f"{'by class, ' * (data.classes is not None)}seed {options.seed}"
+    if options.chronological:
+        last = ", then ".join(["validation"] * (watched > 0) + ["test"] * (test > 0 and data.test is None))
+        how = f"in the order of the file: training, then {last}"
     own = "the set's own " if data.test is not None else ""
     tested = f"{own}{test:,}" if test else "no"
-    line("split", f"{train:,} training, {watched:,} validation, {tested} test rows; {how}seed {options.seed}")
+    line("split", f"{train:,} training, {watched:,} validation, {tested} test rows; {how}")
     hidden = f"{options.activation}, " if len(net.sizes) > 2 else ""
     line(
         "network",
@@ -85,7 +88,7 @@ def _rate(options: TrainOptions) -> str:
     return f"learning rate {float(rates.at(warmup)):g}{rising}{falling}"
 
 
-def after(data: DataSet, parts: Parts, net: Network, outcome: Outcome) -> None:
+def after(data: DataSet, parts: Parts, net: Network, outcome: Outcome, monitor: str | None = None) -> None:
     """Test result, confusion matrix, files, and how to go on."""
     done = len(outcome.history.cost)
     if outcome.history.interrupted:
@@ -93,12 +96,11 @@ def after(data: DataSet, parts: Parts, net: Network, outcome: Outcome) -> None:
             "stopped",
             f"by Ctrl-C after {done} complete epoch{'s' * (done != 1)}; what was learned until then is kept",
         )
-    if outcome.history.best is not None:
-        line(
-            "best epoch",
-            f"{outcome.history.best + 1} of {done}, validation cost "
-            f"{outcome.history.val_cost[outcome.history.best]:.4g}; the model is that epoch's",
-        )
+    if (best := outcome.history.best) is not None:
+        of_rows = f"cost {outcome.history.val_cost[best]:.4g}"
+        if monitor == "val_accuracy":
+            of_rows = f"accuracy {100 * outcome.history.val_accuracy[best]:.2f} %, {of_rows}"
+        line("best epoch", f"{best + 1} of {done}, validation {of_rows}; the model is that epoch's")
     elif (costs := outcome.history.val_cost) and costs[-1] > RISEN * min(costs) and min(costs) > 0:
         least = costs.index(min(costs))
         line(

@@ -10,6 +10,8 @@ from typing import Any
 from .. import activations, costs, optimizers, schedules, small_data
 from ..data import digits, mnist, tables
 from ..data.dataset import TEST_FRACTION, DataSet
+from ..data.written import written_as
+from ..early_stopping import MONITORS
 from ..errors import finite_number, nearest, positive_integer
 from ..options import PRECISIONS
 from ..schedules import Schedule
@@ -103,6 +105,11 @@ class TrainOptions:
     checkpoint: float = CHECKPOINT_SECONDS
     resume: bool = False
     dropout: float = 0.0
+    no_header: bool = False
+    encoding: str | None = None
+    separator: str | None = None
+    chronological: bool = False
+    monitor: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for the JSON object."""
@@ -176,6 +183,16 @@ def check(options: TrainOptions) -> Callable[[], DataSet]:
         raise ValueError(
             f"--patience {options.patience} waits for a lower cost of the validation rows, and there are none with "
             "--validation 0"
+        )
+    if options.monitor is not None:
+        known("--monitor", options.monitor, MONITORS)
+        if options.patience is None:
+            raise ValueError(
+                f"--monitor {options.monitor} is what --patience waits for; give that too, as --patience 10"
+            )
+    if options.chronological and not test_share(options) and not options.validation:
+        raise ValueError(
+            "--chronological takes the last rows for test and validation, and none are to be set apart for either"
         )
     _check_course(options)
     if options.seed < 0:
@@ -291,6 +308,10 @@ def _source(options: TrainOptions) -> tuple[Defaults, Callable[[], DataSet]]:
         "--numeric": options.numeric or None,
         "--test": options.test if share is None else None,
         "--cost": options.cost,
+        "--no-header": options.no_header or None,
+        "--encoding": options.encoding,
+        "--separator": options.separator,
+        "--chronological": options.chronological or None,
     }
     if source in ("digits", "mnist"):
         misplaced = [name for name, value in table_only.items() if value is not None]
@@ -324,7 +345,10 @@ def _source(options: TrainOptions) -> tuple[Defaults, Callable[[], DataSet]]:
     target = options.target
     if target is None:
         raise ValueError(f"--target COLUMN is missing: the column of {source} to predict")
-    choice = tables.Choice(options.drop, options.categorical, options.missing, options.decimal, options.numeric)
+    written = written_as(options.encoding, options.separator, header=not options.no_header)
+    choice = tables.Choice(
+        options.drop, options.categorical, options.missing, options.decimal, options.numeric, written
+    )
     return TABLE, lambda: _table(source, target, options, choice)
 
 
@@ -334,12 +358,17 @@ def _table(source: str, target: str, options: TrainOptions, choice: tables.Choic
     if options.drop:  # for `fastnn inspect`; predictions do not need it
         data.preprocessing["dropped"] = list(options.drop)
     if options.test is not None and test_share(options) is None:
-        data.test = tables.load_test(options.test, data.preprocessing, data.notes)
+        data.test = tables.load_test(options.test, data.preprocessing, data.notes, choice.written)
         data.notes.append(f"test rows: {len(data.test[1]):,} of {options.test}")
     if options.cost is not None and data.classes is not None:
         raise ValueError(
             f"--cost {options.cost} is for quantities, and column {target!r} is taken for classes; --task regression "
             "changes that"
+        )
+    if options.monitor == "val_accuracy" and data.classes is None:
+        raise ValueError(
+            f"--monitor val_accuracy is for classes, and column {target!r} is taken for quantities; --task "
+            "classification changes that"
         )
     if options.balanced and data.classes is None:
         raise ValueError(

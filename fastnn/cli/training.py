@@ -74,6 +74,7 @@ def train(
         seed=options.seed,
         cost=options.cost or "squared_error",
         test=test_share(options) or 0.0,
+        chronological=options.chronological,
     )
     data.X = data.X[:0].copy()  # the rows are in the parts
     settle(options, len(parts.train[1]))
@@ -128,7 +129,7 @@ def train(
     if as_json:
         print(json.dumps(plain(_object(options, data, parts, net, outcome, explain)), allow_nan=False))
     else:
-        report.after(data, parts, net, outcome)
+        report.after(data, parts, net, outcome, options.monitor)
     return INTERRUPTED if history.interrupted else code
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .written import PLAIN, Written
+
 __all__ = [
     "MISSING",
     "MOST_EXACT",
@@ -67,6 +69,8 @@ class Reading:
         Numbers in text have a decimal comma, and points between thousands if anything.
     numeric : set of str
         Columns that hold numbers, also where digits have leading zeros or integers are beyond 2^53.
+    written : Written
+        How the file is written, if it is text.
     """
 
     text: frozenset[str] = frozenset()
@@ -75,6 +79,7 @@ class Reading:
     literal: frozenset[str] = frozenset()
     comma: bool = False
     numeric: frozenset[str] = frozenset()
+    written: Written = PLAIN
 
 
 @dataclass

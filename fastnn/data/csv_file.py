@@ -1,11 +1,12 @@
-"""CSV with a header line, UTF-8, perhaps within gzip; comma, or semicolon or tab where the header has no comma."""
+"""CSV, perhaps within gzip: UTF-8 with a header line, if nothing else is said (fastnn/data/written.py); comma, or what
+else the first line shows to separate fields.
+"""
 
 from __future__ import annotations
 
 import csv
 import gzip
 import os
-import re
 import shlex
 import zlib
 from array import array
@@ -35,12 +36,12 @@ from .columns import (
     texts_among,
     with_points,
 )
+from .written import SEPARATORS, first_line, opened, separator_of, undecodable
 
 __all__ = ["read_csv"]
 
 BLOCK = 10_000  # rows of which it is seen what columns look like, and at most as many are held as text at a time
 PART = 2_000  # rows at a time after those: few enough for a processor's cache
-SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 
 
 class _HoldsText(Exception):
@@ -64,31 +65,32 @@ def read_csv(path: str | os.PathLike[str], want: Want, reading: Reading = Readin
     Raises
     ------
     DataFileError
-        Missing or empty file, not UTF-8, no header, names missing or double, a line with more or
-        fewer fields than the header, or a wanted cell that is missing, text, or not finite; with the
-        line and the column.
+        Missing or empty file, in another encoding, no header where there should be one, names missing or double, a line
+        with more or fewer fields than the first, or a wanted cell that is missing, text, or not finite; with the line
+        and the column.
     """
-    path = Path(path)
+    path, written = Path(path), reading.written
     try:
-        opened = gzip.open if path.suffix.lower() == ".gz" else open
-        with opened(path, "rt", newline="", encoding="utf-8-sig") as file:
-            header = next((line for line in file if line.strip()), "")
-            unquoted = re.sub(r'"[^"]*"', "", header)
-            separator = next((mark for mark in SEPARATORS if mark in unquoted), ",")
-            while True:
+        with opened(path, written.encoding) as file:
+            separator = separator_of(first_line(path, file, written.encoding), written, comma=reading.comma)
+
+            def rows() -> Any:
                 file.seek(0)
-                rows = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
+                return csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
+
+            while True:
+                reader = rows()
+                names = [name.strip() for name in next((row for row in reader if not _is_blank(row)), [])]
+                if not written.header:
+                    names, reader = _positions(path, names), rows()
                 try:
-                    return _read(path, rows, separator, want, reading)
+                    return _read(path, reader, names, separator, want, reading)
                 except _HoldsText as found:  # once more from the start, which knows now
                     reading = replace(reading, text=reading.text | found.columns)
     except FileNotFoundError:
         raise DataFileError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise DataFileError(
-            f"{path}: not UTF-8 text ({error.reason} at byte 0x{error.object[error.start]:02X}); save the table as "
-            "UTF-8"
-        ) from None
+    except UnicodeError as error:
+        raise undecodable(path, written.encoding, error) from None
     except csv.Error as error:
         raise DataFileError(f"{path}: not a CSV file ({error})") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -97,14 +99,18 @@ def read_csv(path: str | os.PathLike[str], want: Want, reading: Reading = Readin
         raise DataFileError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
-def _read(path: Path, reader: Any, separator: str, want: Want, reading: Reading) -> RawTable:
-    names = [name.strip() for name in next((row for row in reader if not _is_blank(row)), [])]
-    _check_header(path, names)
+def _read(path: Path, reader: Any, names: list[str], separator: str, want: Want, reading: Reading) -> RawTable:
+    notes = [f"fields are separated by {SEPARATORS[separator]}s"] if separator != "," else []
+    if reading.written.header:
+        notes += _check_header(path, names, reading.decide)
+    else:
+        notes.append(f"no header line: the columns are named by their position, 0 to {len(names) - 1}")
     columns, target = want(names)
     found = _Found(path, columns, reading)
     place = [names.index(name) for name in columns]
     answers: list[str] = []
-    rows = _rows(path, reader, len(names), found.lines)
+    first = f"the {'header' if reading.written.header else 'first row'} has {len(names)}"
+    rows = _rows(path, reader, len(names), found.lines, first)
     while block := list(islice(rows, min(BLOCK, PART) if found.lines else BLOCK)):
         cells = list(zip(*block, strict=True))
         found.add({name: cells[i] for name, i in zip(columns, place, strict=True)}, len(block))
@@ -114,7 +120,6 @@ def _read(path: Path, reader: Any, separator: str, want: Want, reading: Reading)
         raise DataFileError(f"{path}: has a header but no rows")
     features = found.columns()
     lines = found.lines
-    notes = [f"fields are separated by {SEPARATORS[separator]}s"] if separator != "," else []
     return RawTable(
         path,
         names,
@@ -255,7 +260,7 @@ class _Found:
         return found
 
     def _refusal(self, row: int, name: str, cell: BadCell) -> DataFileError:
-        """The error of a cell; in training with what `fastnn train` offers."""
+        """The error of a cell, with what `fastnn train` offers."""
         advice, column, decide = "", shlex.quote(name), self._reading.decide
         if decide and cell.reason.startswith("missing"):
             advice = (
@@ -264,6 +269,8 @@ class _Found:
             )
             if "empty" not in cell.reason:
                 advice += f", --categorical {column} takes such texts for names"
+        elif cell.reason.startswith("missing"):
+            advice = "; a model that was trained with --missing mean takes the mean for it"
         elif decide and cell.reason.startswith("text"):
             advice = f"; if these are categories: --categorical {column}"
         return DataFileError(f"{self._path}: {_where(self.lines, row)}, column {name!r}: {cell.reason}{advice}")
@@ -291,9 +298,9 @@ class _Unlike:
         return 2 * self._texts >= self._present
 
 
-def _rows(path: Path, reader: Any, width: int, lines: array[int]) -> Iterator[list[str]]:
-    """Rows that are not blank, all `width` fields wide; their line numbers go to `lines`. In a table of one column
-    a blank line amid others is a missing value.
+def _rows(path: Path, reader: Any, width: int, lines: array[int], first: str) -> Iterator[list[str]]:
+    """Rows that are not blank, all `width` fields wide, as `first` says; their line numbers go to `lines`. In a table
+    of one column a blank line amid others is a missing value.
     """
     blank = 0
     for row in reader:
@@ -311,9 +318,7 @@ def _rows(path: Path, reader: Any, width: int, lines: array[int]) -> Iterator[li
             )
         blank = 0
         if len(row) != width:
-            raise DataFileError(
-                f"{path}: line {reader.line_num} has {len(row)} field{'s' * (len(row) != 1)}, the header has {width}"
-            )
+            raise DataFileError(f"{path}: line {reader.line_num} has {len(row)} field{'s' * (len(row) != 1)}, {first}")
         lines.append(reader.line_num)
         yield row
 
@@ -326,21 +331,35 @@ def _where(lines: Sequence[int], row: int) -> str:
     return f"row {row + 1} (line {lines[row]})"
 
 
-def _check_header(path: Path, names: list[str]) -> None:
+def _positions(path: Path, first: list[str]) -> list[str]:
+    if not first:
+        raise DataFileError(f"{path}: is empty; rows are expected")
+    return [str(i) for i in range(len(first))]
+
+
+def _check_header(path: Path, names: list[str], training: bool) -> list[str]:
+    """What is to be said of a header that may be data."""
     if not names:
         raise DataFileError(f"{path}: is empty; a header line with column names is expected")
-    for i, name in enumerate(names):
-        if not name:
-            raise DataFileError(
-                f"{path}: column {i + 1} of the header has no name (an index column? pandas: to_csv(index=False))"
-            )
     numeric = [name for name in names if not isinstance(numbers([name]), BadCell)]
     counted = [[str(k) for k in range(first, first + len(numeric))] for first in (0, 1)]
     if numeric and numeric not in counted:  # names 0, 1, 2, ... are what pandas writes for unnamed columns
         raise DataFileError(
             f"{path}: the first line holds numbers ({numeric[0]!r}), so it looks like data; a header line with column "
-            "names is expected"
+            f"names is expected{'; --no-header names columns by their position' * training}"
         )
+    for i, name in enumerate(names):
+        if not name:
+            raise DataFileError(
+                f"{path}: column {i + 1} of the header has no name (an index column? pandas: to_csv(index=False))"
+            )
     if len(set(names)) < len(names):
         double = next(name for i, name in enumerate(names) if name in names[:i])
-        raise DataFileError(f"{path}: two columns are called {double!r}; column names must differ")
+        raise DataFileError(
+            f"{path}: two columns are called {double!r}; column names must differ"
+            f"{' (if the first line is a row already: --no-header)' * training}"
+        )
+    if numeric != names:
+        return []
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return [f"the first line, {shown}, is taken for the names of columns; if it is a row already: --no-header"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from ..errors import DataFileError
 from .features import feature_names
 from .preprocessing import fit_scaling, scale_features, scale_target
-from .splits import split_rows
+from .splits import last_rows, split_rows
 
 __all__ = ["GUESSED", "TEST_FRACTION", "DataSet", "Parts", "deal"]
 
@@ -70,7 +71,13 @@ class Parts:
 
 
 def deal(
-    data: DataSet, *, validation: float, seed: int, cost: str = "squared_error", test: float = TEST_FRACTION
+    data: DataSet,
+    *,
+    validation: float,
+    seed: int,
+    cost: str = "squared_error",
+    test: float = TEST_FRACTION,
+    chronological: bool = False,
 ) -> Parts:
     """Split the rows and scale a table by its training rows alone.
 
@@ -86,18 +93,19 @@ def deal(
         With which quantities are learnt; their unit goes with it (fastnn/robust.py).
     test : float
         Fraction of all rows, in [0, 1), of a set that brings no test rows of its own; with 0 there are none.
+    chronological : bool
+        Test rows are the last ones, and validation rows those before them, instead of random ones.
 
     Raises
     ------
     DataFileError
-        Too few rows, or rows of a class, for the split; values too large to standardise.
+        Too few rows, or rows of a class among those of a part, for the split; values too large to standardise.
     """
     codes = data.y if data.classes is not None else None
     held_out = test if data.test is None else 0.0
+    split = last_rows if chronological else functools.partial(split_rows, seed=seed)
     try:
-        rows = split_rows(
-            len(data.X), test=held_out, validation=validation, seed=seed, classes=codes, names=data.classes
-        )
+        rows = split(len(data.X), test=held_out, validation=validation, classes=codes, names=data.classes)
     except DataFileError as error:  # of counts that were taken for classes, perhaps
         guess = "".join(f" ({note})" for note in data.notes if note.startswith(GUESSED))
         raise DataFileError(f"{error}{guess}") from None

@@ -32,8 +32,8 @@ class Encoder:
     reading : Reading
     """
 
-    def __init__(self, given: Any, *, inputs: int, outputs: int) -> None:
-        self.known = preprocessing.check(given, inputs=inputs, outputs=outputs)
+    def __init__(self, net: Any) -> None:
+        self.known, inputs = preprocessing.of(net), net.sizes[0]
         self._snapshot = {key: _copy(value) for key, value in self.known.items()}
         if self.known["kind"] != "table":
             return
@@ -124,5 +124,5 @@ def encoder_of(net: Any) -> Encoder:
     """
     kept = _encoders.get(net)
     if kept is None or not kept.is_of(net.preprocessing):
-        kept = _encoders[net] = Encoder(net.preprocessing, inputs=net.sizes[0], outputs=net.sizes[-1])
+        kept = _encoders[net] = Encoder(net)
     return kept

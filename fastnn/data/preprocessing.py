@@ -5,6 +5,7 @@
               "columns": [names], "classes": [values] | None,
               "categories": {column: [names]}, "missing": "mean",        # if there are any; if it may be
               "decimal": "comma",                                        # if numbers are written so
+              "positions": number,                                       # of columns, if these are called "0", ...
               "feature_mean": [numbers], "feature_factor": [numbers],    # of each input, see features.py
               "target_mean": number, "target_std": number}                  # the last two for regression
 
@@ -17,6 +18,7 @@ target becomes (y - mean) / std and a prediction goes the other way.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,9 +27,10 @@ from numpy.typing import NDArray
 
 from ..errors import DataFileError, ModelFileError
 from ..robust import centre_and_spread, is_robust
+from ..version import written_by
 from .features import feature_names
 
-__all__ = ["check", "fit_scaling", "scale_features", "scale_target", "unscale_target"]
+__all__ = ["check", "fit_scaling", "of", "scale_features", "scale_target", "unscale_target"]
 
 Floats = NDArray[np.float64]
 VERSION = 1
@@ -167,6 +170,14 @@ def unscale_target(preprocessing: dict[str, Any], h: Floats) -> Floats:
     )
 
 
+def of(net: Any) -> dict[str, Any]:
+    """`check` of a network's preprocessing; errors name the version of fastnn that wrote its file, if it is another."""
+    try:
+        return check(net.preprocessing, inputs=net.sizes[0], outputs=net.sizes[-1])
+    except ModelFileError as error:
+        raise ModelFileError(f"{error}{written_by(net._written_by) if net.preprocessing is not None else ''}") from None
+
+
 def check(preprocessing: Any, *, inputs: int, outputs: int) -> dict[str, Any]:
     """The dict if it is one of the two kinds above and fits a network of so many inputs and outputs.
 
@@ -233,6 +244,10 @@ def _table_fault(p: dict[str, Any], inputs: int, outputs: int) -> str:
         return f"missing={p['missing']!r} is not known"
     if p.get("decimal") not in (None, "comma"):
         return f"decimal={p['decimal']!r} is not known"
+    if (width := p.get("positions")) is not None and not all(
+        _is_position(c, width) for c in [*columns, p.get("target")]
+    ):
+        return f"positions={width!r} is not the number of columns of which these are"
     if len(feature_names(columns, categories)) != inputs:
         return f"columns and categories do not make {inputs} inputs"
     if not isinstance(p.get("target"), str) or p.get("task") not in ("classification", "regression"):
@@ -254,6 +269,12 @@ def _class_fault(p: dict[str, Any], outputs: int) -> str:
         isinstance(classes, list) and len(classes) == outputs and all(isinstance(c, (str, int, float)) for c in classes)
     )
     return "" if valid else f"classes are not {outputs} names or numbers"
+
+
+def _is_position(column: Any, width: Any) -> bool:
+    """Whether a column is named by its place among so many."""
+    known = isinstance(column, str) and re.fullmatch("0|[1-9][0-9]{0,8}", column)
+    return bool(known) and isinstance(width, int) and int(column) < width
 
 
 def _finite(value: Any) -> bool:

@@ -1,4 +1,5 @@
-"""Which rows train, which validate, which test: seeded, disjoint, and by class where there are classes."""
+"""Which rows train, which validate, which test: disjoint; seeded, and by class where there are classes, or the last of
+them."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataFileError, finite_number
 
-__all__ = ["Split", "split_rows"]
+__all__ = ["Split", "last_rows", "split_rows"]
 
 Rows = NDArray[np.int64]
 # Beside the seed of the user, so that the split does not repeat the random numbers of the weights.
@@ -77,10 +78,7 @@ def split_rows(
         if n
         else []
     )
-    if n < parts + 1:
-        raise DataFileError(
-            f"{n} row{'s' * (n != 1)} cannot be split into {_named(test, validation)}; at least {parts + 1} are needed"
-        )
+    _refuse_few(n, test, validation)
     for k, group in enumerate(groups):
         if len(group) < parts:
             name = names[k] if names is not None else k
@@ -98,6 +96,45 @@ def split_rows(
         for part, rows in zip(picked, (group[t + v :], group[t : t + v], group[:t]), strict=True):
             part.append(rows)
     return Split(*(np.sort(np.concatenate(part)).astype(np.int64) for part in picked))
+
+
+def last_rows(
+    n: int,
+    *,
+    test: float,
+    validation: float,
+    classes: NDArray[np.int64] | None = None,
+    names: Sequence[Any] | None = None,
+) -> Split:
+    """The last rows of n test and those before them validate, for rows in the order of time: as scikit-learn's
+    `train_test_split(shuffle=False)` twice, but of so many rows as `split_rows` takes.
+
+    Parameters and errors are those of `split_rows`; DataFileError where a class does not occur in training rows.
+    """
+    test = finite_number("test", test, least=0, below=1)
+    validation = finite_number("validation", validation, least=0, below=1)
+    _refuse_few(n, test, validation)
+    (tested,) = _shares([n], test, spare=1 + (validation > 0))
+    (watched,) = _shares([n - tested], validation, spare=1)
+    train, watch, last = np.split(np.arange(n, dtype=np.int64), [n - tested - watched, n - tested])
+    if classes is not None:
+        for k in range(int(classes.max()) + 1):
+            if not (classes[train] == k).any():
+                name = names[k] if names is not None else k
+                first = int(np.argmax(classes == k))
+                raise DataFileError(
+                    f"class {name!r} first occurs in row {first + 1}, and the first {len(train):,} rows train; it "
+                    "cannot be learnt from these: set fewer rows apart, or leave it out"
+                )
+    return Split(train, watch, last)
+
+
+def _refuse_few(n: int, test: float, validation: float) -> None:
+    parts = 1 + (test > 0) + (validation > 0)
+    if n < parts + 1:
+        raise DataFileError(
+            f"{n} row{'s' * (n != 1)} cannot be split into {_named(test, validation)}; at least {parts + 1} are needed"
+        )
 
 
 def _shares(sizes: list[int], fraction: float, *, spare: int) -> list[int]:

@@ -7,7 +7,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,11 @@ from .columns import (
     otherwise_written,
     with_point,
 )
-from .csv_file import read_csv
 from .dataset import GUESSED, DataSet
 from .features import as_text, categories_of, encoded
-from .npz_file import read_npz
+from .readers import READERS, ending, is_npz, read
 from .targets import are_labels, distinct, guess, plain
+from .written import PLAIN, Written
 
 __all__ = [
     "DECIMALS",
@@ -69,6 +69,8 @@ class Choice:
         categories, none of them.
     decimal : str
         How numbers in text are written: 1234.5 with a "point", or with a "comma" 1234,5 or 1.234,5.
+    written : Written
+        How the file is written: encoding, separator, header line or none.
     """
 
     drop: tuple[str, ...] = ()
@@ -76,6 +78,7 @@ class Choice:
     missing: str = "refuse"
     decimal: str = "point"
     numeric: tuple[str, ...] = ()
+    written: Written = PLAIN
 
 
 def load(
@@ -119,8 +122,10 @@ def load(
         raise unknown_name("missing", choice.missing, MISSING_WAYS)
     if choice.decimal not in DECIMALS:
         raise unknown_name("decimal", choice.decimal, DECIMALS)
-    if choice.decimal == "comma" and path.suffix.lower() == ".npz":
+    if choice.decimal == "comma" and is_npz(path):
         raise ValueError("--decimal comma is for text, in .csv and .tsv; numbers in an .npz file are numbers")
+    if not choice.written.header and is_npz(path):
+        raise ValueError("--no-header is for text, in .csv and .tsv; arrays in an .npz file have names")
     chosen: list[str] = []
 
     def want(names: list[str]) -> tuple[list[str], str]:
@@ -129,9 +134,10 @@ def load(
 
     text_columns = frozenset(choice.categorical)
     reading = Reading(
-        text_columns, True, choice.missing == "mean", text_columns, choice.decimal == "comma", frozenset(choice.numeric)
-    )
-    table = _reader(path)(path, want, reading)
+        text_columns, True, choice.missing == "mean", text_columns, choice.decimal == "comma",
+        frozenset(choice.numeric), choice.written,
+    )  # fmt: skip
+    table = read(path, want, reading)
     assert table.target is not None
     name, columns = chosen[0], list(table.features)
     _refuse_otherwise_written(path, table, name, task, choice)
@@ -167,6 +173,8 @@ def load(
         for column, cells in table.features.items()
         if column in table.counting or _counts_rows(cells)
     )
+    if not choice.written.header:
+        preprocessing["positions"] = len(table.names)
     if choice.decimal == "comma":
         preprocessing["decimal"] = "comma"
     if choice.missing == "mean":
@@ -220,7 +228,7 @@ def _refuse_otherwise_written(path: Path, table: RawTable, target: str, task: st
             continue
         names = "--task classification" if name == target else f"--categorical {shlex.quote(name)}"
         ways = f"{names} takes such texts for names"
-        if choice.decimal == "point" and path.suffix.lower() != ".npz" and not fault(with_point(cell)):
+        if choice.decimal == "point" and not is_npz(path) and not fault(with_point(cell)):
             ways = f"--decimal comma reads a decimal comma, {ways}"
         raise DataFileError(
             f"{path}: column {name!r} holds numbers that are not written as {wanted} (such as {cell!r}); {ways}"
@@ -253,7 +261,7 @@ def _filled(features: dict[str, Column]) -> list[str]:
 
 
 def read_columns(
-    path: str | os.PathLike[str], known: Mapping[str, Any], notes: list[str]
+    path: str | os.PathLike[str], known: Mapping[str, Any], notes: list[str], written: Written = PLAIN
 ) -> tuple[NDArray[np.float64], list[str]]:
     """Rows for a trained model: its columns, wherever in the file they are.
 
@@ -264,6 +272,8 @@ def read_columns(
         The model's preprocessing (fastnn/data/preprocessing.py).
     notes : list of str
         Appended to: categories that did not occur in training.
+    written : Written
+        How this file is written; whether it has a header line the model knows.
 
     Returns
     -------
@@ -277,18 +287,20 @@ def read_columns(
     DataFileError
         A column is missing (the nearest name there is suggested), or the file is not usable.
     """
-    features, extra = features_of(path, known)
+    features, extra = features_of(path, known, written)
     return encoded(features, known["columns"], known.get("categories", {}), notes), extra
 
 
-def features_of(path: str | os.PathLike[str], known: Mapping[str, Any]) -> tuple[dict[str, Column], list[str]]:
+def features_of(
+    path: str | os.PathLike[str], known: Mapping[str, Any], written: Written = PLAIN
+) -> tuple[dict[str, Column], list[str]]:
     """What `read_columns` encodes, and the columns that were not wanted; the same errors."""
     path = Path(path)
-    table = _reader(path)(path, lambda names: (_needed(path, names, known), None), reading_of(known))
+    table = read(path, lambda names: (_needed(path, names, known), None), reading_of(known, written))
     return table.features, [name for name in table.names if name not in table.features]
 
 
-def cells_of(path: str | os.PathLike[str], columns: Sequence[str]) -> dict[str, list[str]]:
+def cells_of(path: str | os.PathLike[str], columns: Sequence[str], written: Written = PLAIN) -> dict[str, list[str]]:
     """These columns of a table as they are written, without blanks around.
 
     Raises
@@ -304,11 +316,13 @@ def cells_of(path: str | os.PathLike[str], columns: Sequence[str]) -> dict[str, 
                 raise _no_column(path, names, column)
         return list(columns), None
 
-    table = _reader(path)(path, want, Reading(wanted, missing=True, literal=wanted))
+    table = read(path, want, Reading(wanted, missing=True, literal=wanted, written=written))
     return {name: list(cells) for name, cells in table.features.items()}
 
 
-def load_test(path: str | os.PathLike[str], known: Mapping[str, Any], notes: list[str]) -> tuple[NDArray[Any], Any]:
+def load_test(
+    path: str | os.PathLike[str], known: Mapping[str, Any], notes: list[str], written: Written = PLAIN
+) -> tuple[NDArray[Any], Any]:
     """(X, y) of another file with the same columns and target: not scaled, classes as codes.
 
     Raises
@@ -324,7 +338,7 @@ def load_test(path: str | os.PathLike[str], known: Mapping[str, Any], notes: lis
             raise DataFileError(f"{path}: has no column {target!r}, the target{hint}")
         return _needed(path, names, known), target
 
-    table = _reader(path)(path, want, reading_of(known))
+    table = read(path, want, reading_of(known, written))
     X = encoded(table.features, known["columns"], known.get("categories", {}), notes)
     named = classes is not None and isinstance(classes[0], str)
     values, text = _target_values(table, target, known["task"], known.get("decimal") == "comma")
@@ -353,7 +367,7 @@ def _not_a_number(path: Path, table: RawTable, name: str, values: NDArray[Any]) 
     )
 
 
-def reading_of(known: Mapping[str, Any]) -> Reading:
+def reading_of(known: Mapping[str, Any], written: Written = PLAIN) -> Reading:
     """How the columns of a trained model are read."""
     categories = known.get("categories", {})
     literal = frozenset(column for column, names in categories.items() if MISSING & {name.lower() for name in names})
@@ -362,10 +376,20 @@ def reading_of(known: Mapping[str, Any]) -> Reading:
         missing=known.get("missing") == "mean",
         literal=literal,
         comma=known.get("decimal") == "comma",
+        written=replace(written, header="positions" not in known),
     )
 
 
 def _needed(path: Path, names: list[str], known: Mapping[str, Any]) -> list[str]:
+    width = known.get("positions")
+    if width is not None and len(names) != width and not is_npz(path):
+        last = known["target"] == str(width - 1)
+        if not (last and len(names) == width - 1):
+            raise DataFileError(
+                f"{path}: has {len(names)} column{'s' * (len(names) != 1)}, the model was trained on {width} without a "
+                "header line, so that a column is told by its position; give all of "
+                f"them{', or all but the last' * last}"
+            )
     missing = [column for column in known["columns"] if column not in set(names)]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
@@ -373,23 +397,6 @@ def _needed(path: Path, names: list[str], known: Mapping[str, Any]) -> list[str]
             f"{path}: column {missing[0]!r}{more}, which the model needs, is missing{nearest(missing[0], names, 0.6)}"
         )
     return list(known["columns"])
-
-
-READERS = {".csv": read_csv, ".tsv": read_csv, ".csv.gz": read_csv, ".tsv.gz": read_csv, ".npz": read_npz}
-
-
-def ending(path: str | os.PathLike[str]) -> str:
-    """How a file's name ends, in lower case: .csv, .npz, and of packed ones .csv.gz."""
-    path = Path(path)
-    return "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]).lower()
-
-
-def _reader(path: Path) -> Any:
-    if ending(path) not in READERS:
-        raise DataFileError(f"{path}: expected a file that ends in .csv, .tsv or .npz, the first two perhaps with .gz")
-    if path.is_dir():
-        raise DataFileError(f"{path}: is a folder, a file is expected")
-    return READERS[ending(path)]
 
 
 def _named(path: Path, names: list[str], column: str) -> str:

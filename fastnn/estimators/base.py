@@ -106,6 +106,7 @@ class Dense(BaseEstimator):  # type: ignore[misc]
         init: Any = "glorot",
         validation: float | None = None,
         patience: int | None = None,
+        monitor: Any = "val_cost",
         weight_decay: float | None = None,
         clip_norm: float | None = None,
         callbacks: Sequence[Any] = (),
@@ -125,6 +126,7 @@ class Dense(BaseEstimator):  # type: ignore[misc]
         self.init = init
         self.validation = validation
         self.patience = patience
+        self.monitor = monitor
         self.weight_decay = weight_decay
         self.clip_norm = clip_norm
         self.callbacks = callbacks
@@ -194,9 +196,10 @@ class Dense(BaseEstimator):  # type: ignore[misc]
         if not isinstance(self.verbose, (numbers.Integral, np.bool_)):
             raise TypeError(f"verbose must be True or False, or a number, got {self.verbose!r}")
         given = any(part is not None for part in watch)
-        if self.patience is not None and not share and not given:
+        if self.patience is not None and not share and not given and not callable(self.monitor):
+            what = "a higher accuracy" if self.monitor == "val_accuracy" else "a lower cost"
             raise ValueError(
-                f"patience={self.patience} waits for a lower cost of rows that are set apart, and there are none; give "
+                f"patience={self.patience} waits for {what} of rows that are set apart, and there are none; give "
                 "validation=0.1, or fit(X, y, X_val=..., y_val=...)"
             )
         if share and not given:
@@ -215,7 +218,7 @@ class Dense(BaseEstimator):  # type: ignore[misc]
             X, y, optimizer=LBFGS if rule is None else rule,
             learning_rate=self.learning_rate if rule is None else None,
             batch_size=None if rule is None else self._rows_a_step(X), epochs=epochs, validation=watched,
-            patience=self.patience, seed=seed, sample_weight=weights, progress=bool(self.verbose),
+            patience=self.patience, monitor=self.monitor, seed=seed, sample_weight=weights, progress=bool(self.verbose),
             callbacks=() if self.callbacks is None else self.callbacks,
         )  # fmt: skip
         self.network_, self.optimizer_, self._seed = net, rule, seed

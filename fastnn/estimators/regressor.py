@@ -85,6 +85,9 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
     validation, patience : float and int, default None
         A fraction of the rows to set apart for validation (rows of your own are arguments of `fit`); and the number of
         epochs without a lower validation cost after which training ends, and goes back to the best epoch.
+    monitor : str or callable, default "val_cost"
+        What `patience` waits for: a lower "val_cost", or a higher value of f(net) -> float, as in `Network.fit`, where
+        net answers in standardised units.
     weight_decay : float, default None
         >= 0, of adam (then AdamW), lars or lamb, in place of the optimizer's own.
     clip_norm : float, default None
@@ -137,6 +140,7 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
         init: Any = "glorot",
         validation: float | None = None,
         patience: int | None = None,
+        monitor: Any = "val_cost",
         weight_decay: float | None = None,
         clip_norm: float | None = None,
         callbacks: Sequence[Any] = (),
@@ -148,8 +152,8 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
         super().__init__(
             hidden_layer_sizes, activation=activation, optimizer=optimizer, learning_rate=learning_rate,
             batch_size=batch_size, epochs=epochs, l2=l2, dropout=dropout, init=init, validation=validation,
-            patience=patience, weight_decay=weight_decay, clip_norm=clip_norm, callbacks=callbacks, verbose=verbose,
-            backend=backend, dtype=dtype, random_state=random_state,
+            patience=patience, monitor=monitor, weight_decay=weight_decay, clip_norm=clip_norm, callbacks=callbacks,
+            verbose=verbose, backend=backend, dtype=dtype, random_state=random_state,
         )  # fmt: skip
         self.cost = cost
 
