@@ -183,6 +183,7 @@ class ShimDevice(Device):
     def _upload(self, target, source):
         reads = [("pinned memory", source)] if isinstance(source, Pinned) else ()
         self.order.note(operation("an upload", reads, [("target", target)]))
+        source = source.view(np.ndarray)
         if self._pending is None:
             target[...] = source
         else:
@@ -197,6 +198,7 @@ class ShimDevice(Device):
     def copy(self, target, source):
         self.guard()
         what = operation("a copy", [("source", source)], [("target", target)])
+        target, source = target.view(np.ndarray), source.view(np.ndarray)  # pinned memory shall not say it is the host
         self._do(lambda: np.copyto(target, source, casting="no"), what)
 
     def overlap(self, x, y):
