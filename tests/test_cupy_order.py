@@ -9,14 +9,18 @@ from __future__ import annotations
 import gc
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from cuda_on_cpu import OrderFault, ShimDevice
+from test_cupy_device import fake, working  # noqa: F401 - fixtures
 
 import fastnn
 from fastnn import optimizers
+from fastnn.backends import cupy_program
 from fastnn.backends.cupy_backend import CupyBackend
+from fastnn.backends.cupy_device import CupyDevice, _CupyMark
 from fastnn.backends.cupy_stream import Feeder, HostRows
 
 SIZES, ROWS, BATCH = (6, 5, 3), 64, 4
@@ -37,13 +41,13 @@ def data():
 def streamed(steps=5, made=None):
     X, y = data()
     made = made or program()
-    made.run(X.view(HostRows), y, np.arange(ROWS), 0, steps)
+    made.run(X.view(HostRows), made.net.backend.asarray(y), np.arange(ROWS), 0, steps)
     return made
 
 
 def resident(steps=5, made=None):
-    X, y = data()
     made = made or program()
+    X, y = (made.net.backend.asarray(x) for x in data())
     made.run(X, y, np.arange(ROWS), 0, steps)
     return made
 
@@ -332,3 +336,63 @@ def test_memory_of_another_stream_is_freed_in_the_order_of_the_stream_that_took_
         return
     with pytest.raises(OrderFault, match=f"used again on the default stream writes it, which clear on {COPIES}"):
         device.empty((8,), np.float32)
+
+
+# ---- the real device's streams and events, over the fake CuPy ---------------------------------------------------------
+
+
+def no_together(self, first, second):
+    """`CupyDevice._side_by_side` without its end."""
+    stream, (apart, _) = self._cupy.cuda.get_current_stream(), self._places
+    apart.record(stream)
+    self._beside.wait_event(apart)
+    with self._beside:
+        first()
+    second()
+
+
+def no_apart(self, first, second):
+    stream, (_, together) = self._cupy.cuda.get_current_stream(), self._places
+    with self._beside:
+        first()
+    second()
+    together.record(self._beside)
+    stream.wait_event(together)
+
+
+def beside(patch):
+    chosen = cupy_program.choose
+    patch.setattr(
+        cupy_program,
+        "choose",
+        lambda *a, **k: [replace(choice, beside=layer > 0) for layer, choice in enumerate(chosen(*a, **k))],
+    )
+
+
+REAL = {
+    "work does not wait for the caller": (resident, CupyDevice, "_order", lambda *a: None),
+    "a mark is not waited for": (streamed, _CupyMark, "wait", lambda self: None),
+    "a branch is not waited for": (resident, CupyDevice, "_side_by_side", no_together),
+    "a branch does not wait": (resident, CupyDevice, "_side_by_side", no_apart),
+}
+
+
+@pytest.mark.parametrize("run", [resident, streamed])
+def test_the_real_device_is_in_order(run, working, monkeypatch):  # noqa: F811
+    beside(monkeypatch)
+    made = run(made=program(CupyDevice(working)))
+    assert made.mode == "captured"
+    run(made=made)
+
+
+def twice(run, device):
+    run(made=run(made=program(device)))
+
+
+@pytest.mark.parametrize("fault", REAL)
+def test_a_forgotten_wait_of_the_real_device_is_seen(fault, working, monkeypatch):  # noqa: F811
+    run, owner, name, changed = REAL[fault]
+    beside(monkeypatch)
+    monkeypatch.setattr(owner, name, changed)
+    with pytest.raises(OrderFault, match=r"stream \d"):
+        twice(run, CupyDevice(working))
