@@ -35,10 +35,10 @@ class Actor:
 
 def extent(x):
     """(first byte, byte behind the last) of an array; an empty one has none."""
+    first = x.__array_interface__["data"][0]  # faster than x.ctypes
     if x.flags.c_contiguous:
-        first = x.ctypes.data
         return first, first + x.nbytes
-    first = x.ctypes.data  # of the rest, only matrices with gaps between their rows are met: no negative strides
+    # of the rest, only matrices with gaps between their rows are met: no negative strides
     return first, first + (sum((n - 1) * s for n, s in zip(x.shape, x.strides, strict=True)) + x.itemsize) * (
         x.size > 0
     )
@@ -69,6 +69,7 @@ class Order:
 
     def __init__(self):
         self._actors, self._here, self._lock = {}, threading.local(), threading.RLock()
+        self._any_blocking = False
         self._hosts, self._numbers = weakref.WeakSet(), itertools.count(1)  # actors of threads that live
         self._freed, self._freed_pinned, self._retired, self._living = {}, [], [], {}
 
@@ -100,6 +101,7 @@ class Order:
         """Inside, this is the current stream."""
         before, self._here.stream = self.stream, stream
         self._actor(stream).blocking |= blocking
+        self._any_blocking |= blocking
         try:
             yield
         finally:
@@ -130,6 +132,8 @@ class Order:
         if actor.seen.get(host.key) != host.version:
             self._join(actor, clock)
             actor.seen[host.key] = host.version
+        if not self._any_blocking:
+            return actor
         others = [a for a in self._actors.values() if a.blocking] if stream == DEFAULT else ()
         for other in [self._actor(DEFAULT)] if actor.blocking else others:
             self._join(actor, self._release(other))
