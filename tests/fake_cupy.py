@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
 from cuda_on_cpu import ShimDevice
+from cuda_on_cpu.device import touched
+from cuda_on_cpu.order import DEFAULT, Order, operation
 
 from fastnn.kernels.cuda import sources
 
@@ -34,16 +37,19 @@ class DeviceArray(np.ndarray):
     """What CupyDevice uses of cupy.ndarray."""
 
     device = SimpleNamespace(id=0)
+    cupy = None  # whose `order` is told; the last one made
     __cuda_array_interface__ = {"version": 3}  # noqa: RUF012 - CuPy has it, and fastnn looks for it
 
     def set(self, source):
         assert type(source) is np.ndarray
+        self.cupy.did(operation("an upload", (), [("target", self)]))
         self.view(np.ndarray)[...] = source
 
     @property
     def data(self):
         def memset_async(value, count):
             assert (value, count) == (0, self.nbytes)
+            self.cupy.did(operation("clear", (), [("x", self)]))
             self.view(np.ndarray)[...] = 0
 
         return SimpleNamespace(ptr=self.ctypes.data, memset_async=memset_async)
@@ -79,6 +85,7 @@ class FakeCublas:
             memory(B, ldb * (n if op_B == 0 else k)),
             memory(C, ldc * n),
         ]
+        self.cupy.did(operation("gemm", zip("AB", arrays, strict=False), [("C", arrays[2])]))
         ShimDevice().gemm(
             "NT"[op_A],
             "NT"[op_B],
@@ -125,22 +132,29 @@ class FakeOutOfMemory(MemoryError):
 
 class FakeEvent:
     def __init__(self, cupy):
-        self.cupy = cupy
+        self.cupy, self.reached = cupy, {}
 
     def record(self, stream=None):
-        self.cupy.log.append(("record", (stream or self.cupy.streams[-1]).name))
+        stream = stream or self.cupy.streams[-1]
+        self.cupy.log.append(("record", stream.name))
+
+        def recorded():
+            self.reached = self.cupy.order.record(stream.key)
+
+        self.cupy.do(recorded)
 
     def synchronize(self):
+        self.cupy.order.synchronize(self.reached)
         self.cupy.log.append(("wait for event",))
 
 
 class FakeStream:
-    """Records launches while it captures, as the driver does."""
+    """Records launches while it captures, as the driver does. `key`: its name in the order of the streams."""
 
     ptr = 7
 
-    def __init__(self, cupy, name):
-        self.cupy, self.name = cupy, name
+    def __init__(self, cupy, name, key):
+        self.cupy, self.name, self.key = cupy, name, key
 
     def __enter__(self):
         self.cupy.streams.append(self)
@@ -150,8 +164,10 @@ class FakeStream:
 
     def wait_event(self, event):
         self.cupy.log.append(("wait", self.name))
+        self.cupy.do(lambda: self.cupy.order.wait(event.reached, self.key))
 
     def synchronize(self):
+        self.cupy.order.synchronize(self.cupy.order.record(self.key))
         self.cupy._wait()
 
     def begin_capture(self, mode):
@@ -179,9 +195,11 @@ class WorkingCupy(FakeCupy):
         )
         runtime.getDeviceProperties = lambda device: {"name": b"Fake GPU"}
         self.get_default_memory_pool = lambda: SimpleNamespace(free_bytes=lambda: 24)
-        self.streams = [FakeStream(self, "the caller's")]
+        self.order, made = Order(), itertools.count(1)
+        DeviceArray.cupy = self
+        self.streams = [FakeStream(self, "the caller's", DEFAULT)]
         self.cuda.get_current_stream = lambda: self.streams[-1]
-        self.cuda.Stream = lambda non_blocking: FakeStream(self, f"own {non_blocking}")
+        self.cuda.Stream = lambda non_blocking: FakeStream(self, f"own {non_blocking}", f"stream {next(made)}")
         self.cuda.Event = lambda disable_timing=False: FakeEvent(self)
         self.cuda.get_elapsed_time = lambda begin, end: 40.0  # milliseconds
         self.cuda.alloc_pinned_memory = bytearray
@@ -190,6 +208,24 @@ class WorkingCupy(FakeCupy):
 
     def _wait(self):
         self.waits += 1
+
+    def do(self, call):
+        """Do it, or record it while a graph is being captured."""
+        call() if self.recording is None else self.recording.append(call)
+
+    def noted(self, what, call):
+        """The call, which also says that the stream that is current now does this."""
+        key = self.streams[-1].key
+
+        def noted():
+            with self.order.on(key):
+                self.order.note(what)
+            call()
+
+        return noted
+
+    def did(self, what):
+        self.do(self.noted(what, lambda: None))
 
     def empty(self, shape, dtype):
         if np.prod(shape) > 10**10:
@@ -200,7 +236,11 @@ class WorkingCupy(FakeCupy):
 
     def asarray(self, x, dtype=None):
         assert isinstance(x, DeviceArray) or x.dtype.isnative
-        return x if isinstance(x, DeviceArray) and dtype in (None, x.dtype) else np.array(x, dtype).view(DeviceArray)
+        if isinstance(x, DeviceArray) and dtype in (None, x.dtype):
+            return x
+        made = np.array(x, dtype).view(DeviceArray)
+        self.did(operation("asarray", [("x", x)] if isinstance(x, DeviceArray) else (), [("the array", made)]))
+        return made
 
     def from_dlpack(self, x):
         self.log.append("from_dlpack")
@@ -213,9 +253,15 @@ class WorkingCupy(FakeCupy):
 
     def asnumpy(self, x):
         assert isinstance(x, DeviceArray)
+        self.did(operation("a copy to the host", [("x", x)]))
+        self.order.synchronize(self.order.record(self.streams[-1].key))
         return np.array(x)
 
-    copyto, may_share_memory = staticmethod(np.copyto), staticmethod(np.may_share_memory)
+    def copyto(self, target, source):
+        copy = functools.partial(np.copyto, target, source)
+        self.do(self.noted(operation("a copy", [("source", source)], [("target", target)]), copy))
+
+    may_share_memory = staticmethod(np.may_share_memory)
 
     def RawModule(self, code, options):
         self.modules.append(options)
@@ -231,7 +277,7 @@ class WorkingCupy(FakeCupy):
                     assert isinstance(x, (DeviceArray, np.generic))
                 assert self.streams[-1].name == "own True" or not in_a_step(name)
                 call = functools.partial(ShimDevice()._launch, name, kind, grid, block, shared_mem, arguments)
-                call() if self.recording is None else self.recording.append(call)
+                self.do(self.noted(operation(name, *touched(name, arguments)), call))
 
             run.shared_size_bytes = 512
             return run

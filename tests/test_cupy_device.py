@@ -140,6 +140,7 @@ def working(fake, monkeypatch, tmp_path):
     monkeypatch.setattr(CupyDevice, "workspace_bytes", 4096)
     without_nvmath(monkeypatch)
     cupy.lt = StandInLt(lambda: cupy.recording, aligned=True)
+    cupy.lt.noted = cupy.noted
     monkeypatch.setattr(cublaslt, "library", lambda: cublaslt._declared(cupy.lt.library))
     cupy.cublas = FakeCublas(cupy)
     monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs.cublas", cupy.cublas)

@@ -1,7 +1,20 @@
 """What the CuPy engine needs of a device: memory, kernel launches, matrix products, streams, graphs.
 
 `CupyDevice` (cupy_device.py) is the real one. The tests bind the same engine to a stand-in over NumPy
-arrays (tests/cuda_on_cpu), so that all of the engine but that file runs without a GPU.
+arrays (tests/cuda_on_cpu), so that all of the engine but that file runs without a GPU. The stand-in also checks
+(order.py there) that no two operations, of which one writes, meet on the same memory without one of these orders:
+
+- What is asked of one stream is done in that order; a launched graph is one piece of it, within which only
+  `side_by_side` leaves an order open.
+- A device has a stream of its own (`work`), one for copies (`copying`) and one for branches of graphs. None of them
+  waits for the default stream, nor that for them: `work` begins after what the caller's stream holds and the caller's
+  stream goes on after it; copies and computation are put in order by marks alone. Whoever uses arrays on two streams of
+  his own has to put those in order.
+- The host goes on after `Mark.synchronize`, `synchronize` and `to_numpy`, which wait for what the current stream holds.
+  It may change pinned memory when the copies that read it are over, other memory when `upload` returns.
+- Freed memory belongs to the stream that was current when it was taken, and is used again in the order of that stream;
+  so what used it on another stream must come before what this stream is given next. Freed pinned memory is anybody's at
+  once: wait for its copies before.
 """
 
 from __future__ import annotations

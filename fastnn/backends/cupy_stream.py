@@ -61,10 +61,12 @@ class Feeder:
             self._copied[buffer] = self._device.mark()
 
     def settle(self) -> None:
-        """Waits until no copy is under way; then the memory may be given back."""
-        for copied in self._copied:
-            if copied is not None:
-                copied.synchronize()
+        """Waits until no copy is under way, not even one that was interrupted before it had its mark; then the memory
+        may be given back. A later fetch comes after what the current stream holds: a step may lack its mark too.
+        """
+        with self._device.copying():
+            self._device.mark().synchronize()
+        self._used = [self._device.mark(), self._device.mark()]
 
     def ready(self, buffer: int) -> None:
         """What is asked of the current stream from here on finds the rows in the buffer."""

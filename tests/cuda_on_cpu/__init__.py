@@ -8,8 +8,9 @@ from fastnn.backends.cupy_backend import CupyBackend
 
 from .builder import CompilerMissing, library
 from .device import KernelFault, ShimDevice
+from .order import OrderFault
 
-__all__ = ["CompilerMissing", "KernelFault", "ShimDevice", "library", "make_backend"]
+__all__ = ["CompilerMissing", "KernelFault", "OrderFault", "ShimDevice", "library", "make_backend"]
 
 
 @functools.cache

@@ -23,6 +23,7 @@ from fastnn.backends.cupy_products import EPILOGUES, Product
 from fastnn.kernels.cuda import sources
 
 from .builder import CompilerMissing
+from .device import product_touches
 from .products import check_alignment, multiply
 
 SOURCE = Path(__file__).with_name("cublaslt.cpp")
@@ -137,14 +138,14 @@ def without_nvmath(monkeypatch):
 
 class StandInLt:
     """The stand-in in this process. `capturing()` is the list of a graph that is being recorded, or None. `aligned`: it
-    insists on `check_alignment`.
+    insists on `check_alignment`. `noted`: from what a product reads and writes (order.py) and a call to the call.
 
     Attributes: `library`, its functions not declared yet; `problems`, all that was asked for; `calls`, how many
     products were computed; `errors` of those that could not be.
     """
 
     def __init__(self, capturing=lambda: None, path=None, aligned=False):
-        self.aligned = aligned
+        self.aligned, self.noted = aligned, lambda what, call: call
         self.calls, self.errors, self.problems, self._capturing = 0, [], [], capturing
         self.library = ctypes.CDLL(str(path or build()))
         self.library.stand_in_living.restype = ctypes.c_size_t
@@ -165,7 +166,12 @@ class StandInLt:
                 check_alignment(problem.product(), [problem.a, problem.b, problem.d, problem.bias, problem.aux])
             self.problems.append(problem)
             recording = self._capturing()
-            do = functools.partial(self._multiply, problem)
+            product = problem.product()
+            touched = [
+                *self._arrays(problem, product),
+                np.frombuffer((ctypes.c_char * problem.workspace_bytes).from_address(problem.workspace), np.uint8),
+            ]
+            do = self.noted(product_touches(product, *touched), functools.partial(self._multiply, problem))
             do() if recording is None else recording.append(do)
         except Exception as error:  # it cannot pass through C
             self.errors.append(error)
@@ -175,4 +181,7 @@ class StandInLt:
     def _multiply(self, problem):
         self.calls += 1
         product = problem.product()
-        multiply(product, *arrays(product, [problem.a, problem.b, problem.d, problem.bias, problem.aux]))
+        multiply(product, *self._arrays(problem, product))
+
+    def _arrays(self, problem, product):
+        return arrays(product, [problem.a, problem.b, problem.d, problem.bias, problem.aux])
