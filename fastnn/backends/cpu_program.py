@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ..dropout import limit_of, scale_of
-from ..kernels.cpu.codes import MOMENTUM
+from ..kernels.cpu.codes import GRADIENT
 from ..kernels.cpu.gather import reader, source_of
 from ..kernels.cpu.subnormal import as_zero
 from ..kernels.cpu.workspace import Data, Rule, Run, read_only
@@ -182,10 +182,10 @@ class TeamProgram(Program):
         order: Array,
         start: int,
         stop: int,
-        theta_stays: bool = False,
+        D: Array | None = None,
     ) -> tuple[float, int]:
-        """As `run` by this rule; theta (P,) and its state vectors (P,) move. theta_stays: the states alone do, which
-        begin as zeros.
+        """As `run` by this rule; theta (P,) and its state vectors (P,) move. With D (P,) theta stays as it is, and what
+        it would have become is written there.
         """
 
     def leave_no_unit_out(self) -> None:
@@ -193,20 +193,13 @@ class TeamProgram(Program):
         self._shape = self._shape._replace(**no_dropout(self.net))
 
     def gradient(self, X: Array, y: Array, order: Array, l2: float) -> tuple[float, Array]:
-        """The cost's sum and D (P,), a fresh vector, over the rows `order` (batch_size,) of X and y; the optimizer must
-        be a Momentum, and has no part in it. l2: lambda / n. `hits` is set.
-
-        A step of v := mu v + D, Theta := Theta - alpha v with v = mu = alpha = 0 leaves D in v.
+        """The cost's sum and D (P,), a fresh vector, over the rows `order` (batch_size,) of X and y; the optimizer has
+        no part in it. l2: lambda / n. `hits` is set.
         """
-        D = aligned(self.net.theta.shape, self.net.dtype, np.zeros)
-        rule = Rule(MOMENTUM, np.zeros((1, 2)), 0, l2, 0.0)
-        cost, _ = self._run_on(self.net.theta, [D], rule, X, y, order, 0, 1, theta_stays=True)
+        D = aligned(self.net.theta.shape, self.net.dtype)
+        rule = Rule(GRADIENT, np.zeros((1, 1)), 0, l2, 0.0)
+        cost, _ = self._run_on(self.net.theta, [], rule, X, y, order, 0, 1, D)
         return cost, D
-
-    @functools.cached_property
-    def _moving(self) -> Array:
-        """(P,) for a copy of theta that may move."""
-        return aligned(self.net.theta.shape, self.net.dtype)
 
     def serves(self, job: Job) -> bool:
         if job.optimizer is not self.optimizer:

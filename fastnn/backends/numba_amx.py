@@ -116,11 +116,11 @@ class AmxProgram(TeamProgram):
         order: Array,
         start: int,
         stop: int,
-        theta_stays: bool = False,
+        D: Array | None = None,
     ) -> tuple[float, int]:
-        if theta_stays:
-            np.copyto(self._moving, theta)
-            theta = self._moving
+        if D is not None:
+            np.copyto(D, theta)
+            theta = D
         team = self._team()
         side_by_side = (X.strides[1] == X.itemsize or X.shape[1] == 1) and X.strides[0] % X.itemsize == 0
         octets = X.dtype in OCTETS and side_by_side and X.shape[1] > FEW

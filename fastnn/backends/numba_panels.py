@@ -23,7 +23,7 @@ from ..kernels.cpu.team import new_barrier
 from ..kernels.cpu.workspace import Memory, Rule, Shape
 from .base import Array, Job
 from .cpu_beside import wait_for_products
-from .cpu_crew import run_parts, run_team
+from .cpu_crew import run_team
 from .cpu_plan import Plan
 from .cpu_program import TeamProgram, any_of_z, dropout_of, slopes_of, two_states
 from .host import aligned
@@ -45,8 +45,6 @@ __all__ = [
 
 # A prediction pays for packing the parameters from so many rows on, and a row for each so many parameters.
 PACKING_ROWS, PACKED_PER_ROW = 512, 128
-
-ALONE = 1 << 17  # numbers up to which one thread packs them before another would be awake
 
 
 class PanelProgram(TeamProgram):
@@ -123,7 +121,7 @@ class PanelProgram(TeamProgram):
         order: Array,
         start: int,
         stop: int,
-        theta_stays: bool = False,
+        D: Array | None = None,
     ) -> tuple[float, int]:
         net, team, memory = self.net, self._team(), self._memory
         native = (
@@ -136,18 +134,17 @@ class PanelProgram(TeamProgram):
         wait_for_products()
         meeting = new_barrier(team)
         panels = table(net.dtype, needed_parts(net, data.by_class, self.batch_size, self.weights is not None))
-        parameters = [(theta, memory.packed)]
         slots = [*zip(states, (memory.state1, memory.state2), strict=False)]
-        if theta_stays:
-            memory.state1[...] = 0
+        given, taken = [(theta, memory.packed), *slots], [(theta if D is None else D, memory.packed), *slots]
 
         def work(me: int) -> None:
-            self._steps(me, team, self.plan.split, meeting, panels, data, run, self._shape, rule, memory)
+            try:
+                self._layout.pack(given, me, team)
+            finally:  # the others wait there; a signal's handler may raise
+                self._steps(me, team, self.plan.split, meeting, panels, data, run, self._shape, rule, memory)
+            self._layout.unpack(taken, me, team)
 
-        packers = 1 if theta_stays else team  # of one step, before which two would have to meet once more
-        self._layout.pack(parameters if theta_stays else parameters + slots, packers)
         run_team(work, team)
-        self._layout.unpack(slots if theta_stays else parameters + slots, packers)
         return self._finish(y, order, start, stop)
 
 
@@ -258,32 +255,26 @@ class _Panels:
     def _kernels(self) -> Packing:
         return packing(self._dtype)
 
-    def pack(self, vectors: Sequence[tuple[Array, Array]], team: int = 1) -> None:
-        """Of each (vector that lies as theta, packed), overwrites packed; its padding stays as it is, zero."""
-        self._transpose(self._kernels.pack, vectors, team)
+    def pack(self, vectors: Sequence[tuple[Array, Array]], me: int = 0, team: int = 1) -> None:
+        """Of each (vector that lies as theta, packed), overwrites packed, or this thread's share of it; its padding
+        stays as it is, zero.
+        """
+        self._transpose(self._kernels.pack, vectors, me, team)
 
-    def unpack(self, vectors: Sequence[tuple[Array, Array]], team: int = 1) -> None:
+    def unpack(self, vectors: Sequence[tuple[Array, Array]], me: int = 0, team: int = 1) -> None:
         """The way back, which overwrites the vectors."""
-        self._transpose(self._kernels.unpack, vectors, team)
+        self._transpose(self._kernels.unpack, vectors, me, team)
 
-    def _transpose(self, kernel: Callable[..., None], vectors: Sequence[tuple[Array, Array]], team: int) -> None:
+    def _transpose(
+        self, kernel: Callable[..., None], vectors: Sequence[tuple[Array, Array]], me: int, team: int
+    ) -> None:
         shape = len(self._shape), self._shape.ctypes.data
         for memory in itertools.chain(*vectors):
             assert memory.flags.c_contiguous
             assert memory.dtype == self._dtype
         zero = self._dtype.type(0)
-        places = [(vector.ctypes.data, packed.ctypes.data) for vector, packed in vectors]
-        if sum(vector.size for vector, _ in vectors) < ALONE:
-            team = 1
-
-        def part(me: int) -> None:
-            for vector, packed in places:
-                kernel(zero, me, team, *shape, vector, packed)
-
-        if team > 1:
-            run_parts(part, team, team)
-        else:
-            part(0)
+        for vector, packed in vectors:
+            kernel(zero, me, team, *shape, vector.ctypes.data, packed.ctypes.data)
 
 
 def packing_rows(net: Network) -> int:

@@ -77,11 +77,11 @@ class NumbaProgram(TeamProgram):
         order: Array,
         start: int,
         stop: int,
-        theta_stays: bool = False,
+        D: Array | None = None,
     ) -> tuple[float, int]:
-        if theta_stays:
-            np.copyto(self._moving, theta)
-            theta = self._moving
+        if D is not None:
+            np.copyto(D, theta)
+            theta = D
         team = self._team()
         self._memory.squares[...] = 0  # members of the plan who stay away add nothing
         data, run = self._arguments(X, y, order, start, stop)

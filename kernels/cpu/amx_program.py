@@ -23,7 +23,7 @@ from numba.core import types
 from . import inner, per_dtype
 from .amx import INPUTS, SIDE, configure, release
 from .amx_parts import AHEAD, ROOM_AHEAD, Factors, few_at, lay_out, share_of, through
-from .codes import SGD
+from .codes import GRADIENT, SGD
 from .gather import gather_rows
 from .operations import sum_of_squares
 from .panel_parts import move_numbers
@@ -136,8 +136,8 @@ def _worker(me, team, split, meeting, table, data, run, shape, rule, memory):
         t += 1
         hyper = hyper_of(rule, step - run.start)
         from_row, to_row = share_of(m, INPUTS, me, team)
-        direct = rule.code == SGD and team == 1 and m <= run.capacity
-        share, keep, biases_keep = factors_of(direct, hyper, m, rule.l2, zero)
+        direct = (rule.code == SGD or rule.code == GRADIENT) and team == 1 and m <= run.capacity
+        share, keep, biases_keep = factors_of(direct, rule, hyper, m, zero)
         if direct and rule.l2 != 0:
             for layer in range(layers):
                 weights = vector_at(

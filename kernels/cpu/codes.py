@@ -8,3 +8,4 @@ OF_Z = SILU  # from this one on g'(z) is not known from a = g(z), and programs k
 SOFTMAX_CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY, SQUARED_ERROR, SOFTMAX_SQUARED_ERROR = range(4)
 HUBER, QUANTILE, ABSOLUTE_ERROR = range(4, 7)
 SGD, MOMENTUM, ADAM, LARS, LAMB = range(5)  # rules
+GRADIENT = -1  # no rule: D is written where Theta was

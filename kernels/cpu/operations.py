@@ -15,6 +15,7 @@ import numpy as np
 from . import compiled, inner
 from .codes import (
     GELU,
+    GRADIENT,
     HUBER,
     LEAKY_RELU,
     MOMENTUM,
@@ -378,16 +379,18 @@ sum_of_squares = inner(_sum_of_squares)
 def _update(rule, hyper, t, theta, grad, state1, state2, share, l2, weights):
     """One optimizer step on theta (n,), in place, from D = share * grad + l2 * theta; state likewise.
 
-    rule: SGD, MOMENTUM or ADAM, formulas in fastnn.optimizers. share is 1/m where grad is Delta;
-    l2 is lambda/n on weights and 0 on biases; weights: these are some, which Adam's own decay is for. hyper (float64)
-    as Optimizer.hyper(); t >= 1. Callers
-    pass slices: a loop from a start that is not plainly 0 would not be vectorised, because Numba
-    must then allow for negative indices.
+    rule: SGD, MOMENTUM or ADAM, formulas in fastnn.optimizers, or GRADIENT: theta becomes D. share is 1/m where grad is
+    Delta; l2 is lambda/n on weights and 0 on biases; weights: these are some, which Adam's own decay is for. hyper
+    (float64) as Optimizer.hyper(); t >= 1. Callers pass slices: a loop from a start that is not plainly 0 would not be
+    vectorised, because Numba must then allow for negative indices.
     """
     kind = theta.dtype.type
     share, l2 = kind(share), kind(l2)
     rate = kind(hyper[0])
-    if rule == SGD:
+    if rule == GRADIENT:
+        for i in range(theta.size):
+            theta[i] = share * grad[i] + l2 * theta[i]
+    elif rule == SGD:
         for i in range(theta.size):
             theta[i] -= rate * (share * grad[i] + l2 * theta[i])
     elif rule == MOMENTUM:

@@ -42,7 +42,7 @@ import numpy as np
 from numba.core import types
 
 from . import per_dtype
-from .codes import HUBER, SGD, SIGMOID_CROSS_ENTROPY, SQUARED_ERROR
+from .codes import GRADIENT, HUBER, SGD, SIGMOID_CROSS_ENTROPY, SQUARED_ERROR
 from .gather import gather_rows
 from .panel_parts import accumulate, decay, move, rows_at_hand, rows_to_come, through, turn
 from .panels import AHEAD, address, itemsize, rows_at, vector_at
@@ -79,14 +79,16 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
         and run.batch > 1
         and (shape.pair == SIGMOID_CROSS_ENTROPY or shape.pair == SQUARED_ERROR or shape.pair >= HUBER)
     )
+    if team > 1:
+        barrier(meeting, me, team)  # all parameters are packed
     for step in range(run.start, run.stop):
         turn(panels, zero, 1, thin, shape, mine)
         begin_row, m = batch_of(run, order.size, step)
         t += 1
         hyper = hyper_of(rule, step - run.start)
         from_row, to_row = part_of(m, me, team)
-        direct = rule.code == SGD and team == 1 and m <= run.capacity
-        share, keep, biases_keep = factors_of(direct, hyper, m, rule.l2, zero)
+        direct = (rule.code == SGD or rule.code == GRADIENT) and team == 1 and m <= run.capacity
+        share, keep, biases_keep = factors_of(direct, rule, hyper, m, zero)
         if direct and rule.l2 != 0:
             for layer in range(layers):
                 cost += decay(zero, m, rule.l2, layer, integer, shape.sizes[layer], shape, mine)

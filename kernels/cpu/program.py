@@ -28,7 +28,7 @@ import numpy as np
 from numba.core import types
 
 from . import inner, part, per_dtype
-from .codes import OF_Z, SGD
+from .codes import GRADIENT, OF_Z, SGD
 from .gather import gather, gather_rows
 from .gemm import gemm_nn, gemm_nt, gemm_tn_columns
 from .layerwise import LAYERWISE, factor_of, finish, move, prepare
@@ -311,8 +311,9 @@ def _worker(me, team, sliced, meeting, parts, data, run, shape, rule, memory):
         hyper = rule.hypers[min(step - run.start, rule.hypers.shape[0] - 1)]
         # Where one chunk holds the batch and nothing is summed over threads, plain gradient descent
         # needs no gradient vector: the product itself moves theta, in one pass,
-        # (1 - alpha lambda/n) theta - (alpha/m) delta^T a.
-        direct = rule.code == SGD and m <= capacity and (team == 1 or not sliced) and rule.clip == 0
+        # (1 - alpha lambda/n) theta - (alpha/m) delta^T a, or makes the gradient of it.
+        direct = (rule.code == SGD or rule.code == GRADIENT) and rule.clip == 0
+        direct = direct and m <= capacity and (team == 1 or not sliced)
         from_row, to_row = part_of(m, me, team) if sliced else (0, m)
         if sliced and from_row == to_row:
             grad[:] = 0
@@ -333,6 +334,8 @@ def _worker(me, team, sliced, meeting, parts, data, run, shape, rule, memory):
             alpha, beta = 1.0, 0.0 if fresh else 1.0
             if direct:
                 alpha, beta = -hyper[0] / m, 1 - hyper[0] * l2
+                if rule.code == GRADIENT:
+                    alpha, beta = 1 / m, l2
             for layer in range(layers):
                 first, last = (0, sizes[layer + 1]) if sliced else part_of(sizes[layer + 1], me, team)
                 if last == first:

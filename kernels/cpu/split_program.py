@@ -39,7 +39,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import inner, part, per_dtype
-from .codes import HUBER, RELU, SGD, SIGMOID_CROSS_ENTROPY, SQUARED_ERROR
+from .codes import GRADIENT, HUBER, RELU, SGD, SIGMOID_CROSS_ENTROPY, SQUARED_ERROR
 from .gather import gather_rows
 from .on_demand import activate_at, derivative_at
 from .panel_parts import (
@@ -307,12 +307,14 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
     first = vector_at(mine.firsts, np.int64(0), memory.firsts.shape[1])
     cost, right, asked, t = memory.costs[16 * me], memory.hits[16 * me], 0, rule.t
     thin = K == 1 and (shape.pair == SIGMOID_CROSS_ENTROPY or shape.pair == SQUARED_ERROR or shape.pair >= HUBER)
+    barrier(meeting, me, team)  # all parameters are packed
     for step in range(run.start, run.stop):
         begin_row, m = batch_of(run, order.size, step)
         t += 1
         hyper = hyper_of(rule, step - run.start)
-        direct = rule.code == SGD and m <= run.capacity  # of the lower layers, whose Deltas are summed over no threads
-        share, keep, biases_keep = factors_of(direct, hyper, m, rule.l2, zero)
+        # of the lower layers, whose Deltas are summed over no threads
+        direct = (rule.code == SGD or rule.code == GRADIENT) and m <= run.capacity
+        share, keep, biases_keep = factors_of(direct, rule, hyper, m, zero)
         into, fresh = mine.theta if direct else all_grads, zero
         for begin in range(0, m, run.capacity):
             count = min(run.capacity, m - begin)
@@ -367,6 +369,7 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
                 cost += move(
                     zero, team, summed, m, rule, hyper, t, shape, layer, k, k_end, last, mine, all_grads, grad_step
                 )
+    barrier(meeting, me, team)  # all parameters have moved, and may be unpacked
     memory.costs[16 * me] = cost
     memory.hits[16 * me] = right
 

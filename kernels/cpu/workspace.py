@@ -13,6 +13,7 @@ import numpy as np
 from numba.core import types
 
 from . import inner
+from .codes import GRADIENT
 from .panels import address, rows_at, vector_at
 
 __all__ = [
@@ -266,16 +267,18 @@ def batch_of(run, rows, step):
 batch_of = inner(batch_of)
 
 
-def factors_of(direct, hyper, m, l2, zero):
+def factors_of(direct, rule, hyper, m, zero):
     """(share, keep, biases_keep) for a step's first product of deltas and rows, which gives keep M + share sum x delta.
 
     direct: plain gradient descent whose batch is one tile and summed over no threads needs no gradient. The product
-    itself moves the parameters: (1 - alpha lambda/n) M - (alpha/m) sum x delta, and b - (alpha/m) sum delta. Else it is
-    Delta that is written, anew.
+    itself moves the parameters: (1 - alpha lambda/n) M - (alpha/m) sum x delta, and b - (alpha/m) sum delta; or makes
+    gradients of them, (lambda/n) M + (1/m) sum x delta, and (1/m) sum delta. Else it is Delta that is written, anew.
     """
     kind = type(zero)
+    if direct and rule.code == GRADIENT:
+        return kind(1 / m), kind(rule.l2), zero
     if direct:
-        return kind(-hyper[0] / m), kind(1 - hyper[0] * l2), kind(1)
+        return kind(-hyper[0] / m), kind(1 - hyper[0] * rule.l2), kind(1)
     return kind(1), zero, zero
 
 
