@@ -145,7 +145,7 @@ class Kernels:
         errors: tuple[int, float] | None = None,
     ) -> None:
         """Overwrites delta (m, n) with the delta of the output layer with activation g; no 1/m. errors: code and
-        parameter of a cost of the errors of identity outputs, as in errors.cuh; then y are values.
+        parameter of a cost of the errors of identity outputs, as in costs.cuh; then y are values.
         """
         m, n = a.shape
         same_shape(a=a, delta=delta)

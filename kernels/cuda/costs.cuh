@@ -1,0 +1,35 @@
+// Costs J of one output with its target, and their slopes, as fastnn/costs.py has them: what cost.cu, delta.cu and
+// output.cuh share. z, a: the output before and after g; y: the target; NaN stays NaN.
+#pragma once
+
+#define HUBER 4
+#define QUANTILE 5
+
+// softmax, cross_entropy: of the class itself, or times its probability; log sum_k e^(z_k - top), and below = z - top.
+__device__ __forceinline__ REAL softmax_cost(REAL log_sum, REAL below) { return log_sum - below; }
+
+// sigmoid, cross_entropy: log1p and max(z, 0), that keeps NaN, so that nothing overflows.
+__device__ __forceinline__ REAL sigmoid_cost(REAL z, REAL y) {
+    const REAL positive = z < 0 ? (REAL)0 : z;
+    return positive - y * z + log1p(exp(-fabs(z)));
+}
+__device__ __forceinline__ bool wrong_side(REAL a, REAL y) { return (a >= (REAL)0.5) != (y >= (REAL)0.5); }
+
+__device__ __forceinline__ double squared(REAL e) { return (double)e * e; }  // beyond float, perhaps
+
+// softmax, squared_error: the slope, from e = a - y and dot = sum_j e_j a_j.
+__device__ __forceinline__ REAL through_softmax(REAL a, REAL e, REAL dot) { return a * (e - dot); }
+
+// Of errors e = a - y of identity outputs. `pair` is the code of HUBER, QUANTILE or ABSOLUTE_ERROR; parameter: the
+// threshold of the first, the quantile of the second.
+__device__ __forceinline__ REAL slope_of_error(int pair, REAL parameter, REAL e) {
+    if (pair == HUBER) return e > parameter ? parameter : e < -parameter ? -parameter : e;
+    const REAL above = pair == QUANTILE ? 1 - parameter : (REAL)1, below = pair == QUANTILE ? -parameter : (REAL)-1;
+    return e > 0 ? above : e < 0 ? below : e;
+}
+
+__device__ __forceinline__ double cost_of_error(int pair, REAL parameter, REAL e) {
+    const double size = fabs((double)e), t = parameter;
+    if (pair == HUBER) return size <= t ? size * size / 2 : t * (size - t / 2);
+    return size * (pair != QUANTILE ? 1.0 : e > 0 ? 1 - t : t);
+}
