@@ -4,7 +4,7 @@
 //                            sum_k y_k (log sum_j e^(z_j - top) + (top - z_k))
 //   sigmoid, cross_entropy   sum_k max(z, 0) - y z + log(1 + e^-|z|)
 //   squared_error            sum_k (a - y)^2 / 2
-//   of errors                sum_k of e = a - y, see costs.cuh
+//   of errors                sum_k, of z and y, see costs.cuh
 //
 //   z, a (rows, cols); y (rows, cols), or classes (rows,). weights (rows,), by which each row's cost is multiplied,
 //   where `weighted` is not 0; else it is not read.
@@ -12,7 +12,7 @@
 //
 // A hit is the first largest output for classes, or where their probability is largest first, and every output on y's
 // side of 1/2 for sigmoids;
-// squared_error and errors of values count none. One warp per row; a row's terms are REAL, sums are double.
+// squared_error and errors of values, and poisson, count none. One warp per row; a row's terms are REAL, sums are double.
 // A class outside 0..cols-1 makes the cost NaN instead of reading foreign memory.
 #include "common.cuh"
 #include "costs.cuh"
@@ -94,11 +94,11 @@ extern "C" __global__ void cost_squared_values(const REAL* a, const REAL* y, con
     store_partials(cost / 2, 0, partials);
 }
 
-extern "C" __global__ void cost_of_errors(const REAL* a, const REAL* y, const REAL* weights, int weighted,
+extern "C" __global__ void cost_of_errors(const REAL* z, const REAL* y, const REAL* weights, int weighted,
                                           double* partials, int64 count, int64 cols, int pair, REAL parameter) {
     double cost = 0;
     for (int64 k = first_index(); k < count; k += index_stride())
-        cost += weight_of(weights, weighted, k / cols) * cost_of_error(pair, parameter, a[k] - y[k]);
+        cost += weight_of(weights, weighted, k / cols) * cost_of_error(pair, parameter, z[k], y[k]);
     store_partials(cost, 0, partials);
 }
 

@@ -4,7 +4,7 @@
 //                                                     where the delta is a - y
 //   softmax, squared_error:
 //                delta = h * (e - sum_j e_j h_j)      e = a - y, h = a; overwrites delta; one warp per row
-//   of errors:   delta = slope of the cost at a - y   overwrites delta; identity outputs, see costs.cuh
+//   of errors:   delta = slope of the cost at a - y   overwrites delta; identity outputs, exp with poisson: see costs.cuh
 //   hidden:      delta := delta * g'(z)               in place
 //
 //   a, delta (rows, cols); y (rows, cols), or classes (rows,), which mean their one-hot rows.

@@ -175,9 +175,10 @@ __device__ __forceinline__ Sums costs_of_errors(const Values& y, const Weights& 
     for_rows(y, weights, order, first, rows, cols, available, lanes,
              [&](int64 i, int64 n, const REAL* targets, REAL weight, int lane) {
                  for (int64 j = lane; j < n; j += lanes) {
-                     const REAL e = widen(z[i * z_ld + j]) + b[j] - y.at(targets, j);
-                     cost += weight * cost_of_error(pair, parameter, e);
-                     narrow(weight * slope_of_error(pair, parameter, e), delta + i * delta_ld + j);
+                     const REAL shifted = widen(z[i * z_ld + j]) + b[j], t = y.at(targets, j);
+                     cost += weight * cost_of_error(pair, parameter, shifted, t);
+                     narrow(weight * slope_of_error(pair, parameter, output_of(pair, shifted) - t),
+                            delta + i * delta_ld + j);
                  }
              });
     return {cost, 0};
