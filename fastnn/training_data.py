@@ -94,7 +94,7 @@ def prepare(
         beside=COPIES_OF_THETA * net.theta.nbytes,
     )
     targets = net._targets(y, x.shape[0])
-    if net.pair.targets in ("values", "numbers", "counts") and targets.ndim == 2:
+    if net.pair.targets in ("values", "numbers") and targets.ndim == 2:
         checks.warn_if_coarse(y, net.dtype, stacklevel=4)
     if net.pair.targets == "counts" and not net.epochs_trained:  # who goes on may do so with rows that are all 0
         checks.refuse_only_zeros(targets)
