@@ -3,7 +3,8 @@
 Shapes: z, a are (m, n); elementwise except softmax, which is shared over the row. `value` and
 `derivative` are the NumPy reference; the compiled engines select their own code by `code` and
 `parameter`. Sigmoid, softmax and friends neither overflow nor warn for any finite z. silu
-and gelu (Phi, phi: the cdf and the density of the normal distribution) are for hidden layers.
+and gelu (Phi, phi: the cdf and the density of the normal distribution) are for hidden layers, exp is for outputs: it
+is infinite, without a warning, where e^z is beyond the dtype.
 
 | name       | g(z)                  | g'(z)       | g(0) | g(-inf) | g(+inf) | g(NaN) |
 |------------|-----------------------|-------------|------|---------|---------|--------|
@@ -14,6 +15,7 @@ and gelu (Phi, phi: the cdf and the density of the normal distribution) are for 
 | identity   | z                     | 1           | 0    | -inf    | +inf    | NaN    |
 | silu       | z s, s = 1/(1+e^-z)   | s+z s (1-s) | 0    | 0       | +inf    | NaN    |
 | gelu       | z Phi(z)              | Phi+z phi   | 0    | 0       | +inf    | NaN    |
+| exp        | e^z                   | a           | 1    | 0       | +inf    | NaN    |
 
 softmax: e^z_j / sum_k e^z_k, not elementwise; a row of zeros gives 1/n, -inf beside a finite z gives 0, and +inf or NaN
 makes the whole row NaN.
@@ -40,6 +42,7 @@ __all__ = [
     "ACTIVATIONS",
     "GELU",
     "Activation",
+    "Exp",
     "Identity",
     "LeakyReLU",
     "ReLU",
@@ -64,7 +67,9 @@ class Activation:
     code : int
         Number by which compiled kernels select the function; kernels/cpu and kernels/cuda use the same.
     elementwise : bool
-        False for softmax, which is allowed at the output only.
+        False for softmax.
+    output_only : bool
+        True for softmax and exp, which are for the output layer.
     kinked : bool
         True where g' jumps at z = 0; the gradient check reports such crossings apart.
     of_z : bool
@@ -76,6 +81,7 @@ class Activation:
     name: ClassVar[str]
     code: ClassVar[int]
     elementwise: ClassVar[bool] = True
+    output_only: ClassVar[bool] = False
     kinked: ClassVar[bool] = False
     of_z: ClassVar[bool] = False
     parameter: float = 0.0
@@ -203,7 +209,7 @@ class Identity(Activation):
 class SiLU(Activation):
     """z / (1 + e^-z), also called swish; hidden layers only."""
 
-    name, code, of_z = "silu", 6, True
+    name, code, of_z = "silu", 7, True
 
     def value(self, z: Array, out: Array | None = None) -> Array:
         z = np.maximum(z, -1000)  # g(-inf) is 0
@@ -217,7 +223,7 @@ class SiLU(Activation):
 class GELU(Activation):
     """z Phi(z) with the cdf of the normal distribution (not the approximation by tanh); hidden layers only."""
 
-    name, code, of_z = "gelu", 7, True
+    name, code, of_z = "gelu", 8, True
 
     def value(self, z: Array, out: Array | None = None) -> Array:
         a = np.maximum(z, -1000) * cdf_and_density(z)[0]
@@ -228,6 +234,19 @@ class GELU(Activation):
         return np.asarray(cdf + np.clip(z, -1000, 1000) * density).astype(z.dtype)
 
 
+class Exp(Activation):
+    """e^z, g' = a, the logarithm as link of counts; output layer only. 0 or infinite where e^z is beyond the dtype."""
+
+    name, code, output_only = "exp", 6, True
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        with np.errstate(over="ignore", under="ignore"):
+            return np.asarray(np.exp(z, out=out))
+
+    def derivative(self, z: Array, a: Array) -> Array:
+        return a.copy()
+
+
 class Softmax(Activation):
     """h_j = e^z_j / sum_k e^z_k over each row; output layer only.
 
@@ -235,7 +254,7 @@ class Softmax(Activation):
     nothing overflows. A row that holds NaN or +inf, or only -inf, is NaN throughout.
     """
 
-    name, code, elementwise = "softmax", 5, False
+    name, code, elementwise, output_only = "softmax", 5, False, True
 
     def value(self, z: Array, out: Array | None = None) -> Array:
         with np.errstate(invalid="ignore"):  # inf - inf: the documented NaN row
@@ -247,7 +266,7 @@ class Softmax(Activation):
 
 
 ACTIVATIONS: dict[str, type[Activation]] = {
-    cls.name: cls for cls in (Sigmoid, Tanh, ReLU, LeakyReLU, Identity, Softmax, SiLU, GELU)
+    cls.name: cls for cls in (Sigmoid, Tanh, ReLU, LeakyReLU, Identity, Softmax, SiLU, GELU, Exp)
 }
 
 
@@ -273,7 +292,7 @@ def get(activation: str | Activation, argument: str = "activation", hidden: bool
     if isinstance(activation, str):
         if activation not in ACTIVATIONS:
             raise unknown_name(
-                argument, activation, [name for name, g in ACTIVATIONS.items() if g.elementwise or not hidden]
+                argument, activation, [name for name, g in ACTIVATIONS.items() if not (hidden and g.output_only)]
             )
         return ACTIVATIONS[activation]()
     raise TypeError(f"{argument} must be a name or an Activation, got {activation!r} ({type(activation).__name__})")

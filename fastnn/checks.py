@@ -288,17 +288,19 @@ def targets(y: Any, pair: Pair, m: int, K: int, dtype: np.dtype[Any], backend: B
     - softmax with cross_entropy ("classes"): integers 0..K-1, returned as int64 (m,); or the probability of each class,
       rows that sum to 1, as (m, K) of the dtype.
     - sigmoid with cross_entropy ("probabilities"): numbers in [0, 1], as (m, K) of the dtype.
+    - poisson ("counts"): finite numbers >= 0, as (m, K) of the dtype.
     - costs of errors ("values", "numbers"): any finite numbers, as (m, K) of the dtype. With squared_error and K > 1
       also integer classes (m,), which mean their one-hot rows, as int64.
 
-    With K = 1 the last two may be given as (m,).
+    With K = 1 the last three may be given as (m,).
 
     Raises
     ------
     TypeError
         Not numbers, or not integers where classes are wanted.
     ValueError
-        Another number of rows or columns, classes out of 0..K-1, probabilities out of [0, 1], NaN or infinite.
+        Another number of rows or columns, classes out of 0..K-1, probabilities out of [0, 1], counts below 0, NaN or
+        infinite.
     """
     y = numeric(argument, y, backend)
     if y.ndim not in (1, 2):
@@ -318,6 +320,11 @@ def targets(y: Any, pair: Pair, m: int, K: int, dtype: np.dtype[Any], backend: B
         )
     rounding = float(np.finfo(y.dtype).eps) if y.dtype.kind == "f" else 0.0
     y = _convert(argument, y.reshape(m, K), dtype, backend, None)
+    if pair.targets == "counts" and bool((below := y < 0).any()):
+        where = backend.to_numpy(below)
+        raise ValueError(
+            f"{argument} must be >= 0 for poisson, got {backend.to_numpy(y)[where][0]} at {_locate(where, 0)}"
+        )
     if pair.targets == "probabilities" or of_classes:
         outside = (y < 0) | (y > 1)
         if bool(outside.any()):
@@ -335,6 +342,17 @@ def targets(y: Any, pair: Pair, m: int, K: int, dtype: np.dtype[Any], backend: B
                 f"{backend.to_numpy(total)[where][0]:g} at {_locate(where, 0)}"
             )
     return y
+
+
+def refuse_only_zeros(y: Any) -> None:
+    """ValueError for counts (m, K), in NumPy or on an engine, with a column of nothing but 0: they would pull
+    e^z closer to 0 with every step.
+    """
+    if not bool(((y > 0).sum(axis=0) > 0).all()):
+        raise ValueError(
+            "y must have a number above 0 in every column for poisson, and one is all 0: its outputs e^z would be 0, "
+            "with z at minus infinity"
+        )
 
 
 def _classes(y: Any, m: int, K: int, backend: Backend, argument: str) -> Any:

@@ -2,7 +2,8 @@
 
 Symbols: z, a (m, K) of the output layer, h = a; y the targets; e = a - y; m the rows of the call.
 delta carries no 1/m and the cost is a *sum* over rows; the caller divides. Costs come from z
-(log-sum-exp, log1p), never from log(h), so they stay finite for every finite z.
+(log-sum-exp, log1p), never from log(h), so they stay finite for every finite z; but poisson for every z whose e^z is
+finite in float64.
 
 | output  | cost          | sum over rows of J                           | delta                      |
 |---------|---------------|----------------------------------------------|----------------------------|
@@ -13,14 +14,16 @@ delta carries no 1/m and the cost is a *sum* over rows; the caller divides. Cost
 | identity| absolute_error| sum_ik |e|                                   | sign e                     |
 | identity| huber:t       | sum_ik e^2/2 where |e| <= t, else t |e| - t^2/2 | e, at most t either way  |
 | identity| quantile:q    | sum_ik (1-q) e where e > 0, else -q e        | 1-q, or -q where e < 0     |
+| exp     | poisson       | sum_ik [ h - y - y (z - log y) ]             | a - y                      |
 
 With absolute_error and quantile the delta is 0 where e is, one of the slopes there. Outputs become medians and
-q-quantiles of the targets, not means; huber is between mean and median.
+q-quantiles of the targets, not means; huber is between mean and median. poisson is half the deviance of counts y >= 0
+(0 log 0 = 0), the negative log-likelihood but for what has no parameter in it, and 0 where h = y.
 
 Sources: the lecture; the stable sigmoid form is max(z,0) - zy + log(1+e^-|z|), which equals
 -[y log h + (1-y) log(1-h)] term by term. P. J. Huber, "Robust Estimation of a Location Parameter", Annals of
 Mathematical Statistics 35(1), 1964, p. 75. R. Koenker, G. Bassett, "Regression Quantiles", Econometrica 46(1), 1978,
-equation 3.1.
+equation 3.1. P. McCullagh, J. A. Nelder, "Generalized Linear Models", second edition, 1989, section 6.2.3 (twice this).
 """
 
 from __future__ import annotations
@@ -39,8 +42,12 @@ from .errors import finite_number, unknown_name
 __all__ = ["COSTS", "Pair", "named", "pair"]
 
 Array = NDArray[Any]
-COSTS = ("cross_entropy", "squared_error", "absolute_error", "huber", "quantile")
+COSTS = ("cross_entropy", "squared_error", "absolute_error", "huber", "quantile", "poisson")
 PARAMETERS = {"huber": 1.0, "quantile": 0.5}  # where none is given
+BESIDE = {
+    "identity": ", or another cost of errors",
+    "exp": " or cost='poisson'",
+}  # costs of outputs beside squared_error
 
 
 @dataclass(frozen=True)
@@ -54,14 +61,15 @@ class Pair:
     targets : str
         "classes": integers (m,), or how probable each is, (m, K) in [0, 1] with a sum of 1 in each row;
         "probabilities": (m, K) in [0, 1]; "values": (m, K) floats, or
-        integer classes (m,), which mean their one-hot rows; "numbers": (m, K) floats alone.
+        integer classes (m,), which mean their one-hot rows; "numbers": (m, K) floats alone; "counts": such
+        that are >= 0.
     delta : callable (activation, z, a, y) -> (m, K)
         The output delta, a fresh array, without 1/m.
     cost : callable (z, a, y) -> (m,)
         The rows' costs, to be summed in float64.
     parameter : float, optional
-        Of a cost of errors, whose output is the identity; 1 for absolute_error, which makes no use of it. None for the
-        other costs.
+        Of a cost of errors, whose output is the identity, and of poisson; 1 for absolute_error and poisson, which make
+        no use of it. None for the other costs.
     """
 
     code: int
@@ -141,10 +149,18 @@ def _tilted(below: float, above: float, z: Array, a: Array, y: Array) -> Array:
     return np.asarray((e * np.where(e > 0, above, below)).sum(axis=1))
 
 
+def _half_poisson_deviance(z: Array, a: Array, y: Array) -> Array:
+    z, y = z.astype(np.float64), y.astype(np.float64)
+    with np.errstate(over="ignore", under="ignore"):
+        terms = np.exp(z) - y - y * (z - np.log(np.where(y > 0, y, 1)))
+    return np.asarray(terms.sum(axis=1))
+
+
 SOFTMAX_CROSS_ENTROPY = Pair(0, "classes", _difference, _softmax_cross_entropy)
 SIGMOID_CROSS_ENTROPY = Pair(1, "probabilities", _difference, _sigmoid_cross_entropy)
 SQUARED_ERROR = Pair(2, "values", _times_derivative, _squared_error)
 SOFTMAX_SQUARED_ERROR = Pair(3, "values", _through_softmax, _squared_error)
+POISSON = Pair(4, "counts", _difference, _half_poisson_deviance, 1.0)
 
 
 def named(cost: str) -> tuple[str, float | None]:
@@ -186,13 +202,13 @@ def _of_errors(name: str, parameter: float | None) -> Pair:
     if name == "huber":
         assert parameter is not None
         return Pair(
-            4, "numbers", functools.partial(_within, parameter), functools.partial(_huber, parameter), parameter
+            5, "numbers", functools.partial(_within, parameter), functools.partial(_huber, parameter), parameter
         )
     if name == "quantile":
         assert parameter is not None
         slopes = (-parameter, 1 - parameter)
-        return Pair(5, "numbers", functools.partial(_slopes, *slopes), functools.partial(_tilted, *slopes), parameter)
-    return Pair(6, "numbers", functools.partial(_slopes, -1.0, 1.0), functools.partial(_tilted, -1.0, 1.0), 1.0)
+        return Pair(6, "numbers", functools.partial(_slopes, *slopes), functools.partial(_tilted, *slopes), parameter)
+    return Pair(7, "numbers", functools.partial(_slopes, -1.0, 1.0), functools.partial(_tilted, -1.0, 1.0), 1.0)
 
 
 def pair(output: Activation, cost: str) -> Pair:
@@ -208,6 +224,10 @@ def pair(output: Activation, cost: str) -> Pair:
     name, parameter = named(cost)
     if output.of_z:
         raise ValueError(f"output={output.name!r} is for hidden layers alone; a cost of values fits output='identity'")
+    if name == "poisson":
+        if output.name != "exp":
+            raise ValueError(f"cost='poisson' needs output='exp', got output={output.name!r}")
+        return POISSON
     if name not in ("cross_entropy", "squared_error"):
         if output.name != "identity":
             raise ValueError(f"cost={cost!r} needs output='identity', got output={output.name!r}")
@@ -220,6 +240,6 @@ def pair(output: Activation, cost: str) -> Pair:
         return SIGMOID_CROSS_ENTROPY
     raise ValueError(
         f"cost='cross_entropy' needs outputs in (0, 1): output={output.name!r} fits cost='squared_error'"
-        f"{', or another cost of errors' if output.name == 'identity' else ' only'} (or use output='softmax' or "
+        f"{BESIDE.get(output.name, ' only')} (or use output='softmax' or "
         "'sigmoid')"
     )

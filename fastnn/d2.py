@@ -1,10 +1,10 @@
 """How much better predictions of numbers are than the best constant: R^2, and D^2 of costs that are not squared.
 
 1 - sum w cost(y, h) / sum w cost(y, c) per output, c the constant with the least such sum: the mean for squares, the
-median for absolute errors, the q-quantile for the cost quantile:q. 1 is perfect, 0 as good as the constant, and there
-is no worst. R. Koenker, J. Machado, "Goodness of Fit and Related Inference Processes for Quantile Regression", Journal
-of the American Statistical Association 94, 1999, equation 7; the same as scikit-learn's r2_score, d2_pinball_score and
-d2_absolute_error_score.
+median for absolute errors, the q-quantile for the cost quantile:q, the mean for poisson. 1 is perfect, 0 as good as the
+constant, and there is no worst. R. Koenker, J. Machado, "Goodness of Fit and Related Inference Processes for Quantile
+Regression", Journal of the American Statistical Association 94, 1999, equation 7; the same as scikit-learn's r2_score,
+d2_pinball_score, d2_absolute_error_score and, with power=1, d2_tweedie_score.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from . import costs, robust
 
-__all__ = ["d2_pinball", "quantile_of", "r2", "score"]
+__all__ = ["d2_pinball", "d2_poisson", "half_poisson_deviance", "quantile_of", "r2", "score"]
 
 Array = NDArray[np.float64]
 
@@ -28,7 +28,9 @@ def quantile_of(cost: str) -> float | None:
 
 
 def score(cost: str, y: Any, predicted: Any, weights: Any = None) -> float:
-    """D^2 of quantile costs and of absolute_error, R^2 of the others; arguments as `d2_pinball`."""
+    """D^2 of quantile costs, of absolute_error and of poisson, R^2 of the others; arguments as `d2_pinball`."""
+    if cost == "poisson":
+        return d2_poisson(y, predicted, weights)
     alpha = quantile_of(cost)
     return r2(y, predicted, weights) if alpha is None else d2_pinball(y, predicted, alpha, weights)
 
@@ -66,6 +68,27 @@ def d2_pinball(y: Any, predicted: Any, alpha: float, weights: Any = None) -> flo
     t, h, w = _checked(y, predicted, weights)
     best = robust._quantile(t, alpha, w[:, 0])
     return _better((w * _pinball(t - h, alpha)).sum(axis=0), (w * _pinball(t - best, alpha)).sum(axis=0))
+
+
+def d2_poisson(y: Any, predicted: Any, weights: Any = None) -> float:
+    """D^2 of the Poisson deviance, the mean over outputs, of y >= 0 and predicted >= 0; arguments, constant outputs and
+    errors as `d2_pinball`. -inf where 0 is predicted, or infinity, and is wrong.
+    """
+    t, h, w = _checked(y, predicted, weights)
+    mean = (w * t).sum(axis=0) / w.sum()
+    counted = t[w[:, 0] > 0]
+    spread = (w * half_poisson_deviance(t, np.broadcast_to(mean, t.shape))).sum(axis=0)
+    lost = np.where(w > 0, half_poisson_deviance(t, h), 0.0)
+    return _better((w * lost).sum(axis=0), np.where(counted.max(axis=0) > counted.min(axis=0), spread, 0.0))
+
+
+def half_poisson_deviance(y: Array, h: Array) -> Array:
+    """h - y - y log(h / y) of each pair of numbers >= 0, with 0 log 0 = 0; 0 where they are the same, and infinity
+    where h is infinite, or 0 beside another y.
+    """
+    with np.errstate(all="ignore"):
+        cost = h - y - np.where(y > 0, y * (np.log(h) - np.log(y)), 0.0)
+    return np.asarray(np.where(np.isinf(h), np.inf, np.where(h == y, 0.0, cost)))
 
 
 def _pinball(e: Array, alpha: float) -> Array:

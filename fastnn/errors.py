@@ -13,11 +13,13 @@ ELSEWHERE = {
     **dict.fromkeys(("kaiming", "kaiming_uniform", "kaiming_normal", "he_uniform", "he_normal"), "he"),
     **dict.fromkeys(("linear", "none"), "identity"),
     **dict.fromkeys(("logistic", "expit"), "sigmoid"),
+    "exponential": "exp",
     "swish": "silu",
     **dict.fromkeys(("mse", "mean_squared_error", "l2_loss", "mseloss"), "squared_error"),
     **dict.fromkeys(("mae", "mean_absolute_error", "l1_loss", "l1loss"), "absolute_error"),
     **dict.fromkeys(("huberloss", "huber_loss", "smooth_l1"), "huber"),
     **dict.fromkeys(("pinball", "pinball_loss", "quantile_loss"), "quantile"),
+    **dict.fromkeys(("poisson_loss", "poisson_nll", "poisson_nll_loss", "half_poisson"), "poisson"),
     **dict.fromkeys(
         (
             "log_loss",

@@ -53,7 +53,8 @@ class Evaluation:
         the answer h, else (1 - q) (h - y), in the unit of the file.
     d2 : float or None
         The D^2 score of quantiles and of absolute errors: 1 - loss / loss of the quantile of these targets as the only
-        answer, as scikit-learn's d2_pinball_score and d2_absolute_error_score. None of a single row.
+        answer, as scikit-learn's d2_pinball_score and d2_absolute_error_score; of poisson the same of the deviance,
+        with the mean (d2_tweedie_score with power=1). None of a single row.
     below : float or None
         Of a network that was trained for a quantile: the fraction of targets below its answers.
     majority : (class, float) or None
@@ -62,7 +63,8 @@ class Evaluation:
         By how much the network is better than one answer for all rows, as a mean over the rows, and the standard error
         of that: of classes the accuracy beyond that of the most frequent class, of quantities the squared error less
         than that of their mean, in its unit, or of a quantile or absolute errors the loss less than that of the
-        quantile. None of a single row, or where all have the same target.
+        quantile, or of poisson half the deviance less than that of their mean. None of a single row, or where all
+        have the same target.
     better : bool or None
         Whether it is better by more than the standard error.
     confusion : (K, K) int64 or None
@@ -172,6 +174,13 @@ def evaluated(net: Network, known: Mapping[str, Any], X: Any, y: Any) -> Evaluat
         found.d2 = d2.d2_pinball(truth, truth + error, q) if len(y) > 1 else None  # as scikit-learn: not of one row
         if net.cost != "absolute_error":
             found.pinball, found.below = float(loss.mean()), float((error > 0).mean())
+    elif net.cost == "poisson":
+        h = truth + error
+        loss, of_constant = (
+            d2.half_poisson_deviance(truth, answer) for answer in (h, np.full_like(truth, truth.mean()))
+        )
+        found.gain = _gain(loss, of_constant)
+        found.d2 = d2.d2_poisson(truth, h) if len(y) > 1 else None
     else:
         found.gain = _gain(error**2, (truth - truth.mean()) ** 2)
     return found

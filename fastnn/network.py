@@ -43,7 +43,8 @@ class Network(Backpropagation, FitMethod):
         Activation of the output layer.
     cost : str
         "cross_entropy" (softmax or sigmoid outputs) or "squared_error" (any output); of identity outputs also
-        "absolute_error", "huber:1.35" with its threshold or "quantile:0.9" (`fastnn.costs`).
+        "absolute_error", "huber:1.35" with its threshold or "quantile:0.9"; of exp outputs "poisson", for counts
+        (`fastnn.costs`).
     init : str, Initializer, flat vector, or (weights, biases)
         Initial Theta: "auto" (He before relu, leaky_relu, silu, gelu, else Glorot), another name, an instance,
         a vector laid out as `theta`, or two lists of arrays (n_out, n_in) and (n_out,).
@@ -271,7 +272,8 @@ class Network(Backpropagation, FitMethod):
         float
             Accuracy for classes (of their probabilities: for the largest); for 0/1 targets the fraction of rows with
             all right. Otherwise 1 - sum cost(y, h) / sum cost(y, best constant), the mean over outputs: D^2 of the
-            pinball cost for quantile costs and of the absolute error for absolute_error, R^2 for the others
+            pinball cost for quantile costs, of the absolute error for absolute_error and of the deviance for poisson,
+            R^2 for the others
             (fastnn/d2.py). A constant column of y counts 1.0 if matched exactly, else 0.0.
 
         Raises

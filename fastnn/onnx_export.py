@@ -29,7 +29,14 @@ __all__ = ["export_onnx"]
 OPSET, IR_VERSION = 17, 8
 INTEGERS = ("uint8", "uint16", "int32")
 LARGEST = 2**31 - 2**20  # bytes: what a protobuf holds
-OPERATORS = {"sigmoid": "Sigmoid", "tanh": "Tanh", "relu": "Relu", "leaky_relu": "LeakyRelu", "softmax": "Softmax"}
+OPERATORS = {
+    "sigmoid": "Sigmoid",
+    "tanh": "Tanh",
+    "relu": "Relu",
+    "leaky_relu": "LeakyRelu",
+    "softmax": "Softmax",
+    "exp": "Exp",
+}
 
 
 def export_onnx(net: Network, path: str | os.PathLike[str], *, data_dtype: Any = None) -> None:

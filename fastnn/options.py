@@ -53,7 +53,7 @@ def check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
 
 
 def check_hidden(hidden: Any, layers: int, argument: str = "hidden") -> tuple[Activation, ...]:
-    """One elementwise Activation per hidden layer, from a name, an Activation or a list of them; `argument` is its
+    """One Activation per hidden layer, from a name, an Activation or a list of them; `argument` is its
     name in messages.
     """
     if isinstance(hidden, (str, Activation)):
@@ -71,8 +71,8 @@ def check_hidden(hidden: Any, layers: int, argument: str = "hidden") -> tuple[Ac
         raise TypeError(
             f"{argument} must be a name, an Activation or a list of them, got {hidden!r} ({type(hidden).__name__})"
         )
-    if not all(g.elementwise for g in chosen):
-        raise ValueError(f"{argument}='softmax' is not possible: softmax is for the output layer only")
+    if outputs := [g.name for g in chosen if g.output_only]:
+        raise ValueError(f"{argument}={outputs[0]!r} is not possible: {outputs[0]} is for the output layer only")
     return tuple(chosen)
 
 

@@ -364,6 +364,8 @@ class _Fit:
             if found
             else f"steps {start} to {stop - 1}: {what}. Re-running these steps one at a time stays finite"
         )
+        if found and found[2]:
+            where += f": an output e^z is beyond {net.dtype} there (z > {np.log(np.finfo(net.dtype).max):.2f})"
         self.snapshot.restore()
         largest, parameter = self.data.largest(), float(abs(net.theta).max())
         causes = [f"the learning rate {rule.rate:g} is too large"]
@@ -389,9 +391,9 @@ class _Fit:
             history=self.history,
         )
 
-    def _first_failure(self, epoch: int, order: Array, start: int, stop: int) -> tuple[int, int] | None:
-        """Run the slice again step by step, and return the step that fails and its layer (2..L). None if no step fails:
-        single steps may round differently from the whole slice.
+    def _first_failure(self, epoch: int, order: Array, start: int, stop: int) -> tuple[int, int, bool] | None:
+        """Run the slice again step by step, and return the step that fails, its layer (2..L), and whether an output e^z
+        is infinite where z is not. None if no step fails: single steps may round differently from the whole slice.
 
         After a step backpropagation has carried the NaN into every layer, so the step is looked at
         from the parameters before it: the first z going forward, else the first Delta coming back,
@@ -418,17 +420,18 @@ class _Fit:
             with np.errstate(all="ignore"):
                 x = self.data.rows(net, rows)
                 factors = net._dropped(Drawn(program.key, step), len(rows))
-                z, _, _ = net._forward(x, factors)
+                z, _, a = net._forward(x, factors)
                 bad_z = [not finite(values) for values in z]
                 bad_Delta = [False] * len(z)
+                overflows = net.output.name == "exp" and not any(bad_z) and not finite(a[-1])
                 if not any(bad_z):
                     Delta_W, Delta_b = net.split(net._backpropagate(x, self.data.y[rows], None, weights, factors)[1])
                     bad_Delta = [not (finite(W) and finite(b)) for W, b in zip(Delta_W, Delta_b, strict=True)]
             if any(bad_z):
-                return step, 2 + bad_z.index(True)
+                return step, 2 + bad_z.index(True), False
             if any(bad_Delta):
-                return step, 1 + len(z) - bad_Delta[::-1].index(True)
-            return step, 2 + bad_parameters.index(True) if any(bad_parameters) else 1 + len(z)
+                return step, 1 + len(z) - bad_Delta[::-1].index(True), overflows
+            return step, 2 + bad_parameters.index(True) if any(bad_parameters) else 1 + len(z), overflows
         return None
 
 

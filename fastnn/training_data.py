@@ -96,6 +96,8 @@ def prepare(
     targets = net._targets(y, x.shape[0])
     if net.pair.targets in ("values", "numbers") and targets.ndim == 2:
         checks.warn_if_coarse(y, net.dtype, stacklevel=4)
+    if net.pair.targets == "counts" and not net.epochs_trained:  # who goes on may do so with rows that are all 0
+        checks.refuse_only_zeros(targets)
     data = TrainingData(x, targets, np.arange(x.shape[0]), None, scale)
     weights, as_given = None, isinstance(sample_weight, row_weights.AsGiven)
     if as_given:

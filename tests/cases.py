@@ -20,6 +20,8 @@ PAIRS = (
     ("identity", "squared_error"),
     ("identity", "huber:0.4"),
     ("identity", "quantile:0.75"),
+    ("exp", "poisson"),
+    ("exp", "squared_error"),
 )
 
 # (m, n_in, n_out): single rows, inputs and units, odd sizes, wide, tall, around 16, 32 and 64, which tiles like
@@ -70,6 +72,8 @@ def targets_for(output, cost, m, K, dtype, seed=0):
         return rng.integers(0, K, m)
     if output in ("softmax", "sigmoid"):
         return rng.random((m, K)).astype(dtype)
+    if output == "exp":
+        return rng.poisson(0.8, (m, K)).astype(dtype) * 0.75  # counts, some of them 0, or rates
     return rng.uniform(-0.9, 0.9, (m, K)).astype(dtype)
 
 

@@ -67,6 +67,7 @@ def activation(name, z, slope=0.01):
         "relu": lambda z: np.where(z > 0, z, 0 * z),
         "leaky_relu": lambda z: np.where(z > 0, z, wide(slope) * z),
         "identity": lambda z: z,
+        "exp": np.exp,
         "silu": lambda z: z * _sigmoid(z),
         "gelu": lambda z: z * normal_cdf(z),
     }[name](z)
@@ -81,6 +82,7 @@ def derivative(name, z, slope=0.01):
         "relu": lambda z: np.where(z > 0, wide(1), wide(0)),
         "leaky_relu": lambda z: np.where(z > 0, wide(1), wide(slope)),
         "identity": np.ones_like,
+        "exp": np.exp,
         "silu": lambda z: _sigmoid(z) + z * _sigmoid_slope(z),
         "gelu": lambda z: normal_cdf(z) + z * normal_density(z),
     }[name](z)
@@ -122,6 +124,8 @@ def cost_rows(output, cost, z, y, slope=0.01):
             return np.where(np.abs(miss) <= p, miss**2 / 2, p * np.abs(miss) - p**2 / 2).sum(axis=1)
         return np.maximum(p * miss, (p - 1) * miss).sum(axis=1) * (2 if name == "absolute_error" else 1)
     (z,) = widen(z)
+    if cost == "poisson":
+        return (h - t + np.where(t > 0, t * np.log(np.where(t > 0, t, 1) / h), 0)).sum(axis=1)  # half the deviance
     if output == "softmax":
         return -(
             t
@@ -138,7 +142,7 @@ def cost_rows(output, cost, z, y, slope=0.01):
 def output_delta(output, cost, z, y, slope=0.01):
     """dJ_sum/dz of the output layer through the chain rule, (m, K): dC/dh times dh/dz."""
     h, t = activation(output, z, slope), as_rows(y, np.shape(z)[1])
-    if cost == "cross_entropy":
+    if cost in ("cross_entropy", "poisson"):
         return h - t  # the chain rule in closed form; checked against central differences in test_costs
     if (found := tilted_or_bounded(cost)) is not None:
         name, p = found

@@ -23,6 +23,7 @@ EDGES = {
     "identity": (0.0, -INF, INF, NAN, -1e4, 1e4),
     "silu": (0.0, 0.0, INF, NAN, 0.0, 1e4),
     "gelu": (0.0, 0.0, INF, NAN, 0.0, 1e4),
+    "exp": (1.0, 0.0, INF, NAN, 0.0, INF),
 }
 # g' at the same places; the left one at a kink
 SLOPES = {
@@ -59,7 +60,7 @@ def assert_same(actual, expected):
 
 
 @pytest.mark.parametrize("columns", [6, 18, 67])
-@pytest.mark.parametrize("name", cases.HIDDEN)
+@pytest.mark.parametrize("name", [*cases.HIDDEN, "exp"])
 def test_values_at_the_edges(backend, dtype, name, columns):
     z = at_edges(dtype, columns)
     assert_same(backend.to_numpy(backend.activate(name, backend.asarray(z))), rolled(EDGES[name], dtype, columns))
@@ -172,7 +173,7 @@ def test_softmax_at_the_edges(backend, dtype):
 
 def test_names_codes_and_configs():
     table = activations.ACTIVATIONS
-    assert set(table) == {"sigmoid", "tanh", "relu", "leaky_relu", "identity", "softmax", "silu", "gelu"}
+    assert set(table) == {"sigmoid", "tanh", "relu", "leaky_relu", "identity", "softmax", "silu", "gelu", "exp"}
     assert len({cls.code for cls in table.values()}) == len(table), "compiled kernels select by code"
     for name, cls in table.items():
         assert activations.get(name) == cls()

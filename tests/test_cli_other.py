@@ -35,7 +35,7 @@ def test_gradcheck_covers_every_activation_and_pair():
     assert "every gradient agrees" in result.stdout
     found = json.loads(cli("gradcheck", "--backend", "numpy", "--seed", 2, "--json").stdout)
     assert found["ok"]
-    assert len(found["checks"]) == 7 * 11
+    assert len(found["checks"]) == 7 * 13
     assert max(check["max_relative_error"] for check in found["checks"]) < 1e-6
 
 
@@ -165,6 +165,8 @@ def test_pairs_are_those_of_the_specification():
         ("identity", "absolute_error"),
         ("identity", "huber"),
         ("identity", "quantile"),
+        ("exp", "squared_error"),
+        ("exp", "poisson"),
     }
 
 

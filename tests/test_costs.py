@@ -63,6 +63,8 @@ def test_the_oracles_slope_is_the_derivative_of_its_function(name):
         ("softmax", "squared_error", [[0, 0]], [0], (0.25 + 0.25) / 2),
         ("sigmoid", "squared_error", [[0, 0]], [1], (0.25 + 0.25) / 2),
         ("relu", "squared_error", [[-5, 2]], [[1.0, 0.0]], (1 + 4) / 2),
+        ("exp", "poisson", [[0, math.log(2)], [0, 0]], [[0.0, 2.0], [1.0, 2.0]], 1 + 0 + 0 + (1 - 2 + 2 * math.log(2))),
+        ("exp", "squared_error", [[0, math.log(2)]], [[3.0, 2.0]], 2),
     ],
 )
 def test_worked_costs(backend, dtype, output, cost, z, y, expected):
@@ -90,9 +92,11 @@ def test_cross_entropy_deltas_are_a_minus_y(backend, dtype):
 def test_costs_and_deltas_stay_finite(backend, dtype, output, cost, size):
     """log(h) would be -inf here from |z| = 104 in float32 on; costs come from z. The value is checked as well."""
     z = np.array([[size, -size, size / 2], [-size, size, 0], [size, size, size], [-size, -size, -size]], dtype)
+    if output == "exp":
+        z = np.minimum(z, dtype.type(30))  # beyond, e^z is infinite in the end, or its square is
     for y in (
         ([0, 0, 1, 2], [1, 1, 2, 0])
-        if (output, cost) != ("sigmoid", "cross_entropy") and ":" not in cost
+        if (output, cost) != ("sigmoid", "cross_entropy") and cost != "poisson" and ":" not in cost
         else (np.eye(4, 3, dtype=dtype), np.ones((4, 3), dtype))
     ):
         y = np.asarray(y)
@@ -110,7 +114,7 @@ def test_costs_and_deltas_stay_finite(backend, dtype, output, cost, size):
 
 def exact_cost(output, cost, z, y):
     """cross_entropy at |z| >= 30 through -log h = log(1 + sum e^(others - z)), one element at a time in math."""
-    if cost == "squared_error" or ":" in cost:
+    if cost in ("squared_error", "poisson") or ":" in cost:
         return float(reference.cost_rows(output, cost, z, y).sum())
     z = z.astype(np.float64)
 
@@ -142,7 +146,7 @@ def test_cost_of_many_rows_is_summed_in_float64(backend):
 # ---- which pairs there are ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("output", ["softmax", *cases.HIDDEN])
+@pytest.mark.parametrize("output", ["softmax", "exp", *cases.HIDDEN])
 @pytest.mark.parametrize("cost", ["cross_entropy", "squared_error"])
 def test_pairs(output, cost):
     if (output, cost) in PAIRS:
@@ -174,5 +178,5 @@ def test_unknown_costs(cost, hint):
 def test_codes_differ_between_pairs():
     """Compiled kernels select by code; the elementwise outputs share one, their activation has its own."""
     codes = {costs.pair(activations.get(output), cost).code for output, cost in PAIRS}
-    assert codes == {0, 1, 2, 3, 4, 5}
-    assert costs.pair(activations.get("identity"), "absolute_error").code == 6
+    assert codes == {0, 1, 2, 3, 4, 5, 6}
+    assert costs.pair(activations.get("identity"), "absolute_error").code == 7

@@ -104,7 +104,7 @@ def test_the_fused_kernel_declines():
 
 @floats
 @shapes
-@pytest.mark.parametrize("cost", ["absolute_error", "huber:0.4", "quantile:0.75"])
+@pytest.mark.parametrize("cost", ["absolute_error", "huber:0.4", "quantile:0.75", "poisson"])
 def test_kernels_of_the_gpu(cost, shape, dtype):
     memory = Memory()
     check_kernels(cost, shape, dtype, memory)
@@ -112,21 +112,26 @@ def test_kernels_of_the_gpu(cost, shape, dtype):
 
 
 def check_kernels(cost, shape, dtype, memory):
-    pair = costs.pair(activations.get("identity"), cost)
+    g = activations.get("exp" if cost == "poisson" else "identity")
+    pair = costs.pair(g, cost)
     errors = pair.code, pair.parameter
     m = shape[0]
-    a, y = normal(shape, dtype), normal(shape, dtype, 5, scale=1)
-    a.flat[0] = y.flat[0]
+    z, y = normal(shape, dtype), normal(shape, dtype, 5, scale=1)
+    z.flat[0] = y.flat[0]
+    if cost == "poisson":
+        y = np.floor(np.abs(2 * y))  # some of them 0
+    a = g.value(z)
     delta, k = memory.blank(shape, dtype), kernels()
-    k.output_delta(activations.get("identity"), False, memory(a), memory(y), delta, errors)
+    k.output_delta(g, False, memory(a), memory(y), delta, errors)
     eps = np.finfo(dtype).eps
-    np.testing.assert_allclose(delta, output_delta("identity", cost, a, y).astype(dtype), rtol=8 * eps, atol=8 * eps)
+    atol = 8 * eps * (np.abs(a).max() + 1 if cost == "poisson" else 1)  # of the rounded e^z
+    np.testing.assert_allclose(delta, output_delta(g.name, cost, z, y).astype(dtype), rtol=8 * eps, atol=atol)
     weights = np.random.default_rng(m).random(m).astype(dtype)
     for w in (None, weights):
         partials, totals = memory(np.full(partials_shape(), np.nan)), memory(np.zeros(2))
-        k.cost(False, a, memory(a), memory(y), partials, totals, None if w is None else memory(w), errors)
-        expected = (cost_rows("identity", cost, a, y) * (1 if w is None else w)).sum()
+        k.cost(False, memory(z), memory(a), memory(y), partials, totals, None if w is None else memory(w), errors)
+        expected = (cost_rows(g.name, cost, z, y) * (1 if w is None else w)).sum()
         np.testing.assert_allclose(totals, [float(expected), 0], rtol=64 * eps)
     a.flat[0] = np.nan
-    k.output_delta(activations.get("identity"), False, a, y, delta, errors)
+    k.output_delta(g, False, a, y, delta, errors)
     assert np.isnan(delta.flat[0])

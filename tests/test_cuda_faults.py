@@ -80,7 +80,7 @@ def cost():
     costs.test_costs_are_finite_at_the_edges("float32")
 
 
-ERRORS = ("absolute_error", "huber:0.4", "quantile:0.75")
+ERRORS = ("absolute_error", "huber:0.4", "quantile:0.75", "poisson")
 of_errors = watching(errors.check_kernels, *((c, shape, "float32") for c in ERRORS for shape in SHAPES))
 
 

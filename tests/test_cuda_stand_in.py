@@ -51,7 +51,7 @@ def everything_with_a_reduction(seed, faults=()):
         out[name] = partials.copy()  # what the kernel itself wrote; add_partials has its own entry
     k.cost(True, z, z, values, partials, np.zeros(2), softmax=True)
     out["cost_softmax_probabilities"] = partials.copy()
-    k.cost(False, z, z, values, partials, np.zeros(2), errors=(4, 0.4))
+    k.cost(False, z, z, values, partials, np.zeros(2), errors=(5, 0.4))
     out["cost_of_errors"] = partials.copy()
     k.squares_and_nonfinite(z, partials, np.zeros(2))
     out["squares_and_nonfinite"] = partials.copy()
@@ -85,7 +85,7 @@ def of_a_step(device, z, y, values):
         k.output(g, ce, delta, bias, t, rows, delta, partials, accumulate=False)
         out[f"output_{name}"] = np.concatenate([partials.ravel(), delta.ravel()])
     partials, delta = np.zeros(partials_shape()), z.copy()
-    k.output(Identity(), False, delta, bias, values, rows, delta, partials, accumulate=False, errors=(4, 0.4))
+    k.output(Identity(), False, delta, bias, values, rows, delta, partials, accumulate=False, errors=(5, 0.4))
     out["output_of_errors"] = np.concatenate([partials.ravel(), delta.ravel()])
     chunks, delta = np.zeros(5 * n, np.float32), z.copy()
     k.derivative_sums(Tanh(), delta, values, chunks, 64, accumulate=False)
@@ -311,7 +311,7 @@ def test_what_the_compiler_refuses_is_shown(monkeypatch):
 def test_numbers_that_stand_in_sources_and_in_python_are_the_same():
     defined = {
         name: int(value)
-        for source in (*sources.files(), "layers.cuh", "common.cuh", "errors.cuh")
+        for source in (*sources.files(), "layers.cuh", "common.cuh", "costs.cuh")
         for name, value in re.findall(r"^#define (\w+) (\d+)\b", sources.read(source), re.MULTILINE)
     }
     assert defined["OF_A_SPAN"] == step.OF_A_SPAN
@@ -322,7 +322,7 @@ def test_numbers_that_stand_in_sources_and_in_python_are_the_same():
     assert defined["MAX_WARPS"] == 1024 // launchers.WARP
     assert defined["CONSTANTS"] == max(step.CONSTANTS[rule] for rule in fused.RULES)
     pairs = [
-        fastnn.Network([1, 1], output="identity", cost=cost, backend="numpy").pair
-        for cost in ("huber:1", "quantile:.5")
+        fastnn.Network([1, 1], output=output, cost=cost, backend="numpy").pair
+        for output, cost in (("exp", "poisson"), ("identity", "huber:1"), ("identity", "quantile:.5"))
     ]
-    assert [defined["HUBER"], defined["QUANTILE"]] == [pair.code for pair in pairs]
+    assert [defined["POISSON"], defined["HUBER"], defined["QUANTILE"]] == [pair.code for pair in pairs]

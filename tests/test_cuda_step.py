@@ -29,7 +29,7 @@ from cuda_on_cpu.products import rounded, widened
 from tolerances import assert_close
 
 from fastnn import costs
-from fastnn.activations import Identity, LeakyReLU, Sigmoid, SiLU, Softmax, Tanh
+from fastnn.activations import Exp, Identity, LeakyReLU, Sigmoid, SiLU, Softmax, Tanh
 from fastnn.kernels.cuda import sources
 from fastnn.kernels.cuda.launchers import in_chunks, partials_shape
 from fastnn.kernels.cuda.step import CONSTANTS, Rows, StepKernels, output_blocks
@@ -133,26 +133,27 @@ def test_bias_activate(g, shape, kind, memory):
 
 @kinds
 @pytest.mark.parametrize("shape", [(1, 2), (7, 3), (33, 10), (3, 33), (601, 4)], ids=str)
-@pytest.mark.parametrize("cost", ["absolute_error", "huber:0.4", "quantile:0.75"])
+@pytest.mark.parametrize("cost", ["absolute_error", "huber:0.4", "quantile:0.75", "poisson"])
 def test_output_of_errors(cost, shape, kind, memory):
-    pair, (m, n) = costs.pair(Identity(), cost), shape
+    g = Exp() if cost == "poisson" else Identity()
+    pair, (m, n) = costs.pair(g, cost), shape
     rows, chosen = rows_of(m, memory)
     (z, exact), b = stored(normal(shape, np.float32), kind), normal(shape[1:], real(kind), 1)
     y = np.random.default_rng(4).random((3 * (m + 5), n)).astype(real(kind))
     z, partials = memory.apart(z), memory(np.full(partials_shape(), np.nan))
     delta, blocks, k = memory.apart(stored(np.full(shape, np.nan), kind)[0]), output_blocks(m, n), kernels(kind)
     a, t = exact.astype(real(kind)) + b, y[chosen]
-    slopes, of_rows = reference.output_delta("identity", cost, a, t), reference.cost_rows("identity", cost, a, t)
+    slopes, of_rows = reference.output_delta(g.name, cost, a, t), reference.cost_rows(g.name, cost, a, t)
     weights = np.random.default_rng(m).random(len(y)).astype(real(kind))
     total = 0.0
     for w in (None, weights):  # the second time as another part of the batch
         k.output(
-            Identity(), False, z, memory(b), memory(y), rows, delta, partials, accumulate=w is not None,
+            g, False, z, memory(b), memory(y), rows, delta, partials, accumulate=w is not None,
             weights=None if w is None else memory(w), errors=(pair.code, pair.parameter),
         )  # fmt: skip
         shares = np.ones(m) if w is None else weights[chosen]
         total += float((shares * of_rows).sum())
-        close_in(kind, delta, shares[:, None] * slopes, np.abs(a) + np.abs(t) + 1, 8)
+        close_in(kind, delta, shares[:, None] * slopes, np.abs(g.value(a)) + np.abs(t) + 1, 8)
         np.testing.assert_allclose(partials[0, :blocks].sum(), total, rtol=64 * (n + 8) * np.finfo(real(kind)).eps)
         assert not partials[1, :blocks].any()
 

@@ -26,7 +26,9 @@ PAIRS = [
     ("softmax", "squared_error classes"),
 ]
 PAIRS += [(output, "squared_error") for output in ("sigmoid", "tanh", "identity", "relu")] + [
-    ("identity", "squared_error classes")
+    ("identity", "squared_error classes"),
+    ("exp", "squared_error"),
+    ("exp", "poisson"),
 ]
 RULES = {
     "sgd": lambda: optimizers.SGD(0.05),
@@ -45,6 +47,8 @@ def problem(dtype, cost, output, seed=0):
         y = rng.random((ROWS, SIZES[-1])).astype(dtype)
     elif "classes" in cost or cost == "cross_entropy":
         y = rng.integers(0, SIZES[-1], ROWS)
+    elif output == "exp":
+        y = rng.poisson(1.5, (ROWS, SIZES[-1])).astype(dtype)
     else:
         y = rng.standard_normal((ROWS, SIZES[-1])).astype(dtype)
     return X, y

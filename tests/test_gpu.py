@@ -37,6 +37,7 @@ PAIRS = [
     ("softmax", "squared_error"),
     ("tanh", "squared_error"),
     ("identity", "squared_error"),
+    ("exp", "poisson"),
 ]
 
 

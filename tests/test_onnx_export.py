@@ -37,6 +37,7 @@ OUTPUTS = [
     ("softmax", "squared_error", 3),
     ("tanh", "squared_error", 2),
     ("identity", "squared_error", 1),
+    ("exp", "poisson", 2),
     (activations.LeakyReLU(0.3), "squared_error", 2),
 ]
 

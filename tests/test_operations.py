@@ -272,6 +272,8 @@ def test_products_over_the_input_space(backend, dtype, m, n_in, n_out, seed, sca
 )
 def test_outputs_over_the_input_space(backend, dtype, pair, m, K, seed, scale):
     z = cases.away_from_kinks(normal((m, K), dtype, seed, scale), gap=1e-7)
+    if pair[0] == "exp":
+        z = np.minimum(z, dtype.type(30))  # the square of e^z is finite
     check_output(backend, *pair, z, cases.targets_for(*pair, m, K, dtype, seed))
 
 

@@ -91,7 +91,7 @@ def output_delta(output, cost, z, targets, h):
     """
     t, H = _abs(targets, h)
     error = activate(output, z, H) + eps(z) * (H + t)
-    if cost == "cross_entropy":
+    if cost in ("cross_entropy", "poisson"):
         return error + tiny(z)
     if ":" in cost:  # e, or a slope: the cost's parameter, at most 1 here, or 1 less that, in the dtype
         return error + eps(z)
@@ -101,19 +101,24 @@ def output_delta(output, cost, z, targets, h):
             H * (spread + (H * spread).sum(axis=1, keepdims=True))
             + error * (H + t + (H * (H + t)).sum(axis=1, keepdims=True))
         ) + tiny(z)
+    if output == "exp":  # g' is h, with the error of h
+        return error * H + (H + t) * (activate(output, z, H) + 2 * eps(z) * H) + tiny(z)
     return error + (H + t) * (derivative(output, z) + 2 * eps(z)) + tiny(z)
 
 
 def cost_sum(output, cost, z, targets, h):
     """Scalar bound. Each element is computed in the dtype, the sum over rows in float64.
 
-    cross_entropy: the terms |z| (1 + |y|) and log(...) <= log K + 1 are each rounded a few times, and
+    poisson: each element in float64, with e^z of some ulps. cross_entropy: the terms |z| (1 + |y|) and log(...) <= log K + 1 are each rounded a few times, and
     softmax sums K exponentials. squared_error: e^2 with e off as in `output_delta`.
     """
     t, H, Z = _abs(targets, h, z)
     m, K = z.shape
     if ":" in cost:  # no steeper than 1
         return float((2 * eps(z) * (H + t)).sum())
+    if cost == "poisson":
+        logs = np.abs(np.log(np.where(t > 0, t, 1)))
+        return float(FUNCTION_ULPS * eps(np.float64) * (H + t * (1 + Z + logs)).sum())
     if cost == "squared_error":
         error = eps(z) * (H + t) * 2 + activate(output, z, H)
         terms = (H + t) * error + 2 * eps(z) * (H + t) ** 2

@@ -123,7 +123,7 @@ class Backend(ABC):
         Overwrites `out`.
         """
         g = activations.get(activation)
-        if not g.elementwise:
+        if g.output_only:
             raise ValueError(f"activation={g.name!r} is for the output layer only; its delta comes from output_delta")
         self._check_arrays(delta=(delta, 2), W=(W, 2), z=(z, 2), a=(a, 2))
         self._check_shape("W", W, (delta.shape[1], W.shape[1]))
@@ -403,7 +403,7 @@ class Backend(ABC):
                 "backend.asarray"
             )
         classes = y.ndim == 1 and y.dtype.kind in "iu"
-        if classes and pair.targets not in ("probabilities", "numbers"):
+        if classes and pair.targets not in ("probabilities", "numbers", "counts"):
             if y.shape[0] != m:
                 raise ValueError(f"y must have one class per row, shape ({m},), got {tuple(y.shape)}")
             return

@@ -46,10 +46,10 @@ def gradcheck(backend: str, seed: int, *, as_json: bool) -> int:
     known("--backend", backend, BACKENDS)
     if seed < 0:
         raise ValueError(f"--seed must be an integer >= 0, got {seed}")
-    elementwise = [name for name, g in activations.ACTIVATIONS.items() if g.elementwise]
+    possible = [name for name, g in activations.ACTIVATIONS.items() if not g.output_only]
     rows: list[dict[str, Any]] = []
     engine = reason = ""
-    for hidden in elementwise:
+    for hidden in possible:
         for output, cost in pairs():
             net = Network(
                 SIZES, hidden=hidden, output=output, cost=cost, l2=0.1, backend=backend, dtype="float64", seed=seed

@@ -151,7 +151,8 @@ Cost = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Of quantities: squared_error, absolute_error, huber:1 (times 1.4826 MAD) or quantile:0.9.",
+        help="Of quantities: squared_error, absolute_error, huber:1 (times 1.4826 MAD), quantile:0.9 or, of counts, "
+        "poisson.",
     ),
 ]
 Balanced = Annotated[bool, flag("--balanced", help="Let every class count the same, however rare it is.")]

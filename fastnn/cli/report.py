@@ -163,6 +163,9 @@ def _of_quantities(label: str, found: Evaluation, rows: str) -> None:
         constant = "the median"
         line(label, f"{mae}, {d2}{rest}")
         line("", f"{r2}, {rmse}")
+    elif found.d2 is not None:  # of counts
+        line(label, f"{d2}{rest}")
+        line("", f"{r2}, {rmse}, {mae}")
     else:
         line(label, f"{r2}, {rmse}, {mae}, {rest}")
     if found.better is False:

@@ -150,7 +150,9 @@ def check(options: TrainOptions) -> Callable[[], DataSet]:
     known("--backend", options.backend, BACKENDS)
     known("--dtype", options.dtype, DTYPES)
     known("--precision", options.precision, PRECISIONS)
-    known("--activation", options.activation, [name for name, g in activations.ACTIVATIONS.items() if g.elementwise])
+    known(
+        "--activation", options.activation, [name for name, g in activations.ACTIVATIONS.items() if not g.output_only]
+    )
     if str(options.optimizer).lower() == "adamw":
         raise ValueError("--optimizer adamw is --optimizer adam --weight-decay 0.01")
     if str(options.optimizer).lower() == "lbfgs":

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__, plots
+from .. import __version__, counts, plots
 from ..data.dataset import DataSet, Parts, deal
 from ..errors import DeviceLost
 from ..evaluation import Evaluation, evaluated
@@ -150,9 +150,11 @@ def _watched(parts: Parts, balanced: bool) -> tuple[Any, ...] | None:
 def _network(options: TrainOptions, data: DataSet, parts: Parts) -> Network:
     outputs = len(data.classes) if data.classes is not None else 1
     output, cost = (
-        ("softmax", "cross_entropy") if data.classes is not None else ("identity", options.cost or "squared_error")
+        ("softmax", "cross_entropy")
+        if data.classes is not None
+        else ("exp" if options.cost == "poisson" else "identity", options.cost or "squared_error")
     )
-    return Network(
+    net = Network(
         [data.X.shape[1], *hidden_layers(str(options.hidden)), outputs],
         hidden=options.activation,
         output=output,
@@ -166,6 +168,9 @@ def _network(options: TrainOptions, data: DataSet, parts: Parts) -> Network:
         precision=options.precision,
         seed=options.seed,
     )
+    if cost == "poisson":
+        counts.start_at_mean(net, parts.train[1])
+    return net
 
 
 def _outputs(data: DataSet, save: Path | None, plot: Path | None, no_plot: bool) -> tuple[Path, Path | None]:

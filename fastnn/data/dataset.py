@@ -99,8 +99,13 @@ def deal(
     Raises
     ------
     DataFileError
-        Too few rows, or rows of a class among those of a part, for the split; values too large to standardise.
+        Too few rows, or rows of a class among those of a part, for the split; values too large to standardise; targets
+        below 0 with poisson.
     """
+    if cost == "poisson" and data.task == "regression":
+        for y in (data.y,) if data.test is None else (data.y, data.test[1]):
+            if (y < 0).any():
+                raise DataFileError(f"the target must be >= 0 for poisson, which is for counts, and one is {y.min():g}")
     codes = data.y if data.classes is not None else None
     held_out = test if data.test is None else 0.0
     split = last_rows if chronological else functools.partial(split_rows, seed=seed)

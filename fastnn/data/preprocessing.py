@@ -61,7 +61,7 @@ def fit_scaling(
         Appended to: constant columns.
     cost : str
         With which targets are learnt: those that do not mind a few wild ones have a unit that does not either
-        (fastnn/robust.py).
+        (fastnn/robust.py). With poisson they are taken as they are: the mean here is 0, the deviation 1.
     rows : (k,) integers, optional
         Those of X that count; all if not given.
 
@@ -98,7 +98,9 @@ def fit_scaling(
                 if flat_target
                 else "the target's values are too large to standardise"
             )
-        if is_robust(cost):
+        if cost == "poisson":
+            target_mean, target_std = 0.0, 1.0
+        elif is_robust(cost):
             target_mean, target_std = (float(v[0]) for v in centre_and_spread(cost, y[:, None]))
         scaling |= {"target_mean": target_mean, "target_std": target_std}
     return scaling

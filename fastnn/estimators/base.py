@@ -209,6 +209,7 @@ class Dense(BaseEstimator):  # type: ignore[misc]
         else:
             y = self._learn_unit(y, weights)
             watched = self._watched(*watch)
+        self._start(net, y, weights)
         self._seen = _sum(X, weights)
         net.l2 = self._l2(self._seen)
         epochs = self._epochs(X)
@@ -271,6 +272,9 @@ class Dense(BaseEstimator):  # type: ignore[misc]
     def _in_unit(self, y: Array) -> Array:
         """Targets in that unit."""
         return y
+
+    def _start(self, net: Network, y: Array, weights: Array | None) -> None:
+        """Biases that the targets tell, before the first step."""
 
     def _rows_and_targets(self, X: Any, y: Any, *, reset: bool = True, **checks: Any) -> tuple[Array, Array]:
         """As scikit-learn checks them; what its checks would change in silence is refused, or kept as it is."""

@@ -11,8 +11,8 @@ from sklearn.base import RegressorMixin
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
-from .. import optimizers, small_data
-from ..d2 import d2_pinball, quantile_of
+from .. import counts, d2, optimizers, small_data
+from ..initializers import Initializer
 from ..network import Network
 from ..optimizers import Optimizer
 from ..robust import centre_and_spread, is_robust
@@ -61,7 +61,9 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
     cost : str, default "squared_error"
         Or "absolute_error", whose answers are medians, "huber:1.35" or "quantile:0.9" (`fastnn.costs`). With these
         `mean_` is the median of y, or that quantile, and `spread_` 1.4826 times its median absolute deviation, which a
-        few outliers do not move; that is the unit of huber's threshold.
+        few outliers do not move; that is the unit of huber's threshold. Or "poisson", for counts and rates >= 0:
+        answers are e^z, targets are taken as they are (`mean_` is 0, `spread_` 1), and training begins at their mean.
+        For a rate give y / exposure with sample_weight=exposure.
     optimizer : str or Optimizer, default "adam"
         A name, or an instance, of which every fit takes a fresh copy. "lbfgs" takes all rows at once, for `epochs`
         iterations at most (200 by default): small data are fitted closely, noise too unless `l2` is large enough; it
@@ -177,7 +179,7 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
         X, y = self._rows_and_targets(X, y, y_numeric=True)
         values, self._flat = np.asarray(y, np.float64).reshape(len(y), -1), y.ndim == 1
         watch = X_val, y_val, sample_weight_val
-        self._train(X, values, weights_of(sample_weight, X), values.shape[1], "identity", self.cost, watch)
+        self._train(X, values, weights_of(sample_weight, X), values.shape[1], self._output(), self.cost, watch)
         return self
 
     @whole
@@ -195,7 +197,8 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
         if first:
             self._flat = y.ndim == 1
             self._learn_unit(values, counted)
-            self._begin(X.shape[1], values.shape[1], "identity", self.cost)
+            self._begin(X.shape[1], values.shape[1], self._output(), self.cost)
+            self._start(self.network_, values, counted)
             self._go_on(X, self._targets(values), weights)
             return self
         self._check_columns(values)
@@ -203,7 +206,7 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
         before = Snapshot(self.network_, self.optimizer_ or optimizers.SGD())
         before.take()
         try:
-            if not is_robust(self.cost) and (weights is None or counted is not None):
+            if not self._counts() and not is_robust(self.cost) and (weights is None or counted is not None):
                 self._follow(values, counted)
             self._go_on(X, self._in_unit(values), weights)
         except BaseException:  # the unit goes back with the other attributes (`whole`)
@@ -211,12 +214,24 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
             raise
         return self
 
+    def _counts(self) -> bool:
+        return isinstance(self.cost, str) and self.cost == "poisson"
+
+    def _output(self) -> str:
+        return "exp" if self._counts() else "identity"
+
+    def _start(self, net: Network, y: Array, weights: Array | None) -> None:
+        if self._counts() and isinstance(self.init, (str, Initializer)):  # which leave the biases at 0
+            counts.start_at_mean(net, y, weights)
+
     def _learn_unit(self, y: Array, weights: Array | None) -> Array:
         shares = _shares(weights)
         self.mean_, self.spread_ = _moments(y, shares)
         if is_robust(self.cost):
             self.mean_, spread = centre_and_spread(self.cost, y, shares)
             self.spread_ = np.where(spread > 0, spread, 1.0)
+        elif self._counts():
+            self.mean_, self.spread_ = np.zeros(y.shape[1]), np.ones(y.shape[1])
         self._vary, self._rows_of_unit = _vary(y, shares), _sum(y, weights)
         return self._in_unit(y)
 
@@ -274,8 +289,8 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """How much better the predictions are than the best constant, the mean over the columns of y, which is (m,) or
         (m, K): D^2 of the pinball cost with that quantile for quantile costs, D^2 of the absolute error for
-        absolute_error, R^2 for other costs (`fastnn.d2`). 1 is perfect, 0 as good as the constant. Rows count
-        sample_weight (m,) each.
+        absolute_error, D^2 of the deviance for poisson, R^2 for other costs (`fastnn.d2`). 1 is perfect,
+        0 as good as the constant. Rows count sample_weight (m,) each.
 
         Raises
         ------
@@ -283,15 +298,14 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
             X, y or sample_weight does not fit; the model is not fitted (NotFittedError).
         """
         check_is_fitted(self)
-        alpha = quantile_of(self.cost)
-        if alpha is None:
+        if not self._counts() and d2.quantile_of(self.cost) is None:
             return float(super().score(X, y, sample_weight))
         _refuse_masked(y=y)
         predicted = self.predict(X)
         values = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
         check_consistent_length(X, values)
         self._check_columns(values := values.reshape(len(values), -1))
-        return d2_pinball(values, predicted.reshape(values.shape), alpha, weights_of(sample_weight, values))
+        return d2.score(self.cost, values, predicted.reshape(values.shape), weights_of(sample_weight, values))
 
     def to_network(self) -> Network:
         net = super().to_network()

@@ -2,9 +2,9 @@
 
 Symbols as in the lecture. Functions are selected by the codes of fastnn.activations, fastnn.costs
 and fastnn.optimizers, outside the inner loops, so that one compilation serves every network.
-`code` 0 identity, 1 sigmoid, 2 tanh, 3 relu, 4 leaky_relu, 5 softmax, 6 silu, 7 gelu; `pair` 0 softmax with
-cross-entropy, 1 sigmoid with cross-entropy, 2 elementwise with squared error, 3 softmax with it; of identity outputs
-4 huber, 5 quantile, 6 absolute_error.
+`code` 0 identity, 1 sigmoid, 2 tanh, 3 relu, 4 leaky_relu, 5 softmax, 6 exp, 7 silu, 8 gelu; `pair` 0 softmax with
+cross-entropy, 1 sigmoid with cross-entropy, 2 elementwise with squared error, 3 softmax with it, 4 exp
+with poisson; of identity outputs 5 huber, 6 quantile, 7 absolute_error.
 Scalars are made with `type` so that a float32 array never meets a float64 number.
 """
 
@@ -14,12 +14,13 @@ import numpy as np
 
 from . import compiled, inner
 from .codes import (
+    EXP,
     GELU,
     GRADIENT,
     HUBER,
     LEAKY_RELU,
     MOMENTUM,
-    OF_Z,
+    POISSON,
     QUANTILE,
     RELU,
     SGD,
@@ -131,6 +132,9 @@ def _activate(code, slope, a, b):
         add_bias(a, b)
         if code == SOFTMAX:
             _softmax(a)
+        elif code == EXP:
+            for i in range(flat.size):
+                flat[i] = exp(flat[i])
         elif code == SILU:
             for i in range(flat.size):
                 flat[i] = silu(flat[i])[0]
@@ -189,7 +193,7 @@ def _times_derivative(code, slope, share, delta, a):
         elif code == LEAKY_RELU:
             for j in range(d.size):
                 d[j] *= one if h[j] > zero else (slope if h[j] <= zero else h[j])
-        elif code >= OF_Z:
+        elif code >= EXP:  # its g' is a itself
             for j in range(d.size):
                 d[j] *= h[j]
 
@@ -281,6 +285,12 @@ def _cost_of_rows(pair, slope, z, a, classes, values, by_class, weights):
                     - np.float64(v) * values[i, j]
                     + np.log1p(np.float64(exp(-abs(v))))
                 )
+        elif pair == POISSON:
+            for j in range(K):
+                v, y = np.float64(z[i, j]), np.float64(values[i, j])
+                of_row += exp(v) - y
+                if y > 0:  # 0 log 0 is 0
+                    of_row -= y * (v - np.log(y))
         else:
             for j in range(K):
                 wanted = np.float64(classes[i] == j) if by_class else np.float64(values[i, j])

@@ -42,7 +42,7 @@ import numpy as np
 from numba.core import types
 
 from . import per_dtype
-from .codes import GRADIENT, HUBER, SGD, SIGMOID_CROSS_ENTROPY, SQUARED_ERROR
+from .codes import GRADIENT, POISSON, SGD, SIGMOID_CROSS_ENTROPY, SQUARED_ERROR
 from .gather import gather_rows
 from .panel_parts import accumulate, decay, move, rows_at_hand, rows_to_come, through, turn
 from .panels import AHEAD, address, itemsize, rows_at, vector_at
@@ -77,7 +77,7 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
         K == 1
         and layers > 1
         and run.batch > 1
-        and (shape.pair == SIGMOID_CROSS_ENTROPY or shape.pair == SQUARED_ERROR or shape.pair >= HUBER)
+        and (shape.pair == SIGMOID_CROSS_ENTROPY or shape.pair == SQUARED_ERROR or shape.pair >= POISSON)
     )
     if team > 1:
         barrier(meeting, me, team)  # all parameters are packed

@@ -39,7 +39,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import inner, part, per_dtype
-from .codes import GRADIENT, HUBER, RELU, SGD, SIGMOID_CROSS_ENTROPY, SQUARED_ERROR
+from .codes import GRADIENT, POISSON, RELU, SGD, SIGMOID_CROSS_ENTROPY, SQUARED_ERROR
 from .gather import gather_rows
 from .on_demand import activate_at, derivative_at
 from .panel_parts import (
@@ -306,7 +306,7 @@ def _worker(me, team, split, meeting, panels, data, run, shape, rule, memory):
     order = vector_at(mine.order, np.int64(0), run.order.size)
     first = vector_at(mine.firsts, np.int64(0), memory.firsts.shape[1])
     cost, right, asked, t = memory.costs[16 * me], memory.hits[16 * me], 0, rule.t
-    thin = K == 1 and (shape.pair == SIGMOID_CROSS_ENTROPY or shape.pair == SQUARED_ERROR or shape.pair >= HUBER)
+    thin = K == 1 and (shape.pair == SIGMOID_CROSS_ENTROPY or shape.pair == SQUARED_ERROR or shape.pair >= POISSON)
     barrier(meeting, me, team)  # all parameters are packed
     for step in range(run.start, run.stop):
         begin_row, m = batch_of(run, order.size, step)

@@ -7,7 +7,7 @@
 #pragma once
 #include "common.cuh"
 
-enum { IDENTITY = 0, SIGMOID = 1, TANH = 2, RELU = 3, LEAKY_RELU = 4, SILU = 6, GELU = 7 };
+enum { IDENTITY = 0, SIGMOID = 1, TANH = 2, RELU = 3, LEAKY_RELU = 4, EXP = 6, SILU = 7, GELU = 8 };
 
 __device__ __forceinline__ REAL value_of(int g, REAL slope, REAL z) {
     switch (g) {
@@ -22,6 +22,8 @@ __device__ __forceinline__ REAL value_of(int g, REAL slope, REAL z) {
         case LEAKY_RELU:
             if (!(z < 0)) return z;
             return slope == 0 ? (REAL)0 : slope * z;  // 0 * -inf would be NaN
+        case EXP:
+            return exp(z);
         default:
             return z;
     }
@@ -37,6 +39,7 @@ __device__ __forceinline__ REAL derivative_from(int g, REAL slope, REAL a) {
             return 1 - a * a;
         case RELU:
             return a > 0 ? 1 : 0;
+        case EXP:
         case SILU:
         case GELU:
             return a;

@@ -4,13 +4,13 @@
 //                                                     where the delta is a - y
 //   softmax, squared_error:
 //                delta = h * (e - sum_j e_j h_j)      e = a - y, h = a; overwrites delta; one warp per row
-//   of errors:   delta = slope of the cost at a - y   overwrites delta; identity outputs, see errors.cuh
+//   of errors:   delta = slope of the cost at a - y   overwrites delta; identity outputs, exp with poisson: see costs.cuh
 //   hidden:      delta := delta * g'(z)               in place
 //
 //   a, delta (rows, cols); y (rows, cols), or classes (rows,), which mean their one-hot rows.
 // delta may not overlap a or y. The factor is a real product, so NaN and 0 * inf stay NaN.
 #include "activation.cuh"
-#include "errors.cuh"
+#include "costs.cuh"
 
 extern "C" __global__ void delta_values(const REAL* a, const REAL* y, REAL* delta, int64 count, int g, REAL slope) {
     for (int64 i = first_index(); i < count; i += index_stride())
@@ -41,7 +41,7 @@ extern "C" __global__ void delta_softmax_values(const REAL* a, const REAL* y, RE
         REAL dot = 0;
         for (int64 j = lane_id(); j < cols; j += WARP) dot += (h[j] - target[j]) * h[j];
         dot = warp_sum(dot);
-        for (int64 j = lane_id(); j < cols; j += WARP) delta[i * cols + j] = h[j] * ((h[j] - target[j]) - dot);
+        for (int64 j = lane_id(); j < cols; j += WARP) delta[i * cols + j] = through_softmax(h[j], h[j] - target[j], dot);
     }
 }
 
@@ -53,7 +53,8 @@ extern "C" __global__ void delta_softmax_classes(const REAL* a, const int64* cla
         REAL dot = 0;
         for (int64 j = lane_id(); j < cols; j += WARP) dot += (h[j] - one_hot(j, chosen)) * h[j];
         dot = warp_sum(dot);
-        for (int64 j = lane_id(); j < cols; j += WARP) delta[i * cols + j] = h[j] * ((h[j] - one_hot(j, chosen)) - dot);
+        for (int64 j = lane_id(); j < cols; j += WARP)
+            delta[i * cols + j] = through_softmax(h[j], h[j] - one_hot(j, chosen), dot);
     }
 }
 

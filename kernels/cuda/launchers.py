@@ -145,7 +145,7 @@ class Kernels:
         errors: tuple[int, float] | None = None,
     ) -> None:
         """Overwrites delta (m, n) with the delta of the output layer with activation g; no 1/m. errors: code and
-        parameter of a cost of the errors of identity outputs, as in errors.cuh; then y are values.
+        parameter of a cost of the errors of identity outputs or of poisson, as in costs.cuh; then y are values.
         """
         m, n = a.shape
         same_shape(a=a, delta=delta)
@@ -215,7 +215,7 @@ class Kernels:
         if errors is not None:
             check_shape("y", y, (m, n))
             rows = striding(a.size, REDUCTION_BLOCKS)
-            self._reduce("cost_of_errors", a, rows, (a, y, *weighing), (a.size, n, *errors), partials)
+            self._reduce("cost_of_errors", z, rows, (z, y, *weighing), (a.size, n, *errors), partials)
         elif not cross_entropy and kind == "values":
             rows = striding(a.size, REDUCTION_BLOCKS)
             self._reduce("cost_squared_values", a, rows, (a, y, *weighing), (a.size, n), partials)

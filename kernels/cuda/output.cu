@@ -6,7 +6,7 @@
 //   sigmoid, cross_entropy   cost sum_k max(z, 0) - y z + log(1 + e^-|z|);  delta = h - y
 //   squared_error            cost sum_k (a - y)^2 / 2;                      delta = (a - y) g'(z),
 //                            for softmax h (e - sum_j e_j h_j) with e = h - y
-//   of errors                cost and slope of e = z + b - y, identity outputs: see errors.cuh; parameter: of the cost
+//   of errors                identity outputs, or exp with poisson: see costs.cuh; parameter: of the cost
 //
 //   z, delta (rows, cols) STORE, rows z_ld and delta_ld apart, delta overwritten; it may be z itself. b (cols,) REAL.
 //   y: classes (available,) int64 or values (available, cols) REAL; row i of the batch has the targets

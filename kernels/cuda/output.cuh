@@ -7,7 +7,7 @@
 // multiplied by its weight.
 #pragma once
 #include "activation.cuh"
-#include "errors.cuh"
+#include "costs.cuh"
 
 // Of the rows that a thread did.
 struct Sums {
@@ -87,7 +87,7 @@ __device__ __forceinline__ Sums softmax_cross_entropy(const Classes& y, const We
                  }
                  const int64 largest = group_argmax(best, best_index, lanes);
                  if (lane == 0 && n) {
-                     cost += weight * (log(sum) + (top - of_chosen));
+                     cost += weight * softmax_cost(log(sum), of_chosen - top);
                      hits += largest == chosen;
                  }
              });
@@ -108,7 +108,7 @@ __device__ __forceinline__ Sums softmax_probabilities(const Values& y, const Wei
                  softmax_constants(row, b, n, lane, lanes, &top, &sum);
                  for (int64 j = lane; j < n; j += lanes) {
                      const REAL t = y.at(targets, j), below = widen(row[j]) + b[j] - top, h = exp(below) / sum;
-                     cost += weight * (t * (log(sum) - below));
+                     cost += weight * (t * softmax_cost(log(sum), below));
                      if (precedes(h, j, best, best_index)) best = h, best_index = j;
                      if (precedes(t, j, most, most_index)) most = t, most_index = j;
                      narrow(weight * (h - t), delta + i * delta_ld + j);
@@ -124,7 +124,6 @@ template <class T>
 __device__ __forceinline__ Sums sigmoid_cross_entropy(const Values& y, const Weights& weights, const T* z, int64 z_ld,
                                                       const REAL* b, T* delta, int64 delta_ld, const int64* order,
                                                       int64 first, int64 rows, int64 cols, int64 available, int lanes) {
-    const REAL half = (REAL)0.5;
     double cost = 0, hits = 0;
     for_rows(y, weights, order, first, rows, cols, available, lanes,
              [&](int64 i, int64 n, const REAL* targets, REAL weight, int lane) {
@@ -132,9 +131,8 @@ __device__ __forceinline__ Sums sigmoid_cross_entropy(const Values& y, const Wei
                  for (int64 j = lane; j < n; j += lanes) {
                      const REAL t = y.at(targets, j), shifted = widen(z[i * z_ld + j]) + b[j],
                                 h = value_of(SIGMOID, 0, shifted);
-                     const REAL positive = shifted < 0 ? (REAL)0 : shifted;  // max(z, 0) that keeps NaN
-                     cost += weight * (positive - t * shifted + log1p(exp(-fabs(shifted))));
-                     wrong += (h >= half) != (t >= half);
+                     cost += weight * sigmoid_cost(shifted, t);
+                     wrong += wrong_side(h, t);
                      narrow(weight * (h - t), delta + i * delta_ld + j);
                  }
                  wrong = group_sum(wrong, lanes);
@@ -155,7 +153,7 @@ __device__ __forceinline__ Sums squared_error(const Targets& y, const Weights& w
                  int64 best_index = cols;
                  for (int64 j = lane; j < n; j += lanes) {
                      const REAL a = value_of(g, slope, widen(z[i * z_ld + j]) + b[j]), e = a - y.at(target, j);
-                     cost += weight * ((double)e * e);
+                     cost += weight * squared(e);
                      if (precedes(a, j, best, best_index)) best = a, best_index = j;
                      narrow(weight * (e * derivative_from(g, slope, a)), delta + i * delta_ld + j);
                  }
@@ -177,9 +175,10 @@ __device__ __forceinline__ Sums costs_of_errors(const Values& y, const Weights& 
     for_rows(y, weights, order, first, rows, cols, available, lanes,
              [&](int64 i, int64 n, const REAL* targets, REAL weight, int lane) {
                  for (int64 j = lane; j < n; j += lanes) {
-                     const REAL e = widen(z[i * z_ld + j]) + b[j] - y.at(targets, j);
-                     cost += weight * cost_of_error(pair, parameter, e);
-                     narrow(weight * slope_of_error(pair, parameter, e), delta + i * delta_ld + j);
+                     const REAL shifted = widen(z[i * z_ld + j]) + b[j], t = y.at(targets, j);
+                     cost += weight * cost_of_error(pair, parameter, shifted, t);
+                     narrow(weight * slope_of_error(pair, parameter, output_of(pair, shifted) - t),
+                            delta + i * delta_ld + j);
                  }
              });
     return {cost, 0};
@@ -198,14 +197,14 @@ __device__ __forceinline__ Sums softmax_squared(const Targets& y, const Weights&
                  softmax_constants(row, b, n, lane, lanes, &top, &sum);
                  for (int64 j = lane; j < n; j += lanes) {
                      const REAL h = exp(widen(row[j]) + b[j] - top) / sum, e = h - y.at(target, j);
-                     cost += weight * ((double)e * e);
+                     cost += weight * squared(e);
                      dot += e * h;
                      if (precedes(h, j, best, best_index)) best = h, best_index = j;
                  }
                  dot = group_sum(dot, lanes);
                  for (int64 j = lane; j < n; j += lanes) {
                      const REAL h = exp(widen(row[j]) + b[j] - top) / sum;
-                     narrow(weight * (h * ((h - y.at(target, j)) - dot)), delta + i * delta_ld + j);
+                     narrow(weight * through_softmax(h, h - y.at(target, j), dot), delta + i * delta_ld + j);
                  }
                  const int64 largest = group_argmax(best, best_index, lanes);
                  if (lane == 0 && n) {

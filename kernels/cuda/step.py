@@ -123,7 +123,7 @@ class StepKernels:
 
         y: all targets, (any,) int64 classes or (any, n); weights (any,): of the rows. delta may be z. partials
         (2, blocks) float64 is overwritten or added to. errors: code and parameter of a cost of the errors of identity
-        outputs, as in errors.cuh; then y are values.
+        outputs, as in costs.cuh; then y are values.
         """
         m, n = z.shape
         check_shape("b", b, (n,))

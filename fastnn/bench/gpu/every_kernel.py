@@ -164,9 +164,10 @@ def _operations(backend: Any, dtype: str, rows: int, sizes: tuple[int, ...]) -> 
         ("identity", "squared_error", classes),
         ("identity", "squared_error", values),
         ("identity", "huber:0.4", values),
+        ("exp", "poisson", values),
         ("sigmoid", "cross_entropy", values),
     ):
-        out = h if output == "softmax" else z if output == "identity" else backend.activate("sigmoid", z)
+        out = h if output == "softmax" else z if output == "identity" else backend.activate(output, z)
         backend.output_delta(output, cost, z, out, y)
         backend.cost_sum(output, cost, z, out, y)
     backend.all_finite(x)
