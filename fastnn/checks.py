@@ -36,6 +36,8 @@ def numeric(argument: str, x: Any, backend: Backend | None = None) -> Any:
     ValueError
         Bytes viewed as bool that are neither 0 nor 1, which each engine would read differently.
     """
+    if type(x) is np.ndarray and x.dtype.kind in "iuf":  # whatever the engine; the looks below take as long as a step
+        return x
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{argument} must be a plain array, got a masked one; fill or drop the masked entries first")
     if x is None:
@@ -149,7 +151,7 @@ def _convert(
         x = backend.to_numpy(backend.asarray(x))
     usable = x.dtype.isnative and x.flags.aligned
     ready = usable and x.flags.c_contiguous and x.dtype == dtype and factor is None
-    kept = usable and x.dtype.name in keep and (x.flags.c_contiguous or (strided and _pays_in_place(x)))
+    kept = usable and bool(keep) and x.dtype.name in keep and (x.flags.c_contiguous or (strided and _pays_in_place(x)))
     result = x if ready or kept else np.empty(x.shape, dtype)
     rows = max(1, BLOCK // max(1, x[:1].size))
     as_it_is = ready or (kept and _always_fits(x.dtype, dtype, factor))

@@ -28,7 +28,7 @@ from tolerances import assert_close
 
 import fastnn
 import fastnn.kernels.cpu as kernels_cpu
-from fastnn.backends.numba_panels import _Panels
+from fastnn.backends.numba_panels import _Panels, addresses
 from fastnn.kernels.cpu import JIT, panels
 
 
@@ -244,7 +244,7 @@ def test_numba_packing_there_and_back(sizes, dtype, team, seed):
     vectors = [rng.standard_normal(net.theta.size).astype(dtype) for _ in range(2)]
     packed = [np.zeros(int(layout.blocks[-1]), dtype) for _ in vectors]
     for me in range(team):
-        layout.pack(list(zip(vectors, packed, strict=True)), me, team)
+        layout.pack(list(zip(addresses(*vectors), addresses(*packed), strict=True)), me, team)
     for vector, memory in zip(vectors, packed, strict=True):
         for layer, (W, b) in enumerate(zip(*net.split(vector), strict=True)):
             first = int(layout.blocks[layer])
@@ -259,7 +259,7 @@ def test_numba_packing_there_and_back(sizes, dtype, team, seed):
             assert first == layout.blocks[layer + 1]
     again = [np.full_like(vector, np.nan) for vector in vectors]
     for me in range(team):
-        layout.unpack(list(zip(again, packed, strict=True)), me, team)
+        layout.unpack(list(zip(addresses(*again), addresses(*packed), strict=True)), me, team)
     np.testing.assert_array_equal(again, vectors)
 
 

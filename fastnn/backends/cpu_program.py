@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ..dropout import limit_of, scale_of
+from ..kernels.cpu import entry
 from ..kernels.cpu.codes import GRADIENT
 from ..kernels.cpu.gather import reader, source_of
 from ..kernels.cpu.subnormal import as_zero
@@ -38,6 +39,8 @@ __all__ = [
     "two_states",
     "weights_of",
 ]
+
+NO_CONSTANTS = np.zeros((1, 1))
 
 
 def check_range(argument: str, numbers: Array, end: int) -> None:
@@ -142,6 +145,7 @@ class TeamProgram(Program):
     """
 
     _worker: Any  # the compiled program
+    _again: Any = None  # the same for arguments made like those of a call before
     _shape: Any  # what it is told of the network, a named tuple
 
     def __init__(self, job: Job, plan: Plan) -> None:
@@ -149,6 +153,10 @@ class TeamProgram(Program):
         self.plan = plan.with_rows_at_most(self.micro_batch)
         self._made_for = self._needs(job, plan)
         self._fixed = "threads" in job.net.backend.given
+        self._no_targets = [
+            read_only(empty) for empty in (np.empty(0, np.int64), np.empty((0, job.net.sizes[-1]), job.net.dtype))
+        ]
+        self._no_weights = read_only(weights_of(None, job.net.dtype))
         self._costs, self._hits = np.zeros(16 * plan.threads), np.zeros(16 * plan.threads, np.int64)
 
     @staticmethod
@@ -169,6 +177,9 @@ class TeamProgram(Program):
 
     def _run(self, X: Array, y: Array, order: Array, start: int, stop: int, rates: Array | None) -> tuple[float, int]:
         theta = self.net.theta
+        check_range("order", order[start * self.batch_size : stop * self.batch_size], X.shape[0])
+        if y.ndim == 1:
+            check_range("y", y, self.net.sizes[-1])
         return self._run_on(theta, states_of(self.optimizer, theta), self._rule(X, rates), X, y, order, start, stop)
 
     @abstractmethod
@@ -185,7 +196,7 @@ class TeamProgram(Program):
         D: Array | None = None,
     ) -> tuple[float, int]:
         """As `run` by this rule; theta (P,) and its state vectors (P,) move. With D (P,) theta stays as it is, and what
-        it would have become is written there.
+        it would have become is written there. Row numbers and classes are not checked, and lead the kernels anywhere.
         """
 
     def leave_no_unit_out(self) -> None:
@@ -194,10 +205,10 @@ class TeamProgram(Program):
 
     def gradient(self, X: Array, y: Array, order: Array, l2: float) -> tuple[float, Array]:
         """The cost's sum and D (P,), a fresh vector, over the rows `order` (batch_size,) of X and y; the optimizer has
-        no part in it. l2: lambda / n. `hits` is set.
+        no part in it. l2: lambda / n. `hits` is set. Nothing is checked.
         """
         D = aligned(self.net.theta.shape, self.net.dtype)
-        rule = Rule(GRADIENT, np.zeros((1, 1)), 0, l2, 0.0)
+        rule = Rule(GRADIENT, NO_CONSTANTS, 0, l2, 0.0)
         cost, _ = self._run_on(self.net.theta, [], rule, X, y, order, 0, 1, D)
         return cost, D
 
@@ -221,9 +232,13 @@ class TeamProgram(Program):
         return sum(buffers.values())
 
     def _steps(self, *arguments: Any) -> None:
-        """One thread's call of the compiled program."""
+        """One thread's call of the compiled program. Only the first looks at the types of all arguments."""
         with as_zero():
+            if self._again is not None:
+                self._again(*arguments)
+                return
             self._worker(*arguments)
+        self._again = entry(self._worker)
 
     def _team(self) -> int:
         """As many threads as planned; fewer while fits of other networks are under way. Members of the plan who
@@ -238,20 +253,17 @@ class TeamProgram(Program):
     def _arguments(
         self, X: Array, y: Array, order: Array, start: int, stop: int, native: bool = False
     ) -> tuple[Data, Run]:
-        """What the kernels are told of the data and the steps, after the range of every index that they use was
-        checked. native: they use the rows of X where they lie.
-        """
+        """What the kernels are told of the data and the steps. native: they use the rows of X where they lie."""
         net = self.net
-        check_range("order", order[start * self.batch_size : stop * self.batch_size], X.shape[0])
-        if y.ndim == 1:
-            check_range("y", y, net.sizes[-1])
-        classes, values, by_class = targets_of(y, net.sizes[-1], net.dtype)
+        classes, values = self._no_targets
+        if by_class := y.ndim == 1:
+            classes = read_only(np.ascontiguousarray(y, np.int64))
+        else:
+            values = read_only(np.ascontiguousarray(y))
+        weights = self._no_weights if self.weights is None else read_only(np.ascontiguousarray(self.weights))
         factor = net.dtype.type(self.scale if X.dtype.kind in "iu" else 1)
         read = 0 if native else reader(X.dtype, net.dtype)
-        weights = weights_of(self.weights, net.dtype)
-        data = Data(
-            source_of(X), read, native, factor, read_only(classes), read_only(values), by_class, read_only(weights)
-        )
+        data = Data(source_of(X), read, native, factor, classes, values, by_class, weights)
         return data, Run(read_only(order), start, stop, self.batch_size, self._capacity(), self.key)
 
     @abstractmethod
@@ -266,6 +278,9 @@ class TeamProgram(Program):
     def _finish(self, y: Array, order: Array, start: int, stop: int) -> tuple[float, int]:
         """Counts the steps; what `run` returns."""
         self.optimizer.t += stop - start
-        self.hits = int(self._hits[::16].sum()) if self.net._counts_hits(y) else None
+        cost, hits = self._costs[0], self._hits[0]
+        if self.plan.threads > 1:
+            cost, hits = self._costs[::16].sum(), self._hits[::16].sum()
+        self.hits = int(hits) if self.net._counts_hits(y) else None
         rows = min(stop * self.batch_size, order.shape[0]) - min(start * self.batch_size, order.shape[0])
-        return float(self._costs[::16].sum()), rows
+        return float(cost), rows

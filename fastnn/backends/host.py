@@ -22,10 +22,10 @@ def aligned(shape: tuple[int, ...], dtype: Any, make: Callable[..., Array] = np.
     NumPy promises 16. A BLAS may sum in another order where an array begins elsewhere, and where it begins
     differs from run to run.
     """
-    count = math.prod(shape) * np.dtype(dtype).itemsize
-    raw = make(count + ALIGNMENT, np.uint8)
-    first = -raw.__array_interface__["data"][0] % ALIGNMENT
-    return raw[first : first + count].view(dtype).reshape(shape)
+    count, size = math.prod(shape), np.dtype(dtype).itemsize
+    raw = make(count + ALIGNMENT // size, dtype)
+    first = -raw.ctypes.data % ALIGNMENT // size
+    return raw[first : first + count].reshape(shape)
 
 
 class HostBackend(Backend):

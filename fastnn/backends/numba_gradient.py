@@ -5,10 +5,9 @@ Python, take up to 1.5 times as long (bench/gradients.py).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
-
-import numpy as np
 
 from ..optimizers import Momentum
 from .base import Array, Job
@@ -58,14 +57,16 @@ class Gradients:
             cost_sum, D = program.gradient(X, y, order, l2)
         finally:
             program.net, program.weights = cast("Network", None), None  # or the two would keep each other alive
-        with np.errstate(all="ignore"):
-            finite = np.isfinite(cost_sum) and np.isfinite(np.dot(D, D))
-        if finite:  # or NaN may be left in the workspace
+        # Or NaN may be left in the workspace. Not by a product of BLAS, whose threads would be awake in the next call.
+        if math.isfinite(cost_sum) and math.isfinite(float(D.max()) - float(D.min())):
             self._keep(key, program)
         return cost_sum / m, D, program.hits
 
     def _keep(self, key: tuple[int, int | None, Any], program: TeamProgram) -> None:
         """Those used last, as many as there is room for."""
+        if not self._kept and program.nbytes <= KEPT_BYTES:  # as in a loop over batches of one size
+            self._kept = {key: program}
+            return
         kept, room = {}, KEPT_BYTES
         for name, one in [(key, program), *reversed(self._kept.items())][:KEPT]:
             room -= one.nbytes

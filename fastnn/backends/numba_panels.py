@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +35,7 @@ __all__ = [
     "PACKING_ROWS",
     "PanelPredictor",
     "PanelProgram",
+    "addresses",
     "cumulative",
     "cuts_for_team",
     "likely_parts",
@@ -101,6 +102,8 @@ class PanelProgram(TeamProgram):
             costs=self._costs,
             hits=self._hits,
         )
+        self._tables: dict[tuple[bool, bool], Array] = {}
+        self._packed_at = [vector.ctypes.data for vector in (self._memory.packed, state1, state2)]
         self._worker: Any = (row_program if self._by_row else split_program if split else panel_program)(dtype)
 
     def clear(self) -> None:
@@ -133,9 +136,13 @@ class PanelProgram(TeamProgram):
         data, run = self._arguments(X, y, order, start, stop, bool(native))
         wait_for_products()
         meeting = new_barrier(team)
-        panels = table(net.dtype, needed_parts(net, data.by_class, self.batch_size, self.weights is not None))
-        slots = [*zip(states, (memory.state1, memory.state2), strict=False)]
-        given, taken = [(theta, memory.packed), *slots], [(theta if D is None else D, memory.packed), *slots]
+        kind = data.by_class, self.weights is not None
+        if (panels := self._tables.get(kind)) is None:
+            panels = self._tables[kind] = table(
+                net.dtype, needed_parts(net, data.by_class, self.batch_size, self.weights is not None)
+            )
+        given = [*zip(addresses(theta, *states), self._packed_at, strict=False)]
+        taken = given if D is None else [(*addresses(D), self._packed_at[0])]
 
         def work(me: int) -> None:
             try:
@@ -201,7 +208,7 @@ class PanelPredictor:
     def packed(self, net: Network) -> Array:
         """The parameters as they are now."""
         memory = aligned((int(self._layout.blocks[-1]),), net.dtype, np.zeros)
-        self._layout.pack([(net.theta, memory)])
+        self._layout.pack([(*addresses(net.theta), *addresses(memory))])
         return memory
 
     def cuts(self, rows: int, team: int) -> list[int]:
@@ -245,6 +252,7 @@ class _Panels:
         self._shape = np.ascontiguousarray(
             np.stack([sizes[:-1], sizes[1:], widths, spans[:, 0], spans[:, 1], self.blocks[:-1]], axis=1), np.int64
         )
+        self._shape_at, self._zero = self._shape.ctypes.data, net.dtype.type(0)
 
     def places(self, rows: int) -> Array:
         """(L + 1, rows): where rows of each layer's width begin; the first all 0."""
@@ -255,26 +263,27 @@ class _Panels:
     def _kernels(self) -> Packing:
         return packing(self._dtype)
 
-    def pack(self, vectors: Sequence[tuple[Array, Array]], me: int = 0, team: int = 1) -> None:
-        """Of each (vector that lies as theta, packed), overwrites packed, or this thread's share of it; its padding
-        stays as it is, zero.
+    def pack(self, places: list[tuple[int, int]], me: int = 0, team: int = 1) -> None:
+        """For each pair of addresses, of a vector that lies as theta and of a packed one, overwrites the packed one, or
+        this thread's share of it; its padding stays as it is, zero.
         """
-        self._transpose(self._kernels.pack, vectors, me, team)
+        self._transpose(self._kernels.pack, places, me, team)
 
-    def unpack(self, vectors: Sequence[tuple[Array, Array]], me: int = 0, team: int = 1) -> None:
+    def unpack(self, places: list[tuple[int, int]], me: int = 0, team: int = 1) -> None:
         """The way back, which overwrites the vectors."""
-        self._transpose(self._kernels.unpack, vectors, me, team)
+        self._transpose(self._kernels.unpack, places, me, team)
 
-    def _transpose(
-        self, kernel: Callable[..., None], vectors: Sequence[tuple[Array, Array]], me: int, team: int
-    ) -> None:
-        shape = len(self._shape), self._shape.ctypes.data
-        for memory in itertools.chain(*vectors):
-            assert memory.flags.c_contiguous
-            assert memory.dtype == self._dtype
-        zero = self._dtype.type(0)
-        for vector, packed in vectors:
-            kernel(zero, me, team, *shape, vector.ctypes.data, packed.ctypes.data)
+    def _transpose(self, kernel: Callable[..., None], places: list[tuple[int, int]], me: int, team: int) -> None:
+        for vector, packed in places:
+            kernel(self._zero, me, team, len(self._shape), self._shape_at, vector, packed)
+
+
+def addresses(*vectors: Array) -> list[int]:
+    """Of vectors of one dtype, which must live as long as these are used."""
+    for vector in vectors:
+        assert vector.flags.c_contiguous
+        assert vector.dtype == vectors[0].dtype
+    return [vector.ctypes.data for vector in vectors]
 
 
 def packing_rows(net: Network) -> int:

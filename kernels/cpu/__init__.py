@@ -37,6 +37,7 @@ __all__ = [
     "JIT",
     "KEEPS",
     "compiled",
+    "entry",
     "exact",
     "exported",
     "inner",
@@ -308,6 +309,17 @@ def per_dtype(function, signature):
         return compiled(function, signature(name) if JIT else None)
 
     return lambda dtype: by_name(np.dtype(dtype).name)
+
+
+def entry(kernel):
+    """What calls a kernel of one signature without a look at the types of its arguments, which for named tuples of many
+    arrays takes longer than a small step: for callers that have made them all. An array of another type of number would
+    be read as one of the right type.
+    """
+    if not JIT:
+        return kernel
+    (made,) = kernel.overloads.values()
+    return made.entry_point
 
 
 def exported(function, signature):
