@@ -163,3 +163,16 @@ def test_the_network_and_its_workspace_end_with_its_last_user():
 def test_an_error_of_the_data_is_the_one_of_every_engine():
     with pytest.raises(ValueError, match=r"y must hold"):
         network().cost_and_gradient(X, CLASSES + 1)
+
+
+def test_the_kernel_itself_is_called_where_its_arguments_are_known():
+    net, calls = network("float32"), []
+    net.cost_and_gradient(X, CLASSES)
+    (program,) = net.backend._gradients[net]._kept.values()
+    found, program._again = program._again, lambda *arguments: (calls.append(1), found(*arguments))
+    check(net, X, CLASSES)
+    check(net, X, CLASSES, sample_weight=0.5 + X[:, 0] ** 2)
+    assert len(calls) == 2 * program.plan.threads
+    with pytest.raises(ValueError, match=r"y must hold"):
+        net.cost_and_gradient(X, CLASSES - 1)
+    assert len(calls) == 2 * program.plan.threads

@@ -186,6 +186,7 @@ class Backend(ABC):
 
         X : (n, s_1), of a dtype that programs read, integers times `scale`; y : (n,) int64 classes or (n, K)
         weights : (n,), factors of the rows' costs; l2 : lambda / n of the L2 term, part of J and D
+        Nothing is validated, neither ranges nor types: the caller has done so.
         """
         return self._gradient(net, X, y, order, weights, l2, micro_batch, scale)
 
