@@ -142,7 +142,7 @@ class PanelProgram(TeamProgram):
                 net.dtype, needed_parts(net, data.by_class, self.batch_size, self.weights is not None)
             )
         given = [*zip(addresses(theta, *states), self._packed_at, strict=False)]
-        taken = given if D is None else [(*addresses(D), self._packed_at[0])]
+        taken = given if D is None else [*zip(addresses(D), self._packed_at, strict=False)]
 
         def work(me: int) -> None:
             try:
@@ -208,7 +208,7 @@ class PanelPredictor:
     def packed(self, net: Network) -> Array:
         """The parameters as they are now."""
         memory = aligned((int(self._layout.blocks[-1]),), net.dtype, np.zeros)
-        self._layout.pack([(*addresses(net.theta), *addresses(memory))])
+        self._layout.pack([*zip(addresses(net.theta), addresses(memory), strict=True)])
         return memory
 
     def cuts(self, rows: int, team: int) -> list[int]:
