@@ -1,6 +1,6 @@
 """The gradient of a cost over rows by one call of compiled code: the program that would train on them takes one step
 (`TeamProgram.gradient`), which writes the gradient where it would write the new parameters. Operations one by one, from
-Python, take up to 1.5 times as long (bench/gradients.py).
+Python, take up to 2.7 times as long (bench/gradients.py).
 """
 
 from __future__ import annotations
