@@ -233,7 +233,7 @@ def test_the_command_line(cli, tmp_path):
     code, out, _ = cli(*words, "--epochs", "2", "--no-plot")
     assert (code, "exp output with poisson" in out, "D2 " in out) == (0, True, True), out
     code, out, _ = cli("inspect", found["model"])
-    assert (code, "exp output with poisson" in out) == (0, True), out
+    assert (code, "exp output with poisson" in out, "target 'y', learnt as it is" in out) == (0, True, True), out
     y[3] = -1
     np.savetxt(path, np.column_stack([X, y]), delimiter=",", header="a,b,c,y", comments="")
     code, _, err = cli(*words, "--epochs", "2", "--no-plot")

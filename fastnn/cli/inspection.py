@@ -178,6 +178,8 @@ def _show_optimizer(optimizer: dict[str, Any] | None) -> None:
 def _show_table(found: dict[str, Any]) -> None:
     if found["classes"] is not None:
         target = _classes(found["classes"])
+    elif (found["target_centre"], found["target_scale"]) == (0, 1):  # counts
+        target = "learnt as it is"
     else:
         target = f"learnt as (target - {found['target_centre']:.6g}) / {found['target_scale']:.6g}"
     line("data", f"a table, {found['task']}; target {found['target']!r}, {target}")
