@@ -150,6 +150,14 @@ def test_what_is_not_finite_is_handed_out_and_nothing_is_spoilt():
     check(net, X, CLASSES)  # nothing of it is left in the workspace
 
 
+def test_a_gradient_beyond_the_dtype_beside_a_finite_cost():
+    net = fastnn.Network([1, 1], output="identity", cost="squared_error", backend="numba", init=[2e-38, 0.0])
+    cost, gradient = net.cost_and_gradient(np.full((3, 1), 3e38), np.zeros(3))
+    assert cost == pytest.approx(18)
+    assert np.isinf(gradient[0])
+    assert not net.backend._gradients[net]._kept
+
+
 def test_the_network_and_its_workspace_end_with_its_last_user():
     net = network()
     net.cost_and_gradient(X, CLASSES)
