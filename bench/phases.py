@@ -25,6 +25,7 @@ import numpy as np
 
 import fastnn
 from fastnn.backends.cpu_crew import run_team
+from fastnn.backends.cpu_program import Steps
 from fastnn.backends.numba_amx import AmxProgram
 from fastnn.backends.numba_panels import needed_parts
 from fastnn.bench.environment import describe
@@ -205,7 +206,7 @@ def profile(case: str, rounds: int) -> None:
             program.run(X, y, order, 0, steps)
 
     whole = seconds_of(1, step, rounds) / steps
-    data, run = program._arguments(X, y, order, 0, steps, native=True)
+    data, run = program._arguments(Steps(X, y, order, 0, steps), native=True)
     m = -(-B // team)
     run, memory = (
         run._replace(capacity=m),

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .numba_backend import NumbaBackend
 
 __all__ = [
+    "Steps",
     "TeamProgram",
     "any_of_z",
     "check_range",
@@ -139,6 +140,16 @@ def states_of(rule: Optimizer, theta: Array) -> list[Array]:
     return states
 
 
+class Steps(NamedTuple):
+    """Steps start..stop over the rows of X and y in this order, as `Program.run` takes them."""
+
+    X: Array
+    y: Array
+    order: Array
+    start: int
+    stop: int
+
+
 class TeamProgram(Program):
     """A program that a team of threads runs as planned. Member i adds cost and hits up in elements 16 i of `_costs`
     and `_hits`.
@@ -180,20 +191,12 @@ class TeamProgram(Program):
         check_range("order", order[start * self.batch_size : stop * self.batch_size], X.shape[0])
         if y.ndim == 1:
             check_range("y", y, self.net.sizes[-1])
-        return self._run_on(theta, states_of(self.optimizer, theta), self._rule(X, rates), X, y, order, start, stop)
+        steps = Steps(X, y, order, start, stop)
+        return self._run_on(theta, states_of(self.optimizer, theta), self._rule(X, rates), steps)
 
     @abstractmethod
     def _run_on(
-        self,
-        theta: Array,
-        states: list[Array],
-        rule: Rule,
-        X: Array,
-        y: Array,
-        order: Array,
-        start: int,
-        stop: int,
-        D: Array | None = None,
+        self, theta: Array, states: list[Array], rule: Rule, steps: Steps, D: Array | None = None
     ) -> tuple[float, int]:
         """As `run` by this rule; theta (P,) and its state vectors (P,) move. With D (P,) theta stays as it is, and what
         it would have become is written there. Row numbers and classes are not checked, and lead the kernels anywhere.
@@ -209,7 +212,7 @@ class TeamProgram(Program):
         """
         D = aligned(self.net.theta.shape, self.net.dtype)
         rule = Rule(GRADIENT, NO_CONSTANTS, 0, l2, 0.0)
-        cost, _ = self._run_on(self.net.theta, [], rule, X, y, order, 0, 1, D)
+        cost, _ = self._run_on(self.net.theta, [], rule, Steps(X, y, order, 0, 1), D)
         return cost, D
 
     def serves(self, job: Job) -> bool:
@@ -231,7 +234,7 @@ class TeamProgram(Program):
         count(tuple(vars(self).values()))
         return sum(buffers.values())
 
-    def _steps(self, *arguments: Any) -> None:
+    def _work(self, *arguments: Any) -> None:
         """One thread's call of the compiled program. Only the first looks at the types of all arguments."""
         with as_zero():
             if self._again is not None:
@@ -250,11 +253,9 @@ class TeamProgram(Program):
         planned = self.plan.threads
         return planned if self._fixed or planned == 1 else min(planned, usable_threads())
 
-    def _arguments(
-        self, X: Array, y: Array, order: Array, start: int, stop: int, native: bool = False
-    ) -> tuple[Data, Run]:
+    def _arguments(self, steps: Steps, native: bool = False) -> tuple[Data, Run]:
         """What the kernels are told of the data and the steps. native: they use the rows of X where they lie."""
-        net = self.net
+        net, (X, y, order, start, stop) = self.net, steps
         classes, values = self._no_targets
         if by_class := y.ndim == 1:
             classes = read_only(np.ascontiguousarray(y, np.int64))
@@ -275,8 +276,9 @@ class TeamProgram(Program):
         rule = self.optimizer
         return Rule(rule.code, hyper_rows(rule, rates), rule.t, float(self.l2_per_row(X)), float(rule.clip_norm or 0))
 
-    def _finish(self, y: Array, order: Array, start: int, stop: int) -> tuple[float, int]:
+    def _finish(self, steps: Steps) -> tuple[float, int]:
         """Counts the steps; what `run` returns."""
+        _, y, order, start, stop = steps
         self.optimizer.t += stop - start
         cost, hits = self._costs[0], self._hits[0]
         if self.plan.threads > 1:

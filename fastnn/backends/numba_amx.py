@@ -21,7 +21,7 @@ from .cpu_beside import wait_for_products
 from .cpu_crew import run_team
 from .cpu_machine import AMX_ROWS_TO_COPY
 from .cpu_plan import Plan
-from .cpu_program import TeamProgram, any_of_z, dropout_of, slopes_of, two_states
+from .cpu_program import Steps, TeamProgram, any_of_z, dropout_of, slopes_of, two_states
 from .host import aligned
 from .numba_panels import cumulative, cuts_for_team, needed_parts, without_last
 
@@ -107,25 +107,16 @@ class AmxProgram(TeamProgram):
         return -(-self.plan.chunk // self.plan.threads)
 
     def _run_on(
-        self,
-        theta: Array,
-        states: list[Array],
-        rule: Rule,
-        X: Array,
-        y: Array,
-        order: Array,
-        start: int,
-        stop: int,
-        D: Array | None = None,
+        self, theta: Array, states: list[Array], rule: Rule, steps: Steps, D: Array | None = None
     ) -> tuple[float, int]:
         if D is not None:
             np.copyto(D, theta)
             theta = D
-        team = self._team()
+        team, X = self._team(), steps.X
         side_by_side = (X.strides[1] == X.itemsize or X.shape[1] == 1) and X.strides[0] % X.itemsize == 0
         octets = X.dtype in OCTETS and side_by_side and X.shape[1] > FEW
         native = octets or (JIT and X.dtype == np.float32 and side_by_side)
-        data, run = self._arguments(X, y, order, start, stop, bool(native))
+        data, run = self._arguments(steps, bool(native))
         meeting = new_barrier(team)
         wait_for_products()
         needed = needed_parts(self.net, data.by_class, self.batch_size, self.weights is not None)
@@ -134,10 +125,10 @@ class AmxProgram(TeamProgram):
         memory = self._memory._replace(packed=theta, state1=state1, state2=state2)
 
         def work(me: int) -> None:
-            self._steps(me, team, 0, meeting, table, data, run, self._shape, rule, memory)
+            self._work(me, team, 0, meeting, table, data, run, self._shape, rule, memory)
 
         run_team(work, team)
-        return self._finish(y, order, start, stop)
+        return self._finish(steps)
 
 
 class AmxPredictor:

@@ -25,7 +25,7 @@ from .base import Array, Job
 from .cpu_beside import wait_for_products
 from .cpu_crew import run_team
 from .cpu_plan import Plan
-from .cpu_program import TeamProgram, any_of_z, dropout_of, slopes_of, two_states
+from .cpu_program import Steps, TeamProgram, any_of_z, dropout_of, slopes_of, two_states
 from .host import aligned
 
 if TYPE_CHECKING:
@@ -115,25 +115,16 @@ class PanelProgram(TeamProgram):
         return self.plan.chunk if self.plan.split else -(-self.plan.chunk // self.plan.threads)
 
     def _run_on(
-        self,
-        theta: Array,
-        states: list[Array],
-        rule: Rule,
-        X: Array,
-        y: Array,
-        order: Array,
-        start: int,
-        stop: int,
-        D: Array | None = None,
+        self, theta: Array, states: list[Array], rule: Rule, steps: Steps, D: Array | None = None
     ) -> tuple[float, int]:
-        net, team, memory = self.net, self._team(), self._memory
+        net, team, memory, X = self.net, self._team(), self._memory, steps.X
         native = (
             JIT
             and X.dtype == net.dtype
             and (X.strides[1] == X.itemsize or X.shape[1] == 1)
             and X.strides[0] % X.itemsize == 0
         )
-        data, run = self._arguments(X, y, order, start, stop, bool(native))
+        data, run = self._arguments(steps, bool(native))
         wait_for_products()
         meeting = new_barrier(team)
         kind = data.by_class, self.weights is not None
@@ -148,11 +139,11 @@ class PanelProgram(TeamProgram):
             try:
                 self._layout.pack(given, me, team)
             finally:  # the others wait there; a signal's handler may raise
-                self._steps(me, team, self.plan.split, meeting, panels, data, run, self._shape, rule, memory)
+                self._work(me, team, self.plan.split, meeting, panels, data, run, self._shape, rule, memory)
             self._layout.unpack(taken, me, team)
 
         run_team(work, team)
-        return self._finish(y, order, start, stop)
+        return self._finish(steps)
 
 
 def needed_parts(net: Network, by_class: bool, batch_size: int, weighted: bool = False) -> set[int]:

@@ -14,7 +14,7 @@ from .base import Array, Job
 from .cpu_blas import Blas
 from .cpu_crew import run_team
 from .cpu_plan import Plan
-from .cpu_program import TeamProgram, any_of_z, dropout_of, slopes_of, two_states
+from .cpu_program import Steps, TeamProgram, any_of_z, dropout_of, slopes_of, two_states
 from .cpu_threads import blas_on_one_thread
 from .host import aligned
 
@@ -68,34 +68,25 @@ class NumbaProgram(TeamProgram):
         return self.plan.chunk
 
     def _run_on(
-        self,
-        theta: Array,
-        states: list[Array],
-        rule: Rule,
-        X: Array,
-        y: Array,
-        order: Array,
-        start: int,
-        stop: int,
-        D: Array | None = None,
+        self, theta: Array, states: list[Array], rule: Rule, steps: Steps, D: Array | None = None
     ) -> tuple[float, int]:
         if D is not None:
             np.copyto(D, theta)
             theta = D
         team = self._team()
         self._memory.squares[...] = 0  # members of the plan who stay away add nothing
-        data, run = self._arguments(X, y, order, start, stop)
+        data, run = self._arguments(steps)
         meeting = new_barrier(team)
         state1, state2 = two_states(states, self.net.dtype)
         memory = self._memory._replace(theta=theta, state1=state1, state2=state2)
 
         def work(me: int) -> None:
             with self._blas.one_thread_here():
-                self._steps(me, team, self.plan.sliced, meeting, self._parts, data, run, self._shape, rule, memory)
+                self._work(me, team, self.plan.sliced, meeting, self._parts, data, run, self._shape, rule, memory)
 
         with blas_on_one_thread():
             run_team(work, team)
-        return self._finish(y, order, start, stop)
+        return self._finish(steps)
 
 
 def shapes_of(net: Network) -> tuple[Array, Array, Array, Array, Array]:
