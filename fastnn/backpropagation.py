@@ -4,7 +4,7 @@ all gradients before any parameter moves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from . import checks, row_weights
 from .dropout import Drawn
 from .dropout import factors as drawn_factors
-from .errors import positive_integer
+from .errors import positive_integer, unknown_name
 from .optimizers import Optimizer, check_known
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .network import Network
 
 __all__ = ["Backpropagation"]
+
+OF = ("outputs", "logits")
 
 Array = Any
 
@@ -50,6 +52,7 @@ class Backpropagation:
         def _inputs(self, X: Any, first_row: int = 0, argument: str = "X") -> Array: ...
         def _targets(self, y: Any, m: int, argument: str = "y") -> Array: ...
         def _on_device(self, X: Any) -> bool: ...
+        def _blocks(self, m: int) -> Iterator[slice]: ...
         def _evaluate(self, x: Array, y: Array, weights: Array | None = None) -> tuple[float, int | None]: ...
 
     def forward(self, X: Any) -> list[Array]:
@@ -127,14 +130,23 @@ class Backpropagation:
         delta = backend.output_delta(self.output, self.cost, z[-1], a[-1], y)
         if weights is not None:
             delta *= weights[:, None]
+        for layer, delta_above in self._deltas(delta, z, g_of_z, factors):
+            backend.accumulate(Delta_W[layer], Delta_b[layer], delta_above, a[layer])
+        return cost_sum, Delta, a[-1]
+
+    def _deltas(
+        self, delta: Array, z: list[Array], g_of_z: list[Array], factors: Sequence[Array | None] | None = None
+    ) -> Iterator[tuple[int, Array]]:
+        """From the delta of the output layer: each layer of weights, the last first, with the delta above it."""
         for layer in reversed(range(len(self.weights))):
-            backend.accumulate(Delta_W[layer], Delta_b[layer], delta, a[layer])
+            yield layer, delta
             if layer:  # there is no delta^(1)
                 below = layer - 1
-                delta = backend.propagate_delta(delta, self.weights[layer], self.hidden[below], z[below], g_of_z[below])
+                delta = self.backend.propagate_delta(
+                    delta, self.weights[layer], self.hidden[below], z[below], g_of_z[below]
+                )
                 if factors is not None and (factor := factors[below]) is not None:
                     delta *= factor
-        return cost_sum, Delta, a[-1]
 
     def cost_and_gradient(
         self,
@@ -197,6 +209,92 @@ class Backpropagation:
         Delta /= m
         self._add_l2_gradient(Delta, self.l2 / total)
         return cost_sum / m + self.l2 / (2 * total) * self._sum_of_squared_weights(), Delta
+
+    def backward(self, X: Any, derivatives: Any, *, of: str = "outputs") -> Array:
+        """Gradient of a cost of your own, from its derivatives by the outputs: the sum over rows i and outputs k of
+        dJ/dh_ik dh_ik/dTheta.
+
+        Parameters
+        ----------
+        X : (m, s_1)
+        derivatives : (m, K), or (m,) with one output
+            dJ/dh of the rows of X; where J is a mean, 1/m is in them.
+        of : "outputs" or "logits"
+            Whether J is a function of h = a^(L), as `forward`, `predict_proba`, and for identity outputs `predict`
+            give it, or of z^(L), as `logits` does, which takes one pass less.
+
+        Returns
+        -------
+        D : (P,)
+            A fresh vector laid out as theta, on the engine's device, as `step` takes it: of J alone, without the L2
+            term and with no unit left out. Not finite where products overflow.
+
+        Raises
+        ------
+        TypeError, ValueError
+            X or derivatives is not what the network takes, or `of` is another word.
+        """
+        x, delta = self._checked_delta(self._inputs(X), derivatives, of)
+        D = self.backend.gradient_of_deltas(cast("Network", self), x, delta)
+        if D is None:
+            D = self.backend.zeros(self.theta.shape, self.dtype)
+            D_W, D_b = self.split(D)
+            for rows in self._blocks(x.shape[0]):
+                z, g_of_z, a = self._forward(x[rows])
+                for layer, delta_above in self._deltas(delta[rows], z, g_of_z):
+                    self.backend.accumulate(D_W[layer], D_b[layer], delta_above, a[layer])
+        return D
+
+    def input_gradient(self, X: Any, derivatives: Any, *, of: str = "outputs") -> Array:
+        """dJ/dX of a cost of your own, from its derivatives by the outputs: what each number of X does to it, and how
+        another network goes on that has made X.
+
+        Parameters
+        ----------
+        X, derivatives, of
+            As for `backward`.
+
+        Returns
+        -------
+        (m, s_1)
+            A fresh array of the network's dtype; of NumPy for NumPy input, on the device for device input. Where
+            integers are scaled (`scale`), by the integers.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for `backward`.
+        """
+        X = checks.numeric("X", X, self.backend)
+        x, delta = self._checked_delta(self._inputs(X), derivatives, of)
+        found = self.backend.empty(x.shape, self.dtype)
+        for rows in self._blocks(x.shape[0]):
+            z, g_of_z, _ = self._forward(x[rows])
+            *_, (_, lowest) = self._deltas(delta[rows], z, g_of_z)
+            self.backend.propagate_delta(lowest, self.weights[0], "identity", x[rows], x[rows], out=found[rows])
+        scale = cast("Network", self).scale
+        if scale is not None and X.dtype.kind in "iu":
+            found *= self.dtype.type(scale)
+        return found if self._on_device(X) else self.backend.to_numpy(found)
+
+    def _checked_delta(self, x: Array, derivatives: Any, of: str) -> tuple[Array, Array]:
+        """x, and delta^(L) (m, K) = dJ/dz from the derivatives, both on the engine."""
+        if of not in OF:
+            raise unknown_name("of", of, OF)
+        backend, K = self.backend, self.sizes[-1]
+        d = checks.derivatives(derivatives, x.shape[0], K, self.dtype, backend)
+        if of == "logits" or self.output.name == "identity":
+            return x, d
+        z = backend.outputs(cast("Network", self), x, activated=False)
+        assert z is not None, "prepared rows are finite"
+        a = backend.activate(self.output, z)
+        with np.errstate(all="ignore"):
+            if self.output.name == "softmax":
+                return x, a * (d - (d * a).sum(axis=1)[:, None])
+            if self.output.name == "exp":
+                return x, a * d
+        # (d I) * g'(z)
+        return x, backend.propagate_delta(d, backend.asarray(np.eye(K, dtype=self.dtype)), self.output, z, a)
 
     def step(self, gradient: Array, optimizer: Optimizer) -> None:
         """Move theta by one step of the optimizer from a gradient of your own making, for loops that `fit` does not

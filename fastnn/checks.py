@@ -17,7 +17,7 @@ from .backends.base import Backend
 from .costs import Pair
 from .errors import UnscaledInput
 
-__all__ = ["inputs", "numeric", "targets", "warn_if_coarse", "warn_if_unscaled", "warned_of_table"]
+__all__ = ["derivatives", "inputs", "numeric", "targets", "warn_if_coarse", "warn_if_unscaled", "warned_of_table"]
 
 Array = NDArray[Any]
 COARSE = 0.01  # of a standard deviation
@@ -344,6 +344,24 @@ def targets(y: Any, pair: Pair, m: int, K: int, dtype: np.dtype[Any], backend: B
                 f"{backend.to_numpy(total)[where][0]:g} at {_locate(where, 0)}"
             )
     return y
+
+
+def derivatives(d: Any, m: int, K: int, dtype: np.dtype[Any], backend: Backend) -> Any:
+    """The derivatives of a cost by the outputs of m rows as an engine takes them, (m, K) of the dtype, on its device.
+
+    Raises
+    ------
+    TypeError
+        Not numbers.
+    ValueError
+        Another shape than (m, K), or (m,) where K = 1; NaN or infinite.
+    """
+    d = numeric("derivatives", d, backend)
+    if tuple(d.shape) != (m, K) and not (K == 1 and tuple(d.shape) == (m,)):
+        raise ValueError(
+            f"derivatives must have shape ({m}, {K}), one for each row of X and each output, got {tuple(d.shape)}"
+        )
+    return _convert("derivatives", d.reshape(m, K), dtype, backend, None)
 
 
 def refuse_only_zeros(y: Any) -> None:

@@ -194,6 +194,18 @@ class Backend(ABC):
         """The same, all arguments by position."""
         return None
 
+    def gradient_of_deltas(self, net: Network, X: Array, delta: Array) -> Array | None:
+        """The sum over the rows of delta^(L) dz^(L)/dTheta, (P,), a fresh vector, or None where the engine has no
+        faster way than its operations one by one.
+
+        X : (m, s_1), delta : (m, K), of the network's dtype, on the engine's device; nothing is validated
+        """
+        return self._gradient_of_deltas(net, X, delta)
+
+    def _gradient_of_deltas(self, net: Network, X: Array, delta: Array) -> Array | None:
+        """The same."""
+        return None
+
     def flush_subnormals(self, *vectors: Array) -> None:  # noqa: B027
         """`fit` calls it after each epoch with what it has moved: numbers too small to be normal become 0 where
         arithmetic on them is slow and steps leave them (kernels/cpu/subnormal.py).

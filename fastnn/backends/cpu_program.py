@@ -12,7 +12,7 @@ import numpy as np
 
 from ..dropout import limit_of, scale_of
 from ..kernels.cpu import entry
-from ..kernels.cpu.codes import GRADIENT
+from ..kernels.cpu.codes import GIVEN, GRADIENT
 from ..kernels.cpu.gather import reader, source_of
 from ..kernels.cpu.subnormal import as_zero
 from ..kernels.cpu.workspace import Data, Rule, Run, read_only
@@ -205,6 +205,10 @@ class TeamProgram(Program):
     def leave_no_unit_out(self) -> None:
         """From now on all steps are without dropout."""
         self._shape = self._shape._replace(**no_dropout(self.net))
+
+    def take_deltas(self) -> None:
+        """From now on y are no targets but the deltas of the output layer, (n, K), and costs and hits are 0."""
+        self._shape = self._shape._replace(pair=GIVEN)
 
     def gradient(self, X: Array, y: Array, order: Array, l2: float) -> tuple[float, Array]:
         """The cost's sum and D (P,), a fresh vector, over the rows `order` (batch_size,) of X and y; the optimizer has

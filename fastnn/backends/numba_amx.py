@@ -12,6 +12,7 @@ from ..kernels.cpu.amx_parts import ROOM_AHEAD
 from ..kernels.cpu.amx_prediction import ROWS, amx_packing, amx_prediction
 from ..kernels.cpu.amx_program import AmxMemory, amx_program
 from ..kernels.cpu.amx_thin import FEW
+from ..kernels.cpu.codes import GIVEN
 from ..kernels.cpu.on_demand import ACTIVATE, amx_table
 from ..kernels.cpu.panels import spaced
 from ..kernels.cpu.team import new_barrier
@@ -119,7 +120,9 @@ class AmxProgram(TeamProgram):
         data, run = self._arguments(steps, bool(native))
         meeting = new_barrier(team)
         wait_for_products()
-        needed = needed_parts(self.net, data.by_class, self.batch_size, self.weights is not None)
+        needed = needed_parts(
+            self.net, data.by_class, self.batch_size, self.weights is not None, self._shape.pair == GIVEN
+        )
         table = amx_table(needed, any_few(self.net), octets)
         state1, state2 = two_states(states, np.float32)
         memory = self._memory._replace(packed=theta, state1=state1, state2=state2)

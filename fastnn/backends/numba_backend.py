@@ -336,12 +336,16 @@ class NumbaBackend(HostBackend):
             return run_team(part, team)
 
     def _gradient(self, net: Network, *rows: Any) -> tuple[float, Array, int | None] | None:
-        if not JIT:
-            return None
+        return self._gradients_of(net)(net, *rows) if JIT else None
+
+    def _gradient_of_deltas(self, net: Network, X: Array, delta: Array) -> Array | None:
+        return self._gradients_of(net).of_deltas(net, X, delta) if JIT else None
+
+    def _gradients_of(self, net: Network) -> Gradients:
         gradients = self._gradients.get(net)
         if gradients is None:
             gradients = self._gradients[net] = Gradients(lambda job: self._program(job, self.choose(job)))
-        return gradients(net, *rows)
+        return gradients
 
     def _team_for(self, total: int, flops: int) -> int:
         return min(self._most_threads(), total) if flops > TEAM_FLOPS else 1

@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from ..optimizers import Momentum
 from .base import Array, Job
 from .cpu_program import TeamProgram
@@ -31,7 +33,7 @@ class Gradients:
 
     def __init__(self, make: Callable[[Job], TeamProgram]) -> None:
         self._make = make
-        self._kept: dict[tuple[int, int | None, Any], TeamProgram] = {}
+        self._kept: dict[tuple[int, int | None, Any, bool], TeamProgram] = {}
 
     def __call__(
         self,
@@ -43,15 +45,18 @@ class Gradients:
         l2: float,
         micro_batch: int | None,
         scale: float,
+        given: bool = False,
     ) -> tuple[float, Array, int | None]:
-        """As `Backend.gradient`."""
+        """As `Backend.gradient`; given: y are the deltas of the output layer."""
         m = order.shape[0]
-        key = m, micro_batch, X.dtype
+        key = m, micro_batch, X.dtype, given
         program = self._kept.pop(key, None)
         if program is None:
             # As of many steps, and of a rule that has no program of its own for single rows; it takes no part.
             program = self._make(Job(net, Momentum(), m, micro_batch, None, X.dtype))
             program.leave_no_unit_out()
+            if given:
+                program.take_deltas()
         program.net, program.scale, program.weights = net, scale, weights
         try:
             cost_sum, D = program.gradient(X, y, order, l2)
@@ -62,7 +67,14 @@ class Gradients:
             self._keep(key, program)
         return cost_sum / m, D, program.hits
 
-    def _keep(self, key: tuple[int, int | None, Any], program: TeamProgram) -> None:
+    def of_deltas(self, net: Network, X: Array, delta: Array) -> Array:
+        """As `Backend.gradient_of_deltas`."""
+        m = X.shape[0]
+        _, D, _ = self(net, X, delta, np.arange(m), None, 0.0, None, 1.0, given=True)
+        D *= m  # a step takes the mean of its rows
+        return D
+
+    def _keep(self, key: tuple[int, int | None, Any, bool], program: TeamProgram) -> None:
         """Those used last, as many as there is room for."""
         if not self._kept and program.nbytes <= KEPT_BYTES:  # as in a loop over batches of one size
             self._kept = {key: program}

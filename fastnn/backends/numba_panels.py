@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..kernels.cpu import JIT
-from ..kernels.cpu.codes import IDENTITY, RELU, SGD, SOFTMAX_CROSS_ENTROPY, SQUARED_ERROR
+from ..kernels.cpu.codes import GIVEN, IDENTITY, RELU, SGD, SOFTMAX_CROSS_ENTROPY, SQUARED_ERROR
 from ..kernels.cpu.on_demand import ACTIVATE, DERIVATIVE, DROP, OUTPUTS, table
 from ..kernels.cpu.packing import Packing, packing
 from ..kernels.cpu.panel_parts import TALL
@@ -130,7 +130,8 @@ class PanelProgram(TeamProgram):
         kind = data.by_class, self.weights is not None
         if (panels := self._tables.get(kind)) is None:
             panels = self._tables[kind] = table(
-                net.dtype, needed_parts(net, data.by_class, self.batch_size, self.weights is not None)
+                net.dtype,
+                needed_parts(net, data.by_class, self.batch_size, self.weights is not None, self._shape.pair == GIVEN),
             )
         given = [*zip(addresses(theta, *states), self._packed_at, strict=False)]
         taken = given if D is None else [*zip(addresses(D), self._packed_at, strict=False)]
@@ -146,8 +147,12 @@ class PanelProgram(TeamProgram):
         return self._finish(steps)
 
 
-def needed_parts(net: Network, by_class: bool, batch_size: int, weighted: bool = False) -> set[int]:
-    """The parts of kernels/cpu/on_demand.py that training this network needs; weighted: rows have weights."""
+def needed_parts(
+    net: Network, by_class: bool, batch_size: int, weighted: bool = False, given: bool = False
+) -> set[int]:
+    """The parts of kernels/cpu/on_demand.py that training this network needs; weighted: rows have weights; given: the
+    deltas of the output layer are.
+    """
     needed = set()
     if any(g.code != RELU for g in net.activations[:-1]):
         needed |= {ACTIVATE, DERIVATIVE}
@@ -158,7 +163,7 @@ def needed_parts(net: Network, by_class: bool, batch_size: int, weighted: bool =
     pair, linear = net.pair.code, net.activations[-1].code == IDENTITY
     # the program does these two itself
     within = by_class if pair == SOFTMAX_CROSS_ENTROPY else linear and pair == SQUARED_ERROR and not by_class
-    if weighted or not within:
+    if not given and (weighted or not within):
         needed.add(OUTPUTS)
     return needed
 

@@ -8,5 +8,6 @@ OF_Z = SILU  # from this one on g'(z) is not known from a = g(z), and programs k
 # (exp of the first, identity of the others) have not
 SOFTMAX_CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY, SQUARED_ERROR, SOFTMAX_SQUARED_ERROR = range(4)
 POISSON, HUBER, QUANTILE, ABSOLUTE_ERROR = range(4, 8)
+GIVEN = 8  # no pair: the values of the rows are the deltas of the output layer themselves
 SGD, MOMENTUM, ADAM, LARS, LAMB = range(5)  # rules
 GRADIENT = -1  # no rule: D is written where Theta was

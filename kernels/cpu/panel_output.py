@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import inner, part
-from .codes import IDENTITY, SOFTMAX_CROSS_ENTROPY, SQUARED_ERROR
+from .codes import GIVEN, IDENTITY, SOFTMAX_CROSS_ENTROPY, SQUARED_ERROR
 from .elementary import exp
 from .on_demand import outputs_at
 from .operations import within
@@ -67,6 +67,8 @@ def cost_and_delta(panels, mine, by_class, shape, own, z, delta):
     """Overwrites delta (m, P) with the output layer's from z (m, at least K), of the rows `mine`. Returns (cost sum,
     rows that are right), cost and delta of each row times its weight where there are weights.
 
+    With GIVEN there are neither costs nor weights.
+
     The padding of delta must be zero before and is then: rows of a vector's length are multiplied whole.
     """
     m, last = z.shape[0], shape.codes.size - 1
@@ -90,6 +92,10 @@ def cost_and_delta(panels, mine, by_class, shape, own, z, delta):
                 delta[i, j] = z[i, j] - y
                 error = np.float64(z[i, j]) - np.float64(y)
                 cost += error * error / 2
+    elif pair == GIVEN:
+        for i in range(m):
+            for j in range(K):
+                delta[i, j] = values[mine[i], j]
     else:
         shares_at = own.shares if weighted else 0
         if not by_class:

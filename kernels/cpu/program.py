@@ -28,7 +28,7 @@ import numpy as np
 from numba.core import types
 
 from . import inner, part, per_dtype
-from .codes import GRADIENT, OF_Z, SGD
+from .codes import GIVEN, GRADIENT, OF_Z, SGD
 from .gather import gather, gather_rows
 from .gemm import gemm_nn, gemm_nt, gemm_tn_columns
 from .layerwise import LAYERWISE, factor_of, finish, move, prepare
@@ -219,14 +219,18 @@ def _through(mine, lo, hi, capacity, data, shape, memory, partial, parts, drawn)
         weights[i] = data.weights[mine[i]]
     _forward(xs, lo, hi, capacity, shape, memory.theta, memory.a, memory.beside, parts, drawn)
     z = _rows_of(memory.a, shape.starts[last], capacity, K, lo, hi)
-    outputs = _rows_of(memory.h, 0, capacity, K, lo, hi)
-    partial[:K] = 0
-    copy(z, outputs)
-    activate(code, slope, outputs, partial[:K])
-    cost = cost_of_rows(shape.pair, slope, z, outputs, labels, wanted, by_class, weights)
-    right = hits_of_rows(shape.pair, outputs, labels, wanted, by_class)
     top = _rows_of(memory.d, shape.starts[last], capacity, K, lo, hi)
-    output_delta(shape.pair, code, slope, outputs, labels, wanted, by_class, weights, top)
+    cost, right = 0.0, 0
+    if shape.pair == GIVEN:
+        copy(wanted, top)
+    else:
+        outputs = _rows_of(memory.h, 0, capacity, K, lo, hi)
+        partial[:K] = 0
+        copy(z, outputs)
+        activate(code, slope, outputs, partial[:K])
+        cost = cost_of_rows(shape.pair, slope, z, outputs, labels, wanted, by_class, weights)
+        right = hits_of_rows(shape.pair, outputs, labels, wanted, by_class)
+        output_delta(shape.pair, code, slope, outputs, labels, wanted, by_class, weights, top)
     _deltas(lo, hi, capacity, shape, memory.theta, memory.a, memory.d, memory.beside, parts, drawn)
     return cost, right
 
