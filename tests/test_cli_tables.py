@@ -131,7 +131,17 @@ def test_costs_of_quantities(cli, tmp_path):
     assert (code, "--cost is for tables" in err) == (2, True), err
     (tmp_path / "c.csv").write_text("a,y\n" + "\n".join(f"{i},{'ab'[i % 2]}" for i in range(40)) + "\n")
     code, _, err = cli("train", "c.csv", "--target", "y", "--cost", "huber")
-    assert (code, "--cost huber is for quantities, and column 'y' is taken for classes" in err) == (2, True), err
+    assert (code, "column 'y': text 'a', but regression needs numbers" in err) == (2, True), err
+    code, _, err = cli("train", "c.csv", "--target", "y", "--cost", "huber", "--task", "classification")
+    assert (code, "--cost huber is for quantities, and --task classification for classes" in err) == (2, True), err
+    rows = "".join(f"{i % 7},{i % 3}\n" for i in range(200))  # few distinct integers, which alone mean classes
+    (tmp_path / "few.csv").write_text("a,y\n" + rows)
+    code, out, err = cli(
+        "train", "few.csv", "--target", "y", "--cost", "poisson", "--epochs", "1", "--no-plot", "--json"
+    )
+    assert code == 0, err
+    assert json.loads(out)["configuration"]["task"] == "regression"
+    assert "task: regression, as --cost poisson is for quantities" in json.loads(out)["data"]["notes"]
 
 
 def as_in_a_terminal():

@@ -338,6 +338,8 @@ def _source(options: TrainOptions) -> tuple[Defaults, Callable[[], DataSet]]:
         costs.named(options.cost)
     if options.cost == "cross_entropy":
         raise ValueError("--cost cross_entropy is that of classes: --task classification takes it")
+    if options.cost is not None and options.task == "classification":
+        raise ValueError(f"--cost {options.cost} is for quantities, and --task classification for classes")
     if options.missing is None:
         options.missing = "refuse"
     known("--missing", options.missing, tables.MISSING_WAYS)
@@ -356,17 +358,15 @@ def _source(options: TrainOptions) -> tuple[Defaults, Callable[[], DataSet]]:
 
 def _table(source: str, target: str, options: TrainOptions, choice: tables.Choice) -> DataSet:
     """The table, with the rows of --test."""
-    data = tables.load(source, target, task=options.task, choice=choice)
+    by_cost = options.task is None and options.cost is not None
+    data = tables.load(source, target, task="regression" if by_cost else options.task, choice=choice)
+    if by_cost:
+        data.notes.append(f"task: regression, as --cost {options.cost} is for quantities")
     if options.drop:  # for `fastnn inspect`; predictions do not need it
         data.preprocessing["dropped"] = list(options.drop)
     if options.test is not None and test_share(options) is None:
         data.test = tables.load_test(options.test, data.preprocessing, data.notes, choice.written)
         data.notes.append(f"test rows: {len(data.test[1]):,} of {options.test}")
-    if options.cost is not None and data.classes is not None:
-        raise ValueError(
-            f"--cost {options.cost} is for quantities, and column {target!r} is taken for classes; --task regression "
-            "changes that"
-        )
     if options.monitor == "val_accuracy" and data.classes is None:
         raise ValueError(
             f"--monitor val_accuracy is for classes, and column {target!r} is taken for quantities; --task "
