@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 __all__ = ["FitLock"]
 
@@ -33,13 +33,15 @@ class FitLock:
         return self._locks.setdefault(os.getpid(), threading.Lock())  # one step: two threads get the same lock
 
     @contextlib.contextmanager
-    def held(self, message: str, by_this_thread: str | None = None) -> Iterator[None]:
-        """Inside it is held; RuntimeError with this message where it is held already, or the other where this thread is
-        its holder.
+    def held(self, message: str | Callable[[], str], by_this_thread: str | None = None) -> Iterator[None]:
+        """Inside it is held; RuntimeError with this message (or what makes it) where it is held already, or the other
+        where this thread is its holder.
         """
         lock = self.of_this_process()
         if not lock.acquire(blocking=False):
-            raise RuntimeError(by_this_thread if by_this_thread and self.holder == threading.get_ident() else message)
+            if by_this_thread and self.holder == threading.get_ident():
+                raise RuntimeError(by_this_thread)
+            raise RuntimeError(message if isinstance(message, str) else message())
         try:
             self.holder = threading.get_ident()
             yield

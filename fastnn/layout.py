@@ -32,6 +32,8 @@ class Layout:
         counts = [n_out * (n_in + 1) for n_in, n_out in zip(self.sizes[:-1], self.sizes[1:], strict=True)]
         self.offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self.size = int(self.offsets[-1])
+        biases = self.offsets[1:] - np.array(self.sizes[1:], np.int64)
+        self._spans = np.ascontiguousarray(np.stack([self.offsets[:-1], biases, self.offsets[1:]], axis=1))
 
     def __reduce__(self) -> tuple[type[Layout], tuple[tuple[int, ...]]]:
         # Made anew: joblib would give a copy in another process these numbers as read-only memory, which compiled
@@ -58,9 +60,10 @@ class Layout:
         return weights, biases
 
     def spans(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """(layers, 3): where each layer's weights begin, where its biases begin, where it ends in the vector."""
-        biases = self.offsets[1:] - np.array(self.sizes[1:], np.int64)
-        return np.ascontiguousarray(np.stack([self.offsets[:-1], biases, self.offsets[1:]], axis=1))
+        """(layers, 3): where each layer's weights begin, where its biases begin, where it ends in the vector; the same
+        array at each call.
+        """
+        return self._spans
 
     def layer_of(self, index: int) -> tuple[int, str]:
         """(layer 0-based, "weights[r, c]" or "biases[r]") of the parameter at a flat index."""

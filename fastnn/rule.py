@@ -136,8 +136,10 @@ class Optimizer:
             nullcontext()
             if not self.slots
             else self.in_use.held(
-                f"optimizer={self!r} trains another network at this moment, in another thread or in the fit that "
-                "called this one from a callback; give each network an instance of its own"
+                lambda: (
+                    f"optimizer={self!r} trains another network at this moment, in another thread or in the fit that "
+                    "called this one from a callback; give each network an instance of its own"
+                )
             )
         )
 
