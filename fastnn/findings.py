@@ -166,7 +166,7 @@ def libraries(package: str) -> tuple[dict[str, str], list[Finding]]:
         ),
         (
             "cuBLAS",
-            lambda: "loaded" if _module("cupy_backends.cuda.libs.cublas") else "",
+            lambda: "loaded" if _module("cupy").cuda.cublas else "",
             "no matrix product can be computed",
             ctk,
         ),
