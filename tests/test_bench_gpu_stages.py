@@ -149,6 +149,26 @@ def test_a_suite_that_cannot_begin_says_why(little_suite):
     assert result["note"] == "pytest ended with exit code 4: ERROR: cupy cannot be used: no driver"
 
 
+def test_a_file_that_cannot_be_imported_leaves_the_others(little_suite):
+    """Packages are others there than here: one that is missing, or too old for another, is missed by one file."""
+    (little_suite / "test_more.py").write_text("import a_library_that_is_not_installed\n")
+    result = suite.group(little_suite, [str(little_suite / name) for name in ("test_gpu.py", "test_more.py")], "", 60)
+    assert (result["status"], result["passed"], result["failed"]) == ("failed", 1, 3)
+    texts = {failure["test"]: failure["text"] for failure in result["failures"]}
+    assert any("No module named 'a_library_that_is_not_installed'" in text for text in texts.values()), texts
+
+
+def test_plugins_that_happen_to_be_installed_are_left_alone(little_suite, tmp_path, monkeypatch):
+    """One that warns when it is loaded ends everything where warnings are failures."""
+    plugin = tmp_path / "site"
+    (plugin / "bad-1.0.dist-info").mkdir(parents=True)
+    (plugin / "bad-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: bad\nVersion: 1.0\n")
+    (plugin / "bad-1.0.dist-info" / "entry_points.txt").write_text("[pytest11]\nbad = bad\n")
+    (plugin / "bad.py").write_text("raise OSError('a plugin that nobody asked for')\n")
+    monkeypatch.setenv("PYTHONPATH", str(plugin))
+    assert suite.group(little_suite, [str(little_suite / "test_gpu.py")], "", 60)["passed"] == 1
+
+
 def test_the_suite_stage(little_suite, monkeypatch):
     monkeypatch.setattr(suite, "GROUPS", (("device", ("test_gpu.py",), ""), ("late", ("test_gpu.py",), "")))
     parts = []
