@@ -154,18 +154,15 @@ def test_a_file_that_cannot_be_imported_leaves_the_others(little_suite):
     (little_suite / "test_more.py").write_text("import a_library_that_is_not_installed\n")
     result = suite.group(little_suite, [str(little_suite / name) for name in ("test_gpu.py", "test_more.py")], "", 60)
     assert (result["status"], result["passed"], result["failed"]) == ("failed", 1, 3)
-    texts = {failure["test"]: failure["text"] for failure in result["failures"]}
-    assert any("No module named 'a_library_that_is_not_installed'" in text for text in texts.values()), texts
+    assert any("No module named 'a_library_that_is_not_in" in failure["text"] for failure in result["failures"])
 
 
 def test_plugins_that_happen_to_be_installed_are_left_alone(little_suite, tmp_path, monkeypatch):
     """One that warns when it is loaded ends everything where warnings are failures."""
-    plugin = tmp_path / "site"
-    (plugin / "bad-1.0.dist-info").mkdir(parents=True)
-    (plugin / "bad-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: bad\nVersion: 1.0\n")
-    (plugin / "bad-1.0.dist-info" / "entry_points.txt").write_text("[pytest11]\nbad = bad\n")
-    (plugin / "bad.py").write_text("raise OSError('a plugin that nobody asked for')\n")
-    monkeypatch.setenv("PYTHONPATH", str(plugin))
+    (tmp_path / "bad-1.0.dist-info").mkdir()
+    (tmp_path / "bad-1.0.dist-info" / "entry_points.txt").write_text("[pytest11]\nbad = bad\n")
+    (tmp_path / "bad.py").write_text("raise OSError('a plugin that nobody asked for')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert suite.group(little_suite, [str(little_suite / "test_gpu.py")], "", 60)["passed"] == 1
 
 
