@@ -160,7 +160,7 @@ def libraries(package: str) -> tuple[dict[str, str], list[Finding]]:
     wanted: list[tuple[str, Callable[[], Any], str, str]] = [
         (
             "NVRTC",
-            lambda: ".".join(map(str, _module("cupy.cuda.nvrtc").getVersion())),
+            lambda: ".".join(map(str, _module("cupy").cuda.nvrtc.getVersion())),
             "no kernel can be compiled",
             ctk,
         ),

@@ -46,14 +46,14 @@ def machine(tmp_path, monkeypatch):
     class Cuda:
         runtime = SimpleNamespace(memGetInfo=lambda: made.memory())
 
-        @property
-        def cublas(self):  # CuPy loads libcublas when it is asked for this
-            return import_module("cupy.cuda.cublas")
+        # of CuPy 14 both are attributes, which load their libraries; there are no modules of these names
+        cublas = property(lambda self: import_module("the cublas of CuPy"))
+        nvrtc = property(lambda self: import_module("the nvrtc of CuPy"))
 
     modules = {
         "cupy": SimpleNamespace(cuda=Cuda()),
-        "cupy.cuda.nvrtc": SimpleNamespace(getVersion=lambda: (13, 2)),
-        "cupy.cuda.cublas": SimpleNamespace(__name__="cublas"),
+        "the nvrtc of CuPy": SimpleNamespace(getVersion=lambda: (13, 2)),
+        "the cublas of CuPy": SimpleNamespace(__name__="cublas"),
         "nvmath.bindings.cublasLt": SimpleNamespace(get_version=lambda: 130200),
     }
     real_import, real_spec = findings.importlib.import_module, findings.importlib.util.find_spec
@@ -171,9 +171,9 @@ def test_what_the_engine_says_is_a_finding(machine):
 @pytest.mark.parametrize(
     ("name", "part", "consequence", "remedy"),
     [
-        ("cupy.cuda.nvrtc", "NVRTC", "no kernel can be compiled", 'pip install "cupy-cuda13x[ctk]"'),
+        ("the nvrtc of CuPy", "NVRTC", "no kernel can be compiled", 'pip install "cupy-cuda13x[ctk]"'),
         (
-            "cupy.cuda.cublas",
+            "the cublas of CuPy",
             "cuBLAS",
             "no matrix product can be computed",
             'pip install "cupy-cuda13x[ctk]"',
