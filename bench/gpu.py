@@ -12,12 +12,14 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+MOMENT = 20.0  # seconds in which a stage ends and results are written
 
 
 def installed() -> bool:
@@ -41,10 +43,22 @@ def main() -> int:
             print(f"gpu: fastnn is not installed here; {CHECKOUT} is used", file=sys.stderr)
         # -P: the folder we are in stays off the path, or the checkout, which has no fastnn/kernels, would come first.
         command = [sys.executable, "-P", "-m", "fastnn.bench.gpu", "--checkout", str(CHECKOUT), *sys.argv[1:]]
+        return waited_for(command, environment)
+
+
+def waited_for(command: list[str], environment: dict[str, str] | None) -> int:
+    """The exit code of the command; asked to end, this process ends that first, with what it started."""
+    process = subprocess.Popen(command, env=environment)
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        return process.wait()
+    except KeyboardInterrupt:  # of a terminal, which the command has received as well
         try:
-            return subprocess.call(command, env=environment)
-        except KeyboardInterrupt:
-            return 130
+            process.wait(timeout=MOMENT)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            process.wait()
+        return 130
 
 
 if __name__ == "__main__":

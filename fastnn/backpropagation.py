@@ -67,7 +67,7 @@ class Backpropagation:
         X = checks.numeric("X", X, self.backend)
         x, device = self._inputs(X), self._on_device(X)
         _, _, a = self._forward(x)
-        if x is X or (not device and np.may_share_memory(x, X)):
+        if x is X or (isinstance(x, np.ndarray) and isinstance(X, np.ndarray) and np.may_share_memory(x, X)):
             a[0] = x.copy()  # a^(1) is the caller's otherwise
         return a if device else [self.backend.to_numpy(layer) for layer in a]
 

@@ -160,13 +160,13 @@ def libraries(package: str) -> tuple[dict[str, str], list[Finding]]:
     wanted: list[tuple[str, Callable[[], Any], str, str]] = [
         (
             "NVRTC",
-            lambda: ".".join(map(str, _module("cupy.cuda.nvrtc").getVersion())),
+            lambda: ".".join(map(str, _module("cupy").cuda.nvrtc.getVersion())),
             "no kernel can be compiled",
             ctk,
         ),
         (
             "cuBLAS",
-            lambda: "loaded" if _module("cupy_backends.cuda.libs.cublas") else "",
+            lambda: "loaded" if _module("cupy").cuda.cublas else "",
             "no matrix product can be computed",
             ctk,
         ),

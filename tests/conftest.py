@@ -57,6 +57,10 @@ def pytest_addoption(parser):
         "--require-backend", action="append", default=[], metavar="NAME", choices=ENGINES,
         help="an error if this engine cannot be used (repeatable); with cupy, gpu tests that would skip fail",
     )  # fmt: skip
+    parser.addoption(
+        "--strict-arrays", action="store_true",
+        help="cupy-on-cpu with arrays that refuse what CuPy's refuse (cuda_on_cpu/strict.py)",
+    )  # fmt: skip
 
 
 def _matrix_units_of_our_own():
@@ -72,6 +76,8 @@ def _matrix_units_of_our_own():
 
 def pytest_configure(config):
     _matrix_units_of_our_own()
+    if config.getoption("--strict-arrays"):
+        _made["cupy-on-cpu"] = importlib.import_module("cuda_on_cpu.strict").make_backend()
     config.stash[REQUIRED] = frozenset(config.getoption("--require-backend"))
     for name in sorted(config.stash[REQUIRED]):
         if isinstance(engine(name), str):

@@ -203,6 +203,7 @@ class WorkingCupy(FakeCupy):
         self.cuda.Event = lambda disable_timing=False: FakeEvent(self)
         self.cuda.get_elapsed_time = lambda begin, end: 40.0  # milliseconds
         self.cuda.alloc_pinned_memory = bytearray
+        self.cuda.get_cublas_handle = lambda: "the handle"
         self.cuda.memory = SimpleNamespace(OutOfMemoryError=FakeOutOfMemory)
         self.recording, self.refuses = None, False
 

@@ -193,7 +193,8 @@ def test_results_of_a_resumed_run_go_where_they_are_asked_for(tmp_path, monkeypa
         command,
         "Run",
         lambda mode, path, *rest, **options: (
-            made.append((path, options["budget"])) or SimpleNamespace(run=gpu_sample.sample)
+            made.append((path, options["budget"]))
+            or SimpleNamespace(run=gpu_sample.sample, results=gpu_sample.sample())
         ),
     )
     for more in ([], ["--out", str(tmp_path / "out"), "--budget", "9"]):

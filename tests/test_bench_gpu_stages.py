@@ -149,6 +149,23 @@ def test_a_suite_that_cannot_begin_says_why(little_suite):
     assert result["note"] == "pytest ended with exit code 4: ERROR: cupy cannot be used: no driver"
 
 
+def test_a_file_that_cannot_be_imported_leaves_the_others(little_suite):
+    """Packages are others there than here: one that is missing, or too old for another, is missed by one file."""
+    (little_suite / "test_more.py").write_text("import a_library_that_is_not_installed\n")
+    result = suite.group(little_suite, [str(little_suite / name) for name in ("test_gpu.py", "test_more.py")], "", 60)
+    assert (result["status"], result["passed"], result["failed"]) == ("failed", 1, 3)
+    assert any("No module named 'a_library_that_is_not_in" in failure["text"] for failure in result["failures"])
+
+
+def test_plugins_that_happen_to_be_installed_are_left_alone(little_suite, tmp_path, monkeypatch):
+    """One that warns when it is loaded ends everything where warnings are failures."""
+    (tmp_path / "bad-1.0.dist-info").mkdir()
+    (tmp_path / "bad-1.0.dist-info" / "entry_points.txt").write_text("[pytest11]\nbad = bad\n")
+    (tmp_path / "bad.py").write_text("raise OSError('a plugin that nobody asked for')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert suite.group(little_suite, [str(little_suite / "test_gpu.py")], "", 60)["passed"] == 1
+
+
 def test_the_suite_stage(little_suite, monkeypatch):
     monkeypatch.setattr(suite, "GROUPS", (("device", ("test_gpu.py",), ""), ("late", ("test_gpu.py",), "")))
     parts = []

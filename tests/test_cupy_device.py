@@ -142,9 +142,9 @@ def working(fake, monkeypatch, tmp_path):
     cupy.lt = StandInLt(lambda: cupy.recording, aligned=True)
     cupy.lt.noted = cupy.noted
     monkeypatch.setattr(cublaslt, "library", lambda: cublaslt._declared(cupy.lt.library))
-    cupy.cublas = FakeCublas(cupy)
-    monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs.cublas", cupy.cublas)
-    monkeypatch.setitem(sys.modules, "cupy.cuda.device", SimpleNamespace(get_cublas_handle=lambda: "the handle"))
+    cupy.cublas = cupy.cuda.cublas = FakeCublas(cupy)
+    # libcublas is nowhere before CuPy has loaded it, which it does when it is asked for `cupy.cuda.cublas`
+    monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs.cublas", None)
     return cupy
 
 

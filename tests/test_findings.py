@@ -29,6 +29,9 @@ def machine(tmp_path, monkeypatch):
                 tool.write_text(f"#!/bin/sh\n{text}\n")
                 tool.chmod(0o755)
 
+        def memory(self):
+            return self.free, self.total
+
         def packages(self, *names):
             monkeypatch.setattr(cupy_device, "_cupy_packages", lambda: list(names))
 
@@ -39,11 +42,18 @@ def machine(tmp_path, monkeypatch):
     made.smi("echo 'Some GPU, 81559 MiB, 580.1, 9.0'")
     made.packages("cupy-cuda13x")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    runtime = SimpleNamespace(memGetInfo=lambda: (made.free, made.total))
+
+    class Cuda:
+        runtime = SimpleNamespace(memGetInfo=lambda: made.memory())
+
+        # of CuPy 14 both are attributes, which load their libraries; there are no modules of these names
+        cublas = property(lambda self: import_module("the cublas of CuPy"))
+        nvrtc = property(lambda self: import_module("the nvrtc of CuPy"))
+
     modules = {
-        "cupy": SimpleNamespace(cuda=SimpleNamespace(runtime=runtime)),
-        "cupy.cuda.nvrtc": SimpleNamespace(getVersion=lambda: (13, 2)),
-        "cupy_backends.cuda.libs.cublas": SimpleNamespace(),
+        "cupy": SimpleNamespace(cuda=Cuda()),
+        "the nvrtc of CuPy": SimpleNamespace(getVersion=lambda: (13, 2)),
+        "the cublas of CuPy": SimpleNamespace(__name__="cublas"),
         "nvmath.bindings.cublasLt": SimpleNamespace(get_version=lambda: 130200),
     }
     real_import, real_spec = findings.importlib.import_module, findings.importlib.util.find_spec
@@ -161,9 +171,9 @@ def test_what_the_engine_says_is_a_finding(machine):
 @pytest.mark.parametrize(
     ("name", "part", "consequence", "remedy"),
     [
-        ("cupy.cuda.nvrtc", "NVRTC", "no kernel can be compiled", 'pip install "cupy-cuda13x[ctk]"'),
+        ("the nvrtc of CuPy", "NVRTC", "no kernel can be compiled", 'pip install "cupy-cuda13x[ctk]"'),
         (
-            "cupy_backends.cuda.libs.cublas",
+            "the cublas of CuPy",
             "cuBLAS",
             "no matrix product can be computed",
             'pip install "cupy-cuda13x[ctk]"',
@@ -205,7 +215,11 @@ def test_without_nvmath_nothing_is_wrong(machine, monkeypatch, error, why):
 def test_no_memory(machine):
     machine.free = 1e9
     assert only().problem == "only 1,000 of 80,000 MB are free; other processes hold the rest"
-    machine.broken["cupy"] = RuntimeError("cudaErrorIllegalAddress: gone")
+
+    def gone():
+        raise RuntimeError("cudaErrorIllegalAddress: gone")
+
+    machine.memory = gone
     assert "does not say how much is free (RuntimeError: cudaErrorIllegalAddress: gone)" in only().problem
 
 

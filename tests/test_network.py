@@ -190,7 +190,7 @@ def test_r2_of_many_rows_far_from_zero(backend):
     rng = np.random.default_rng(0)
     y = (1000 + 0.01 * rng.standard_normal((300_000, 2))).astype(np.float32)
     net = fastnn.Network([1, 2], output="identity", cost="squared_error", init="zeros", backend=backend)
-    net.theta[-2:] = y.astype(np.float64).mean(axis=0).astype(np.float32)
+    net.theta[-2:] = net.backend.asarray(y.astype(np.float64).mean(axis=0).astype(np.float32))
     X = np.zeros((300_000, 1), np.float32)
     assert net.score(X, y) == pytest.approx(r2_score(y.astype(np.float64), net.predict(X).astype(np.float64)), abs=1e-9)
     assert abs(net.score(X, y)) < 1e-3

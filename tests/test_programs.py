@@ -19,7 +19,6 @@ from cases import PAIRS
 import fastnn
 from fastnn import optimizers
 from fastnn.backends.cpu_plan import Plan
-from fastnn.kernels import cpu as kernels
 
 SIZES = (6, 9, 7, 4)
 ROWS, BATCH, EPOCHS = 23, 5, 3  # the last batch has 3 rows
@@ -233,6 +232,8 @@ def test_wide_batches(backend, dtype):
 @pytest.mark.parametrize("panels", [False, True], ids=["BLAS", "panels"])
 def test_plans_of_the_numba_program_against_the_oracle(monkeypatch, dtype, plan, panels, rule):
     """Batches of 5 in chunks that do not divide them, by more threads than the last chunk has rows."""
+    from fastnn.kernels import cpu as kernels  # not above: a GPU's machine may have no Numba
+
     if kernels.JIT:  # without compilation a team has one thread
         monkeypatch.setattr(
             "fastnn.backends.numba_backend.choose_plan", lambda *_: dataclasses.replace(plan, panels=panels)

@@ -63,8 +63,9 @@ class CupyDevice(Device):
     def __init__(self, cupy: Any) -> None:
         super().__init__()
         self._cupy = cupy
-        self._cublas = importlib.import_module("cupy_backends.cuda.libs.cublas")
-        self._get_handle = importlib.import_module("cupy.cuda.device").get_cublas_handle
+        # as an attribute: CuPy then loads libcublas from NVIDIA's wheels, where the linker does not find it; an import
+        # of the module behind it does not
+        self._cublas, self._get_handle = cupy.cuda.cublas, cupy.cuda.get_cublas_handle
         self.id = int(cupy.cuda.runtime.getDevice())
         self.shared_bytes = int(cupy.cuda.runtime.getDeviceProperties(self.id).get("sharedMemPerBlockOptin", 0))
         self._own = cupy.cuda.Stream(non_blocking=True)  # the null stream, which is the default, cannot be captured

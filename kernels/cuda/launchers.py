@@ -77,8 +77,11 @@ def by_columns(n: int, chunks: int) -> tuple[Dim, Dim]:
 
 
 def leading(x: Array) -> int:
-    """Elements from one row of a matrix to the next: its leading dimension."""
-    return int(x.strides[0]) // int(x.itemsize)
+    """Elements from one row of a matrix to the next: its leading dimension. The stride of a single row, behind which
+    nothing comes, may be anything.
+    """
+    ld = int(x.strides[0]) // int(x.itemsize)
+    return ld if x.shape[0] > 1 else max(ld, int(x.shape[1]))
 
 
 def same_shape(**arrays: Array) -> None:

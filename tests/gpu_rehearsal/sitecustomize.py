@@ -14,15 +14,7 @@ import os
 import sys
 from types import SimpleNamespace
 
-FAKED = (
-    "cupy",
-    "cupy.cuda",
-    "cupy.cuda.device",
-    "cupy_backends",
-    "cupy_backends.cuda",
-    "cupy_backends.cuda.libs",
-    "cupy_backends.cuda.libs.cublas",
-)
+FAKED = ("cupy", "cupy.cuda")
 _made = {}
 sys.modules["nvmath"] = None  # whose cuBLASLt would be the real one
 
@@ -68,21 +60,11 @@ def make():
     }
     cupy.cuda.runtime.getDeviceProperties = lambda device: properties
     cupy.cuda.nvrtc = SimpleNamespace(getVersion=lambda: (13, 0))
-    cupy.cuda.device = SimpleNamespace(get_cublas_handle=lambda: "the handle")
-    cublas = fake_cupy.FakeCublas(cupy)
+    cublas = cupy.cuda.cublas = fake_cupy.FakeCublas(cupy)
     cupy.lt = StandInLt(lambda: cupy.recording, build(SONAME))  # fastnn finds it by its name where it is loaded
     cublas.getVersion = lambda handle: 130000
     cublas.gemmEx = lambda *arguments: None  # what it computes is seen in test_bench_gpu_lab.py
-    none = SimpleNamespace()
-    return {
-        "cupy": cupy,
-        "cupy.cuda": cupy.cuda,
-        "cupy.cuda.device": cupy.cuda.device,
-        "cupy_backends": none,
-        "cupy_backends.cuda": SimpleNamespace(),
-        "cupy_backends.cuda.libs": SimpleNamespace(),
-        "cupy_backends.cuda.libs.cublas": cublas,
-    }
+    return {"cupy": cupy, "cupy.cuda": cupy.cuda}
 
 
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):

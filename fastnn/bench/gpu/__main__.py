@@ -5,11 +5,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..environment import now
+from ..statistics import Result
 from .page import document
 from .report import outcome, show
 from .runner import STAGES, Run, read
@@ -91,16 +94,48 @@ def main(argv: Sequence[str] | None = None) -> int:
         data=str(given.data.resolve()) if given.data else None,
         budget=given.budget,
         say=say,
+        after=lambda results: write_pages(results, path),
     )
-    results = run.run()
-    path.with_suffix(".html").write_text(document(results), encoding="utf-8")
-    with path.with_suffix(".txt").open("w", encoding="utf-8") as file:
-        show(results, Console(file=file, width=190))
+    with ended_by_an_exception():
+        try:
+            results = run.run()
+        finally:
+            write_pages(run.results, path)
     console = Console()
-    show(results, console if console.is_terminal else Console(width=190))
+    with told("the tables"):
+        show(results, console if console.is_terminal else Console(width=190))
     say(f"written: {path}, and beside it .html, .txt and .log")
     good, usable = outcome(results)
     return 0 if good else 1 if usable else 2
+
+
+def write_pages(results: Result, path: Path) -> None:
+    """The page and the text beside the JSON, of what there is."""
+    from rich.console import Console
+
+    with told("the page"):
+        path.with_suffix(".html").write_text(document(results), encoding="utf-8")
+    with told("the text"), path.with_suffix(".txt").open("w", encoding="utf-8") as file:
+        show(results, Console(file=file, width=190))
+
+
+@contextlib.contextmanager
+def told(what: str) -> Iterator[None]:
+    """An error in showing results is told; it costs neither the results nor other ways to show them."""
+    try:
+        yield
+    except Exception as error:
+        say(f"{what} could not be written ({type(error).__name__}: {error})")
+
+
+@contextlib.contextmanager
+def ended_by_an_exception() -> Iterator[None]:
+    """Inside, SIGTERM raises SystemExit, so that a stage is ended and results are written."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def seconds(text: str) -> float:

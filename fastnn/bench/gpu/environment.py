@@ -97,9 +97,7 @@ def libraries() -> Result:
         "CUDA driver": asked(lambda: module("cupy").cuda.runtime.driverGetVersion()),
         "CUDA runtime": asked(lambda: module("cupy").cuda.runtime.runtimeGetVersion()),
         "NVRTC": asked(lambda: ".".join(map(str, module("cupy").cuda.nvrtc.getVersion()))),
-        "cuBLAS": asked(
-            lambda: module("cupy_backends.cuda.libs.cublas").getVersion(module("cupy.cuda.device").get_cublas_handle())
-        ),
+        "cuBLAS": asked(lambda: module("cupy").cuda.cublas.getVersion(module("cupy").cuda.get_cublas_handle())),
         "cuBLASLt": asked(choose_binding),
     }
 

@@ -50,8 +50,7 @@ class CupyLab(Lab):
         self.timer = EventTimer(self.xp)
 
     def product(self, precision: str, m: int, n: int, k: int) -> Work:
-        cublas = importlib.import_module("cupy_backends.cuda.libs.cublas")
-        handle = importlib.import_module("cupy.cuda.device").get_cublas_handle()
+        cublas, handle = self.xp.cuda.cublas, self.xp.cuda.get_cublas_handle()
         a, b, c = (self._random(precision, count) for count in (m * k, k * n, m * n))
         kind, one, zero = BFLOAT16 if precision == "bf16" else FLOAT, np.ones(1, np.float32), np.zeros(1, np.float32)
 

@@ -99,6 +99,8 @@ class Run:
         stretches all of them.
     say : callable
         Told in a few words what is going on.
+    after : callable
+        Given the results after each stage.
     """
 
     def __init__(
@@ -113,8 +115,10 @@ class Run:
         data: str | None = None,
         budget: float | None = None,
         say: Callable[[str], None] = lambda text: None,
+        after: Callable[[Result], None] = lambda results: None,
     ) -> None:
         self.mode, self.path, self.say, self.checkout, self.data = mode, path, say, checkout, data
+        self.after = after
         self.stages = [stage for stage in stages if stage.seconds(mode) and (not only or stage.name in only)]
         self.results: Result = results or {"kind": "gpu", "schema": SCHEMA, "mode": mode, "sessions": [], "stages": {}}
         self.budget = BUDGETS[mode] if budget is None else budget
@@ -161,6 +165,7 @@ class Run:
     def _keep(self, stage: Stage, outcome: Result, seconds: float) -> None:
         self.results["stages"][stage.name] = {"title": stage.title, **outcome, "seconds": round(seconds, 2)}
         self._save()
+        self.after(self.results)
         self.say(
             f"{stage.name}: {outcome['status']}{': ' + outcome['note'] if outcome['note'] else ''} ({seconds:.0f} s)"
         )
@@ -204,8 +209,12 @@ class Run:
             )
             try:
                 hung = self._wait(stage, process, answer, deadline)
-            finally:
+            except BaseException:  # the run is to end: with what the stage has by then
                 _end(process)
+                if answer.exists():
+                    self._part(stage, answer)
+                raise
+            _end(process)
             outcome: Result = (
                 json.loads(answer.read_text(encoding="utf-8"))
                 if answer.exists()
@@ -240,12 +249,13 @@ class Run:
                 return False
             if answer.exists() and (now_written := answer.stat().st_mtime_ns) != written:
                 written = now_written
-                self.results["stages"][stage.name] = {
-                    "title": stage.title,
-                    "seconds": 0.0,
-                    **json.loads(answer.read_text(encoding="utf-8")),
-                }
-                self._save()
+                self._part(stage, answer)
+
+    def _part(self, stage: Stage, answer: Path) -> None:
+        """Keep what a stage has so far."""
+        found = json.loads(answer.read_text(encoding="utf-8"))
+        self.results["stages"][stage.name] = {"title": stage.title, "seconds": 0.0, **found}
+        self._save()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
