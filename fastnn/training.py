@@ -151,8 +151,7 @@ def fit(
             if net.epochs_trained == 0:
                 warn_if_symmetric(net)  # an error where warnings are: before the optimizer is bound to this network
             began = rule.began(net)
-            if course is not rule.learning_rate:
-                rule.learning_rate = course
+            until_the_end.enter_context(fit_schedule.going_by(rule, course))
             program, snapshot = kept_or_made(job)
             rule.first_epoch = began
             program.scale = 1.0 if data.scale is None else data.scale
