@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .errors import UnfinishedSchedule
 from .schedules import Cosine, Polynomial, Schedule, WarmUp, rates_at
 
-__all__ = ["of_fit", "refuse_spent", "warn_if_cut"]
+if TYPE_CHECKING:
+    from .rule import Optimizer
+
+__all__ = ["going_by", "of_fit", "refuse_spent", "warn_if_cut"]
 
 MOST_EPOCHS = 1_000_000  # of which a schedule is looked at beforehand, and the last
 MUCH = 0.5  # of the way down
@@ -18,6 +24,22 @@ MUCH = 0.5  # of the way down
 def of_fit(learning_rate: float | Schedule, first: int, epochs: int) -> float | Schedule:
     """The same, with the end of this fit where it was made without one. first: epochs there have been."""
     return learning_rate.over(first + epochs) if isinstance(learning_rate, Schedule) else learning_rate
+
+
+@contextlib.contextmanager
+def going_by(rule: Optimizer, course: float | Schedule) -> Iterator[None]:
+    """Inside, the rule goes by `course`; afterwards too if it has taken a step by then, else by what it had: a fit that
+    nothing was learnt in is not the one that gives a schedule its length.
+    """
+    before, rate, steps = rule.learning_rate, rule.rate, rule.t
+    if course is not before:
+        rule.learning_rate = course
+    try:
+        yield
+    finally:
+        if rule.t == steps and rule.learning_rate is course is not before:
+            rule.learning_rate = before
+            rule.took(rate)
 
 
 def refuse_spent(learning_rate: float | Schedule, first: int, epochs: int, steps: int) -> None:

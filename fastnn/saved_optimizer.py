@@ -67,6 +67,8 @@ def description(net: Network, rule: Any) -> tuple[str, dict[str, Array]]:
     }
     if own and rule.first_epoch:  # for a schedule, which may be set afterwards
         content["first_epoch"] = rule.first_epoch
+    if isinstance(rate, schedules.Schedule) and rule.rate != schedules.first_rate(rate):  # which `Network.step` goes by
+        content["rate"] = rule.rate
     return json.dumps(content), tensors
 
 
@@ -79,7 +81,7 @@ def restored(net: Network, content: str, tensors: Mapping[str, Array]) -> Optimi
         They are not what `description` gives; the caller says which file it is.
     """
     config = json.loads(content)
-    fields = set(config) - {"first_epoch"} if isinstance(config, dict) else set()
+    fields = set(config) - {"first_epoch", "rate"} if isinstance(config, dict) else set()
     if fields != _FIELDS or not isinstance(config["constants"], dict):
         raise ValueError(f"the optimizer's description must have the fields {sorted(_FIELDS)}")
     if not isinstance(config["name"], str) or config["name"] not in OPTIMIZERS:
@@ -92,6 +94,8 @@ def restored(net: Network, content: str, tensors: Mapping[str, Array]) -> Optimi
         raise ValueError(f"the optimizer's t must be an integer >= 0, got {t!r}")
     first = natural_number("first_epoch of the optimizer", config.get("first_epoch", 0))
     rule = kind(schedules.from_config(rate) if isinstance(rate, dict) else rate, **config["constants"])
+    if "rate" in config:
+        rule.rate = config["rate"]
     if not tensors and kind.slots and not t:
         return rule  # saved before its first step
     if set(tensors) != {PREFIX + slot for slot in kind.slots}:

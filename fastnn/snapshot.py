@@ -15,13 +15,15 @@ KEPT_BYTES = 64 << 20
 
 
 class Snapshot:
-    """A copy of Theta, the optimizer's state, its step counter and its learning rate, to go back to."""
+    """A copy of Theta, the optimizer's state, its step counter, its learning rate and the rate of its last step, to go
+    back to.
+    """
 
     def __init__(self, net: Network, optimizer: Optimizer) -> None:
         self.copyto, self.optimizer = net.backend.copyto, optimizer
         self.live = [net.theta, *optimizer.state]
         self.kept = [net.backend.empty(x.shape, x.dtype) for x in self.live]
-        self.t, self.learning_rate = optimizer.t, optimizer.learning_rate
+        self.t, self.learning_rate, self.rate = optimizer.t, optimizer.learning_rate, optimizer.rate
         self.nbytes = sum(x.nbytes for x in self.kept)
 
     def is_of(self, net: Network, optimizer: Optimizer) -> bool:
@@ -32,14 +34,16 @@ class Snapshot:
     def take(self) -> None:
         for kept, live in zip(self.kept, self.live, strict=True):
             self.copyto(kept, live)
-        self.t, self.learning_rate = self.optimizer.t, self.optimizer.learning_rate
+        rule = self.optimizer
+        self.t, self.learning_rate, self.rate = rule.t, rule.learning_rate, rule.rate
 
     def restore(self) -> None:
         for kept, live in zip(self.kept, self.live, strict=True):
             self.copyto(live, kept)
         self.optimizer.t = self.t
-        if self.optimizer.learning_rate is not self.learning_rate:  # by a callback; to set it forgets the last rate
+        if self.optimizer.learning_rate is not self.learning_rate:  # by a callback
             self.optimizer.learning_rate = self.learning_rate
+        self.optimizer.took(self.rate)
 
 
 def kept_or_made(job: Job) -> tuple[Program, Snapshot]:

@@ -151,8 +151,7 @@ def fit(
             if net.epochs_trained == 0:
                 warn_if_symmetric(net)  # an error where warnings are: before the optimizer is bound to this network
             began = rule.began(net)
-            if course is not rule.learning_rate:
-                rule.learning_rate = course
+            until_the_end.enter_context(fit_schedule.going_by(rule, course))
             program, snapshot = kept_or_made(job)
             rule.first_epoch = began
             program.scale = 1.0 if data.scale is None else data.scale
@@ -367,9 +366,12 @@ class _Fit:
         if found and found[2]:
             where += f": an output e^z is beyond {net.dtype} there (z > {np.log(np.finfo(net.dtype).max):.2f})"
         self.snapshot.restore()
+        failed = found[0] if found else stop - 1
+        rates = _rates(rule, epoch, failed, failed + 1, self.program.steps(order.shape[0]))
+        rate = rule.rate if rates is None else float(rates[0])
         largest, parameter = self.data.largest(), float(abs(net.theta).max())
-        causes = [f"the learning rate {rule.rate:g} is too large"]
-        if rule.rate * net.l2 > (self.data.total_weight or self.data.train_rows.shape[0]):  # thrown beyond 0 by a step
+        causes = [f"the learning rate {rate:g} is too large"]
+        if rate * net.l2 > (self.data.total_weight or self.data.train_rows.shape[0]):  # thrown beyond 0 by a step
             causes.append(f"l2={net.l2:g} is too large for this learning rate")
         if largest > 10:
             causes.append(f"the inputs are not scaled (largest |X| is {largest:g})")

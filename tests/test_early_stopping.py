@@ -4,14 +4,12 @@ written down.
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import cases
 import numpy as np
 import pytest
 
 import fastnn
-from fastnn import optimizers
+from fastnn import optimizers, schedules
 from fastnn.early_stopping import BestEpoch, Patience
 from fastnn.errors import TrainingInterrupted
 from fastnn.training import History
@@ -141,7 +139,7 @@ def test_without_validation_it_is_refused(backend):
 
 def test_costs_that_are_no_numbers_are_never_the_best():
     net = net_of("numpy")
-    rule = SimpleNamespace(state=[], t=0, learning_rate=0.1)
+    rule = optimizers.SGD(0.1)
     best, history, before = BestEpoch(net, rule, Patience(2)), History(), net.theta.copy()
     for cost, over in ((float("nan"), False), (float("inf"), True)):
         history.val_cost.append(cost)
@@ -157,3 +155,12 @@ def test_costs_that_are_no_numbers_are_never_the_best():
     net.theta[...] = before
     best.restore(history)
     assert (net.theta == 7).all()
+
+
+def test_the_rate_of_the_best_epoch_comes_back_too(backend):
+    """By which a network's own steps go on; a schedule gave others after it."""
+    X, y, validation = data()
+    net, rule = net_of(backend), optimizers.Adam(schedules.Step(0.05, every=1, factor=0.9))
+    history = net.fit(X, y, optimizer=rule, epochs=EPOCHS, batch_size=8, validation=validation, patience=2)
+    assert history.best < len(history.cost) - 1
+    assert rule.rate == history.learning_rate[history.best] == 0.05 * 0.9**history.best

@@ -16,6 +16,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 import fastnn
 from fastnn.estimators import DenseClassifier, DenseRegressor
 from fastnn.optimizers import Adam
+from fastnn.schedules import Step
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((120, 5))
@@ -184,6 +185,54 @@ def test_a_partial_fit_that_fails_leaves_the_unit_and_the_answers(dtype, scale, 
     assert (model.mean_[0], model.spread_[0]) == unit
     assert model.network_.theta.tobytes() == theta
     np.testing.assert_array_equal(model.predict(X), before)
+
+
+@pytest.mark.parametrize("before", ["a fit", "rows that count nothing", "a part"])
+@pytest.mark.parametrize("kind", [DenseClassifier, DenseRegressor])
+def test_a_partial_fit_that_a_callback_ends_has_not_been(kind, before):
+    """Later ones have the same bits as without it: the order of rows, lambda and the rule's state too."""
+    y, models = CODES if kind is DenseClassifier else X[:, 0], []
+    named = {"classes": np.unique(CODES)} if kind is DenseClassifier else {}
+
+    def angry(epoch, history, net):
+        raise LookupError("enough")
+
+    for fails in (False, True):
+        model = kind(optimizer="momentum", l2=2.0, learning_rate=Step(0.01, every=1, factor=0.5), dropout=0.2, **FAST)
+        if before == "a fit":
+            model.fit(X, y)
+        elif before == "a part":
+            model.partial_fit(X, y, **named)
+        else:
+            model.partial_fit(X, y, sample_weight=np.zeros(120), **named)
+        if fails:
+            with pytest.raises(LookupError):
+                model.set_params(callbacks=[angry]).partial_fit(X[:50], y[:50], **named)
+            model.set_params(callbacks=())
+        for rows in (slice(0, 70), slice(70, 120)):
+            model.partial_fit(X[rows], y[rows], **named)
+        models.append(model)
+    plain, other = models
+    assert plain.network_.theta.tobytes() == other.network_.theta.tobytes()
+    assert plain.optimizer_.state[0].tobytes() == other.optimizer_.state[0].tobytes()
+    assert (plain.network_.l2, plain.network_.epochs_trained) == (other.network_.l2, other.network_.epochs_trained)
+    assert (plain.optimizer_.t, plain.optimizer_.rate) == (other.optimizer_.t, other.optimizer_.rate)
+
+
+@pytest.mark.parametrize("costs", [("poisson", "squared_error"), ("squared_error", "poisson"), ("huber:1", "poisson")])
+def test_a_cost_that_is_set_is_for_the_next_fit(costs):
+    """`partial_fit` and `score` go by that of the network there is."""
+    y, models = np.abs(X[:, 0]) * 5, []
+    for change in (False, True):
+        model = DenseRegressor(cost=costs[0], **FAST).fit(X, y)
+        if change:
+            model.set_params(cost=costs[1])
+        model.partial_fit(X, y * 3)
+        models.append(model)
+    plain, other = models
+    np.testing.assert_array_equal(plain.predict(X), other.predict(X))
+    assert plain.score(X, y) == other.score(X, y)
+    assert other.fit(X, y).network_.cost == costs[1]
 
 
 def test_what_counts_nothing_moves_no_unit():

@@ -16,7 +16,7 @@ import pytest
 
 import fastnn
 import fastnn.training
-from fastnn import optimizers
+from fastnn import optimizers, schedules
 from fastnn.backends.base import Program
 from fastnn.errors import TrainingInterrupted
 from fastnn.interrupts import interrupt_after
@@ -76,6 +76,16 @@ def test_a_learning_rate_that_is_too_large_diverges_in_a_named_epoch_and_keeps_w
     assert np.isfinite(theta_of(net)).all()
     assert caught.value.epoch == len(caught.value.history.cost) == net.epochs_trained
     assert all(np.isfinite(caught.value.history.cost))
+
+
+def test_a_schedule_is_back_where_it_was_before_the_slice_and_the_error_names_the_rate_that_was_too_large(backend):
+    X, y = data()
+    net = net_of(backend, (4, 3), output="identity", cost="squared_error", dtype="float64")
+    rule = optimizers.SGD(schedules.Piecewise((1, 2), (0.01, 0.002, 1e200)))
+    net.fit(X, y, optimizer=rule, epochs=2, batch_size=5)
+    with pytest.raises(fastnn.Diverged, match=r"the learning rate 1e\+200 is too large"):
+        net.fit(X, y, optimizer=rule, epochs=1, batch_size=5)
+    assert rule.rate == 0.002
 
 
 def test_parameters_that_are_not_finite_before_are_refused_by_their_layer(backend):

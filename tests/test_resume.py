@@ -122,6 +122,21 @@ def test_a_schedule_that_is_set_after_the_pause_counts_from_where_the_rule_began
     assert histories[1] == histories[0]
 
 
+def test_the_rate_that_a_schedule_gave_last_is_kept_for_steps_of_ones_own(backend, dtype, tmp_path):
+    """`net.step` goes by it, or by one that was set for it, and not by the schedule's first."""
+    for own in (None, 0.007):
+        net, rule = network(backend, dtype), Momentum(schedules.Step(0.1, every=1, factor=0.5))
+        fit(net, rule, 3)
+        if own is not None:
+            rule.rate = own
+        net.save(tmp_path / "m", optimizer=rule)
+        again, same = fastnn.resume(tmp_path / "m", backend=backend)
+        assert same.rate == (0.025 if own is None else own)
+        for of, by in ((net, rule), (again, same)):
+            of.step(of.cost_and_gradient(*data())[1], by)
+        assert everything(again, same) == everything(net, rule)
+
+
 SCHEDULES = [
     schedules.Constant(0.1),
     schedules.WarmUp(schedules.WarmUp(schedules.Polynomial(0.3, 20, power=1.5, final=0.01), 2, start=0.02), 5),

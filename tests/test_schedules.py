@@ -232,6 +232,48 @@ def test_a_schedule_begins_with_its_optimizer(backend, tmp_path, fresh):
     assert net.fit(X, y, optimizer=rule, batch_size=BATCH, epochs=3).learning_rate == first
 
 
+def raising(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"order": lambda epoch: [ROWS]}, ValueError),
+        ({"order": lambda epoch: raising(OSError("story"))}, OSError),
+        ({"order": lambda epoch: raising(KeyboardInterrupt)}, None),
+        ({"sample_weight": np.full(ROWS, 1.0), "callbacks": [print], "order": lambda epoch: "ab"}, ValueError),
+    ],
+    ids=["another row", "an error", "Ctrl-C", "text"],
+)
+@pytest.mark.parametrize("rule", [optimizers.SGD, optimizers.Adam])
+def test_a_fit_without_a_step_gives_a_schedule_no_length(backend, rule, options, error):
+    """The next one does, as if the other had not been."""
+    net, by = network(backend, "float64"), rule(Cosine(0.1, final=0.01))
+    by.rate = 0.03
+    with pytest.raises(error) if error else pytest.warns(fastnn.TrainingInterrupted):
+        net.fit(*data(), optimizer=by, batch_size=BATCH, epochs=2, **options)
+    assert (by.learning_rate, by.rate, by.t) == (Cosine(0.1, final=0.01), 0.03, 0)
+    history, steps = net.fit(*data(), optimizer=by, batch_size=BATCH, epochs=5), -(-ROWS // BATCH)
+    assert by.learning_rate == Cosine(0.1, 5, final=0.01)
+    np.testing.assert_allclose(
+        history.learning_rate, Cosine(0.1, 5, final=0.01).at(np.arange(5) + 1 - 1 / steps), rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_a_divergence_before_the_first_step_is_kept_gives_a_schedule_no_length(done):
+    X, y = data()
+    net, by = network("numpy", "float64"), optimizers.SGD(Cosine(0.1, final=0.01))
+    if done:
+        net.fit(X, y, optimizer=by, epochs=2)
+    before = by.learning_rate
+    net.l2 = 1e308
+    with pytest.raises(fastnn.Diverged):
+        net.fit(X, y, optimizer=by, epochs=3)
+    assert by.learning_rate is before
+
+
 def test_a_schedule_begins_with_a_step_of_ones_own(backend):
     """A rule that moved the network by `step` before its first fit, after other epochs; also if a program was made for
     it before those.

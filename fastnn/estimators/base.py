@@ -25,9 +25,10 @@ from ..network import Network
 from ..optimizers import Optimizer
 from ..options import check_dtype, check_hidden
 from ..row_weights import AsGiven
+from ..snapshot import Snapshot
 from ..training import LBFGS
 
-__all__ = ["Dense", "weights_of", "whole"]
+__all__ = ["Dense", "undone", "weights_of", "whole"]
 
 Array = NDArray[Any]
 AUTO = "auto"
@@ -35,9 +36,7 @@ _RULE = "_rule_and_its_state"  # in pickles: an optimizer's own leave its state 
 
 
 def whole(fit: Any) -> Any:
-    """`fit` that leaves the estimator as it was where it fails, fitted or not; of `partial_fit` what is known of the
-    data. (Where training itself fails there, the network has gone back to the last finite slice.)
-    """
+    """`fit` that leaves the estimator's attributes as they were where it fails, fitted or not."""
 
     @functools.wraps(fit)
     def fit_or_nothing(self: Any, *args: Any, **named: Any) -> Any:
@@ -71,6 +70,22 @@ def weights_of(sample_weight: Any, X: Array, *, part: bool = False) -> Array | N
         # in the words that scikit-learn's checks expect
         raise ValueError("Sample weights must contain at least one non-zero number; sample_weight is 0 for every row")
     return weights
+
+
+@contextlib.contextmanager
+def undone(net: Network, rule: Optimizer) -> Iterator[None]:
+    """Where the block raises, all that it has learnt goes back, as if it had not begun."""
+    before, theta, l2, epochs = Snapshot(net, rule), net.theta, net.l2, net.epochs_trained
+    before.take()
+    try:
+        yield
+    except BaseException:
+        if net.theta is theta:  # not where the device is lost, with all that was there
+            before.restore()
+            if not rule.t:  # what state it has is of now
+                rule.reset()
+            net.l2, net.epochs_trained = l2, epochs
+        raise
 
 
 @contextlib.contextmanager
@@ -306,12 +321,13 @@ class Dense(BaseEstimator):  # type: ignore[misc]
             return
         rows = _sum(X, weights)
         self._seen += rows
-        self.network_.l2 = self._l2(self._seen) * (rows / self._seen)
-        self.history_ = self.network_.fit(
-            X, y, optimizer=self.optimizer_, batch_size=self._rows_a_step(X), epochs=1, seed=self._seed,
-            sample_weight=None if weights is None else AsGiven(weights), progress=bool(self.verbose),
-            callbacks=() if self.callbacks is None else self.callbacks,
-        )  # fmt: skip
+        with undone(self.network_, self.optimizer_):
+            self.network_.l2 = self._l2(self._seen) * (rows / self._seen)
+            self.history_ = self.network_.fit(
+                X, y, optimizer=self.optimizer_, batch_size=self._rows_a_step(X), epochs=1, seed=self._seed,
+                sample_weight=None if weights is None else AsGiven(weights), progress=bool(self.verbose),
+                callbacks=() if self.callbacks is None else self.callbacks,
+            )  # fmt: skip
 
     def _refuse_whole(self) -> None:
         if self.optimizer_ is None:

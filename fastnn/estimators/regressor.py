@@ -11,17 +11,17 @@ from sklearn.base import RegressorMixin
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
-from .. import counts, d2, optimizers, small_data
+from .. import counts, d2, small_data
 from ..initializers import Initializer
 from ..network import Network
 from ..optimizers import Optimizer
 from ..robust import centre_and_spread, is_robust
-from ..snapshot import Snapshot
-from .base import AUTO, Dense, _refuse_masked, _sum, weights_of, whole
+from .base import AUTO, Dense, _refuse_masked, _sum, undone, weights_of, whole
 
 __all__ = ["DenseRegressor"]
 
 Array = NDArray[Any]
+COUNTS = "poisson"
 COARSE = 1e-3  # of a standard deviation of the targets: an error of answers that is too large
 
 
@@ -203,19 +203,16 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
             return self
         self._check_columns(values)
         self._refuse_whole()
-        before = Snapshot(self.network_, self.optimizer_ or optimizers.SGD())
-        before.take()
-        try:
-            if not self._counts() and not is_robust(self.cost) and (weights is None or counted is not None):
+        assert self.optimizer_ is not None
+        with undone(self.network_, self.optimizer_):  # and the unit, with the other attributes (`whole`)
+            cost = self.network_.cost  # not that of `set_params`, which is for the next `fit`
+            if cost != COUNTS and not is_robust(cost) and (weights is None or counted is not None):
                 self._follow(values, counted)
             self._go_on(X, self._in_unit(values), weights)
-        except BaseException:  # the unit goes back with the other attributes (`whole`)
-            before.restore()
-            raise
         return self
 
     def _counts(self) -> bool:
-        return isinstance(self.cost, str) and self.cost == "poisson"
+        return isinstance(self.cost, str) and self.cost == COUNTS
 
     def _output(self) -> str:
         return "exp" if self._counts() else "identity"
@@ -298,14 +295,15 @@ class DenseRegressor(RegressorMixin, Dense):  # type: ignore[misc]
             X, y or sample_weight does not fit; the model is not fitted (NotFittedError).
         """
         check_is_fitted(self)
-        if not self._counts() and d2.quantile_of(self.cost) is None:
+        cost = self.network_.cost  # not that of `set_params`, which is for the next `fit`
+        if cost != COUNTS and d2.quantile_of(cost) is None:
             return float(super().score(X, y, sample_weight))
         _refuse_masked(y=y)
         predicted = self.predict(X)
         values = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
         check_consistent_length(X, values)
         self._check_columns(values := values.reshape(len(values), -1))
-        return d2.score(self.cost, values, predicted.reshape(values.shape), weights_of(sample_weight, values))
+        return d2.score(cost, values, predicted.reshape(values.shape), weights_of(sample_weight, values))
 
     def to_network(self) -> Network:
         net = super().to_network()
