@@ -25,7 +25,8 @@ types: $(VENV)/.dev
 
 # Each file of tests runs in one of so many processes. They compile much and wait little, so two halve the time on two cores; `make test WORKERS=0` runs in this one.
 WORKERS ?= 2
-PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
+# Images of containers often forbid Python to keep bytecode. Then each process compiles from their text what it imports: a second for every one that a test starts with the Numba engine, and seconds for the tests themselves.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 # The kernels of the CPU once more as plain Python: the same values without the compiler.
 suite-without-jit: $(VENV)/.dev
