@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cases import laid_out, normal
+from together import together
 
 from fastnn import optimizers
 
@@ -60,11 +61,11 @@ def arguments_of(backend, operation, dtype):
     }
 
 
-@pytest.mark.parametrize(
-    ("operation", "name", "wrong"),
-    [(*array, wrong) for array in ARRAYS for wrong in WRONG if (array[1], wrong) != ("out", "None")],
-)
+@pytest.mark.parametrize(("operation", "name"), ARRAYS)
+@together("wrong", WRONG)
 def test_wrong_arrays_are_refused(backend, dtype, operation, name, wrong):
+    if (name, wrong) == ("out", "None"):
+        return  # which says that there is none
     arguments = arguments_of(backend, operation, dtype)
     value = WRONG[wrong](normal(CALLS[operation][name], dtype))
     arguments[name] = backend.asarray(value) if isinstance(value, np.ndarray) else value
