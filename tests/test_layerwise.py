@@ -15,6 +15,7 @@ import reference
 import tolerances
 from hypothesis import given
 from hypothesis import strategies as st
+from together import together
 
 import fastnn
 from fastnn import optimizers
@@ -105,7 +106,7 @@ def test_lamb_by_hand(backend):
 
 
 @rules
-@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+@together("weight_decay", [0.0, 0.3])
 @pytest.mark.parametrize("sizes", [(1, 1), SIZES, (70, 40, 3)], ids=str)
 def test_fifty_steps_one_by_one(backend, dtype, name, sizes, weight_decay):
     """Each from the engine's own state before it, so that errors do not add up."""

@@ -10,6 +10,7 @@ import pytest
 import reference
 import tolerances
 from cases import PAIRS
+from together import together
 
 import fastnn
 from fastnn import gradient_check
@@ -251,7 +252,7 @@ def test_l2_acts_on_weights_and_never_on_biases(backend, dtype):
         tolerances.assert_close(W2 - W0, 2.0 / ROWS * W, bound)
 
 
-@pytest.mark.parametrize("micro_batch", [1, 2, 3, 7, 100])
+@together("micro_batch", [1, 2, 3, 7, 100])
 def test_micro_batches_give_the_gradient_of_the_whole(backend, dtype, micro_batch):
     sizes, names = (4, 6, 3, 5, 3), ("sigmoid",) * 3 + ("softmax",)
     theta, X, y, J, D, _ = problem(sizes, names, "cross_entropy")
