@@ -13,8 +13,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 demo: $(VENV)/.demo
 	$(BIN)/fastnn train digits
 
-# The suite runs last, so that pytest's summary is the last thing printed.
-test: lint types suite-without-jit suite
+# Types are checked beside the tests of plain Python, on one core. The suite runs last, so that pytest's summary is the
+# last thing printed.
+test: lint
+	$(MAKE) --no-print-directory --output-sync -j 2 types suite-without-jit
+	$(MAKE) --no-print-directory suite
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

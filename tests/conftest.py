@@ -100,10 +100,11 @@ def _engine_of(item):
 # Files that take longest come first: `make test` hands whole files to two processes, and one that begins last would be
 # waited for by the other.
 LONG = (
-    "test_other_processors.py", "test_numba_beside.py", "test_wheel.py", "test_bench_runs.py", "test_cli_train.py",
-    "test_precision.py", "test_estimators.py", "test_cli_resume.py", "test_bench_gpu_stages.py", "test_cuda_nvrtc.py",
-    "test_missing_packages.py", "test_numba_cache.py", "test_warming.py", "test_programs.py", "test_panels.py",
-    "test_bench_gpu_rehearsal.py", "test_forks.py", "test_cli_other.py", "test_readme.py",
+    "test_estimators.py", "test_numba_beside.py", "test_other_processors.py", "test_cuda_nvrtc.py", "test_bench_runs.py",
+    "test_wheel.py", "test_cli_train.py", "test_cuda_faults.py", "test_training.py", "test_prediction.py",
+    "test_cli_resume.py", "test_bench_gpu_stages.py", "test_missing_packages.py", "test_numba_cache.py",
+    "test_network_gradients.py", "test_warming.py", "test_programs.py", "test_panels.py", "test_bench_gpu_rehearsal.py",
+    "test_forks.py", "test_cli_other.py", "test_readme.py", "test_precision.py",
 )  # fmt: skip
 
 
