@@ -13,8 +13,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 demo: $(VENV)/.demo
 	$(BIN)/fastnn train digits
 
-# The suite runs last, so that pytest's summary is the last thing printed.
-test: lint types suite-without-jit suite
+# Types are checked beside the tests of plain Python, on one core. The suite runs last, so that pytest's summary is the
+# last thing printed.
+test: lint
+	$(MAKE) --no-print-directory --output-sync -j 2 types suite-without-jit
+	$(MAKE) --no-print-directory suite
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -25,7 +28,8 @@ types: $(VENV)/.dev
 
 # Each file of tests runs in one of so many processes. They compile much and wait little, so two halve the time on two cores; `make test WORKERS=0` runs in this one.
 WORKERS ?= 2
-PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
+# Images of containers often forbid Python to keep bytecode. Then each process compiles from their text what it imports: a second for every one that a test starts with the Numba engine, and seconds for the tests themselves.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 # The kernels of the CPU once more as plain Python: the same values without the compiler.
 suite-without-jit: $(VENV)/.dev

@@ -6,6 +6,8 @@ Only a real GPU may be missing: a test that cannot get any other engine fails, i
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
 import signal
 from collections import Counter
 
@@ -28,6 +30,14 @@ settings.load_profile("fastnn")
 # "cupy-on-cpu" is the CuPy engine bound to a stand-in device that runs its CUDA kernels on the CPU.
 ENGINES = ("numpy", "numba", "cupy-on-cpu", "cupy")
 MAY_BE_MISSING = {"cupy"}
+# Those that tests go through. Where CuPy is not installed thousands would be made, handed to a process and skipped to
+# say that, which the summary says once. Without the compiler the Numba engine is another, and the others are as they are.
+if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
+    IN_TURN = ("numba",)
+elif importlib.util.find_spec("cupy") is None:
+    IN_TURN = ENGINES[:-1]
+else:
+    IN_TURN = ENGINES
 REQUIRED = pytest.StashKey[frozenset[str]]()
 
 # A shell starts what runs in its background with Ctrl-C ignored, and so would be the processes that tests start and
@@ -96,10 +106,11 @@ def _engine_of(item):
 # Files that take longest come first: `make test` hands whole files to two processes, and one that begins last would be
 # waited for by the other.
 LONG = (
-    "test_other_processors.py", "test_numba_beside.py", "test_wheel.py", "test_bench_runs.py", "test_cli_train.py",
-    "test_precision.py", "test_estimators.py", "test_cli_resume.py", "test_bench_gpu_stages.py", "test_cuda_nvrtc.py",
-    "test_missing_packages.py", "test_numba_cache.py", "test_warming.py", "test_programs.py", "test_panels.py",
-    "test_bench_gpu_rehearsal.py", "test_forks.py", "test_cli_other.py", "test_readme.py",
+    "test_estimators.py", "test_numba_beside.py", "test_other_processors.py", "test_cuda_nvrtc.py", "test_bench_runs.py",
+    "test_wheel.py", "test_cli_train.py", "test_cuda_faults.py", "test_training.py", "test_prediction.py",
+    "test_cli_resume.py", "test_bench_gpu_stages.py", "test_missing_packages.py", "test_numba_cache.py",
+    "test_network_gradients.py", "test_warming.py", "test_programs.py", "test_panels.py", "test_bench_gpu_rehearsal.py",
+    "test_forks.py", "test_cli_other.py", "test_readme.py", "test_precision.py",
 )  # fmt: skip
 
 
@@ -153,14 +164,14 @@ def pytest_terminal_summary(terminalreporter):
         if counts.keys() - {"skipped"}:
             terminalreporter.line(f"{name:12} ran: {text}")
         else:
-            reason = _made.get(name)
+            reason = _made.get(name) if name in IN_TURN or name not in MAY_BE_MISSING else engine(name)
             reason = reason.splitlines()[0] if isinstance(reason, str) else "no test asked for it"
             terminalreporter.line(f"{name:12} did not run ({text or 'no tests'}): {reason}")
 
 
 # Module scope groups the tests of a file by engine; Hypothesis needs more than function scope.
 @pytest.fixture(
-    scope="module", params=[pytest.param(name, marks=pytest.mark.gpu if name == "cupy" else ()) for name in ENGINES]
+    scope="module", params=[pytest.param(name, marks=pytest.mark.gpu if name == "cupy" else ()) for name in IN_TURN]
 )
 def backend(request):
     """Each engine in turn."""

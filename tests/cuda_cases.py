@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from cuda_on_cpu import ShimDevice
+from together import together
 from tolerances import assert_close
 
 from fastnn.activations import GELU, Identity, LeakyReLU, ReLU, Sigmoid, SiLU, Tanh
@@ -20,7 +21,7 @@ SEEDS = (1, 22, 333)
 ELEMENTWISE = [Identity(), Sigmoid(), Tanh(), ReLU(), LeakyReLU(), LeakyReLU(0.0), LeakyReLU(1.5)]
 activations = pytest.mark.parametrize("g", ELEMENTWISE, ids=repr)
 OF_Z = [SiLU(), GELU()]
-shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
+shapes = together("shape", SHAPES)
 floats = pytest.mark.parametrize("dtype", FLOATS)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import reference
 import tolerances
+from together import together
 
 from fastnn import activations
 
@@ -59,7 +60,7 @@ def assert_same(actual, expected):
     )
 
 
-@pytest.mark.parametrize("columns", [6, 18, 67])
+@together("columns", [6, 18, 67])
 @pytest.mark.parametrize("name", [*cases.HIDDEN, "exp"])
 def test_values_at_the_edges(backend, dtype, name, columns):
     z = at_edges(dtype, columns)
@@ -127,7 +128,7 @@ def test_worked_softmax(backend, dtype):
     tolerances.assert_close(h[0], np.array(e) / sum(e), 10 * tolerances.eps(dtype), dtype=dtype)
 
 
-@pytest.mark.parametrize("shift", [1e4, -1e4, 512.0, -3.0])
+@together("shift", [1e4, -1e4, 512.0, -3.0])
 def test_softmax_is_invariant_to_a_shift_of_its_row(backend, dtype, shift):
     """Small multiples of 1/8 stay exact under these shifts, so the two results must agree to rounding of the sums
     alone.
@@ -137,7 +138,7 @@ def test_softmax_is_invariant_to_a_shift_of_its_row(backend, dtype, shift):
     tolerances.assert_close(h[1], h[0], 4 * tolerances.eps(dtype) * h[0], dtype=dtype)
 
 
-@pytest.mark.parametrize("K", [2, 10, 33, 200])
+@together("K", [2, 10, 33, 200])
 def test_softmax_rows_are_distributions(backend, dtype, K):
     z = cases.normal((21, K), dtype, scale=1e4)
     h = backend.to_numpy(backend.activate("softmax", backend.asarray(z))).astype(np.float64)

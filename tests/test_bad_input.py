@@ -8,6 +8,7 @@ import cases
 import numpy as np
 import pytest
 import scipy.sparse
+from together import together
 
 import fastnn
 from fastnn import optimizers
@@ -118,7 +119,7 @@ X_CASES = {
 }
 
 
-@pytest.mark.parametrize("method", ["fit", "predict", "forward", "cost_and_gradient"])
+@together("method", ["fit", "predict", "forward", "cost_and_gradient"])
 @pytest.mark.parametrize("case", X_CASES)
 def test_bad_x(backend, case, method):
     make, error, match = X_CASES[case]
@@ -268,7 +269,7 @@ Y_CASES = {
 }
 
 
-@pytest.mark.parametrize("method", ["fit", "score", "cost_and_gradient", "mean_cost"])
+@together("method", ["fit", "score", "cost_and_gradient", "mean_cost"])
 @pytest.mark.parametrize("case", Y_CASES)
 def test_bad_y(backend, case, method):
     pair, make, error, match = Y_CASES[case]

@@ -1,15 +1,19 @@
 """Trainings of the command line that are killed, and go on."""
 
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import fastnn
+from fastnn.cli.app import app
 from fastnn.cli.checkpoint import Checkpoint
 from fastnn.cli.settings import TrainOptions
 from fastnn.data.dataset import Parts
@@ -33,14 +37,40 @@ KILLED = textwrap.dedent("""
 """)
 
 
-@pytest.fixture
-def table(tmp_path):
+def write_table(folder):
     rng = np.random.default_rng(0)
     X = rng.standard_normal((300, 4))
     y = np.where(X[:, 0] * X[:, 1] + 0.5 * rng.standard_normal(300) > 0, "yes", "no")
     rows = "\n".join(",".join([*(f"{v:.5f}" for v in row), name]) for row, name in zip(X, y, strict=True))
-    (tmp_path / "t.csv").write_text("a,b,c,d,y\n" + rows + "\n")
+    (folder / "t.csv").write_text("a,b,c,d,y\n" + rows + "\n")
+
+
+@pytest.fixture
+def table(tmp_path):
+    write_table(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def killed_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("killed")
+    write_table(folder)
+    assert run(folder, "--epochs", 5, "--checkpoint", 0, "--save", "m", killed_after=3).returncode == 9
+    return folder
+
+
+@pytest.fixture
+def killed(killed_once, tmp_path):
+    """A copy of the folder of a training of five epochs that was killed in the third."""
+    shutil.copytree(killed_once, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def here(folder, *words, table="t.csv"):
+    """The same as `run` in this process, which one more has no need of."""
+    with contextlib.chdir(folder):
+        engine = [] if "--backend" in words else ["--backend", "numpy"]
+        return CliRunner().invoke(app, ["train", table, "--target", "y", "--no-plot", *engine, *map(str, words)])
 
 
 def run(folder, *words, killed_after=None):
@@ -103,48 +133,46 @@ def test_after_the_last_epoch_more_may_be_asked_for(table):
     ],
     ids=str,
 )
-def test_other_options_are_refused(table, change, words):
-    assert run(table, "--epochs", 5, "--checkpoint", 0, "--save", "m", killed_after=3).returncode == 9
-    before = (table / "m.checkpoint.safetensors").read_bytes()
-    done = run(table, "--epochs", 5, "--resume", "--save", "m", *change)
-    assert (done.returncode, words in done.stderr) == (2, True), done.stderr
-    assert (table / "m.checkpoint.safetensors").read_bytes() == before
-    assert not (table / "m").exists()
+def test_other_options_are_refused(killed, change, words):
+    before = (killed / "m.checkpoint.safetensors").read_bytes()
+    done = here(killed, "--epochs", 5, "--resume", "--save", "m", *change)
+    assert (done.exit_code, words in done.stderr) == (2, True), done.stderr
+    assert (killed / "m.checkpoint.safetensors").read_bytes() == before
+    assert not (killed / "m").exists()
 
 
-def test_other_data_and_no_checkpoint_are_refused(table):
-    done = run(table, "--resume", "--save", "m")
-    assert (done.returncode, "--resume: no checkpoint m.checkpoint.safetensors was found" in done.stderr) == (
+def test_other_data_and_no_checkpoint_are_refused(killed):
+    done = here(killed, "--resume", "--save", "none")
+    assert (done.exit_code, "--resume: no checkpoint none.checkpoint.safetensors was found" in done.stderr) == (
         2,
         True,
     ), done.stderr
-    assert run(table, "--epochs", 5, "--checkpoint", 0, "--save", "m", killed_after=3).returncode == 9
-    lines = (table / "t.csv").read_text().splitlines()
+    lines = (killed / "t.csv").read_text().splitlines()
     lines[5] = "9" + lines[5].lstrip("-")
-    (table / "t.csv").write_text("\n".join(lines) + "\n")
-    done = run(table, "--epochs", 5, "--resume", "--save", "m")
-    assert (done.returncode, "--resume: the data are not those" in done.stderr) == (2, True), done.stderr
-    fastnn.Network([4, 2]).save(table / "n.checkpoint.safetensors", optimizer=fastnn.optimizers.Adam())
-    done = run(table, "--resume", "--save", "n")
+    (killed / "t.csv").write_text("\n".join(lines) + "\n")
+    done = here(killed, "--resume", "--save", "m")
+    assert (done.exit_code, "--resume: the data are not those" in done.stderr) == (2, True), done.stderr
+    fastnn.Network([4, 2]).save(killed / "n.checkpoint.safetensors", optimizer=fastnn.optimizers.Adam())
+    done = here(killed, "--resume", "--save", "n")
     assert (
-        done.returncode,
+        done.exit_code,
         "n.checkpoint.safetensors is no checkpoint of this version of fastnn train" in done.stderr,
     ) == (2, True), done.stderr
 
 
 def test_short_trainings_leave_and_say_nothing(table):
-    done = run(table, "--epochs", 3, "--save", "m")
-    assert (done.returncode, "resume" in done.stderr + done.stdout) == (0, False)
+    done = here(table, "--epochs", 3, "--save", "m")
+    assert (done.exit_code, "resume" in done.stderr + done.stdout) == (0, False)
     assert {path.name for path in table.iterdir()} == {"t.csv", "m"}
     for bad in ("-1", "x", "nan"):
-        done = run(table, "--checkpoint", bad)
-        assert (done.returncode, "--checkpoint must be" in done.stderr) == (2, True), done.stderr
+        done = here(table, "--checkpoint", bad)
+        assert (done.exit_code, "--checkpoint must be" in done.stderr) == (2, True), done.stderr
 
 
 def test_a_checkpoint_that_cannot_be_written_costs_no_training(table):
     (table / "m.checkpoint.safetensors").mkdir()
-    done = run(table, "--epochs", 3, "--checkpoint", 0, "--save", "m")
-    assert done.returncode == 0, done.stderr
+    done = here(table, "--epochs", 3, "--checkpoint", 0, "--save", "m")
+    assert done.exit_code == 0, done.stderr
     assert done.stderr.count("cannot be written") == 1
     assert (table / "m").is_file()
 
@@ -239,18 +267,13 @@ def test_damaged_checkpoints_are_named(tmp_path, damage):
         Checkpoint(tmp_path / "m", options, about).read("numpy")
 
 
-def test_the_same_table_under_another_name_is_the_same(table):
-    assert run(table, "--epochs", 5, "--checkpoint", 0, "--save", "m", killed_after=3).returncode == 9
-    (table / "t.csv").rename(table / "u.csv")
-    done = subprocess.run(
-        [sys.executable, "-m", "fastnn", "train", str(table / "u.csv"), "--target", "y", "--no-plot", "--epochs", "5", "--save", "m", "--resume"],
-        cwd=table, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert fastnn.load(table / "m").epochs_trained == 5
+def test_the_same_table_under_another_name_is_the_same(killed):
+    (killed / "t.csv").rename(killed / "u.csv")
+    done = here(killed, "--epochs", "5", "--save", "m", "--resume", table=str(killed / "u.csv"))
+    assert done.exit_code == 0, done.stderr
+    assert fastnn.load(killed / "m").epochs_trained == 5
 
 
-def test_patience_cannot_begin_amid_a_training(table):
-    assert run(table, "--epochs", 5, "--checkpoint", 0, "--save", "m", killed_after=3).returncode == 9
-    done = run(table, "--epochs", 5, "--resume", "--save", "m", "--patience", 2)
-    assert (done.returncode, "--resume: --patience is 'given'" in done.stderr) == (2, True), done.stderr
+def test_patience_cannot_begin_amid_a_training(killed):
+    done = here(killed, "--epochs", 5, "--resume", "--save", "m", "--patience", 2)
+    assert (done.exit_code, "--resume: --patience is 'given'" in done.stderr) == (2, True), done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cuda_cases import SEEDS, classes, floats, kernels, normal, one_hot, shapes, softmax_of, wide
+from together import together
 from tolerances import assert_close
 
 from fastnn.activations import Sigmoid, Softmax
@@ -23,7 +24,7 @@ def argmax_hits(a, y):
 
 @floats
 @shapes
-@pytest.mark.parametrize("seed", SEEDS)
+@together("seed", SEEDS)
 def test_cost_and_hits(shape, seed, dtype):
     m, n = shape
     z, y, values = normal(shape, dtype), classes(m, n), normal(shape, dtype, 4, scale=1)

@@ -24,6 +24,7 @@ from cuda_cases import (
     softmax_of,
     wide,
 )
+from together import together
 
 from fastnn.activations import Softmax
 from fastnn.kernels.cuda.launchers import partials_shape, scratch_size
@@ -84,7 +85,7 @@ def test_activation_table_at_the_edges(g, dtype):
 
 @floats
 @shapes
-@pytest.mark.parametrize("seed", SEEDS)
+@together("seed", SEEDS)
 def test_softmax(shape, dtype, seed, memory):
     z = normal(shape, dtype, scale=10)
     a = memory.blank(shape, dtype)
@@ -175,8 +176,8 @@ def column_sums(x, start, accumulate, seed, memory):
 
 
 @floats
-@pytest.mark.parametrize("shape", TALL, ids=str)
-@pytest.mark.parametrize("accumulate", [False, True])
+@together("shape", TALL)
+@together("accumulate", [False, True])
 def test_column_sums(shape, accumulate, dtype, memory):
     x, start = normal(shape, dtype), normal(shape[1:], dtype, 9)
     if not accumulate:

@@ -49,8 +49,8 @@ def nvrtc():
     return library
 
 
-def compile_kernels(source, name, options, result="CUBIN"):
-    """The compiled code and NVRTC's log; SyntaxError with the log if it refuses."""
+def compile_kernels(source, name, options):
+    """The machine code, the PTX it was made from, and NVRTC's log; SyntaxError with the log if it refuses."""
     library, program, size = nvrtc(), ctypes.c_void_p(), ctypes.c_size_t()
     assert library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), name.encode(), 0, None, None) == 0
     try:
@@ -65,10 +65,12 @@ def compile_kernels(source, name, options, result="CUBIN"):
             raise SyntaxError(
                 f"{name} {' '.join(flags)}: {library.nvrtcGetErrorString(status).decode()}\n{log.value.decode()}"
             )
-        assert getattr(library, f"nvrtcGet{result}Size")(program, ctypes.byref(size)) == 0
-        code = ctypes.create_string_buffer(size.value)
-        assert getattr(library, f"nvrtcGet{result}")(program, code) == 0
-        return code.raw, log.value.decode()
+        codes = []
+        for kind in ("CUBIN", "PTX"):
+            assert getattr(library, f"nvrtcGet{kind}Size")(program, ctypes.byref(size)) == 0
+            codes.append(ctypes.create_string_buffer(size.value))
+            assert getattr(library, f"nvrtcGet{kind}")(program, codes[-1]) == 0
+        return codes[0].raw, codes[1].value.decode(), log.value.decode()
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))
 
@@ -78,23 +80,35 @@ def kinds(file):
     return [kind for kind in sources.KINDS if kind != "bfloat16" or "STORE" in sources.read(file)]
 
 
+@functools.cache
+def compiled(source, name, kind, architecture):
+    """compile_kernels for this kind and architecture, once for all tests."""
+    return compile_kernels(
+        source, name, (*sources.options(kind), f"-arch=sm_{architecture}", *ARCHITECTURES[architecture])
+    )
+
+
 FILES_AND_KINDS = [(file, kind) for file in sources.files() for kind in kinds(file)]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize(("file", "kind"), FILES_AND_KINDS)
 def test_kernels_compile_without_a_warning(file, kind, architecture):
-    options = (*sources.options(kind), f"-arch=sm_{architecture}", *ARCHITECTURES[architecture])
-    cubin, log = compile_kernels(sources.text(file), file, options)
+    cubin, _, log = compiled(sources.text(file), file, kind, architecture)
     assert cubin[:4] == b"\x7fELF"
     assert log.strip() == ""
     for kernel in sources.kernels().values():
         assert (kernel.file != file) or kernel.name.encode() in cubin
 
 
-@functools.cache
+def test_the_architectures_are_one_for_each_way_that_the_sources_go():
+    texts = [path.read_text() for path in Path(sources.__file__).parent.glob("*.cu*")]
+    asked = {condition for text in texts for condition in re.findall("__CUDA_ARCH__.*", text)}
+    assert asked == {"__CUDA_ARCH__ >= 900"}, "ARCHITECTURES must have one for each"
+
+
 def ptx(source, name, dtype="float32"):
-    return compile_kernels(source, name, (*sources.options(dtype), "-arch=compute_90"), "PTX")[0].decode()
+    return compiled(source, name, dtype, "90")[1]
 
 
 def functions_in(code):

@@ -26,6 +26,7 @@ from cuda_cases import (
 )
 from cuda_on_cpu import ShimDevice
 from cuda_on_cpu.products import rounded, widened
+from together import together
 from tolerances import assert_close
 
 from fastnn import costs
@@ -132,7 +133,7 @@ def test_bias_activate(g, shape, kind, memory):
 
 
 @kinds
-@pytest.mark.parametrize("shape", [(1, 2), (7, 3), (33, 10), (3, 33), (601, 4)], ids=str)
+@together("shape", [(1, 2), (7, 3), (33, 10), (3, 33), (601, 4)])
 @pytest.mark.parametrize("cost", ["absolute_error", "huber:0.4", "quantile:0.75", "poisson"])
 def test_output_of_errors(cost, shape, kind, memory):
     g = Exp() if cost == "poisson" else Identity()
@@ -187,7 +188,7 @@ def expected_output(g, cross_entropy, z, y, n):
 
 
 @kinds
-@pytest.mark.parametrize("shape", WIDTHS, ids=str)
+@together("shape", WIDTHS)
 @pytest.mark.parametrize(
     ("g", "cross_entropy", "targets"), OUTPUTS, ids=lambda v: repr(v) if not isinstance(v, (bool, str)) else str(v)
 )
@@ -317,7 +318,7 @@ TALL = [(1, 1), (8, 33), (255, 3), (257, 72), (1000, 5), (5000, 8)]
 
 
 @kinds
-@pytest.mark.parametrize("shape", TALL, ids=str)
+@together("shape", TALL)
 @pytest.mark.parametrize("g", [None, Identity(), Tanh(), LeakyReLU(), SiLU()], ids=repr)
 def test_sums_of_columns(g, shape, kind, memory):
     m, n = shape
@@ -361,8 +362,8 @@ def updated(rule, theta, Delta, state, weights, rows, decay, constants):
 
 
 @kinds
-@pytest.mark.parametrize("shift", [0, 1, 3], ids=lambda n: f"{n} off alignment")
-@pytest.mark.parametrize("decay", [0.0, 0.25])
+@together("shift", [0, 1, 3])
+@together("decay", [0.0, 0.25])
 @pytest.mark.parametrize("sizes", [(1, 1), (3, 2), (5, 7, 1, 4), (60, 90, 3)], ids=str)
 @pytest.mark.parametrize("rule", UPDATES)
 def test_update(rule, sizes, decay, shift, kind, memory):

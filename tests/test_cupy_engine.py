@@ -4,6 +4,7 @@ refuses.
 
 from __future__ import annotations
 
+import itertools
 import os
 
 import numpy as np
@@ -70,10 +71,23 @@ def trained(backend, hidden, output, cost, rule, dtype, l2, epochs=2):
     return net, optimizer, costs, hits
 
 
+# Every activation with every pair, and with every rule, and every pair with every rule: kernels of their own know only
+# one of the three.
+COMBINED = [
+    pytest.param(hidden, output_cost, rule, id=f"{hidden}-{' '.join(output_cost)}-{rule}")
+    for i, hidden in enumerate(HIDDEN)
+    for j, output_cost in enumerate(PAIRS)
+    for rule in [list(RULES)[(i + j) % len(RULES)]]
+]
+
+
+def test_every_two_meet():
+    found = [{tuple(map(str, two)) for two in itertools.combinations(case.values, 2)} for case in COMBINED]
+    assert len(set().union(*found)) == 8 * 11 + 8 * 5 + 11 * 5
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("output_cost", PAIRS, ids=" ".join)
-@pytest.mark.parametrize("hidden", HIDDEN, ids=str)
+@pytest.mark.parametrize(("hidden", "output_cost", "rule"), COMBINED)
 def test_program_equals_the_numpy_engine(hidden, output_cost, rule, dtype):
     l2 = 0.5 if rule != "sgd" or dtype == "float64" else 0.0
     net, optimizer, costs, hits = trained(make_backend(), hidden, *output_cost, rule, dtype, l2)

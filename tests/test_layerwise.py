@@ -15,6 +15,7 @@ import reference
 import tolerances
 from hypothesis import given
 from hypothesis import strategies as st
+from together import together
 
 import fastnn
 from fastnn import optimizers
@@ -105,14 +106,14 @@ def test_lamb_by_hand(backend):
 
 
 @rules
-@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+@together("weight_decay", [0.0, 0.3])
 @pytest.mark.parametrize("sizes", [(1, 1), SIZES, (70, 40, 3)], ids=str)
-def test_fifty_steps_one_by_one(backend, dtype, name, sizes, weight_decay):
+def test_twelve_steps_one_by_one(backend, dtype, name, sizes, weight_decay):
     """Each from the engine's own state before it, so that errors do not add up."""
     rule = RULES[name](weight_decay=weight_decay)
     owner = bound_rule(rule, backend, dtype, sizes)
     theta = backend.asarray(cases.parameters(sizes, dtype))
-    for t in range(1, 51):
+    for t in range(1, 13):
         grad = cases.normal(theta.shape, dtype, t)
         grad[::5] = 0  # a parameter that no row reaches must not become NaN
         check_step(backend, rule, theta, grad, sizes)

@@ -12,6 +12,7 @@ import pytest
 import reference
 import tolerances
 from sklearn.metrics import r2_score
+from together import together
 
 import fastnn
 from fastnn import initializers
@@ -222,7 +223,7 @@ def test_score_of_values_is_r2(backend, K):
 # ---- what y may be -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int32, np.int64, bool, list])
+@together("kind", [np.int8, np.uint8, np.int32, np.int64, bool, list])
 def test_integer_classes_of_any_kind(backend, kind):
     net, (X, _) = net_of(backend, sizes=(4, 5, 2)), problem(6)
     y = np.array([0, 1, 1, 0, 1, 0])
@@ -249,7 +250,7 @@ def test_classes_with_squared_error_are_their_one_hot_rows(backend):
     tolerances.assert_close(np.array(backend.to_numpy(D)), np.array(backend.to_numpy(expected)), 1e-14)
 
 
-@pytest.mark.parametrize("kind", [np.uint8, np.int32, np.float16, np.float32, np.float64, bool, ">f4", list])
+@together("kind", [np.uint8, np.int32, np.float16, np.float32, np.float64, bool, ">f4", list])
 def test_x_of_any_kind_and_layout_is_converted(backend, dtype, kind):
     net = net_of(backend, dtype)
     X = (np.arange(28).reshape(7, 4) % 5 > 1).astype(np.float64) if kind is bool else np.arange(28.0).reshape(7, 4) % 9
@@ -262,7 +263,7 @@ def test_x_of_any_kind_and_layout_is_converted(backend, dtype, kind):
 # ---- starts and seeds -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("init", ["auto", *initializers.INITIALIZERS])
+@together("init", ["auto", *initializers.INITIALIZERS])
 @pytest.mark.parametrize("hidden", ["relu", "tanh"])
 def test_seeds_give_the_same_start_on_every_engine(backend, dtype, init, hidden):
     make = [

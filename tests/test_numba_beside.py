@@ -1,6 +1,7 @@
 """Products compiled in a process of its own, where nothing is on disk yet (fastnn/backends/cpu_beside.py)."""
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -64,8 +65,14 @@ def test_the_first_fit_compiles_its_program_alone(tmp_path):
     broken = tmp_path / "python-broken"
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)
-    alone = _train(tmp_path / "anew", f"sys.executable = {str(broken)!r}")
-    assert alone[:2] == ["1", "0"]
+    anew = tmp_path / "anew"
+    shutil.copytree(tmp_path / "fastnn", anew / "fastnn")
+    beside = [path for path in anew.rglob("*.nb*") if path.name.startswith(("panels.", "packing.", "on_demand."))]
+    assert len(beside) > 16, "an index and code of what the other process compiled"
+    for path in beside:
+        path.unlink()
+    alone = _train(anew, f"sys.executable = {str(broken)!r}")
+    assert alone[:2] == ["1", "0"], "it is compiled here, where its process fails"
     assert first[2] == again[2] == alone[2]
 
 

@@ -10,12 +10,13 @@ import tolerances
 from cases import LAYOUTS, PAIRS, SHAPES, laid_out, normal
 from hypothesis import example, given
 from hypothesis import strategies as st
+from together import together
 
 import fastnn
 from fastnn import activations, optimizers
 
-shapes = pytest.mark.parametrize(("m", "n_in", "n_out"), SHAPES, ids=lambda n: str(n))
-layouts = pytest.mark.parametrize("layout", LAYOUTS)
+shapes = together(("m", "n_in", "n_out"), SHAPES)
+layouts = together("layout", LAYOUTS)
 ODD = (5, 7, 3)  # one small odd shape for what does not depend on the shape
 
 
@@ -87,8 +88,8 @@ def test_dense_forward(backend, dtype, m, n_in, n_out, layout):
     )
 
 
-@shapes
 @pytest.mark.parametrize("name", cases.HIDDEN)
+@shapes
 def test_propagate_delta(backend, dtype, m, n_in, n_out, name):
     check_propagate(
         backend,
@@ -100,7 +101,7 @@ def test_propagate_delta(backend, dtype, m, n_in, n_out, name):
 
 
 @layouts
-@pytest.mark.parametrize("give_out", [False, True])
+@together("give_out", [False, True])
 def test_propagate_delta_layouts(backend, dtype, layout, give_out):
     m, n_in, n_out = ODD
     check_propagate(
@@ -127,16 +128,16 @@ def test_accumulate(backend, dtype, m, n_in, n_out, layout):
     )
 
 
-@pytest.mark.parametrize("give_out", [False, True])
 @pytest.mark.parametrize(("output", "cost"), PAIRS)
-@pytest.mark.parametrize(("m", "K"), [(1, 2), (7, 3), (33, 10), (3, 67), (130, 5)])
+@together("give_out", [False, True])
+@together(("m", "K"), [(1, 2), (7, 3), (33, 10), (3, 67), (130, 5)])
 def test_output_delta_and_cost(backend, dtype, output, cost, m, K, give_out):
     z = cases.away_from_kinks(normal((m, K), dtype, scale=2))
     check_output(backend, output, cost, z, cases.targets_for(output, cost, m, K, dtype), give_out=give_out)
 
 
-@layouts
 @pytest.mark.parametrize(("output", "cost"), PAIRS)
+@layouts
 def test_output_delta_layouts(backend, dtype, output, cost, layout):
     check_output(
         backend,
@@ -159,8 +160,8 @@ def test_one_output_unit(backend, dtype, output):
     check_output(backend, output, cost, normal((9, 1), dtype), cases.targets_for(output, cost, 9, 1, dtype))
 
 
-@shapes
 @pytest.mark.parametrize("name", [*cases.HIDDEN, "softmax"])
+@shapes
 def test_activate(backend, dtype, m, n_in, n_out, name):
     z = normal((m, n_in), dtype, scale=3)
     expected = reference.activation(name, z)
@@ -172,8 +173,8 @@ def test_activate(backend, dtype, m, n_in, n_out, name):
     )
 
 
-@layouts
 @pytest.mark.parametrize("name", [*cases.HIDDEN, "softmax"])
+@layouts
 def test_activate_layouts_and_out(backend, dtype, name, layout):
     z = normal((5, 7), dtype)
     expected = reference.activation(name, z)

@@ -263,14 +263,19 @@ def test_numba_packing_there_and_back(sizes, dtype, team, seed):
     np.testing.assert_array_equal(again, vectors)
 
 
-@pytest.mark.parametrize("hidden", ["sigmoid", "tanh", "relu", "leaky_relu", "identity", "silu", "gelu"])
 @pytest.mark.parametrize(
-    ("output", "cost"),
+    ("hidden", "output", "cost"),
+    # each activation, and each pair with one whose slope is known from its value and one whose is not
     [
-        ("softmax", "cross_entropy"),
-        ("softmax", "squared_error"),
-        ("sigmoid", "cross_entropy"),
-        ("identity", "squared_error"),
+        ("sigmoid", "softmax", "cross_entropy"),
+        ("gelu", "softmax", "cross_entropy"),
+        ("tanh", "softmax", "squared_error"),
+        ("silu", "softmax", "squared_error"),
+        ("relu", "sigmoid", "cross_entropy"),
+        ("gelu", "sigmoid", "cross_entropy"),
+        ("leaky_relu", "identity", "squared_error"),
+        ("silu", "identity", "squared_error"),
+        ("identity", "identity", "squared_error"),
     ],
 )
 @pytest.mark.parametrize("widths", [(70, 5), (17, 130, 9), (128, 256)] if JIT else [(17, 5)], ids=str)

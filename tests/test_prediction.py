@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from together import together
 
 import fastnn
 from fastnn import checks
@@ -21,7 +22,7 @@ def network(sizes, dtype, backend, **options):
     )
 
 
-@pytest.mark.parametrize("rows", [1, 2, 5, 511, 513])
+@together("rows", [1, 2, 5, 511, 513])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_outputs_equal_the_composition_of_operations(backend, dtype, sizes, rows):
     net = network(sizes, dtype, backend)
@@ -39,7 +40,7 @@ def test_outputs_equal_the_composition_of_operations(backend, dtype, sizes, rows
     )
 
 
-@pytest.mark.parametrize("rows", [1, 70, 600, 1100] if JIT else [1, 70])
+@together("rows", [1, 70, 600, 1100] if JIT else [1, 70])
 @pytest.mark.parametrize("output", ["softmax", "identity"])
 def test_outputs_before_their_activation(backend, dtype, output, rows):
     """What validation takes its cost from: z of the last layer, by whatever predicts so many rows, whose activation
@@ -63,7 +64,7 @@ def test_outputs_before_their_activation(backend, dtype, output, rows):
     np.testing.assert_allclose(backend.to_numpy(backend.activate(output, z)), backend.to_numpy(h), **near)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 700, 1100] if JIT else [1, 3])
+@together("rows", [1, 3, 700, 1100] if JIT else [1, 3])
 @pytest.mark.parametrize("kind", READABLE)
 def test_rows_of_other_dtypes(monkeypatch, backend, dtype, kind, rows):
     """As their converted copy, without that copy where the engine reads them; uint8 to rounding where a matrix unit

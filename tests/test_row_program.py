@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from together import together
 from tolerances import assert_close
 
 import fastnn
@@ -184,8 +185,8 @@ def made(sizes, hidden, output, cost, l2, dtype, rows=40, seed=0):
 
 @pytest.mark.parametrize("hidden", ["relu", "sigmoid", "tanh", "leaky_relu", "identity", "silu"])
 @pytest.mark.parametrize(("output", "cost"), PAIRS)
-@pytest.mark.parametrize("sizes", NETS if JIT else NETS[-1:], ids=str)
-@pytest.mark.parametrize("l2", [0.0, 0.5])
+@together("sizes", NETS if JIT else NETS[-1:])
+@together("l2", [0.0, 0.5])
 def test_numba_steps_of_one_row_as_numpy_takes_them(dtype, sizes, hidden, output, cost, l2):
     """Bytes, which are converted on their way, and numbers that are read where they lie, every other row or
     mirrored.

@@ -16,6 +16,7 @@ import reference
 import tolerances
 from hypothesis import given
 from hypothesis import strategies as st
+from together import together
 
 import fastnn
 from fastnn import optimizers
@@ -390,7 +391,7 @@ def test_divergence_names_the_rate_of_the_step(backend):
 # ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("micro_batch", [1, 2, 3, 8, 16])
+@together("micro_batch", [1, 2, 3, 8, 16])
 @pytest.mark.parametrize("rule", ["sgd", "adam"])
 def test_micro_batches_add_up_to_the_batch(backend, dtype, rule, micro_batch):
     """One update of the whole batch, cost and hits included; the last batch (7 rows) and its last part are short."""

@@ -157,7 +157,9 @@ def imports(name, path):
     def visit(node, where):
         for child in ast.iter_child_nodes(node):
             inner = where
-            if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            if isinstance(child, ast.expr):
+                continue  # imports are statements, and most nodes are not
+            if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 inner = "function"
             elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
                 inner = "typing"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import reference
 import tolerances
+from together import together
 
 import fastnn
 from fastnn import optimizers
@@ -61,7 +62,7 @@ def check(net, history, expected, steps):
 # ---- batches and orders -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("l2", [0.0, 0.7])
+@together("l2", [0.0, 0.7])
 @pytest.mark.parametrize("batch_size", [1, 5, ROWS])
 def test_fit_is_gradient_descent_over_the_shuffled_rows(backend, dtype, batch_size, l2):
     (X, y), net = data(), net_of(backend, dtype, l2=l2)
@@ -212,7 +213,7 @@ def test_accuracy_of_sigmoid_outputs(backend, targets):
     assert history.val_accuracy == ([net.score(X, y)] if targets == "0/1" else [])
 
 
-@pytest.mark.parametrize("l2", [0.0, 0.9])
+@together("l2", [0.0, 0.9])
 def test_validation_pair_is_measured_after_each_epoch(backend, l2):
     """val_cost is the mean cost without L2; nothing is trained on these rows."""
     (X, y), (V, t) = data(), (cases.normal((9, 4), np.float64, 5), np.arange(9) % 3)
