@@ -4,11 +4,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 PEERS ?= .venv-peers
+OLDEST ?= .venv-oldest
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+CONSTRAINTS :=
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix --constraint ,$(CONSTRAINTS))
 
-.PHONY: demo test lint types suite suite-without-jit coverage bench bench-micro gpu clean
+.PHONY: demo test lint types suite suite-without-jit coverage oldest bench bench-micro gpu clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fastnn train digits
@@ -48,6 +50,13 @@ coverage:
 	$(MAKE) suite-without-jit COUNTED="--cov --cov-report="
 	$(MAKE) suite COUNTED="--cov --cov-append --cov-report=term-missing:skip-covered --cov-fail-under=95"
 
+# The demo and the suite with the oldest release of each dependency that pyproject.toml allows, in an environment of its
+# own. Not in `make test`: these releases do not change, so it is for who moves a bound or calls something new of theirs.
+oldest:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])' || { echo "the oldest releases are made for Python 3.11 and 3.12; $(PYTHON) is $$($(PYTHON) --version). Try: make oldest PYTHON=python3.11"; exit 1; }
+	$(MAKE) demo VENV=$(OLDEST) CONSTRAINTS=tests/oldest.txt
+	$(MAKE) suite VENV=$(OLDEST) CONSTRAINTS=tests/oldest.txt
+
 # fastnn beside the other libraries, which get an environment of their own (gigabytes). BENCH holds
 # the command's options: make bench BENCH="--quick --html page.html". --resume is among them.
 bench: $(PEERS)/.peers
@@ -76,13 +85,13 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "fastnn needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: pyproject.toml | $(BIN)/python
+$(VENV)/.demo: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	$(PIP) --editable ".[all]"
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
+$(VENV)/.dev: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	$(PIP) --editable ".[dev]"
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(PEERS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) $(PEERS) $(OLDEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

@@ -4,7 +4,8 @@
 median for absolute errors, the q-quantile for the cost quantile:q, the mean for poisson. 1 is perfect, 0 as good as the
 constant, and there is no worst. R. Koenker, J. Machado, "Goodness of Fit and Related Inference Processes for Quantile
 Regression", Journal of the American Statistical Association 94, 1999, equation 7; the same as scikit-learn's r2_score,
-d2_pinball_score, d2_absolute_error_score and, with power=1, d2_tweedie_score.
+d2_pinball_score, d2_absolute_error_score and, with power=1, d2_tweedie_score; its d2_pinball_score without weights only
+from scikit-learn 1.9 on, which before compares with an interpolated quantile, a constant that need not be the best.
 """
 
 from __future__ import annotations

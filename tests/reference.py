@@ -312,3 +312,13 @@ def central_differences(f, theta, step=None):
         down[i] -= h
         result[i] = (f(up) - f(down)) / (up[i] - down[i])
     return result
+
+
+def d2_pinball(y, predicted, alpha, weights=None):
+    """scikit-learn's score, always with weights: without, it compares before its 1.9 with an interpolated quantile, which
+    need not be the best constant.
+    """
+    from sklearn import metrics
+
+    weights = np.ones(len(y)) if weights is None else weights
+    return metrics.d2_pinball_score(y, predicted, alpha=alpha, sample_weight=weights)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import reference
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -96,7 +97,7 @@ def test_on_the_command_line_of_quantities(tmp_path, capsys):
     assert found.below == pytest.approx((y < answers).mean(), abs=0.005)
     assert 0.6 < found.below < 0.95
     assert found.pinball == pytest.approx(metrics.mean_pinball_loss(y, answers, alpha=0.8), rel=1e-5)
-    assert found.d2 == pytest.approx(metrics.d2_pinball_score(y, answers, alpha=0.8), rel=1e-5)
+    assert found.d2 == pytest.approx(reference.d2_pinball(y, answers, 0.8), rel=1e-5)
     assert app(["evaluate", str(model), str(table), "--json"], standalone_mode=False) in (0, None)
     told = json.loads(capsys.readouterr().out)
     assert (told["pinball"], told["d2"]) == (found.pinball, found.d2)
@@ -129,7 +130,7 @@ def test_pinball_and_d2(pairs, q):
     known = {"classes": None, "target_mean": 3.0, "target_std": 4.0}
     found = evaluated(net, known, (answers[:, None] - 3) / 4, (y - 3) / 4)
     assert found.pinball == pytest.approx(metrics.mean_pinball_loss(y, answers, alpha=q), abs=1e-12)
-    assert found.d2 == pytest.approx(metrics.d2_pinball_score(y, answers, alpha=q), abs=1e-9)
+    assert found.d2 == pytest.approx(reference.d2_pinball(y, answers, q), abs=1e-9)
 
 
 def test_there_is_no_d2_of_one_row():

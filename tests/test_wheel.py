@@ -84,7 +84,7 @@ def test_the_source_distribution_holds_what_builds_tests_and_explains(tmp_path):
     (path,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         shipped = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
-    kinds = {".py", ".cu", ".cuh", ".typed", ".md", ".svg", ".cpp", ".h"}
+    kinds = {".py", ".cu", ".cuh", ".typed", ".md", ".svg", ".cpp", ".h", ".txt"}
     folders = ("fastnn", "kernels", "tests", "docs", "bench")
     tree = {
         str(path.relative_to(ROOT)) for name in folders for path in (ROOT / name).rglob("*") if path.suffix in kinds

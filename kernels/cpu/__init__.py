@@ -27,8 +27,13 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 from numba.core import sigutils, typeinfer
-from numba.core.caching import FunctionCache, NullCache, UserProvidedCacheLocator
+from numba.core.caching import FunctionCache, NullCache
 from numba.core.ccallback import CFunc
+
+try:
+    from numba.core.caching import UserProvidedCacheLocator
+except ImportError:  # its name before Numba 0.62
+    from numba.core.caching import _UserProvidedCacheLocator as UserProvidedCacheLocator
 
 from ..collector import uncollected
 
