@@ -128,6 +128,12 @@ def test_the_page_on_the_interface_tells_what_there_is(tmp_path):
     assert float(output_of(6, tmp_path, API)) > 0.93
 
 
+def test_many_networks_at_once_are_better_together(tmp_path):
+    page = (ROOT / "docs" / "cpu.md").read_text(encoding="utf-8")
+    together, each = re.findall(r"0\.\d+", output_of(0, tmp_path, page))
+    assert float(together) >= float(each) > 0.7
+
+
 TABLES = {
     "optimizers": [cls.__name__ for cls in fastnn.optimizers.OPTIMIZERS.values()],
     "schedules": [*fastnn.schedules.SCHEDULES, "PerEpoch", "scaled"],
