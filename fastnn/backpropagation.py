@@ -281,20 +281,17 @@ class Backpropagation:
         """x, and delta^(L) (m, K) = dJ/dz from the derivatives, both on the engine."""
         if of not in OF:
             raise unknown_name("of", of, OF)
-        backend, K = self.backend, self.sizes[-1]
-        d = checks.derivatives(derivatives, x.shape[0], K, self.dtype, backend)
+        backend = self.backend
+        d = checks.derivatives(derivatives, x.shape[0], self.sizes[-1], self.dtype, backend)
         if of == "logits" or self.output.name == "identity":
             return x, d
         z = backend.outputs(cast("Network", self), x, activated=False)
         assert z is not None, "prepared rows are finite"
         a = backend.activate(self.output, z)
+        if self.output.elementwise:
+            return x, backend.times_derivative(d, self.output, z, a)
         with np.errstate(all="ignore"):
-            if self.output.name == "softmax":
-                return x, a * (d - (d * a).sum(axis=1)[:, None])
-            if self.output.name == "exp":
-                return x, a * d
-        # (d I) * g'(z)
-        return x, backend.propagate_delta(d, backend.asarray(np.eye(K, dtype=self.dtype)), self.output, z, a)
+            return x, a * (d - (d * a).sum(axis=1)[:, None])
 
     def step(self, gradient: Array, optimizer: Optimizer) -> None:
         """Move theta by one step of the optimizer from a gradient of your own making, for loops that `fit` does not

@@ -160,6 +160,16 @@ def test_integers_that_are_scaled(backend):
     np.testing.assert_allclose(backend.to_numpy(net.backward(X, d)), of_scaled, rtol=1e-12, atol=1e-15)
 
 
+def test_many_outputs_take_no_square_of_them(backend):
+    """As of an autoencoder: g'(z) is no product of matrices."""
+    net = fastnn.Network([2, 30_000], output="sigmoid", backend=backend)  # a square would be 3.6 GB
+    X, d = cases.normal((2, 2), np.float32), cases.normal((2, 30_000), np.float32)
+    h = net.predict_proba(X)
+    expected = (d * h * (1 - h)).astype(np.float64).T @ X
+    got = backend.to_numpy(net.split(net.backward(X, d))[0][0])
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_one_output_as_a_column_or_not(backend):
     net = fastnn.Network([3, 5, 1], output="identity", cost="squared_error", backend=backend)
     X, d = cases.normal((6, 3), np.float32), cases.normal((6, 1), np.float32)

@@ -53,6 +53,7 @@ def test_engines_write_the_underscored_operations_and_leave_the_public_ones_alon
         "_output_delta",
         "_cost_sum",
         "_propagate_delta",
+        "_times_derivative",
         "_accumulate",
         "_update",
         "program_for",

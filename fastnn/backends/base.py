@@ -194,6 +194,12 @@ class Backend(ABC):
         """The same, all arguments by position."""
         return None
 
+    def times_derivative(self, delta: Array, activation: Activation, z: Array, a: Array) -> Array:
+        """delta * g'(z), (m, n), a fresh array, from z, a = g(z) and delta, all (m, n), contiguous and of one dtype, on
+        the engine's device. For outputs but softmax, whose g'(z) is known from a. Nothing is validated.
+        """
+        return self._times_derivative(delta, activation, z, a)
+
     def gradient_of_deltas(self, net: Network, X: Array, delta: Array) -> Array | None:
         """The sum over the rows of delta^(L) dz^(L)/dTheta, (P,), a fresh vector, or None where the engine has no
         faster way than its operations one by one.
@@ -333,6 +339,9 @@ class Backend(ABC):
     def _propagate_delta(
         self, delta: Array, W: Array, activation: Activation, z: Array, a: Array, out: Array
     ) -> Array: ...
+
+    @abstractmethod
+    def _times_derivative(self, delta: Array, activation: Activation, z: Array, a: Array) -> Array: ...
 
     @abstractmethod
     def _accumulate(self, Delta_W: Array, Delta_b: Array, delta: Array, a: Array) -> None: ...

@@ -103,6 +103,11 @@ class CupyBackend(Backend):
         self.kernels.times_derivative(activation, out, a)
         return out
 
+    def _times_derivative(self, delta: Array, activation: Activation, z: Array, a: Array) -> Array:
+        delta = delta.copy()
+        self.kernels.times_derivative(activation, delta, a)
+        return delta
+
     def _accumulate(self, Delta_W: Array, Delta_b: Array, delta: Array, a: Array) -> None:
         delta, a = self._contiguous(delta, a)
         self.product_outer(delta, a, Delta_W)

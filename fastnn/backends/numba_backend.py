@@ -180,6 +180,11 @@ class NumbaBackend(HostBackend):
         self._in_parts(part, delta.shape[0], 2 * delta.shape[0] * W.size)
         return out
 
+    def _times_derivative(self, delta: Array, activation: Activation, z: Array, a: Array) -> Array:
+        delta, slope, one = delta.copy(), a.dtype.type(activation.parameter), a.dtype.type(1)
+        operations.times_derivative(activation.code, slope, one, delta, a)
+        return delta
+
     def _accumulate(self, Delta_W: Array, Delta_b: Array, delta: Array, a: Array) -> None:
         check_dimensions(*delta.shape, *a.shape)
         delta, a = _c(delta), _c(a)

@@ -56,6 +56,10 @@ class NumpyBackend(HostBackend):
         return out
 
     @quietly
+    def _times_derivative(self, delta: Array, activation: Activation, z: Array, a: Array) -> Array:
+        return np.asarray(delta * activation.derivative(z, a))
+
+    @quietly
     def _accumulate(self, Delta_W: Array, Delta_b: Array, delta: Array, a: Array) -> None:
         Delta_W += delta.T @ a  # Delta := Delta + delta^T a
         Delta_b += delta.sum(axis=0, dtype=np.float64)  # a float32 sum over millions of rows drifts by percents
