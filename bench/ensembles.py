@@ -2,12 +2,13 @@
 
     python bench/ensembles.py [--rounds 7] [--case 20-32-32-3@32x16 ...]
 
-fastnn fits them in a thread pool, and one after another. JAX takes all through one `vmap` of a whole run of steps (jit
-and scan), or each through its own in a thread pool. PyTorch multiplies all by `baddbmm`, eager and compiled, which is
-what its `vmap` makes of linear layers. Each contender is a process of its own and is asked on one thread and on all
-where that is a choice of the library; the faster counts. Same data, initial weights, order of rows and learning rate,
-gradient descent in float32; rows are gathered within the time, compilation is not in it. Rounds are interleaved, and
-every contender's parameters after a hundred steps are compared with those of fastnn's NumPy engine in float64.
+fastnn fits them in a thread pool, and one after another. JAX takes all through one `vmap` of a whole run of steps
+(jit and scan), or each through its own in a thread pool. PyTorch multiplies all by `baddbmm`, eager and compiled,
+which is what its `vmap` makes of linear layers, or takes each by itself, one after another or in a thread pool. Each
+contender is a process of its own and is asked on one thread and on all where that is a choice of the library; the
+faster counts. Same data, initial weights, order of rows and learning rate, gradient descent in float32; rows are
+gathered within the time, compilation is not in it. Rounds are interleaved, and every contender's parameters after a
+hundred steps are compared with those of fastnn's NumPy engine in float64.
 """
 
 from __future__ import annotations
@@ -200,13 +201,55 @@ class Torch:
         return self.problem.flat([(W.swapaxes(1, 2), b) for W, b in zip(arrays[::2], arrays[1::2], strict=True)])
 
 
+class TorchEach:
+    """Each network by itself, eager, `workers` of them at a time."""
+
+    def __init__(self, problem: Problem, threads: int, workers: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self.torch, self.problem, self.pool = torch, problem, ThreadPoolExecutor(workers)
+        self.threads = threads
+        self.X, self.y, self.order = (torch.from_numpy(part) for part in (problem.X, problem.y, problem.order))
+        self.models = []
+        for _ in range(problem.count):
+            layers = []
+            for n_in, n_out in itertools.pairwise(problem.sizes):
+                layers += [torch.nn.Linear(n_in, n_out), torch.nn.ReLU()]
+            self.models.append(torch.nn.Sequential(*layers[:-1]))
+        self.rules = [torch.optim.SGD(model.parameters(), lr=RATE, fused=True) for model in self.models]
+
+    def reset(self) -> None:
+        with self.torch.no_grad():
+            for i, model in enumerate(self.models):
+                for layer, (W, b) in zip(model[::2], self.problem.layers(self.problem.theta), strict=True):
+                    layer.weight.copy_(self.torch.from_numpy(W[i].copy()))
+                    layer.bias.copy_(self.torch.from_numpy(b[i].copy()))
+
+    def _fit(self, model, rule) -> None:
+        self.torch.set_num_threads(self.threads)  # each thread of Python has a number of its own
+        batch, cost = self.problem.batch, self.torch.nn.functional.cross_entropy
+        for step in range(self.problem.steps):
+            rows = self.order[step * batch : (step + 1) * batch]
+            rule.zero_grad(set_to_none=True)
+            cost(model(self.X.index_select(0, rows)), self.y.index_select(0, rows)).backward()
+            rule.step()
+
+    def run(self) -> None:
+        list(self.pool.map(self._fit, self.models, self.rules))
+
+    def theta(self):
+        return np.stack([np.concatenate([p.detach().numpy().ravel() for p in m.parameters()]) for m in self.models])
+
+
 CONTENDERS = {
     "fastnn, thread pool": (Fastnn, [{"workers": THREADS}]),
     "fastnn, one by one": (Fastnn, [{"workers": 1}]),
     "JAX, vmap": (Jax, [{"threads": n, "workers": 0} for n in (1, THREADS)]),
     "JAX, thread pool": (Jax, [{"threads": n, "workers": THREADS} for n in (1, THREADS)]),
-    "PyTorch": (Torch, [{"threads": n, "compiled": False} for n in (1, THREADS)]),
-    "torch.compile": (Torch, [{"threads": n, "compiled": True} for n in (1, THREADS)]),
+    "PyTorch, each": (TorchEach, [{"threads": THREADS, "workers": 1}, {"threads": 1, "workers": THREADS}]),
+    "PyTorch, batched": (Torch, [{"threads": n, "compiled": False} for n in (1, THREADS)]),
+    "torch.compile, batched": (Torch, [{"threads": n, "compiled": True} for n in (1, THREADS)]),
 }
 
 
@@ -281,11 +324,11 @@ def compare(name: str, rounds: int) -> None:
     for title in CONTENDERS:
         times = next((times for key, times in seconds.items() if key[0] == title), None)
         if times is None:
-            print(f"    {title:22} {said[title]}")
+            print(f"    {title:23} {said[title]}")
             continue
         each = statistics.median(1e6 * took / steps / checked.count for took in times)
         ratio = statistics.median(theirs / own for theirs, own in zip(times, seconds[OURS], strict=True))
-        print(f"    {title:22}{each:9.1f} us per step of a network{ratio:8.2f}", flush=True)
+        print(f"    {title:23}{each:9.1f} us per step of a network{ratio:8.2f}", flush=True)
 
 
 if __name__ == "__main__":

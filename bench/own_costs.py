@@ -4,9 +4,10 @@ learning, beside PyTorch (eager, compiled) and JAX (the whole step in one jit).
     python bench/own_costs.py [--rounds 7]
 
 J = -mean(advantage log p[action]). Rows, actions and advantages are arrays of NumPy, other ones in each step; each
-library gives the logits first, as for choosing actions, and then takes the step, so both are timed together. Each is
-asked on one thread and on all, the better counts; compilation is not timed. Rounds are interleaved, figures medians,
-and the parameters after the first twenty steps are compared.
+library gives the logits first, as for choosing actions, and then takes the step, so both are timed together. fastnn
+and PyTorch are asked on one thread and on all, and the better counts; JAX has all, or one with
+XLA_FLAGS=--xla_cpu_multi_thread_eigen=false, which it reads when it starts. Compilation is not timed. Rounds are
+interleaved, figures medians, and the parameters after the first twenty steps are compared.
 """
 
 from __future__ import annotations
